@@ -25,6 +25,11 @@ def _shift(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def _signed(number: int) -> int:
+    """A Python integer wrapped to int64, as the tensors wrap."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift(z, 30)) * _MIX_1
     z = (z ^ _shift(z, 27)) * _MIX_2
@@ -44,7 +49,7 @@ class Stream:
         return Stream(self._key, self.ids_B, step)
 
     def _bits(self, n: int) -> Tensor:
-        row_B = _mix(_mix(self.ids_B + self._key) + self._step * _GOLDEN)
+        row_B = _mix(_mix(self.ids_B + self._key) + _signed(self._step * _GOLDEN))
         counter_n = torch.arange(1, n + 1, device=self.ids_B.device, dtype=torch.int64)
         return _mix(row_B[:, None] + counter_n * _GOLDEN)
 

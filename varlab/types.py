@@ -12,6 +12,7 @@ Images are float in [-1, 1] unless the name says ``u8`` (uint8, 0..255).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +21,19 @@ from torch import Tensor
 
 from varlab.errors import VarlabError
 
-__all__ = ["Batch", "DataInfo", "Maps", "Order", "Quantized", "Slots", "Tokenizer", "VarlabError", "to_float", "to_uint8"]
+__all__ = [
+    "Batch",
+    "DataInfo",
+    "Maps",
+    "Order",
+    "Quantized",
+    "Slots",
+    "Tokenizer",
+    "VarlabError",
+    "full_precision",
+    "to_float",
+    "to_uint8",
+]
 
 Maps = list[Tensor]
 """Token maps of a batch: one int64 ``idx_Bl`` per scale, coarse to fine, each row by row."""
@@ -35,7 +48,7 @@ class Slots:
     src_BL: Tensor  # the position that input came from, -1 for none: then the condition (class) stands in its place
     pos_BL: Tensor  # the position where the slot's token lands
     level_L: Tensor  # which scale
-    step_L: Tensor  # when: slot i may see slot j iff step_L[j] <= step_L[i]. Prefix slots have negative steps
+    step_L: Tensor  # when: slot i may see slot j iff step_L[j] <= step_L[i]. Prefix slots have negative steps. On the CPU
 
     def __len__(self) -> int:
         return self.step_L.shape[0]
@@ -50,6 +63,17 @@ class Slots:
             pos_BL=torch.cat([p.pos_BL for p in parts], 1),
             level_L=torch.cat([p.level_L for p in parts]),
             step_L=torch.cat([p.step_L for p in parts]),
+        )
+
+    def to(self, device: torch.device | str) -> Slots:
+        """The slots on another device; ``step_L`` stays on the CPU, where masks are decided without waiting for a GPU."""
+        return Slots(
+            x_BLC=self.x_BLC.to(device),
+            tok_BL=self.tok_BL.to(device),
+            src_BL=self.src_BL.to(device),
+            pos_BL=self.pos_BL.to(device),
+            level_L=self.level_L.to(device),
+            step_L=self.step_L,
         )
 
     def repeat_batch(self, times: int) -> Slots:
@@ -161,6 +185,12 @@ class Order(Protocol):
     def canvas(self, state: Any, tokenizer: Tokenizer) -> Tensor: ...  # f_hat_BChw so far
     def finish(self, state: Any) -> Maps: ...
     def pack(self, maps: Maps, tokenizer: Tokenizer, rng: Any = None) -> tuple[Slots, Tensor]: ...  # (slots, targets_BL)
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context without autocast for the tensor's device (where that device knows autocast; ``meta`` does not)."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def to_float(img_u8: Tensor) -> Tensor:

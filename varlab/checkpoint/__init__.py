@@ -1,1 +1,23 @@
-"""Room."""
+"""Our checkpoint format: tensors and JSON types, whole or not at all."""
+
+from varlab.checkpoint.io import (
+    atomic_write,
+    check_state,
+    load_checkpoint,
+    load_weights,
+    read_metadata,
+    save_checkpoint,
+    save_weights,
+    sha256,
+)
+
+__all__ = [
+    "atomic_write",
+    "check_state",
+    "load_checkpoint",
+    "load_weights",
+    "read_metadata",
+    "save_checkpoint",
+    "save_weights",
+    "sha256",
+]

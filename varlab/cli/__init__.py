@@ -1,1 +1,1 @@
-"""Room."""
+"""The command line: Hydra, paths, run directories, ranks. No science."""

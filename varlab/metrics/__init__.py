@@ -1,1 +1,1 @@
-"""Room."""
+"""What is measured, through torchmetrics: never sampling, never training."""

@@ -1,1 +1,7 @@
-"""Room."""
+"""Orders: which token is predicted when, what is known before it, where it lands. Knows no attention and no pixels."""
+
+from varlab.order.base import BaseOrder
+from varlab.order.next_scale import NextScale
+from varlab.order.permutation import Permutation, Random
+
+__all__ = ["BaseOrder", "NextScale", "Permutation", "Random"]

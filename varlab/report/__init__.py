@@ -1,1 +1,28 @@
-"""Room."""
+"""The report room: finished run directories in, one self-contained page and one table out. Reads files only.
+
+Importing this room is cheap; matplotlib and jinja2 are imported when a report is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from varlab.report.compare import compare, differences
+from varlab.report.read import Run, Score, find_runs, read_run
+
+if TYPE_CHECKING:
+    from varlab.report.page import ReportResult
+
+__all__ = ["Run", "Score", "compare", "differences", "find_runs", "read_run", "write_report"]
+
+
+def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportResult:
+    """Write ``out/report.html`` and ``out/results.csv`` from run directories, or folders that hold some.
+
+    Raises VarlabError where a given path does not exist or holds no run.
+    """
+    from varlab.report.page import write
+
+    return write(find_runs([Path(run) for run in runs]), Path(out), title=title)

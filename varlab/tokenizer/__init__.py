@@ -1,1 +1,6 @@
-"""Room."""
+"""Pixels and codes: CNN encoder and decoder, quantizers, f_hat. Knows nothing of sequence positions or optimizers."""
+
+from varlab.tokenizer.model import VQTokenizer
+from varlab.tokenizer.quantizer import Phi, Quantizer, phi_of_scale
+
+__all__ = ["Phi", "Quantizer", "VQTokenizer", "phi_of_scale"]

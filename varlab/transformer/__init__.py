@@ -1,1 +1,7 @@
-"""Room."""
+"""The transformer: embeddings, blocks, block-causal attention from ``step_L``, KV cache. Never knows which order runs."""
+
+from varlab.transformer.attention import Attention, Cache, Visible
+from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, GPT2Block, PlainHeadNorm
+from varlab.transformer.model import Transformer
+
+__all__ = ["AdaLNBlock", "AdaLNHeadNorm", "Attention", "Cache", "GPT2Block", "PlainHeadNorm", "Transformer", "Visible"]

@@ -1,0 +1,54 @@
+# make demo   the whole path on real data: environment, shards, tokenizers, generators, scores, runs/demo/report.html
+# make test   every law and contract (the fast ones are part of `make check` too)
+# make help   the rest
+
+VENV   ?= .venv
+PYTHON ?= python3
+# extra arguments for pip, e.g. PIP_ARGS='--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple'
+PIP_ARGS ?=
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Two test processes on two cores: one thread each, or they only wait for each other.
+PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo report test test-slow check format clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+env: $(STAMP)  ## the environment in .venv, at the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "varlab needs Python 3.11 or newer: install python3, or say which with PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "varlab needs Python 3.11 or newer; $(PYTHON) is older: say which to use with PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments here: install python3-venv (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: env  ## the main job, end to end, on real data
+	PATH="$(abspath $(BIN)):$$PATH" bash experiments/demo/run.sh
+
+report: env  ## one page over everything under runs/
+	$(BIN)/varlab report runs out=runs/report/all
+
+test: env  ## every law and contract but the slow ones
+	$(PYTEST) -n 2 -m "not slow"
+
+test-slow: env  ## the slow ones
+	$(PYTEST) -m slow
+
+check: env  ## style, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) -n 2 -m "not slow"
+
+format: env  ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches and builds; runs/ and .venv stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find varlab tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

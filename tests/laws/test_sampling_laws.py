@@ -1,0 +1,97 @@
+"""Laws 4 and 5 of the design: the sampler sees training's logits; sample i depends on (seed, i) alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from varlab.sample import Sampler
+from varlab.sample.images import Growth, decode_maps
+from varlab.transformer import Cache
+
+from .conftest import World
+
+PLAIN = dict(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0)
+
+
+def draw(world: World, model, which: slice = slice(None), **settings):
+    sampler = Sampler(**(PLAIN | settings))
+    return sampler(
+        transformer=model,
+        order=world.order,
+        tokenizer=world.tokenizer,
+        label_B=world.label_B[which],
+        ids_B=world.ids_B[which],
+        rng=world.rng,
+    )
+
+
+def test_the_sampler_sees_trainings_logits(world: World) -> None:
+    """Step by step with a cache, along known tokens, the logits are those of teacher forcing."""
+    model = world.transformer()
+    slots, _ = world.order.pack(world.maps, world.tokenizer, world.order_rng)
+    with torch.no_grad():
+        whole = model(slots, world.label_B)
+        cache, parts = Cache(length=len(slots)), []
+        state = world.order.start(len(world.label_B), world.tokenizer, world.order_rng)
+        for k in range(len(world.order.steps)):
+            parts.append(model(world.order.inputs(state, k, world.tokenizer), world.label_B, cache=cache))
+            state = world.order.advance(state, k, world.order.targets(state, k, world.maps), world.tokenizer)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"cfg": 1.5, "top_k": 8, "top_p": 0.9}])
+def test_sample_i_depends_on_seed_and_i_alone(world: World, settings: dict) -> None:
+    """The same sample alone and in a batch: equal tokens (no decision here is closer than 1e-4), equal pixels."""
+    model = world.transformer()
+    together = draw(world, model, **settings)
+    alone = draw(world, model, slice(1, 2), **settings)
+    assert all(torch.equal(a[1:2], b) for a, b in zip(together, alone, strict=True))
+    pixels = decode_maps(world.tokenizer, together)[1:2] - decode_maps(world.tokenizer, alone)
+    assert pixels.abs().max() <= 1e-5
+
+
+def test_seeds_differ(world: World) -> None:
+    model = world.transformer()
+    one = torch.cat(draw(world, model), 1)
+    world.ids_B = world.ids_B + 1000
+    world.order_rng = world.rng.stream("order", world.ids_B)
+    assert not torch.equal(one, torch.cat(draw(world, model), 1))
+
+
+def test_zero_guidance_equals_the_conditional_model(world: World) -> None:
+    """cfg → 0 through the two-branch path gives what the one-branch path gives."""
+    model = world.transformer()
+    plain, guided = draw(world, model), draw(world, model, cfg=1e-9)
+    assert all(torch.equal(a, b) for a, b in zip(plain, guided, strict=True))
+
+
+def test_forced_tokens_stay(world: World) -> None:
+    """Editing's foundation: forcing every known token gives back the maps."""
+    model = world.transformer()
+    maps = Sampler(**PLAIN)(
+        transformer=model,
+        order=world.order,
+        tokenizer=world.tokenizer,
+        label_B=world.label_B,
+        ids_B=world.ids_B,
+        rng=world.rng,
+        force=lambda state, k, idx: world.order.targets(state, k, world.maps),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(maps, world.maps, strict=True))
+
+
+def test_growth_ends_with_the_sample(world: World) -> None:
+    model, growth = world.transformer(), Growth(order=world.order, tokenizer=world.tokenizer, frames=3)
+    maps = Sampler(**PLAIN)(
+        transformer=model,
+        order=world.order,
+        tokenizer=world.tokenizer,
+        label_B=world.label_B,
+        ids_B=world.ids_B,
+        rng=world.rng,
+        watch=growth,
+    )
+    frames = growth.images()
+    assert frames.shape[1] == len(growth.steps) <= 3
+    torch.testing.assert_close(frames[:, -1], decode_maps(world.tokenizer, maps), rtol=0, atol=1e-6)

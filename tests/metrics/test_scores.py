@@ -1,0 +1,256 @@
+"""Scores of generators against closed formulas and brute force, and their independence of batches, ranks and order."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from varlab.errors import VarlabError
+from varlab.metrics.comparison import frechet_distances, matched_draws, nearest_distance, nearest_scores
+from varlab.metrics.features import FeatureSet
+from varlab.metrics.precision_recall import PrecisionRecall
+from varlab.metrics.rows import canonical, distances, subset
+from varlab.metrics.scores import FID, GenerationScores, SeededInceptionScore
+from varlab.rng import Rng
+
+
+def points(name: str, n: int, dim: int, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    return Rng(0).stream(name, torch.arange(n)).normal(dim) * scale + shift
+
+
+def frechet(a_NF: torch.Tensor, b_NF: torch.Tensor) -> float:
+    a, b = a_NF.double().numpy(), b_NF.double().numpy()
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * root))
+
+
+def test_fid_is_the_closed_formula() -> None:
+    a, b = points("a", 200, 8), points("b", 150, 8, shift=0.5, scale=2.0)
+    assert frechet_distances([b], a)[0] == pytest.approx(frechet(a, b), rel=1e-8)
+    assert abs(frechet_distances([a], a)[0]) < 1e-8
+
+
+def test_fid_of_fewer_images_than_features() -> None:
+    """Rank-deficient covariances: tr (S_a S_b)^(1/2) is the nuclear norm of the centred sets' product."""
+    a, b = points("a", 12, 40).double(), points("b", 9, 40, shift=0.3).double()
+    x, y = (a - a.mean(0)) / math.sqrt(11), (b - b.mean(0)) / math.sqrt(8)
+    cross = torch.linalg.matrix_norm(x @ y.T, ord="nuc")
+    expected = (a.mean(0) - b.mean(0)).square().sum() + x.square().sum() + y.square().sum() - 2 * cross
+    assert frechet_distances([b], a)[0] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_several_sets_against_one_reference_do_not_mix() -> None:
+    a, b, c = points("a", 50, 4), points("b", 60, 4, shift=1.0), points("c", 70, 4, scale=3.0)
+    assert frechet_distances([b, c], a) == frechet_distances([b], a) + frechet_distances([c], a)
+    with pytest.raises(VarlabError, match="two images of each set, not 1 and 50"):
+        frechet_distances([b[:1]], a)
+
+
+def brute_force_share(x: torch.Tensor, manifold: torch.Tensor, k: int) -> float:
+    inside = 0
+    radii = [sorted(float((p - q).norm()) for q in manifold)[k] for p in manifold]
+    for p in x:
+        inside += any(float((p - q).norm()) <= r for q, r in zip(manifold, radii, strict=True))
+    return inside / len(x)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(5, 14), st.integers(5, 14), st.integers(1, 4), st.integers(0, 1000))
+def test_precision_and_recall_are_brute_force(n_real: int, n_fake: int, k: int, seed: int) -> None:
+    real = Rng(seed).stream("a", torch.arange(n_real)).normal(2).double()
+    fake = Rng(seed).stream("b", torch.arange(n_fake)).normal(2).double() + 0.5
+    metric = PrecisionRecall(neighbours=k, manifold=None, seed=0)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    precision, recall = metric.compute()
+    assert float(precision) == pytest.approx(brute_force_share(fake, real, k))
+    assert float(recall) == pytest.approx(brute_force_share(real, fake, k))
+
+
+def precision_recall(real: torch.Tensor, fake: torch.Tensor, manifold: int | None = None) -> tuple[float, float]:
+    metric = PrecisionRecall(neighbours=3, manifold=manifold, seed=0)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    precision, recall = metric.compute()
+    return float(precision), float(recall)
+
+
+def test_precision_and_recall_tell_the_known_cases() -> None:
+    real = points("a", 300, 6)
+    assert precision_recall(real, real) == (1.0, 1.0)
+    collapsed = real[:1] + points("b", 300, 6, scale=1e-3)
+    precision, recall = precision_recall(real, collapsed)
+    assert precision > 0.95 and recall < 0.02
+    far = points("b", 300, 6, shift=50.0)
+    assert precision_recall(real, far) == (0.0, 0.0)
+    twice = precision_recall(points("a", 400, 6), points("b", 400, 6), manifold=100)
+    assert twice == precision_recall(points("a", 400, 6).flip(0), points("b", 400, 6).flip(0), manifold=100)
+    assert 0.4 < min(twice) <= max(twice) < 1
+
+
+def test_too_few_images_for_a_manifold() -> None:
+    with pytest.raises(VarlabError, match="more than 3 images of each set, not 3"):
+        precision_recall(points("a", 10, 2), points("b", 3, 2))
+
+
+def inception_score(logits: torch.Tensor, splits: int = 2, seed: int = 0) -> tuple[float, float]:
+    metric = SeededInceptionScore(splits=splits, num_classes=logits.shape[1], seed=seed)
+    for part in logits.split(7):
+        metric.update(part)
+    mean, deviation = metric.compute()
+    return float(mean), float(deviation)
+
+
+def test_the_inception_score_is_its_formula() -> None:
+    p = points("a", 40, 5).double().softmax(1)
+    expected = (p * (p / p.mean(0)).log()).sum(1).mean().exp()
+    mean, deviation = inception_score(p.log(), splits=1)
+    assert mean == pytest.approx(float(expected), rel=1e-9) and math.isnan(deviation)
+
+
+def test_the_inception_score_knows_the_extremes() -> None:
+    """Confident and even: as many as there are classes. Also where probabilities underflow in float32."""
+    sure = torch.eye(4).repeat(50, 1) * 200
+    assert inception_score(sure, splits=1)[0] == pytest.approx(4.0)
+    assert inception_score(sure[:1].repeat(40, 1), splits=1)[0] == pytest.approx(1.0)
+
+
+def test_the_inception_score_is_seeded_and_order_free() -> None:
+    logits = points("a", 50, 5, scale=3.0).sort(dim=0).values
+    torch.manual_seed(1)
+    state, first = torch.get_rng_state(), inception_score(logits)
+    assert torch.equal(torch.get_rng_state(), state), "the global generator was drawn from"
+    torch.manual_seed(2)
+    shuffled = logits[Rng(5).stream("a").permutation(50)[0]]
+    assert inception_score(logits) == first == inception_score(shuffled)
+    assert inception_score(logits, seed=1) != first
+
+
+def scores(seed: int = 0) -> GenerationScores:
+    return GenerationScores(num_features=6, num_logits=4, num_classes=4, splits=2, neighbours=3, manifold=50, seed=seed)
+
+
+def feed(score: GenerationScores, rows: slice, batch: int) -> GenerationScores:
+    real, fake, logits = points("a", 90, 6), points("b", 80, 6, shift=0.2), points("c", 80, 4)
+    label = Rng(0).stream("d", torch.arange(80)).integers(4, 1)[:, 0]
+    for part in real[rows].split(batch):
+        score.update_real(part)
+    for f, g, c in zip(fake[rows].split(batch), logits[rows].split(batch), label[rows].split(batch), strict=True):
+        score.update_fake(f, g, c)
+    return score
+
+
+def test_scores_do_not_depend_on_ranks_or_batches() -> None:
+    """Two halves with their states merged, as an all-gather merges them, equal one pass in other batches."""
+    whole = feed(scores(), slice(None), batch=80).compute()
+    odd, even = feed(scores(), slice(1, None, 2), batch=7), feed(scores(), slice(0, None, 2), batch=11)
+    for one, other in zip(odd.metrics(), even.metrics(), strict=True):
+        one.merge_state(other)
+    assert odd.compute() == pytest.approx(whole, rel=1e-9)
+    assert set(whole) == {"fid", "inception_score", "inception_score_std", "precision", "recall", "accuracy"}
+
+
+def test_the_score_sheet_equals_its_parts() -> None:
+    found = feed(scores(), slice(None), batch=16).compute()
+    real, fake, logits = points("a", 90, 6), points("b", 80, 6, shift=0.2), points("c", 80, 4)
+    label = Rng(0).stream("d", torch.arange(80)).integers(4, 1)[:, 0]
+    assert found["fid"] == pytest.approx(frechet(real, fake), rel=1e-6)
+    assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == label).float().mean()))
+    assert (found["precision"], found["recall"]) == precision_recall(real, fake, manifold=50)
+    real_NF, fake_NF = feed(scores(), slice(None), batch=16).features()
+    assert torch.equal(real_NF, real) and torch.equal(fake_NF, fake)
+
+
+def test_no_accuracy_without_the_datas_classes_and_no_deviation_of_one_split() -> None:
+    sheet = GenerationScores(
+        num_features=6, num_logits=4, num_classes=None, splits=1, neighbours=3, manifold=None, seed=0
+    )
+    assert set(feed(sheet, slice(None), batch=40).compute()) == {"fid", "inception_score", "precision", "recall"}
+
+
+def test_a_broken_sample_is_not_a_score() -> None:
+    sheet = feed(scores(), slice(None), batch=40)
+    sheet.inception_score.update(torch.full((1, 4), math.nan))
+    with pytest.raises(VarlabError, match="not a finite number"):
+        sheet.compute()
+
+
+def test_canonical_rows_depend_on_content_alone() -> None:
+    rows = points("a", 20, 3).round()[Rng(0).stream("x").integers(20, 30)[0]]  # with duplicates, within columns too
+    shuffled = rows[Rng(1).stream("x").permutation(30)[0]]
+    assert torch.equal(canonical(rows), canonical(shuffled)) and canonical(rows).shape == rows.shape
+    assert canonical(rows).tolist() == sorted(rows.tolist())
+    chosen = subset(rows, 12, Rng(3))
+    assert torch.equal(chosen, subset(shuffled, 12, Rng(3))) and not torch.equal(chosen, subset(rows, 12, Rng(4)))
+    assert subset(rows, None, Rng(3)) is rows and subset(rows, 30, Rng(3)) is rows
+
+
+def test_distances_come_in_chunks_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varlab.metrics.rows._CHUNK", 4)
+    a, b = points("a", 10, 3), points("b", 7, 3)
+    expected = (a[:, None].double() - b[None].double()).norm(dim=2)
+    torch.testing.assert_close(torch.cat(list(distances(a, b))), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_matched_draws(caplog: pytest.LogCaptureFixture) -> None:
+    train, val, fake = points("a", 120, 4), points("b", 40, 4), points("c", 100, 4, shift=0.3)
+    found = matched_draws(fake, train, val, draws=3, rng=Rng(0))
+    assert found == matched_draws(fake.flip(0), train, val, draws=3, rng=Rng(0)), "the order of samples matters"
+    assert found["fid_draws"] != matched_draws(fake, train, val, draws=3, rng=Rng(1))["fid_draws"]
+    assert found["fid_val"] == pytest.approx(frechet(train, val), rel=1e-8) and found["fid_draws_n"] == 40
+    assert found["fid_ratio"] == pytest.approx(found["fid_draws"] / found["fid_val"]) and found["fid_draws_std"] > 0
+    assert found["fid_draws"] > frechet(train, fake), "an FID of fewer samples is larger"
+    assert not caplog.records
+    few = matched_draws(fake[:30], train, val, draws=2, rng=Rng(0))
+    assert few["fid_draws"] == pytest.approx(frechet(train, fake[:30]), rel=1e-8) and few["fid_draws_std"] < 1e-9
+    assert few["fid_draws_n"] == 30 and "30 samples, all there are, against 40" in caplog.text
+
+
+def test_nearest_neighbours_tell_copies() -> None:
+    train, val = points("a", 60, 3), points("b", 30, 3)
+    expected = [min(float((p - q).double().norm()) for q in train) for p in val]
+    assert nearest_distance(val, train).tolist() == pytest.approx(expected, abs=1e-6)
+    assert nearest_scores(val, train, val)["nn_ratio"] == pytest.approx(1.0)
+    copies = nearest_scores(train[:20] + 1e-4, train, val)
+    assert copies["nn_ratio"] < 0.01 and copies["nn_val_median"] == pytest.approx(float(np.median(expected)), rel=0.2)
+    assert "nn_ratio" not in nearest_scores(val, train, train)
+
+
+def _rank(rank: int, results: str) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{results}/store", rank=rank, world_size=2)
+    # rank 1 has fewer batches than rank 0: what hangs a gather that goes batch by batch
+    sheet = feed(scores(), slice(rank * 50, 50 + rank * 40), batch=7)
+    held_out = FeatureSet()
+    held_out.update(points("e", 10, 3)[rank * 6 : 6 + rank * 4])
+    real_NF, fake_NF = sheet.features()
+    gathered = [real_NF, fake_NF, held_out.compute()]
+    torch.save({"scores": sheet.compute(), "sizes": [len(g) for g in gathered]}, f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_score_as_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    whole = feed(scores(), slice(None), batch=80).compute()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["scores"] == pytest.approx(whole, rel=1e-9) and found["sizes"] == [90, 80, 10]
+
+
+def test_fid_of_batches_is_fid_of_the_whole() -> None:
+    a, b = points("a", 60, 5), points("b", 60, 5, shift=1.0)
+    for sizes in itertools.product((7, 60), repeat=2):
+        metric = FID(num_features=5)
+        for part in a.split(sizes[0]):
+            metric.update(part, real=True)
+        for part in b.split(sizes[1]):
+            metric.update(part, real=False)
+        assert float(metric.compute()) == pytest.approx(frechet(a, b), rel=1e-8)

@@ -1,0 +1,118 @@
+"""Scores of tokenizers against their formulas, and names of protocols."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from varlab.metrics.protocol import protocol, protocol_name
+from varlab.metrics.tokenizer_scores import CodebookHealth, TokenizerScores, codebook_health
+from varlab.rng import Rng
+from varlab.types import to_float
+
+
+class Pixels:
+    """An extractor whose features are two pixels."""
+
+    name, hash, resize, num_features, num_classes = "pixels", "3f2a" * 16, "none", 2, None
+
+    def __call__(self, img_u8_B3HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        f_BF = img_u8_B3HW[:, 0, 0, :2].float()
+        return f_BF, f_BF
+
+    def to(self, device: torch.device | str) -> Pixels:
+        return self
+
+
+def images(name: str, batch: int = 12) -> torch.Tensor:
+    return Rng(0).stream(name, torch.arange(batch)).integers(256, 3, 8, 8).to(torch.uint8)
+
+
+def squared(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (x - y).square().mean((1, 2, 3))
+
+
+def test_reconstruction_scores_are_their_formulas() -> None:
+    img, rec = images("a"), images("b")
+    sheet = TokenizerScores(scales=1, vocab_size=4, extractor=Pixels(), perceptual=squared)
+    for rows in torch.arange(12).split(5):
+        sheet.update(img[rows], rec[rows], torch.tensor([[1, 0, 0, 1]]))
+    found = sheet.compute()
+    error_B = (img.double() - rec.double()).square().mean((1, 2, 3))
+    assert found["psnr"] == pytest.approx(float((10 * (255**2 / error_B).log10()).mean()), rel=1e-6)
+    assert found["psnr"] != pytest.approx(float(10 * (255**2 / error_B.mean()).log10()), rel=1e-6)
+    assert found["l1"] == pytest.approx(float((to_float(img) - to_float(rec)).abs().mean()), rel=1e-5)
+    assert found["perceptual"] == pytest.approx(float(squared(to_float(img), to_float(rec)).mean()), rel=1e-5)
+    assert found["rfid"] > 1 and found["usage/0"] == 0.5 and found["perplexity/0"] == pytest.approx(2.0)
+
+
+def test_a_perfect_tokenizer() -> None:
+    sheet = TokenizerScores(scales=1, vocab_size=2, extractor=Pixels(), perceptual=squared)
+    sheet.update(images("a"), images("a"), torch.ones(1, 2, dtype=torch.int64))
+    found = sheet.compute()
+    assert found["psnr"] == math.inf and found["l1"] == found["perceptual"] == 0 and abs(found["rfid"]) < 1e-6
+
+
+def test_only_what_was_asked_for() -> None:
+    sheet = TokenizerScores(scales=2, vocab_size=2, extractor=None, perceptual=None)
+    sheet.update(images("a"), images("b"), torch.ones(2, 2, dtype=torch.int64))
+    assert set(sheet.compute()) == {"psnr", "l1", "usage/0", "usage/1", "perplexity/0", "perplexity/1"}
+
+
+def test_reconstruction_scores_do_not_depend_on_ranks() -> None:
+    def sheet(rows: slice) -> TokenizerScores:
+        part = TokenizerScores(scales=1, vocab_size=4, extractor=Pixels(), perceptual=squared)
+        part.update(images("a")[rows], images("b")[rows], torch.tensor([[rows.start, 1, 0, 2]]))
+        return part
+
+    one, other = sheet(slice(0, 8)), sheet(slice(8, 12))
+    one.health.merge_state(other.health)
+    for name, metric in one.means.items():
+        metric.merge_state(other.means[name])
+    whole = TokenizerScores(scales=1, vocab_size=4, extractor=Pixels(), perceptual=squared)
+    whole.update(images("a"), images("b"), torch.tensor([[8, 2, 0, 4]]))
+    assert one.compute() == pytest.approx(whole.compute(), rel=1e-6)
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=20))
+def test_codebook_health_is_its_formula(counts: list[int]) -> None:
+    total = max(sum(counts), 1)
+    entropy = -sum(c / total * math.log(c / total) for c in counts if c)
+    found = codebook_health(torch.tensor([counts]))
+    assert found["usage/0"] == pytest.approx(sum(c > 0 for c in counts) / len(counts))
+    assert found["perplexity/0"] == pytest.approx(math.exp(entropy), rel=1e-9)
+
+
+def test_codebook_health_per_scale_sums_batches() -> None:
+    metric = CodebookHealth(scales=2, vocab_size=4)
+    metric.update(torch.tensor([[4, 0, 0, 0], [1, 1, 0, 0]]))
+    metric.update(torch.tensor([[4, 0, 0, 0], [0, 0, 1, 1]]))
+    assert metric.compute() == {"usage/0": 0.25, "usage/1": 1.0, "perplexity/0": 1.0, "perplexity/1": pytest.approx(4)}
+
+
+REFERENCE = {"name": "digits/train", "hash": "77", "n": 1437}
+SAMPLER = {"cfg": 1.5, "top_k": 900, "top_p": 0.96, "temperature": None, "ramp": True}
+
+
+def test_a_protocols_name_is_short_stable_and_its_own() -> None:
+    one = protocol(extractor=Pixels(), reference=REFERENCE, n=1000, sampler=SAMPLER, seed=0)
+    assert set(one) == {"extractor", "extractor_hash", "reference", "n", "sampler", "seed", "resize", "rounding"}
+    assert protocol_name(one) == "pixels-3f2a_n1000_cfg1.5_k900_p0.96_seed0_57e968"
+    plain = one | {"sampler": {"cfg": 0.0, "top_k": 0, "top_p": 1.0, "temperature": 0.5}}
+    assert protocol_name(plain).startswith("pixels-3f2a_n1000_cfg0_t0.5_seed0_")
+    reordered = {key: one[key] for key in reversed(one)}
+    assert protocol_name(reordered) == protocol_name(one)
+    others = [
+        one | {"reference": REFERENCE | {"hash": "78"}},
+        one | {"sampler": SAMPLER | {"ramp": False}},
+        one | {"extractor_hash": one["extractor_hash"] + "0"},
+        one | {"seed": 1},
+        one | {"sampler": None},
+    ]
+    names = [protocol_name(other) for other in [one, *others]]
+    assert len(set(names)) == len(names) and all(re.fullmatch(r"[\w.-]{1,100}", name) for name in names)

@@ -1,0 +1,95 @@
+"""The sentences: what is claimed is what the files bear out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from varlab.report import find_runs, tables, verdict
+from varlab.report.compare import Variant, group_variants
+from varlab.report.read import Run, Score
+
+from . import make_runs
+
+
+def load(folder: Path) -> tuple[list[Run], list[Variant], dict[Path, Score | None]]:
+    runs = find_runs([folder])
+    return runs, group_variants(runs), {run.path: tables.main_score(run, runs) for run in runs}
+
+
+def edit(run: Path, **outcome: object) -> None:
+    record = json.loads((run / "run.json").read_text())
+    record["outcome"] |= outcome
+    (run / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("flops", "images", "expected"),
+    [
+        (1.019, 60_000, "at equal training FLOPs and images"),
+        (1.019, 50_000, "at equal training FLOPs"),
+        (1.021, 60_000, "at equal images (training FLOPs differ up to 1.02×)"),
+        (2.0, 50_000, "at unequal cost (training FLOPs differ up to 2.00×)"),
+    ],
+)
+def test_equal_cost_is_found_from_the_runs(tmp_path: Path, flops: float, images: int, expected: str) -> None:
+    make_runs.generator(tmp_path / "a", order="raster")
+    edit(make_runs.generator(tmp_path / "b", order="next_scale"), flops=1.5e12 * flops, images=images)
+    _, variants, _ = load(tmp_path)
+    assert verdict.matching(variants) == expected
+    assert verdict.headline(variants) == f"raster and next_scale: 2 orders, {expected}."
+
+
+def test_unfinished_runs_do_not_spoil_the_match(study: Path) -> None:
+    _, variants, _ = load(study)
+    assert "at equal training FLOPs and images" in verdict.headline(variants)
+
+
+@pytest.mark.parametrize(("gap", "word"), [(0.5, "within"), (5.0, "larger than")])
+def test_a_difference_is_weighed_against_the_seeds(tmp_path: Path, gap: float, word: str) -> None:
+    for seed in (0, 1):
+        make_runs.generator(tmp_path / f"a{seed}", order="raster", seed=seed, fid=10.0 + seed)
+        make_runs.generator(tmp_path / f"b{seed}", order="random", seed=seed, fid=10.0 + gap + seed)
+    _, variants, scores = load(tmp_path)
+    assert verdict.verdict(variants, scores).startswith("raster has the lowest FID")
+    assert f"{word} the spread over seeds" in verdict.verdict(variants, scores)
+
+
+def test_one_seed_each_is_said(tmp_path: Path) -> None:
+    make_runs.generator(tmp_path / "a", order="raster", fid=10)
+    make_runs.generator(tmp_path / "b", order="random", fid=12)
+    _, variants, scores = load(tmp_path)
+    assert "no error bar" in verdict.verdict(variants, scores)
+
+
+def test_scores_under_different_protocols_are_not_ranked(tmp_path: Path) -> None:
+    make_runs.generator(tmp_path / "a", order="raster", n=1000)
+    make_runs.generator(tmp_path / "b", order="random", n=2000)
+    runs, variants, scores = load(tmp_path)
+    assert verdict.verdict(variants, scores) == ""
+    assert any("different protocols" in note for note in verdict.cautions(runs, variants, scores))
+
+
+def test_a_samplers_guidance_is_part_of_the_result_not_of_the_measure(tmp_path: Path) -> None:
+    make_runs.generator(tmp_path / "a", order="raster", cfg=1.0)
+    make_runs.generator(tmp_path / "b", order="random", cfg=2.0)
+    _, variants, scores = load(tmp_path)
+    assert verdict.comparable([score for score in scores.values() if score])
+    assert verdict.verdict(variants, scores)
+
+
+def test_cautions_name_what_limits_the_comparison(study: Path, tmp_path: Path) -> None:
+    notes = " ".join(verdict.cautions(*load(study)))
+    assert "order=random+seed=1 (running)" in notes and "order=random+seed=2 (failed)" in notes
+    assert "1,797 samples" in notes and "FID-50k" in notes
+    assert "different versions" not in notes and "different machines" not in notes
+    run = make_runs.generator(tmp_path / "a", order="raster")
+    edit(run, images=70_000)
+    assert any("another point of training" in note for note in verdict.cautions(*load(tmp_path)))
+    other = make_runs.generator(tmp_path / "b", order="raster", seed=1)
+    record = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(record | {"code": {"commit": "f00"}, "hardware": {"cpu": "other"}}))
+    notes = " ".join(verdict.cautions(*load(tmp_path)))
+    assert "different versions of the code" in notes and "different machines" in notes

@@ -1,0 +1,67 @@
+"""Filters and the draw, against their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from varlab.rng import Rng
+from varlab.sample import Sampler, filter_logits, pick
+from varlab.types import VarlabError
+
+numbers = st.floats(-8, 8, allow_nan=False, width=32)
+rows = st.lists(numbers, min_size=2, max_size=12)
+
+
+@given(rows, st.integers(1, 12))
+def test_top_k_keeps_the_k_largest_and_ties(row: list[float], k: int) -> None:
+    kept = filter_logits(torch.tensor([[row]]), temperature=1.0, top_k=k, top_p=1.0)[0, 0].isfinite()
+    least = sorted(row, reverse=True)[min(k, len(row)) - 1]
+    assert kept.tolist() == [value >= least for value in torch.tensor(row).tolist()]
+
+
+@given(rows, st.floats(0.05, 0.95))
+def test_top_p_removes_the_ascending_tail(row: list[float], p: float) -> None:
+    logits = torch.tensor(row)
+    kept = filter_logits(logits[None, None], temperature=1.0, top_k=0, top_p=p)[0, 0].isfinite()
+    order = logits.argsort(stable=True)
+    cumulative = logits[order].softmax(-1).cumsum(-1)
+    expected = cumulative > 1 - p
+    expected[-1] = True
+    assert torch.equal(kept[order], expected)
+    assert kept.any()
+
+
+@given(rows, st.floats(0, 1, exclude_max=True, width=32))
+def test_pick_is_the_inverse_cdf_and_never_draws_the_impossible(row: list[float], u: float) -> None:
+    logits = torch.tensor(row)
+    logits[0] = -math.inf
+    idx = int(pick(logits[None, None], torch.tensor([[u]]))[0, 0])
+    cdf = logits.double().softmax(-1).cumsum(-1)
+    assert idx > 0
+    assert cdf[idx] > u * cdf[-1] >= (cdf[idx - 1] if idx else 0.0)
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 1000))
+def test_pick_draws_with_the_models_probabilities(seed: int) -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    n = 20000
+    u = Rng(seed).stream("sample", torch.arange(n)).uniform(1)
+    counts = torch.bincount(pick(logits.expand(n, 1, 4), u)[:, 0], minlength=4) / n
+    assert (counts - logits.softmax(-1)).abs().max() < 5 * 0.5 / math.sqrt(n)
+
+
+def test_temperature_divides() -> None:
+    logits = torch.randn(1, 1, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(filter_logits(logits, temperature=2.0, top_k=0, top_p=1.0), logits / 2)
+
+
+@pytest.mark.parametrize("bad", [{"temperature": 0}, {"top_p": 0}, {"top_k": -1}, {"cfg": -1}, {"ramp": "cubic"}])
+def test_bad_settings_are_a_sentence(bad: dict) -> None:
+    with pytest.raises(VarlabError, match="Sampler"):
+        Sampler(**(dict(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0) | bad))

@@ -1,0 +1,53 @@
+"""Two processes train as one: equal weights on both, and those of a single process up to rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).parent / "two_ranks.py"
+
+
+def _train(directory: Path, name: str, world: int) -> None:
+    directory.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    shared |= {"NODE_RANK": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    command = [sys.executable, str(SCRIPT), str(directory), name, str(world)]
+    processes = [
+        subprocess.Popen(command, env={**shared, "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
+        for r in range(world)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize("name", ["generator", "tokenizer"])
+def test_two_ranks_equal_one(name: str, tmp_path: Path) -> None:
+    _train(tmp_path / "one", name, 1)
+    _train(tmp_path / "two", name, 2)
+    ranks = [json.loads((tmp_path / "two" / f"rank{r}.json").read_text()) for r in range(2)]
+    assert ranks[0] == ranks[1] and ranks[0]["world"] == 2
+    one, two = (load_file(tmp_path / d / "weights.safetensors") for d in ("one", "two"))
+    for tensor in one:
+        torch.testing.assert_close(one[tensor], two[tensor], atol=2e-3, rtol=2e-3)
+    lines = [(tmp_path / d / "metrics.jsonl").read_text().splitlines() for d in ("one", "two")]
+    assert len(lines[0]) == len(lines[1])
+    for a, b in zip(*(map(json.loads, part) for part in lines), strict=True):
+        for key in a.keys() - {"seconds", "train/images_per_second"}:
+            assert b[key] == pytest.approx(a[key], rel=2e-2, abs=2e-2), key

@@ -1,0 +1,120 @@
+"""Law 8: stop and resume equals never stopping, to the last bit; and what a killed run leaves behind is enough."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from tiny_tasks import classifier_task, generator_task, random_order_task, same_state, tokenizer_task, train
+
+from varlab.checkpoint import load_weights, read_metadata
+from varlab.types import VarlabError
+
+TASKS = [classifier_task, generator_task, random_order_task, tokenizer_task]
+
+
+class _Killed(Exception):
+    """Stands for kill -9: nothing runs after it but the test."""
+
+
+class _Kill(Callback):
+    def __init__(self, at: int):
+        self._at = at
+
+    def on_train_batch_end(self, trainer: Any, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if task.images >= self._at:
+            raise _Killed
+
+
+def _lines(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def _numbers(directory: Path) -> list[dict[str, float]]:
+    """All but what depends on the wall clock."""
+    clocked = {"seconds", "train/images_per_second"}
+    return [{k: v for k, v in line.items() if k not in clocked} for line in _lines(directory)]
+
+
+@pytest.mark.parametrize("make", TASKS)
+@pytest.mark.parametrize("kill_at", [8, 40])
+def test_killed_and_resumed_equals_never_stopped(make: Any, kill_at: int, tmp_path: Path) -> None:
+    whole = train(make(), tmp_path / "whole", images=72)
+    told: list[dict[str, int]] = []
+    with pytest.raises(_Killed):
+        train(make(), tmp_path / "killed", images=72, extra=(_Kill(kill_at),))
+    torch.manual_seed(99)  # a resumed process has another global state
+    resumed = train(make(), tmp_path / "killed", images=72, on_resume=told.append)
+    assert same_state(whole.model.state_dict(), resumed.model.state_dict())
+    assert same_state(whole.ema.weights(whole.model), resumed.ema.weights(resumed.model))
+    for name, helper in whole.helpers().items():
+        assert same_state(helper.state_dict(), resumed.helpers()[name].state_dict())
+    assert _numbers(tmp_path / "whole") == _numbers(tmp_path / "killed")
+    saved = {8: 0, 40: 32}[kill_at]
+    assert told == [{"from": saved, "repeated": kill_at - saved}]
+
+
+def test_logging_and_validation_have_no_say_in_the_weights(tmp_path: Path) -> None:
+    often = train(tokenizer_task(), tmp_path / "often", images=48, val_every=8)
+    seldom = train(tokenizer_task(), tmp_path / "seldom", images=48, val_every=None)
+    assert same_state(often.model.state_dict(), seldom.model.state_dict())
+
+
+def test_a_finished_training_has_nothing_left_to_do(tmp_path: Path) -> None:
+    first = train(generator_task(), tmp_path, images=32)
+    lines = _lines(tmp_path)
+    again = train(generator_task(), tmp_path, images=32)
+    assert again.images == 32 and _lines(tmp_path) == lines
+    assert same_state(first.model.state_dict(), again.model.state_dict())
+
+
+def test_exports_are_the_average_and_the_raw_weights(tmp_path: Path) -> None:
+    task = train(generator_task(), tmp_path, images=32)
+    raw, average = generator_task().model, generator_task().model
+    load_weights(raw, tmp_path / "weights_raw.safetensors")
+    load_weights(average, tmp_path / "weights.safetensors")
+    assert same_state(raw.state_dict(), task.model.state_dict())
+    assert same_state(average.state_dict(), task.ema.weights(task.model))
+    assert not same_state(raw.state_dict(), average.state_dict())
+    assert read_metadata(tmp_path / "weights.safetensors") == {"images": "32"}
+
+
+def test_checkpoint_holds_no_frozen_tokenizer(tmp_path: Path) -> None:
+    train(generator_task(), tmp_path, images=16)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert set(state["modules"]) == {"model"}
+    assert set(state["modules"]["model"]) == set(generator_task().model.state_dict())
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    train(generator_task(), tmp_path, images=16)
+    with pytest.raises(VarlabError, match="another configuration"):
+        train(generator_task(), tmp_path, images=32, config_hash="other")
+
+
+@pytest.mark.parametrize(("every", "largest"), [(1, 8), (16, 16), (20, 16), (1000, 64)])
+def test_no_more_than_every_images_are_at_risk(every: int, largest: int, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, batch_idx: int) -> None:
+            path = tmp_path / "last.ckpt"
+            saved = torch.load(path, weights_only=True)["images"] if path.exists() else 0
+            seen.append(task.images + 8 - saved)
+
+    train(classifier_task(), tmp_path, images=64, every=every, extra=(Watch(),), val_every=None)
+    assert max(seen) == largest
+
+
+def test_metrics_are_cut_back_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
+    with pytest.raises(_Killed):
+        train(classifier_task(), tmp_path, images=64, every=16, extra=(_Kill(24),))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"images": 24, "val/lo')
+    train(classifier_task(), tmp_path, images=64)
+    train(classifier_task(), tmp_path / "whole", images=64)
+    assert _numbers(tmp_path) == _numbers(tmp_path / "whole")

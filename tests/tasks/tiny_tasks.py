@@ -1,0 +1,245 @@
+"""Tasks small enough for tests, on random images held in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from varlab.losses.discriminator import PatchGAN
+from varlab.metrics.classifier import Classifier
+from varlab.order import NextScale, Random
+from varlab.rng import Rng
+from varlab.tasks import (
+    ClassifierTask,
+    GanLoss,
+    GeneratorTask,
+    LossWeights,
+    Revival,
+    Task,
+    TokenizerTask,
+    WarmupDecay,
+    fit,
+)
+from varlab.tasks.callbacks import Checkpointer, Journal, Resume, TrainingLog, Validation
+from varlab.tokenizer import VQTokenizer
+from varlab.transformer import AdaLNBlock, AdaLNHeadNorm, Transformer
+from varlab.types import Batch
+
+BATCH, SIZE, CLASSES, IMAGES = 8, 8, 3, 20
+SCALES = [[1, 1], [2, 2]]
+RNG = Rng(7)
+
+
+def batch_at(positions: list[int]) -> Batch:
+    """Images, labels: functions of the position modulo the number of images."""
+    position_B = torch.tensor(positions)
+    stream = RNG.stream("images", position_B % IMAGES)
+    return Batch(
+        img_u8_B3HW=stream.integers(256, 3, SIZE, SIZE).to(torch.uint8),
+        label_B=stream.at(1).integers(CLASSES, 1)[:, 0],
+        position_B=position_B,
+        valid_B=torch.ones(len(positions), dtype=torch.bool),
+    )
+
+
+class _Listed(Dataset[Batch]):
+    def __init__(self, batches: list[list[int]]):
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return batch_at(self._batches[index])
+
+
+class Data:
+    """A stream of global batches, with the interface that ``fit`` needs."""
+
+    batch = BATCH
+
+    def train_loader(self, start: int, stop: int, rank: int, world: int) -> DataLoader[Batch]:
+        share = self.batch // world
+        firsts = [first + rank * share for first in range(start, stop, self.batch)]
+        return DataLoader(_Listed([list(range(f, f + share)) for f in firsts]), batch_size=None)
+
+    def eval_loader(self, rank: int, world: int) -> list[Batch]:
+        return [batch_at([p]) for p in range(rank, IMAGES, world)]
+
+
+def tokenizer(scales: list[list[int]] = SCALES) -> VQTokenizer:
+    with RNG.scope("init/tokenizer"):
+        return VQTokenizer(
+            scales=scales,
+            vocab_size=16,
+            code_dim=4,
+            channels=8,
+            channel_mult=[1, 1, 2],
+            res_blocks=1,
+            groups=4,
+            attention=False,
+            quant_kernel=1,
+            beta=0.25,
+            phi_count=1,
+            phi_ratio=0.5,
+            code_init=16.0,
+            code_norm=False,
+        )
+
+
+def optimizer(lr: float = 1e-2) -> Any:
+    return partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.05)
+
+
+SCHEDULE = WarmupDecay(warmup=0.2, start=0.1, shape="cosine", end=0.1)
+
+
+def generator_task(*, order: type = NextScale, **changes: Any) -> GeneratorTask:
+    the_order = order(scales=SCALES)
+    with RNG.scope("init/transformer"):
+        transformer = Transformer(
+            vocab_size=16,
+            code_dim=4,
+            num_classes=CLASSES,
+            num_positions=5,
+            num_levels=2,
+            source_positions=not the_order.fixed,
+            width=16,
+            depth=2,
+            heads=2,
+            block=partial(AdaLNBlock, mlp_ratio=2.0, qk_norm=True, attention_scale=0.25),
+            head_norm=AdaLNHeadNorm,
+            token_inputs=False,
+            drop_path=0.2,
+            init={"head": 0.5, "modulation": 0.5, "gamma": 0.1},
+        )
+    values: dict[str, Any] = dict(
+        transformer=transformer,
+        order=the_order,
+        tokenizer=tokenizer(),
+        label_drop=0.3,
+        optimizer=optimizer(),
+        schedule=SCHEDULE,
+        clip=1.0,
+        ema_decay=0.9,
+        label_smoothing=0.1,
+        pkeep=0.8,
+        micro_batch=None,
+        rng=RNG,
+    )
+    return GeneratorTask(**{**values, **changes})
+
+
+def random_order_task(**changes: Any) -> GeneratorTask:
+    return generator_task(order=Random, **changes)
+
+
+def gan_loss(**changes: Any) -> GanLoss:
+    values: dict[str, Any] = dict(kind="hinge", weight=0.8, start=16, adaptive=True, delta=1e-4, clamp=(0.0, 1e4))
+    return GanLoss(**{**values, **changes})
+
+
+def discriminator(norm: str = "group") -> PatchGAN:
+    with RNG.scope("init/discriminator"):
+        return PatchGAN(width=8, layers=1, norm=norm)
+
+
+def tokenizer_task(**changes: Any) -> TokenizerTask:
+    values: dict[str, Any] = dict(
+        tokenizer=tokenizer(),
+        discriminator=discriminator(),
+        perceptual=None,
+        weights=LossWeights(l1=1.0, l2=0.5, perceptual=1.0, vq=1.0),
+        gan=gan_loss(),
+        optimizer=optimizer(),
+        disc_optimizer=optimizer(),
+        schedule=SCHEDULE,
+        clip=1.0,
+        revival=Revival(every=24, until=1.0),
+        ema_decay=0.9,
+        micro_batch=None,
+        rng=RNG,
+    )
+    return TokenizerTask(**{**values, **changes})
+
+
+def classifier_task(**changes: Any) -> ClassifierTask:
+    with RNG.scope("init/classifier"):
+        classifier = Classifier(channels=[8, 8], blocks=1, groups=4, num_classes=CLASSES)
+    values: dict[str, Any] = dict(
+        classifier=classifier,
+        optimizer=optimizer(),
+        schedule=SCHEDULE,
+        clip=1.0,
+        ema_decay=0.9,
+        label_smoothing=0.1,
+        micro_batch=None,
+        rng=RNG,
+    )
+    return ClassifierTask(**{**values, **changes})
+
+
+def train(
+    task: Task,
+    directory: Path,
+    *,
+    images: int,
+    every: int = 16,
+    config_hash: str = "same",
+    extra: tuple[Callback, ...] = (),
+    on_resume: Any = lambda resumed: None,
+    devices: int = 1,
+    precision: str = "32-true",
+    tensorboard: bool = False,
+    val_every: int | None = 24,
+) -> Task:
+    """A whole training in a directory, resumed if there is a checkpoint."""
+    journal = Journal(directory=directory, tensorboard=tensorboard)
+    data = Data()
+    fit(
+        task,
+        data,
+        images=images,
+        resume=Resume(
+            checkpoint=directory / "last.ckpt",
+            progress=directory / "progress",
+            config_hash=config_hash,
+            journal=journal,
+            on_resume=on_resume,
+        ),
+        callbacks=[
+            TrainingLog(journal=journal, every=24),
+            Validation(journal=journal, loader=data.eval_loader, every=val_every),
+            *extra,
+        ],
+        checkpointer=Checkpointer(
+            path=directory / "last.ckpt", every=every, config_hash=config_hash, weights=directory
+        ),
+        accelerator="cpu",
+        devices=devices,
+        num_nodes=1,
+        precision=precision,
+        deterministic=True,
+        threads=1,
+    )
+    return task
+
+
+def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Equal to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """A hash of a state dict's bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()

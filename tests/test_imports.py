@@ -1,0 +1,100 @@
+"""The architecture's law: imports run upward only, siblings don't know each other, and only the command line prints."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "varlab"
+ROOMS = {"tokenizer", "losses", "order", "transformer", "data", "metrics"}
+FLOORS = {  # a module may import what stands on a lower floor, and its own room
+    **dict.fromkeys(["errors", "_torchvision", "__init__", "types", "rng", "flops"], 0),
+    **dict.fromkeys(ROOMS, 1),
+    **dict.fromkeys(["sample", "checkpoint"], 2),
+    **dict.fromkeys(["tasks", "build"], 3),
+    "model": 4,
+    "cli": 5,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """(module, whether it is imported as soon as the file is): everything imported, TYPE_CHECKING blocks aside."""
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    deferred = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) not in deferred) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno} imports relatively"
+            names = [node.module] if node.module != "varlab" else [f"varlab.{alias.name}" for alias in node.names]
+            yield from ((str(name), id(node) not in deferred) for name in names)
+
+
+def room(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def room_of_module(module: str) -> str:
+    name = module.split(".")[1] if "." in module else "__init__"
+    return name if name in FLOORS or name == "report" else "__init__"  # varlab.load, varlab.__version__
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_run_upward(file: Path) -> None:
+    here = room(file)
+    for module, _ in imports(file):
+        assert not module.startswith("tests"), f"{file} imports {module}"
+        if module.split(".")[0] != "varlab" or here in ("__init__", "cli"):
+            continue
+        there = room_of_module(module)
+        if here == "report":
+            assert there in ("report", "errors"), f"report reads files only, but {file.name} imports {module}"
+        elif there != here:
+            assert there != "report", f"{file} imports {module}"
+            below = FLOORS[there] < FLOORS[here] or FLOORS[here] == 0
+            assert below, f"{file.name} ({here}) imports {module}: only lower floors, never siblings"
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(file) for file in FILES} <= FLOORS.keys() | {"report"}
+
+
+def test_light_rooms_import_no_torch() -> None:
+    for file in FILES:
+        if room(file) in ("report", "errors", "__init__", "_torchvision"):
+            heavy = [m for m, at_once in imports(file) if m.split(".")[0] in ("torch", "lightning") and at_once]
+            assert not heavy, f"{file} imports {heavy}"
+
+
+def test_report_runs_without_torch() -> None:
+    code = "import sys, varlab.report.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_only_the_command_line_prints() -> None:
+    for file in FILES:
+        if room(file) == "cli":
+            continue
+        calls = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)]
+        printing = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+        assert not printing, f"{file} prints in lines {printing}"

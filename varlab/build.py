@@ -1,0 +1,78 @@
+"""From plain configuration to live objects. Sizes that follow from an object are taken from it, never repeated in YAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from varlab.order import BaseOrder
+from varlab.rng import Rng
+from varlab.tokenizer import VQTokenizer
+from varlab.transformer import Transformer
+from varlab.types import Slots, Tokenizer, VarlabError
+
+Config = dict[str, Any]
+
+
+def make(config: Config, **live: Any) -> Any:
+    """The object a config's ``_target_`` names, with values from live objects. A sentence of its constructor stays one."""
+    try:
+        return instantiate(config, **live, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, VarlabError):
+            raise error.__cause__ from None
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise VarlabError(f"{config.get('_target_')} could not be made from its configuration: {reason}.") from error
+
+
+def build_tokenizer(config: Config, rng: Rng) -> VQTokenizer:
+    """The tokenizer of ``conf/tokenizer``, initialised from the seed."""
+    with rng.scope("init/tokenizer"):
+        return make(config)
+
+
+def check_image_size(tokenizer: VQTokenizer, image_size: tuple[int, int], where: str) -> None:
+    """Raises VarlabError unless the tokenizer's scales stand for images of this size."""
+    if tokenizer.image_size != tuple(image_size):
+        h, w = tokenizer.image_size
+        raise VarlabError(
+            f"The tokenizer's last scale {tokenizer.scales[-1]} times {tokenizer.downsample} is {h}×{w} pixels, but {where} "
+            f"holds {image_size[0]}×{image_size[1]}: change tokenizer.scales or tokenizer.channel_mult."
+        )
+
+
+def build_order(config: Config, tokenizer: Tokenizer) -> BaseOrder:
+    """The order of ``conf/order`` over this tokenizer's scales; VarlabError where the two don't fit."""
+    return make(config, scales=tokenizer.scales)
+
+
+def build_transformer(config: Config, *, tokenizer: Tokenizer, order: BaseOrder, num_classes: int, rng: Rng) -> Transformer:
+    """The transformer of ``conf/transformer``, for this tokenizer, this order and this many classes."""
+    with rng.scope("init/transformer"):
+        transformer = make(
+            config,
+            vocab_size=tokenizer.vocab_size,
+            code_dim=tokenizer.code_dim,
+            num_classes=num_classes,
+            num_positions=order.num_positions,
+            num_levels=len(tokenizer.scales),
+            source_positions=not order.fixed,
+        )
+    slots = example_slots(order, tokenizer)
+    if transformer.token_embedding is not None and bool(((slots.src_BL >= 0) & (slots.tok_BL < 0)).any()):
+        raise VarlabError(
+            f"transformer.token_inputs=true wants token ids as inputs, but {type(order).__name__} knows images, not tokens, "
+            "before a step: use token_inputs=false."
+        )
+    return transformer
+
+
+@torch.no_grad()
+def example_slots(order: BaseOrder, tokenizer: Tokenizer) -> Slots:
+    """The slots of one sample (all tokens 0), for counting and checking; on the CPU."""
+    device = tokenizer.blank(1).device
+    maps = [torch.zeros(1, length, dtype=torch.int64, device=device) for length in order.lengths]
+    return order.pack(maps, tokenizer, Rng(0).stream("order", torch.zeros(1, dtype=torch.int64)))[0].to("cpu")

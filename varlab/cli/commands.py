@@ -1,0 +1,73 @@
+"""The commands, as data. Standard library only: `varlab --help` reads this and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["COMMANDS", "Command"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: ``conf/<name>.yaml`` and a module with ``run(cfg: DictConfig, directory: RunDirectory) -> dict``.
+
+    What ``run`` returns (plain JSON types) is the run's outcome.
+    """
+
+    name: str
+    module: str
+    purpose: str  # one line, for the list of commands
+    example: str
+    positional: Literal["run", "runs"] | None = None  # the key that bare arguments are meant for
+    recorded: bool = True  # False: no run.json, and always done anew (a report: its inputs change)
+
+
+def _table(*commands: Command) -> dict[str, Command]:
+    return {command.name: command for command in commands}
+
+
+COMMANDS: Mapping[str, Command] = _table(
+    Command(
+        "pack",
+        "varlab.cli.pack",
+        "images into WebDataset shards",
+        "varlab pack source=folder source.path=photos/",
+    ),
+    Command(
+        "train",
+        "varlab.cli.train",
+        "a tokenizer, a generator or a classifier",
+        "varlab train -m experiment=digits/generator order=next_scale,raster seed=0,1",
+    ),
+    Command(
+        "encode",
+        "varlab.cli.encode",
+        "a data set into token maps, by a trained tokenizer",
+        "varlab encode runs/tokenizer/default",
+        positional="run",
+    ),
+    Command(
+        "sample",
+        "varlab.cli.sample",
+        "images from a trained generator",
+        "varlab sample runs/generator/default seed=1",
+        positional="run",
+    ),
+    Command(
+        "evaluate",
+        "varlab.cli.evaluate",
+        "scores of a trained tokenizer or generator",
+        "varlab evaluate runs/generator/default",
+        positional="run",
+    ),
+    Command(
+        "report",
+        "varlab.cli.report",
+        "one page about any set of runs",
+        "varlab report runs/generator out=runs/report/orders",
+        positional="runs",
+        recorded=False,
+    ),
+)

@@ -1,0 +1,91 @@
+"""One job: a composed configuration becomes a run in its directory. What a launcher carries elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from varlab.cli import logs, ranks
+from varlab.cli.commands import Command
+from varlab.cli.errors import sentence, show_traceback
+from varlab.cli.names import run_path
+from varlab.cli.rundir import RunDirectory
+
+__all__ = ["JobResult", "execute", "run_job"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of one job. Plain data, so that it travels from wherever the job ran."""
+
+    overrides: tuple[str, ...]
+    path: str | None
+    error: str | None  # one sentence, None where all went well
+
+
+def run_job(command: Command, cfg: DictConfig) -> JobResult:
+    """Run one job. An error is a result, never an exception: a sweep's other jobs go on, on every launcher."""
+    logs.configure()
+    hydra = HydraConfig.get()
+    overrides = tuple(str(override) for override in hydra.overrides.task)
+    path: Path | None = None
+    try:
+        path = run_path(
+            out=cfg.get("out"),
+            name=str(cfg.get("name") or command.name),
+            overrides=overrides,
+            multirun=hydra.mode == RunMode.MULTIRUN,
+        )
+        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        choices = {str(k): v for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
+        _in_directory(command, path, config, list(overrides), choices)
+    except Exception as error:
+        return JobResult(overrides, str(path) if path else None, _say(error))
+    return JobResult(overrides, str(path), None)
+
+
+def _say(error: Exception) -> str:
+    """The error in a sentence; one that nobody foresaw is also logged with its traceback."""
+    text = sentence(error)
+    if text is None or show_traceback():
+        logger.error("%s", type(error).__name__, exc_info=error)
+    return text or f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _in_directory(
+    command: Command, path: Path, config: dict[str, Any], overrides: list[str], choices: dict[str, Any]
+) -> None:
+    with RunDirectory(path, rank=ranks.global_rank()) as directory:
+        if not command.recorded:
+            execute(command.module, config, directory)
+            return
+        name = config.get("name") or command.name
+        if not directory.prepare(command=command.name, config=config, overrides=overrides, name=name, choices=choices):
+            logger.info("%s is finished: nothing to do", path)
+            return
+        logger.info("%s: %s", "resuming" if directory.resuming else "run", path)
+        try:
+            if ranks.to_start(config):
+                outcome = ranks.launch_ranks(command.module, config, directory)
+            else:
+                outcome = execute(command.module, config, directory)
+        except BaseException as error:  # Ctrl-C too: the record tells why the run stands where it does
+            directory.fail(sentence(error) or f"{type(error).__name__}: {error}".rstrip(": "))
+            raise
+        directory.finish(outcome)
+
+
+def execute(module: str, config: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
+    """Call a command's ``run`` in this process."""
+    run = importlib.import_module(module).run
+    outcome: dict[str, Any] = run(OmegaConf.create(config), directory) or {}
+    return outcome

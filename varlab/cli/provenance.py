@@ -1,0 +1,106 @@
+"""What a run was made with: code, versions, hardware. Asks git and the operating system; never imports torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import varlab
+
+__all__ = ["code", "command_line", "hardware", "versions"]
+
+DIFF_LIMIT = 1_000_000  # characters of uncommitted changes kept in run.json
+_PACKAGES = (
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "torch-fidelity",
+    "torchvision",
+    "hydra-core",
+    "omegaconf",
+    "webdataset",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "pillow",
+    "safetensors",
+)
+
+
+def code(package: Path | None = None) -> dict[str, Any]:
+    """``{"version", "commit", "diff", "untracked"}``; commit and diff are None outside a git checkout of varlab."""
+    package = package or Path(varlab.__file__).parent
+    record: dict[str, Any] = {"version": varlab.__version__, "commit": None, "diff": None, "untracked": []}
+    root = package.parent
+    if not _git(root, "ls-files", "--", package.name):
+        return record  # installed, or a copy inside somebody else's repository
+    diff = _git(root, "diff", "HEAD") or ""
+    if len(diff) > DIFF_LIMIT:
+        diff = f"{diff[:DIFF_LIMIT]}\n… cut after {DIFF_LIMIT} characters\n"
+    untracked = (_git(root, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+    record["commit"] = (_git(root, "rev-parse", "HEAD") or "").strip() or None
+    record["diff"] = diff
+    record["untracked"] = [name for name in untracked if name.endswith((".py", ".yaml"))]
+    return record
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """git's answer, None where it has none (not installed, not a repository, no commit yet)."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace")
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the installed packages that numbers can depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, memory; threads and GPUs once somebody else has imported torch."""
+    record: dict[str, Any] = {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": _memory_gib(),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        record["threads"] = torch.get_num_threads()
+        record["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return record
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def command_line() -> str:
+    """This process's command, as one could type it again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

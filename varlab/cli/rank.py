@@ -1,0 +1,64 @@
+"""What ``varlab.cli.ranks`` starts: ``python -m varlab.cli.rank JOB ALIVE``, one rank of one run.
+
+JOB is the file with the resolved configuration, ALIVE the reading end of a pipe that closes when the starting process
+is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from varlab.cli import logs
+from varlab.cli.errors import sentence, show_traceback
+from varlab.cli.job import execute
+from varlab.cli.ranks import global_rank
+from varlab.cli.rundir import RunDirectory, write_json
+
+__all__ = ["main"]
+
+
+def main(job: str, alive: str) -> int:
+    """Run the job as the rank that the environment says; an error goes into a file beside the job."""
+    threading.Thread(target=_follow, args=(int(alive),), daemon=True).start()
+    logs.configure()
+    todo = json.loads(Path(job).read_text())
+    rank = global_rank()
+    directory = RunDirectory(Path(todo["directory"]), rank=rank, held=True)
+    directory.resuming = todo["resuming"]
+    try:
+        outcome = execute(todo["module"], todo["config"], directory)
+    except Exception as error:
+        text = sentence(error)
+        if text is None or show_traceback():
+            traceback.print_exc()
+        record = {"rank": rank, "time": time.time(), "error": text or f"unexpected {type(error).__name__}: {error}"}
+        write_json(Path(job).with_name(f"{rank}.error"), record)
+        sys.stderr.flush()
+        os._exit(1)  # at once: leaving in order would wait for ranks that wait for this one
+    directory.update(outcome=outcome)
+    _leave_group()
+    return 0
+
+
+def _leave_group() -> None:
+    """Part from the other ranks in order: a group still open when Python exits can abort the process (gloo's threads)."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _follow(alive: int) -> None:
+    """End with the process that started this one: it holds the directory's lock, and nobody else would end us."""
+    os.read(alive, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""PatchGAN: a discriminator that judges overlapping patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from varlab.errors import VarlabError
+
+_SLOPE = 0.2  # of the leaky ReLUs, in the paper and every implementation
+_WIDEST = 8  # channels stop growing at 8 * width
+_GROUP = 16  # channels of one group of GroupNorm
+
+
+def _norms() -> dict[str, Callable[[int], nn.Module]]:
+    return {
+        "batch": nn.BatchNorm2d,
+        "group": lambda channels: nn.GroupNorm(max(1, channels // _GROUP), channels),
+        "none": lambda channels: nn.Identity(),
+    }
+
+
+class PatchGAN(nn.Module):
+    """pix2pix's discriminator (Isola et al. 2017, appendix 6.1.2), the one VQGAN uses with width 64, 3 layers,
+    BatchNorm.
+
+    width: channels of the first convolution, doubled per layer up to eightfold. layers: convolutions with stride 2; the
+    patch a logit sees is 34, 70 pixels for 2, 3. norm: batch | group | none; accumulation of gradients needs group or
+    none, because BatchNorm's statistics are those of the micro-batch. Weights start as N(0, 0.02), norm gains as N(1,
+    0.02). Raises VarlabError for an unknown norm.
+    """
+
+    def __init__(self, *, width: int, layers: int, norm: str):
+        super().__init__()
+        if norm not in _norms():
+            raise VarlabError(f"discriminator.norm is {norm!r}, and it must be one of {', '.join(_norms())}.")
+        sequence: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE)]
+        before = width
+        for n in range(1, layers + 1):
+            channels = width * min(2**n, _WIDEST)
+            stride = 2 if n < layers else 1
+            # BatchNorm's own bias makes the convolution's idle; pix2pix and VQGAN leave it out there, and only there
+            sequence += [nn.Conv2d(before, channels, 4, stride=stride, padding=1, bias=norm != "batch")]
+            sequence += [_norms()[norm](channels), nn.LeakyReLU(_SLOPE)]
+            before = channels
+        sequence += [nn.Conv2d(before, 1, 4, stride=1, padding=1)]
+        self.net = nn.Sequential(*sequence)
+        self.apply(_init)
+
+    def forward(self, img_B3HW: Tensor) -> Tensor:
+        """logits_B1hw, a judgement per patch: positive where it looks real. Images in [-1, 1]."""
+        return self.net(img_B3HW)
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,74 @@
+"""Scores that a small data set can bear: FID on equal-sized draws, and how far samples lie from the training images.
+
+FID falls with the number of images it is estimated from (Chong & Forsyth 2020), so the FID of 1,000 samples cannot be
+held against that of 360 held-out images. And a generator that copies its training set has a perfect FID: the distance
+to the nearest training image, held against the same distance of held-out images, tells.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from statistics import mean, pstdev
+
+import torch
+from torch import Tensor
+
+from varlab.errors import VarlabError
+from varlab.metrics.rows import canonical, distances
+from varlab.metrics.scores import FID
+from varlab.rng import Rng
+
+log = logging.getLogger(__name__)
+
+
+def frechet_distances(sets: Iterable[Tensor], reference_MF: Tensor) -> list[float]:
+    """FID of each set of features against one reference. VarlabError for a set, or a reference, of one or none."""
+    metric = FID(num_features=reference_MF.shape[1]).to(reference_MF.device)
+    metric.sync_on_compute = False  # the features are those of all ranks already
+    metric.reset_real_features = False
+    metric.update(reference_MF, real=True)
+    fids = []
+    for x_NF in sets:
+        if min(x_NF.shape[0], reference_MF.shape[0]) < 2:
+            raise VarlabError(f"FID needs two images of each set, not {x_NF.shape[0]} and {reference_MF.shape[0]}.")
+        metric.update(x_NF.to(reference_MF.device), real=False)
+        fids.append(float(metric.compute()))
+        metric.reset()
+    return fids
+
+
+def matched_draws(fake_NF: Tensor, train_NF: Tensor, val_NF: Tensor, *, draws: int, rng: Rng) -> dict[str, float]:
+    """FID of equal-sized draws of samples against the training images, beside that of held-out images against them.
+
+    A draw takes as many samples as there are held-out images, without replacement; of fewer samples it takes them all,
+    and a warning says so. draws: how many; they follow from ``rng``'s stream "metrics" and the samples alone, not their
+    order. Returns fid_draws (mean), fid_draws_std, fid_draws_n (size of a draw), fid_val, fid_ratio = fid_draws /
+    fid_val.
+    """
+    size = min(val_NF.shape[0], fake_NF.shape[0])
+    if size < val_NF.shape[0]:
+        log.warning("FID draws take %d samples, all there are, against %d held-out images.", size, val_NF.shape[0])
+    rows_NF = canonical(fake_NF)
+    stream = rng.stream("metrics", ids=torch.arange(draws))
+    chosen_DN = stream.permutation(rows_NF.shape[0])[:, :size].to(rows_NF.device)
+    *fids, fid_val = frechet_distances([*(rows_NF[chosen_N] for chosen_N in chosen_DN), val_NF], train_NF)
+    scores = {"fid_draws": mean(fids), "fid_draws_std": pstdev(fids), "fid_draws_n": float(size), "fid_val": fid_val}
+    return scores | _ratio("fid_ratio", scores["fid_draws"], fid_val)
+
+
+def nearest_distance(a_NF: Tensor, train_NF: Tensor) -> Tensor:
+    """d_N float64: the distance of each point to the nearest training image, in features."""
+    return torch.cat([d_nM.min(dim=1).values for d_nM in distances(a_NF, train_NF)])
+
+
+def nearest_scores(fake_NF: Tensor, train_NF: Tensor, val_NF: Tensor) -> dict[str, float]:
+    """nn_median of samples, nn_val_median of held-out images, nn_ratio: near 1 for new images, near 0 for copies."""
+    fake = float(nearest_distance(fake_NF, train_NF).median())
+    val = float(nearest_distance(val_NF, train_NF).median())
+    return {"nn_median": fake, "nn_val_median": val} | _ratio("nn_ratio", fake, val)
+
+
+def _ratio(name: str, of: float, to: float) -> dict[str, float]:
+    """Left out where held-out images are training images: then there is nothing to hold a score against."""
+    return {name: of / to} if to > 0 else {}

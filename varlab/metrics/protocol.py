@@ -1,0 +1,55 @@
+"""The protocol of a score: without it a number cannot be compared with another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from varlab.metrics.extractors import Extractor
+
+# settings of a sampler that names show, and the value at which they do nothing and are left out
+_SHOWN = {"cfg": ("cfg", None), "top_k": ("k", 0), "top_p": ("p", 1), "temperature": ("t", 1)}
+
+
+def protocol(
+    *,
+    extractor: Extractor,
+    reference: Mapping[str, Any],
+    n: int,
+    sampler: Mapping[str, Any] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """What a score was measured under, in JSON types.
+
+    reference: name, hash and n of the images compared with. n: how many images were scored. sampler: its settings, None
+    for a tokenizer. seed: of the samples and of the draws.
+    """
+    return {
+        "extractor": extractor.name,
+        "extractor_hash": extractor.hash,
+        "reference": dict(reference),
+        "n": n,
+        "sampler": dict(sampler) if sampler is not None else None,
+        "seed": seed,
+        "resize": extractor.resize,
+        "rounding": "uint8",
+    }
+
+
+def protocol_name(protocol: Mapping[str, Any]) -> str:
+    """A short file name for a protocol, such as ``classifier-3f2a_n1000_cfg1.5_k900_p0.96_seed0_1c9e0b``.
+
+    It ends in a hash of the whole: equal protocols have one name, different ones have two, on every machine.
+    """
+    sampler = protocol.get("sampler") or {}
+    parts = [f"{protocol['extractor']}-{protocol['extractor_hash'][:4]}", f"n{protocol['n']}"]
+    for key, (short, neutral) in _SHOWN.items():
+        value = sampler.get(key, neutral)
+        if value is not None and value != neutral:
+            parts.append(f"{short}{value:g}")
+    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"))
+    parts += [f"seed{protocol['seed']}", hashlib.sha256(text.encode()).hexdigest()[:6]]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", "_".join(parts))

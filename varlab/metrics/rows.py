@@ -1,0 +1,34 @@
+"""Sets of feature vectors: an order that depends on their content alone, and distances between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from varlab.rng import Rng
+
+_CHUNK = 2048  # rows of a distance matrix held at once
+
+
+def canonical(x_NF: Tensor) -> Tensor:
+    """The rows in lexicographic order: equal however they were batched or spread over ranks."""
+    rows_MF, count_M = torch.unique(x_NF, dim=0, return_counts=True)
+    return rows_MF.repeat_interleave(count_M, dim=0)
+
+
+def subset(x_NF: Tensor, size: int | None, rng: Rng) -> Tensor:
+    """At most ``size`` rows drawn without replacement (all of them for None), independent of the rows' order."""
+    if size is None or x_NF.shape[0] <= size:
+        return x_NF
+    rows_NF = canonical(x_NF)
+    chosen_N = rng.stream("metrics").permutation(rows_NF.shape[0])[0, :size]
+    return rows_NF[chosen_N.to(rows_NF.device)]
+
+
+def distances(a_NF: Tensor, b_MF: Tensor) -> Iterator[Tensor]:
+    """Euclidean distances d_nM of successive chunks of ``a`` to all of ``b``, in float64."""
+    b_MF = b_MF.double()
+    for chunk_nF in a_NF.split(_CHUNK):
+        yield torch.cdist(chunk_nF.double(), b_MF)

@@ -1,0 +1,78 @@
+"""What every order shares: the positions of an image's tokens, and the walk that ``pack`` is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varlab.rng import Stream
+from varlab.types import Maps, Slots, Tokenizer
+
+
+def positions(scales: Sequence[tuple[int, int]]) -> Tensor:
+    """(P, 3) int64: row, column and level of every position, scale after scale, each row by row."""
+    rows = [
+        torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij") + (torch.full((h, w), k),), -1).view(-1, 3)
+        for k, (h, w) in enumerate(scales)
+    ]
+    return torch.cat(rows)
+
+
+class BaseOrder(ABC):
+    """An order over the token maps of ``scales``; see ``varlab.types.Order`` for the contract of each method.
+
+    Subclasses set ``steps`` and write the five abstract methods; ``pack`` is the walk with the answers known, and may be
+    replaced by something faster (a law holds that both agree).
+    """
+
+    steps: tuple[int, ...]
+    fixed: bool = True  # positions and sources are the same for every sample
+
+    def __init__(self, *, scales: Sequence[Sequence[int]]):
+        self.scales: tuple[tuple[int, int], ...] = tuple((int(h), int(w)) for h, w in scales)
+        self.positions_P3 = positions(self.scales)
+        self.lengths = tuple(h * w for h, w in self.scales)
+
+    @property
+    def num_positions(self) -> int:
+        """P: tokens of one image."""
+        return len(self.positions_P3)
+
+    @abstractmethod
+    def start(self, batch: int, tokenizer: Tokenizer, rng: Stream | None = None) -> Any:
+        """The state before anything is known."""
+
+    @abstractmethod
+    def inputs(self, state: Any, k: int, tokenizer: Tokenizer) -> Slots:
+        """The slots of step k: what is known now, and where their tokens will land."""
+
+    @abstractmethod
+    def targets(self, state: Any, k: int, maps: Maps) -> Tensor:
+        """idx_Bl: the tokens of ``maps`` that step k predicts."""
+
+    @abstractmethod
+    def advance(self, state: Any, k: int, idx_Bl: Tensor, tokenizer: Tokenizer, h_BlC: Tensor | None = None) -> Any:
+        """The state after step k's tokens are known (h_BlC in place of their codes for smooth sampling)."""
+
+    @abstractmethod
+    def canvas(self, state: Any, tokenizer: Tokenizer) -> Tensor:
+        """f_hat_BChw of what is known so far: decoding it shows how an image grows."""
+
+    @abstractmethod
+    def finish(self, state: Any) -> Maps:
+        """The token maps, after the last step."""
+
+    def pack(self, maps: Maps, tokenizer: Tokenizer, rng: Stream | None = None) -> tuple[Slots, Tensor]:
+        """Slots and targets_BL of the whole walk with the answers known: what training sees."""
+        state = self.start(len(maps[0]), tokenizer, rng)
+        slots, targets = [], []
+        for k in range(len(self.steps)):
+            slots.append(self.inputs(state, k, tokenizer))
+            targets.append(self.targets(state, k, maps))
+            if k < len(self.steps) - 1:
+                state = self.advance(state, k, targets[-1], tokenizer)
+        return Slots.cat(slots), torch.cat(targets, 1)

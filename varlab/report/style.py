@@ -1,0 +1,130 @@
+"""How figures look: one palette, thin axes, no frame. Colours are CSS variables, so a figure follows light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from varlab.report.units import si, significant
+
+__all__ = [
+    "DASHES", "INK", "PALETTE", "PAPER",
+    "clock_axis", "colour", "dashes", "is_drawn", "new_figure", "theme", "to_svg", "value_axis",
+]  # fmt: skip
+
+PALETTE = (
+    ("#0072b2", "#56a8e8"),
+    ("#d55e00", "#ff9147"),
+    ("#009e73", "#3ecfa2"),
+    ("#b0549a", "#e793cf"),
+    ("#c48a00", "#f2c14e"),
+    ("#5b5bd6", "#a3a3ff"),
+    ("#3d8c95", "#7fd3dc"),
+    ("#7a6a58", "#c9b8a3"),
+)
+"""(on light, on dark) after Okabe & Ito (2008): told apart by colour-blind readers. Longer lists begin anew, dashed."""
+
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+
+# Stand-ins that matplotlib can draw with; to_svg turns them into what the page's stylesheet decides.
+INK, GRID, PAPER, TITLE = "#010203", "#040506", "#070809", "#0a0b0c"
+_VARIABLES = {INK: "ink-soft", GRID: "line", PAPER: "card", TITLE: "ink"} | {
+    light: f"c{index}" for index, (light, _) in enumerate(PALETTE)
+}
+
+
+def colour(index: int) -> str:
+    """The palette's colour for a variant, as matplotlib draws it."""
+    return PALETTE[index % len(PALETTE)][0]
+
+
+def dashes(index: int) -> Any:
+    """The line style for a variant: solid until the palette is used up."""
+    return DASHES[index // len(PALETTE) % len(DASHES)]
+
+
+def theme() -> AbstractContextManager[None]:
+    """matplotlib's settings while a figure is drawn; put back afterwards. Text stays text, set in the reader's font."""
+    return matplotlib.rc_context(
+        {
+            "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11.5, "axes.titlecolor": TITLE,
+            "axes.titlesize": 12, "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 12,
+            "axes.labelsize": 11, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK,
+            "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+            "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+            "grid.color": GRID, "grid.linewidth": 0.8, "xtick.major.size": 0, "ytick.major.size": 0,
+            "xtick.minor.size": 0, "ytick.minor.size": 0, "axes.facecolor": "none", "figure.facecolor": "none",
+            "lines.linewidth": 2.0, "lines.solid_capstyle": "round", "axes.unicode_minus": True, "text.usetex": False,
+        }
+    )  # fmt: skip
+
+
+def new_figure(panels: int) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, at most two in a row and three only where there are three."""
+    columns = 3 if panels == 3 else min(panels, 2)
+    rows = -(-panels // columns)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(11.4, 3.3 * rows if columns > 1 else 3.8), layout=layout)
+    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
+    return figure, axes
+
+
+def clock_axis(axes: Axes, clock: str) -> None:
+    """The horizontal axis of a training: images or FLOPs, with SI prefixes."""
+    axes.set_xlabel({"images": "training images", "flops": "training FLOPs"}[clock])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: si(x)))
+    axes.grid(visible=False, axis="x")
+    axes.set_xlim(left=0)
+
+
+def value_axis(axes: Axes, values: Sequence[float], *, log: bool = False) -> None:
+    """The vertical axis: logarithmic where asked and the values span more than a factor of eight."""
+    if log and values and min(values) > 0 and max(values) / min(values) > 8:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick(y)))
+
+
+def _tick(y: float) -> str:
+    text = si(y) if abs(y) >= 1e4 else significant(y) if abs(y) < 1e-3 else f"{y:.4g}"
+    return text.replace("-", "\N{MINUS SIGN}", 1)
+
+
+def to_svg(figure: Figure, *, label: str) -> str:
+    """The figure as an ``<svg>`` element to stand in the page itself: scalable, named, coloured by the stylesheet."""
+    buffer = io.StringIO()
+    salt = re.sub(r"\W", "", label)  # ids must differ between the figures of one page, and not between two writings
+    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.id": f"fig{salt}"}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for stand_in, variable in _VARIABLES.items():
+        text = text.replace(stand_in, f"var(--{variable})")
+    text = re.sub(r'font-family: [^;"]*|font: ([\d.]+px) [^;"]*', _reader_font, text)
+    viewbox = re.search(r'viewBox="[^"]*"', text)
+    head = f'<svg class="figure" role="img" aria-label="{label}" {viewbox.group() if viewbox else ""}'
+    return re.sub(r"^<svg[^>]*", head + ' xmlns:xlink="http://www.w3.org/1999/xlink"', text, count=1)
+
+
+def is_drawn(index: int, svg: str) -> bool:
+    """Whether a figure made by ``to_svg`` holds the colour of a variant."""
+    return f"var(--c{index % len(PALETTE)})" in svg
+
+
+def _reader_font(match: re.Match[str]) -> str:
+    return f"font-size: {match.group(1)}; font-family: inherit" if match.group(1) else "font-family: inherit"

@@ -1,0 +1,48 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+__all__ = ["duration", "percent", "si", "significant", "whole"]
+
+_PREFIXES = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def significant(x: float) -> str:
+    """Three significant digits, an exponent only below .001 or from a million on: ``12.3``, ``0.871``, ``1,230``."""
+    if x == 0:
+        return "0"
+    if not 1e-3 <= abs(x) < 1e6:
+        return f"{x:.2e}"
+    decimals = next(places for places, bound in ((0, 100), (1, 10), (2, 1), (3, 0)) if abs(x) >= bound)
+    return f"{x:,.{decimals}f}"
+
+
+def percent(x: float) -> str:
+    """A share as a percentage with one decimal: ``97.3%``."""
+    return f"{100 * x:.1f}%"
+
+
+def whole(x: float) -> str:
+    """A count with thousands separated: ``60,000``."""
+    return f"{x:,.0f}"
+
+
+def si(x: float) -> str:
+    """Three digits and an SI prefix: ``3.21 T`` is 3.21e12."""
+    scale, prefix = next(((scale, f" {prefix}") for scale, prefix in _PREFIXES if abs(x) >= scale), (1.0, ""))
+    return f"{x / scale:.3g}{prefix}" if abs(x / scale) < 1000 else f"{x / scale:,.0f}{prefix}"
+
+
+def duration(seconds: float) -> str:
+    """Time in the two largest units that matter: ``3 d 4 h``, ``1 min 34 s``, ``2.4 ms``."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, left = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {left} s" if left else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,38 @@
+"""From token maps to images, and the frames of an image that grows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varlab.types import Maps, Order, Tokenizer
+
+
+@torch.no_grad()
+def decode_maps(tokenizer: Tokenizer, maps: Maps) -> Tensor:
+    """Token maps → img_B3HW in [-1, 1]."""
+    f_hat = tokenizer.blank(len(maps[0]))
+    for k, idx_Bl in enumerate(maps):
+        f_hat = tokenizer.accumulate(f_hat, k, tokenizer.embed(idx_Bl))
+    return tokenizer.decode(f_hat)
+
+
+class Growth:
+    """A watcher for the sampler: decodes the canvas at (about) ``frames`` evenly spread steps, the last among them."""
+
+    def __init__(self, *, order: Order, tokenizer: Tokenizer, frames: int):
+        self._order, self._tokenizer = order, tokenizer
+        steps = len(order.steps)
+        self.steps = sorted({round((i + 1) * steps / frames) - 1 for i in range(frames)} - {-1}) if steps else []
+        self._frames: list[Tensor] = []
+
+    def __call__(self, k: int, state: Any) -> None:
+        if k in self.steps:
+            with torch.no_grad():
+                self._frames.append(self._tokenizer.decode(self._order.canvas(state, self._tokenizer)))
+
+    def images(self) -> Tensor:
+        """(B, frames, 3, H, W) in [-1, 1]."""
+        return torch.stack(self._frames, 1)

@@ -1,0 +1,23 @@
+"""What happens around updates: logging, evaluation, checkpoints. None of it has a say in the weights."""
+
+from varlab.tasks.callbacks.checkpointing import Checkpointer, Resume, restore
+from varlab.tasks.callbacks.evaluations import InTrainingScores, Pictures, Validation, grid
+from varlab.tasks.callbacks.journal import Journal
+from varlab.tasks.callbacks.periodic import Periodic, passes
+from varlab.tasks.callbacks.progress import ProgressBar
+from varlab.tasks.callbacks.training_log import TrainingLog
+
+__all__ = [
+    "Checkpointer",
+    "InTrainingScores",
+    "Journal",
+    "Periodic",
+    "Pictures",
+    "ProgressBar",
+    "Resume",
+    "TrainingLog",
+    "Validation",
+    "grid",
+    "passes",
+    "restore",
+]

@@ -1,0 +1,52 @@
+"""Telling the person who waits how far training is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_log = logging.getLogger(__name__)
+
+
+class ProgressBar(Callback):
+    """A Rich bar with throughput, time left and loss on a terminal; elsewhere a log line every ``line_seconds``."""
+
+    def __init__(self, *, console: Console, line_seconds: float):
+        self._console, self._line_seconds = console, line_seconds
+        self._bar: Progress | None = None
+        self._start = (0.0, 0)
+        self._last_line = 0.0
+
+    def on_train_start(self, trainer: Trainer, task: Any) -> None:
+        """Rank 0 opens the bar."""
+        self._start = (time.perf_counter(), task.images)
+        self._last_line = self._start[0]
+        if trainer.is_global_zero and self._console.is_terminal:
+            columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+            self._bar.add_task("", total=task.total_images, completed=task.images)
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After each update."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=task.images, description=self._describe(task))
+        elif trainer.is_global_zero and time.perf_counter() - self._last_line > self._line_seconds:
+            self._last_line = time.perf_counter()
+            _log.info("%d of %d images, %s", task.images, task.total_images, self._describe(task))
+
+    def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
+        """However training ended."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _describe(self, task: Any) -> str:
+        seconds, images = self._start
+        rate = (task.images - images) / max(time.perf_counter() - seconds, 1e-9)
+        return f"{rate:,.0f} images/s, loss {task.last_loss:.4g}"

@@ -1,0 +1,44 @@
+"""Log points of the training itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from varlab.tasks import ranks
+from varlab.tasks.base import Task
+from varlab.tasks.callbacks.journal import Journal
+from varlab.tasks.callbacks.periodic import Periodic, passes
+
+
+class TrainingLog(Periodic):
+    """Writes ``train/*``: means since the last log point, and what the task observes at the log point alone."""
+
+    def __init__(self, *, journal: Journal, every: int | None):
+        super().__init__(every=every)
+        self._journal = journal
+        self._mark = (0.0, 0)  # seconds and images at the last log point
+
+    def on_train_start(self, trainer: Trainer, task: Any) -> None:
+        """Throughput counts from here."""
+        task.stopwatch.start()
+        self._mark = (task.stopwatch.seconds, task.images)
+
+    def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
+        """Tell the task whether this update ends in a log point."""
+        after = task.images + len(batch) * ranks.world_size()
+        task.observing = passes(self.every, task.images, after, task.total_images)
+
+    def act(self, trainer: Trainer, task: Task) -> None:
+        """One line. Every rank takes the values, so that all start afresh."""
+        values = task.log_values()
+        seconds, images = self._mark
+        self._mark = (task.stopwatch.seconds, task.images)
+        values["train/images_per_second"] = (task.images - images) / max(self._mark[0] - seconds, 1e-9)
+        if trainer.is_global_zero:
+            self._journal.write(task, values)
+
+    def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
+        """However training ended: the events file is closed."""
+        self._journal.close()

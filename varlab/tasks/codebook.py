@@ -1,0 +1,84 @@
+"""How the codes of a tokenizer are used over time, and the revival of those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from varlab.metrics.tokenizer_scores import codebook_health
+from varlab.rng import Stream
+from varlab.tasks import ranks
+from varlab.tasks.ema import EMA
+from varlab.tasks.optim import forget_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revival:
+    """Codes that no scale used in the last ``every`` images are replaced by encoder vectors (VQGAN's known cure).
+
+    until: the fraction of the training after which codes are left alone.
+    """
+
+    every: int
+    until: float
+
+    def due(self, before: int, after: int, total_images: int) -> bool:
+        """Whether the update that took the clock from ``before`` to ``after`` passed a multiple of ``every``."""
+        return before // self.every < after // self.every and after <= self.until * total_images
+
+
+class CodebookUse:
+    """Counts per scale since the last log point, and since codes were last revived; summed over ranks at once."""
+
+    def __init__(self, *, scales: int, vocab_size: int):
+        self._logged_KV = torch.zeros(scales, vocab_size, dtype=torch.int64)
+        self._revived_KV = torch.zeros_like(self._logged_KV)
+
+    def add(self, counts_KV: Tensor) -> None:
+        """Count this rank's share of a batch."""
+        counts_KV = ranks.add_up(counts_KV.clone())
+        self._logged_KV = self._logged_KV.to(counts_KV.device) + counts_KV
+        self._revived_KV = self._revived_KV.to(counts_KV.device) + counts_KV
+
+    def take_health(self) -> dict[str, float]:
+        """usage/<k> and perplexity/<k> since the last call."""
+        health = codebook_health(self._logged_KV.cpu())
+        self._logged_KV = torch.zeros_like(self._logged_KV)
+        return health
+
+    def take_dead(self) -> Tensor:
+        """dead_V: codes that no scale has used since the last call."""
+        dead_V = self._revived_KV.sum(0) == 0
+        self._revived_KV = torch.zeros_like(self._revived_KV)
+        return dead_V
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {"logged_KV": self._logged_KV, "revived_KV": self._revived_KV}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where ``state`` left off."""
+        self._logged_KV, self._revived_KV = state["logged_KV"].clone(), state["revived_KV"].clone()
+
+
+@torch.no_grad()
+def revive(
+    tokenizer: Any, dead_V: Tensor, candidates_NC: Tensor, *, stream: Stream, ema: EMA, optimizer: Optimizer
+) -> int:
+    """Let the tokenizer replace its dead codes by vectors of all ranks, alike on each. Returns how many.
+
+    The average takes the new rows over as they are, and the optimizer forgets what it knew of the old ones.
+    """
+    tables = {name: p for name, p in tokenizer.named_parameters() if p.ndim == 2 and len(p) == len(dead_V)}
+    before = {name: parameter.clone() for name, parameter in tables.items()}
+    count = tokenizer.revive(dead_V, ranks.gather_rows(candidates_NC), stream)
+    for name, parameter in tables.items():
+        rows = (parameter != before[name]).any(1)
+        ema.overwrite(name, rows, parameter[rows])
+        forget_rows(optimizer, parameter, rows)
+    return count

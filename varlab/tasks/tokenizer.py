@@ -1,0 +1,243 @@
+"""The tokenizer's training: VQGAN's losses, one update of the tokenizer and one of its discriminator per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from varlab.metrics.tokenizer_scores import codebook_health
+from varlab.rng import Rng
+from varlab.tasks import ranks
+from varlab.tasks.base import Task
+from varlab.tasks.codebook import CodebookUse, Revival, revive
+from varlab.tasks.gan import (
+    Draft,
+    GanLoss,
+    LossWeights,
+    accumulate,
+    discriminate,
+    draft_losses,
+    last_layer_gradients,
+    measure_lambda,
+)
+from varlab.tasks.optim import OptimizerFactory, build_optimizer
+from varlab.tasks.schedule import WarmupDecay
+from varlab.types import Batch, Quantized, VarlabError, to_float, to_uint8
+
+
+class TokenizerTask(Task):
+    """L = rec + w_vq·vq + λ·w_gan·gan for the tokenizer, hinge or vanilla for the discriminator (VQGAN, eq. 4 to 7).
+
+    tokenizer: ``forward(img_B3HW) → (rec_B3HW, Quantized)``, ``last_layer``, ``revive``, ``scales``, ``vocab_size``.
+    discriminator, perceptual: None leaves their losses out. λ, the quantizer and the perceptual distance are float32.
+    Raises VarlabError for a discriminator whose BatchNorm would see micro-batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: nn.Module,
+        discriminator: nn.Module | None,
+        perceptual: nn.Module | None,
+        weights: LossWeights,
+        gan: GanLoss,
+        optimizer: OptimizerFactory,
+        disc_optimizer: OptimizerFactory,
+        schedule: WarmupDecay,
+        clip: float | None,
+        revival: Revival | None,
+        ema_decay: float,
+        micro_batch: int | None,
+        rng: Rng,
+    ):
+        super().__init__(
+            model=tokenizer, schedule=schedule, clip=clip, ema_decay=ema_decay, micro_batch=micro_batch, rng=rng
+        )
+        self.discriminator = discriminator
+        self.perceptual: Any = perceptual
+        self.weights, self.gan, self.revival = weights, gan, revival
+        self.optims = [build_optimizer(optimizer, tokenizer)]
+        if discriminator is not None:
+            self.optims.append(build_optimizer(disc_optimizer, discriminator))
+            if micro_batch is not None and any(isinstance(m, nn.BatchNorm2d) for m in discriminator.modules()):
+                raise VarlabError(
+                    "The discriminator's BatchNorm would see micro-batches in place of the batch: "
+                    "set discriminator.norm=group, or leave trainer.micro_batch empty."
+                )
+        self.codes = CodebookUse(scales=len(self.model.scales), vocab_size=self.model.vocab_size)
+        self.revived = 0  # codes since the last log point
+
+    # -- an update -----------------------------------------------------------------------------------------------------
+
+    def update(self, batch: Batch) -> None:
+        """The tokenizer's turn, then (from ``gan.start`` images on) the discriminator's."""
+        self.model.train()
+        disc = self.discriminator if self.gan.active(self.images) else None
+        adaptive = disc is not None and self.gan.adaptive
+        chunks = batch.chunks(self.micro_batch)
+        if adaptive and len(chunks) > 1:
+            drafts, quantized, balance = self._update_twice(batch, chunks)
+        else:
+            drafts, quantized, balance = self._update_once(batch, chunks, disc, adaptive)
+        values = self._values(drafts, quantized, balance)
+        if not self.step(self.optims[0], values, norm_name="train/grad_norm"):
+            if disc is not None:
+                self.optims[1].zero_grad(set_to_none=True)
+            return
+        if disc is not None:
+            self._update_discriminator(drafts, disc)
+        self.ema.update(self.model)
+        self._count(batch, quantized)
+
+    def _update_once(
+        self, batch: Batch, chunks: list[Batch], disc: nn.Module | None, adaptive: bool
+    ) -> tuple[list[Draft], list[Quantized], dict[str, Tensor]]:
+        """Forward and straight back, where λ is not wanted or one micro-batch is all there is."""
+        drafts, results, balance = [], [], {}
+        for chunk in chunks:
+            draft, rec_B3HW, quantized = self._draft(chunk, len(chunk) / len(batch), disc)
+            if adaptive:
+                with self.full_precision():
+                    balance = measure_lambda(*last_layer_gradients(rec_B3HW, draft, self.model.last_layer), self.gan)
+            self._backward(draft, rec_B3HW, quantized, balance)
+            drafts.append(draft)
+            results.append(_without_graph(quantized))
+        return drafts, results, balance
+
+    def _update_twice(
+        self, batch: Batch, chunks: list[Batch]
+    ) -> tuple[list[Draft], list[Quantized], dict[str, Tensor]]:
+        """λ belongs to the whole batch: all micro-batches forward for it, then each forward again and back."""
+        drafts, results, sums = [], [], []
+        for chunk in chunks:
+            draft, rec_B3HW, _ = self._draft(chunk, len(chunk) / len(batch), self.discriminator)
+            with self.full_precision():
+                sums.append(last_layer_gradients(rec_B3HW, draft, self.model.last_layer))
+            drafts.append(draft)
+        rec, gan = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
+        balance = measure_lambda(rec, gan, self.gan)
+        for draft in drafts:
+            rec_B3HW, quantized = self.model(draft.img_B3HW)
+            self._backward(draft, rec_B3HW, quantized, balance)
+            results.append(_without_graph(quantized))
+        return drafts, results, balance
+
+    def _draft(self, chunk: Batch, share: float, disc: nn.Module | None) -> tuple[Draft, Tensor, Quantized]:
+        """A micro-batch forward: reconstruction with its graph, losses and their gradients by the image."""
+        img_B3HW = to_float(chunk.img_u8_B3HW)
+        rec_B3HW, quantized = self.model(img_B3HW)
+        draft = draft_losses(
+            img_B3HW,
+            rec_B3HW,
+            share=share,
+            weights=self.weights,
+            perceptual=self.perceptual,
+            discriminator=disc,
+            plain=self.full_precision,
+        )
+        return draft, rec_B3HW, quantized
+
+    def _backward(self, draft: Draft, rec_B3HW: Tensor, quantized: Quantized, balance: Mapping[str, Tensor]) -> None:
+        """A micro-batch's gradients into the tokenizer's parameters."""
+        grad_B3HW = draft.grad_rec_B3HW
+        if draft.grad_gan_B3HW is not None:
+            grad_B3HW = grad_B3HW + draft.grad_gan_B3HW * (self.gan.weight * balance.get("train/lambda", 1.0))
+        vq_loss = quantized.vq_loss * (self.weights.vq * draft.share)
+        with self.full_precision():
+            torch.autograd.backward([rec_B3HW, vq_loss], [grad_B3HW.to(rec_B3HW.dtype), torch.ones_like(vq_loss)])
+
+    def _update_discriminator(self, drafts: list[Draft], disc: nn.Module) -> None:
+        """On the images and on the reconstructions that the tokenizer has just been judged by."""
+        disc.train()
+        values = discriminate(drafts, disc, self.gan, self.full_precision)
+        self.step(self.optims[1], values, norm_name="train/disc_grad_norm")
+
+    def _values(
+        self, drafts: list[Draft], quantized: list[Quantized], balance: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """This rank's losses, and their weighted sum."""
+        parts: dict[str, Tensor] = {}
+        for draft, result in zip(drafts, quantized, strict=True):
+            accumulate(parts, {**draft.values, "vq": result.vq_loss.float()}, draft.share)
+        loss = parts.pop("rec") + self.weights.vq * parts["vq"]
+        if "gan" in parts:
+            loss = loss + self.gan.weight * balance.get("train/lambda", 1.0) * parts["gan"]
+        return {"train/loss": loss, **{f"train/{name}": value for name, value in parts.items()}, **balance}
+
+    def _count(self, batch: Batch, quantized: list[Quantized]) -> None:
+        """Codebook counts of this update, and revival where it is due."""
+        self.codes.add(torch.stack([q.counts_KV for q in quantized]).sum(0))
+        after = self.images + len(batch) * ranks.world_size()
+        if self.revival is not None and self.revival.due(self.images, after, self.total_images):
+            self.revived += revive(
+                self.model,
+                self.codes.take_dead(),
+                torch.cat([q.candidates_NC for q in quantized]),
+                stream=self.rng.stream("revive", step=after),
+                ema=self.ema,
+                optimizer=self.optims[0],
+            )
+
+    def log_values(self) -> dict[str, float]:
+        """Losses, λ and logits, and the codebook's health since the last log point."""
+        health = {f"train/{name}": value for name, value in self.codes.take_health().items()}
+        values = {**super().log_values(), **health, "train/revived": float(self.revived)}
+        self.revived = 0
+        return values
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def validation_sums(self, batch: Batch) -> dict[str, Tensor]:
+        """Distances of reconstructions, rounded as they are looked at, and codebook counts."""
+        rec_B3HW, quantized = self.model(to_float(batch.img_u8_B3HW))
+        rec_u8_B3HW = to_uint8(rec_B3HW)
+        real, fake = to_float(batch.img_u8_B3HW), to_float(rec_u8_B3HW)
+        mse_B = (rec_u8_B3HW.double() - batch.img_u8_B3HW.double()).square().mean((1, 2, 3))
+        sums = {
+            "images": torch.tensor(len(batch)),
+            "psnr": (10 * torch.log10(255.0**2 / mse_B)).sum(),
+            "l1": (fake - real).abs().mean((1, 2, 3)).sum(),
+            "counts_KV": quantized.counts_KV,
+        }
+        if self.perceptual is not None:
+            sums["perceptual"] = self.perceptual.distance(fake, real).sum()
+        return sums
+
+    def summarise(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Means over the images, and usage and perplexity per scale over all of them."""
+        health = codebook_health(sums["counts_KV"])
+        means = {n: float(sums[n] / sums["images"]) for n in ("psnr", "l1", "perceptual") if n in sums}
+        return {f"val/{name}": value for name, value in (means | health).items()}
+
+    def reconstruct(self, img_u8_B3HW: Tensor) -> Tensor:
+        """uint8 reconstructions, for pictures."""
+        return to_uint8(self.model(to_float(img_u8_B3HW))[0])
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def helpers(self) -> dict[str, nn.Module]:
+        """The discriminator."""
+        return {} if self.discriminator is None else {"discriminator": self.discriminator}
+
+    def own_state(self) -> dict[str, Any]:
+        """Codebook counts."""
+        return {"codes": self.codes.state(), "revived": self.revived}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Codebook counts."""
+        self.codes.load_state(state["codes"])
+        self.revived = state["revived"]
+
+
+def _without_graph(quantized: Quantized) -> Quantized:
+    """What is still wanted of a micro-batch once its backward pass is over."""
+    return Quantized(
+        f_hat_BChw=quantized.f_hat_BChw.detach(),
+        maps=quantized.maps,
+        vq_loss=quantized.vq_loss.detach(),
+        counts_KV=quantized.counts_KV,
+        candidates_NC=quantized.candidates_NC,
+    )

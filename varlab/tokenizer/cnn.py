@@ -1,0 +1,79 @@
+"""The CNN encoder and decoder: pixels to a latent grid and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from varlab.tokenizer.blocks import AttnBlock, Downsample, ResBlock, Upsample, group_norm
+
+
+def _stage(widths: Sequence[int], *, groups: int, attention: bool) -> nn.Sequential:
+    """Residual blocks from widths[0] to widths[1] to …, each followed by attention where asked."""
+    layers: list[nn.Module] = []
+    for before, after in zip(widths[:-1], widths[1:], strict=True):
+        layers.append(ResBlock(in_channels=before, out_channels=after, groups=groups))
+        if attention:
+            layers.append(AttnBlock(channels=after, groups=groups))
+    return nn.Sequential(*layers)
+
+
+def _middle(width: int, *, groups: int, attention: bool) -> nn.Sequential:
+    around = [ResBlock(in_channels=width, out_channels=width, groups=groups) for _ in range(2)]
+    between = [AttnBlock(channels=width, groups=groups)] if attention else []
+    return nn.Sequential(around[0], *between, around[1])
+
+
+class Encoder(nn.Module):
+    """img_B3HW → f_BChw with h = H / 2^(stages - 1); attention at the lowest resolution."""
+
+    def __init__(
+        self, *, channels: int, channel_mult: Sequence[int], res_blocks: int, code_dim: int, groups: int, attention: bool
+    ):
+        super().__init__()
+        widths = [channels * m for m in channel_mult]
+        self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
+        stages: list[nn.Module] = []
+        before = channels
+        for i, width in enumerate(widths):
+            lowest = i == len(widths) - 1
+            stages.append(_stage([before] + [width] * res_blocks, groups=groups, attention=attention and lowest))
+            if not lowest:
+                stages.append(Downsample(channels=width))
+            before = width
+        self.stages = nn.Sequential(*stages)
+        self.middle = _middle(before, groups=groups, attention=attention)
+        self.norm_out = group_norm(before, groups)
+        self.conv_out = nn.Conv2d(before, code_dim, 3, padding=1)
+
+    def forward(self, img_B3HW: Tensor) -> Tensor:
+        h = self.middle(self.stages(self.conv_in(img_B3HW)))
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """f_BChw → img_B3HW; the encoder mirrored, with one more residual block a stage."""
+
+    def __init__(
+        self, *, channels: int, channel_mult: Sequence[int], res_blocks: int, code_dim: int, groups: int, attention: bool
+    ):
+        super().__init__()
+        widths = [channels * m for m in reversed(channel_mult)]
+        self.conv_in = nn.Conv2d(code_dim, widths[0], 3, padding=1)
+        self.middle = _middle(widths[0], groups=groups, attention=attention)
+        stages: list[nn.Module] = []
+        before = widths[0]
+        for i, width in enumerate(widths):
+            stages.append(_stage([before] + [width] * (res_blocks + 1), groups=groups, attention=attention and i == 0))
+            if i < len(widths) - 1:
+                stages.append(Upsample(channels=width))
+            before = width
+        self.stages = nn.Sequential(*stages)
+        self.norm_out = group_norm(before, groups)
+        self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
+
+    def forward(self, f_BChw: Tensor) -> Tensor:
+        h = self.stages(self.middle(self.conv_in(f_BChw)))
+        return self.conv_out(F.silu(self.norm_out(h)))

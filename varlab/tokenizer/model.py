@@ -1,0 +1,101 @@
+"""The tokenizer: encoder, quantizer, decoder. One class for VAR's multi-scale tokenizer and for the plain VQGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from varlab.rng import Stream
+from varlab.tokenizer.cnn import Decoder, Encoder
+from varlab.tokenizer.quantizer import Quantizer
+from varlab.types import Maps, Quantized
+
+
+class VQTokenizer(nn.Module):
+    """Pixels in [-1, 1] to token maps and back; implements ``varlab.types.Tokenizer``.
+
+    channels × channel_mult are the widths of the stages (the last runs at the latent resolution, so the tokenizer
+    downsamples by 2^(stages - 1)); res_blocks per stage (one more in the decoder); groups of the GroupNorms; attention at
+    the lowest resolution. The other values go to ``Quantizer``.
+    """
+
+    def __init__(
+        self,
+        *,
+        scales: Sequence[Sequence[int]],
+        vocab_size: int,
+        code_dim: int,
+        channels: int,
+        channel_mult: Sequence[int],
+        res_blocks: int,
+        groups: int,
+        attention: bool,
+        quant_kernel: int,
+        beta: float,
+        phi_count: int,
+        phi_ratio: float,
+        code_init: float,
+        code_norm: bool,
+    ):
+        super().__init__()
+        self.vocab_size, self.code_dim = vocab_size, code_dim
+        self.downsample = 2 ** (len(channel_mult) - 1)
+        widths = dict(channels=channels, channel_mult=tuple(channel_mult), res_blocks=res_blocks)
+        self.encoder = Encoder(**widths, code_dim=code_dim, groups=groups, attention=attention)
+        self.quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=quant_kernel // 2)
+        self.quantizer = Quantizer(
+            scales=scales,
+            vocab_size=vocab_size,
+            code_dim=code_dim,
+            beta=beta,
+            phi_count=phi_count,
+            phi_ratio=phi_ratio,
+            code_init=code_init,
+            code_norm=code_norm,
+        )
+        self.post_quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=quant_kernel // 2)
+        self.decoder = Decoder(**widths, code_dim=code_dim, groups=groups, attention=attention)
+        self.scales = self.quantizer.scales
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The decoder's last convolution weight: where the adaptive λ compares gradients (VQGAN, eq. 7)."""
+        return self.decoder.conv_out.weight
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) that the scales stand for."""
+        h, w = self.scales[-1]
+        return h * self.downsample, w * self.downsample
+
+    def forward(self, img_B3HW: Tensor) -> tuple[Tensor, Quantized]:
+        """Training: the reconstruction (not clamped: the loss wants its gradient) and what the quantizer did."""
+        quantized = self.quantizer(self.quant_conv(self.encoder(img_B3HW)))
+        return self.decoder(self.post_quant_conv(quantized.f_hat_BChw)), quantized
+
+    @torch.no_grad()
+    def encode(self, img_B3HW: Tensor) -> Maps:
+        """img_B3HW → token maps, one idx_Bl a scale."""
+        return self.quantizer.encode(self.quant_conv(self.encoder(img_B3HW)))
+
+    def embed(self, idx_Bl: Tensor) -> Tensor:
+        """idx_Bl → h_BlC, the codes themselves."""
+        return self.quantizer.codebook.embed(idx_Bl)
+
+    def blank(self, batch: int) -> Tensor:
+        """f_hat_BChw before anything was written: zeros."""
+        return self.quantizer.codebook.weight.new_zeros(batch, self.code_dim, *self.scales[-1])
+
+    def accumulate(self, f_hat_BChw: Tensor, k: int, h_BlC: Tensor) -> Tensor:
+        """f_hat after scale k's codes were added."""
+        return self.quantizer.accumulate(f_hat_BChw, k, h_BlC)
+
+    def decode(self, f_hat_BChw: Tensor) -> Tensor:
+        """f_hat_BChw → img_B3HW in [-1, 1]."""
+        return self.decoder(self.post_quant_conv(f_hat_BChw)).clamp(-1, 1)
+
+    def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:
+        """Replace dead codes; returns how many. See ``Codebook.revive``."""
+        return self.quantizer.revive(dead_V, candidates_NC, stream)

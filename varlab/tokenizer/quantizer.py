@@ -1,0 +1,125 @@
+"""The multi-scale residual quantizer of VAR (Tian et al. 2024, algorithms 1 and 2). With one scale it is VQGAN's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from varlab.rng import Stream
+from varlab.tokenizer.codebook import Codebook
+from varlab.types import Maps, Quantized, VarlabError, full_precision
+
+
+class Phi(nn.Module):
+    """φ(h) = (1 - ratio)·h + ratio·conv3×3(h): mends what upsampling lost."""
+
+    def __init__(self, *, code_dim: int, ratio: float):
+        super().__init__()
+        self.ratio = ratio
+        self.conv = nn.Conv2d(code_dim, code_dim, 3, padding=1)
+
+    def forward(self, h_BChw: Tensor) -> Tensor:
+        return h_BChw.mul(1 - self.ratio) + self.conv(h_BChw).mul(self.ratio)
+
+
+def phi_of_scale(scales: int, count: int) -> list[int]:
+    """Which of ``count`` shared φ each scale uses: the nearest tick, as the official code places them."""
+    margin = 1 / 3 / count if count == 4 else 1 / 2 / count
+    ticks = np.linspace(margin, 1 - margin, count)
+    return [int(np.argmin(np.abs(ticks - k / max(scales - 1, 1)))) for k in range(scales)]
+
+
+def check_scales(scales: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    """[[h, w], …] as tuples; raises VarlabError unless they grow from coarse to fine."""
+    pairs = tuple((int(h), int(w)) for h, w in scales)
+    if not pairs or any(h < 1 or w < 1 for h, w in pairs):
+        raise VarlabError(f"Tokenizer scales {list(scales)} must be one or more pairs of positive (h, w).")
+    if any(b[0] < a[0] or b[1] < a[1] for a, b in zip(pairs[:-1], pairs[1:], strict=True)):
+        raise VarlabError(f"Tokenizer scales {list(scales)} must go from coarse to fine.")
+    return pairs
+
+
+class Quantizer(nn.Module):
+    """Latent grids to token maps and back, always in float32.
+
+    scales: (h, w) per scale, coarse to fine. beta: weight of the commitment term. phi_count: how many φ the scales share
+    (0: none, the identity; 1: one for all; K: one each). phi_ratio: see ``Phi``. code_init, code_norm: see ``Codebook``.
+    """
+
+    def __init__(
+        self,
+        *,
+        scales: Sequence[Sequence[int]],
+        vocab_size: int,
+        code_dim: int,
+        beta: float,
+        phi_count: int,
+        phi_ratio: float,
+        code_init: float,
+        code_norm: bool,
+    ):
+        super().__init__()
+        self.scales = check_scales(scales)
+        self.beta = beta
+        self.codebook = Codebook(vocab_size=vocab_size, code_dim=code_dim, init=code_init, normalise=code_norm)
+        self.phi = nn.ModuleList(Phi(code_dim=code_dim, ratio=phi_ratio) for _ in range(phi_count))
+        self._phi_of_scale = phi_of_scale(len(self.scales), phi_count) if phi_count else []
+
+    def accumulate(self, f_hat_BChw: Tensor, k: int, h_BlC: Tensor) -> Tensor:
+        """The residual step: bring scale k's codes to full size, apply its φ, add. Not interpolated at the last scale."""
+        with full_precision(h_BlC):
+            h, w = self.scales[k]
+            h_BChw = h_BlC.float().transpose(1, 2).reshape(h_BlC.shape[0], -1, h, w)
+            if k < len(self.scales) - 1:
+                h_BChw = F.interpolate(h_BChw, size=self.scales[-1], mode="bicubic")
+            if self._phi_of_scale:
+                h_BChw = self.phi[self._phi_of_scale[k]](h_BChw)
+            return f_hat_BChw + h_BChw
+
+    def _vectors(self, rest_BChw: Tensor, k: int) -> Tensor:
+        """The residual seen at scale k, one row a token: (B·l, C)."""
+        if k < len(self.scales) - 1:
+            rest_BChw = F.interpolate(rest_BChw, size=self.scales[k], mode="area")
+        return rest_BChw.permute(0, 2, 3, 1).reshape(-1, rest_BChw.shape[1])
+
+    @torch.no_grad()
+    def encode(self, f_BChw: Tensor) -> Maps:
+        """f_BChw → token maps, greedily, scale by scale."""
+        with full_precision(f_BChw):
+            f = f_BChw.float()
+            f_hat, maps = torch.zeros_like(f), []
+            for k in range(len(self.scales)):
+                maps.append(self.codebook.nearest(self._vectors(f - f_hat, k)).view(len(f), -1))
+                f_hat = self.accumulate(f_hat, k, self.codebook.embed(maps[-1]))
+            return maps
+
+    def forward(self, f_BChw: Tensor) -> Quantized:
+        """Training: token maps, f_hat with the straight-through gradient, and the VQ loss (mean over the scales)."""
+        with full_precision(f_BChw):
+            f = f_BChw.float()
+            fixed = f.detach()
+            f_hat, loss = torch.zeros_like(f), f.new_zeros(())
+            maps, candidates, counts = [], [], []
+            for k in range(len(self.scales)):
+                z_NC = self._vectors(fixed - f_hat.detach(), k)
+                idx_N = self.codebook.nearest(z_NC)
+                maps.append(idx_N.view(len(f), -1))
+                candidates.append(z_NC)
+                counts.append(torch.bincount(idx_N, minlength=len(self.codebook.weight)))
+                f_hat = self.accumulate(f_hat, k, self.codebook.embed(maps[-1]))
+                loss = loss + self.beta * F.mse_loss(f, f_hat.detach()) + F.mse_loss(f_hat, fixed)
+            return Quantized(
+                f_hat_BChw=f + (f_hat - f).detach(),
+                maps=maps,
+                vq_loss=loss / len(self.scales),
+                counts_KV=torch.stack(counts),
+                candidates_NC=torch.cat(candidates),
+            )
+
+    def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:
+        """See ``Codebook.revive``."""
+        return self.codebook.revive(dead_V, candidates_NC, stream)
