@@ -98,7 +98,7 @@ def test_a_checkpoint_holds_tensors_and_json_types_only(tmp_path: Path) -> None:
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     class Evil:
-        def __reduce__(self):  # noqa: ANN204
+        def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"x": Evil()}, tmp_path / "c")

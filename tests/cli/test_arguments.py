@@ -72,7 +72,13 @@ def test_all_else_passes_untouched(argument: str) -> None:
 
 
 def test_flags_keep_their_values() -> None:
-    assert rewritten("--config-dir", "my/conf", "-c", "job", "seed=1") == "--config-dir my/conf -c job seed=1".split()
+    assert rewritten("--config-dir", "my/conf", "-c", "job", "seed=1") == [
+        "--config-dir",
+        "my/conf",
+        "-c",
+        "job",
+        "seed=1",
+    ]
 
 
 def test_bare_words_where_none_are_taken() -> None:

@@ -203,16 +203,35 @@ def test_distances_come_in_chunks_of_the_whole(monkeypatch: pytest.MonkeyPatch) 
 
 def test_matched_draws(caplog: pytest.LogCaptureFixture) -> None:
     train, val, fake = points("a", 120, 4), points("b", 40, 4), points("c", 100, 4, shift=0.3)
-    found = matched_draws(fake, train, val, draws=3, rng=Rng(0))
-    assert found == matched_draws(fake.flip(0), train, val, draws=3, rng=Rng(0)), "the order of samples matters"
-    assert found["fid_draws"] != matched_draws(fake, train, val, draws=3, rng=Rng(1))["fid_draws"]
+    fake_label, val_label = torch.arange(100) % 2, torch.arange(40) % 2
+
+    def draw(some: slice, seed: int = 0, draws: int = 3) -> dict[str, float]:
+        rows = torch.arange(100)[some]
+        return matched_draws(fake[rows], fake_label[rows], train, val, val_label, draws=draws, rng=Rng(seed))
+
+    found, backwards = draw(slice(None)), torch.arange(99, -1, -1)
+    assert found == matched_draws(
+        fake[backwards], fake_label[backwards], train, val, val_label, draws=3, rng=Rng(0)
+    ), "the order of samples matters"
+    assert found["fid_draws"] != draw(slice(None), seed=1)["fid_draws"]
     assert found["fid_val"] == pytest.approx(frechet(train, val), rel=1e-8) and found["fid_draws_n"] == 40
     assert found["fid_ratio"] == pytest.approx(found["fid_draws"] / found["fid_val"]) and found["fid_draws_std"] > 0
     assert found["fid_draws"] > frechet(train, fake), "an FID of fewer samples is larger"
     assert not caplog.records
-    few = matched_draws(fake[:30], train, val, draws=2, rng=Rng(0))
+    few = draw(slice(30), draws=2)
     assert few["fid_draws"] == pytest.approx(frechet(train, fake[:30]), rel=1e-8) and few["fid_draws_std"] < 1e-9
     assert few["fid_draws_n"] == 30 and "30 samples, all there are, against 40" in caplog.text
+
+
+def test_draws_have_the_classes_of_the_held_out_images() -> None:
+    """Two far-away classes: draws of the same shares score as low as held-out images do, whatever the samples' shares."""
+    label_train, label_val = torch.arange(400) % 2, torch.arange(60) % 2
+    train, val = points("a", 400, 3), points("b", 60, 3)
+    train, val = train + 50 * label_train[:, None], val + 50 * label_val[:, None]
+    label_fake = (torch.arange(300) % 3 == 0).long()
+    fake = points("c", 300, 3) + 50 * label_fake[:, None]
+    found = matched_draws(fake, label_fake, train, val, label_val, draws=4, rng=Rng(0))
+    assert found["fid_ratio"] < 3 and frechet(train, fake) > 100 * found["fid_draws"]
 
 
 def test_nearest_neighbours_tell_copies() -> None:

@@ -120,7 +120,5 @@ def test_mixed_precision_keeps_float32_weights_and_close_losses(tmp_path: Path) 
     mixed = train(tokenizer_task(), tmp_path / "mixed", images=16, precision="bf16-mixed")
     assert all(p.dtype == torch.float32 for p in mixed.model.parameters())
     assert not same_state(exact.model.state_dict(), mixed.model.state_dict())
-    first, second = (
-        next(line for line in _lines(tmp_path / d) if "train/loss" in line) for d in ("exact", "mixed")
-    )
+    first, second = (next(line for line in _lines(tmp_path / d) if "train/loss" in line) for d in ("exact", "mixed"))
     assert second["train/loss"] == pytest.approx(first["train/loss"], rel=0.05)

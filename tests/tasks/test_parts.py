@@ -46,7 +46,7 @@ def test_schedule_rises_then_falls(shape: str, warmup: float, start: float, end:
     top = factors.index(max(factors))
     assert all(a <= b + 1e-12 for a, b in zip(factors[:top], factors[1 : top + 1], strict=True))
     assert all(a >= b - 1e-12 for a, b in zip(factors[top:-1], factors[top + 1 :], strict=True))
-    assert 0 <= min(factors) and max(factors) <= 1
+    assert min(factors) >= 0 and max(factors) <= 1
 
 
 @pytest.mark.parametrize(("warmup", "shape"), [(1.0, "linear"), (-1, "linear"), (0, "step")])

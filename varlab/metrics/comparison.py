@@ -38,22 +38,37 @@ def frechet_distances(sets: Iterable[Tensor], reference_MF: Tensor) -> list[floa
     return fids
 
 
-def matched_draws(fake_NF: Tensor, train_NF: Tensor, val_NF: Tensor, *, draws: int, rng: Rng) -> dict[str, float]:
+def matched_draws(
+    fake_NF: Tensor,
+    fake_label_N: Tensor,
+    train_NF: Tensor,
+    val_NF: Tensor,
+    val_label_M: Tensor,
+    *,
+    draws: int,
+    rng: Rng,
+) -> dict[str, float]:
     """FID of equal-sized draws of samples against the training images, beside that of held-out images against them.
 
-    A draw takes as many samples as there are held-out images, without replacement; of fewer samples it takes them all,
-    and a warning says so. draws: how many; they follow from ``rng``'s stream "metrics" and the samples alone, not their
-    order. Returns fid_draws (mean), fid_draws_std, fid_draws_n (size of a draw), fid_val, fid_ratio = fid_draws /
-    fid_val.
+    A draw takes, without replacement, as many samples of each class as there are held-out images of it: in features of a
+    classifier the classes are far apart, and a draw with other shares of them would be scored for that. Where a class
+    has fewer samples the draw takes them all, and a warning says so. The draws follow from ``rng``'s stream "metrics"
+    and the samples alone, not their order. Returns fid_draws (mean), fid_draws_std, fid_draws_n (size of a draw),
+    fid_val, fid_ratio = fid_draws / fid_val.
     """
-    size = min(val_NF.shape[0], fake_NF.shape[0])
-    if size < val_NF.shape[0]:
-        log.warning("FID draws take %d samples, all there are, against %d held-out images.", size, val_NF.shape[0])
-    rows_NF = canonical(fake_NF)
-    stream = rng.stream("metrics", ids=torch.arange(draws))
-    chosen_DN = stream.permutation(rows_NF.shape[0])[:, :size].to(rows_NF.device)
-    *fids, fid_val = frechet_distances([*(rows_NF[chosen_N] for chosen_N in chosen_DN), val_NF], train_NF)
-    scores = {"fid_draws": mean(fids), "fid_draws_std": pstdev(fids), "fid_draws_n": float(size), "fid_val": fid_val}
+    drawn: list[list[Tensor]] = [[] for _ in range(draws)]
+    for label in val_label_M.unique().tolist():
+        rows_NF = canonical(fake_NF[fake_label_N == label])
+        stream = rng.stream("metrics", ids=torch.arange(draws), step=label)
+        chosen_DN = stream.permutation(rows_NF.shape[0])[:, : int((val_label_M == label).sum())]
+        for draw, chosen_N in zip(drawn, chosen_DN.to(rows_NF.device), strict=True):
+            draw.append(rows_NF[chosen_N])
+    sets = [torch.cat(parts) for parts in drawn]
+    if len(sets[0]) < len(val_NF):
+        log.warning("FID draws take %d samples, all there are, against %d held-out images.", len(sets[0]), len(val_NF))
+    *fids, fid_val = frechet_distances([*sets, val_NF], train_NF)
+    size = float(len(sets[0]))
+    scores = {"fid_draws": mean(fids), "fid_draws_std": pstdev(fids), "fid_draws_n": size, "fid_val": fid_val}
     return scores | _ratio("fid_ratio", scores["fid_draws"], fid_val)
 
 

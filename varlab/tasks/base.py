@@ -82,6 +82,10 @@ class Task(LightningModule):
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Take up where ``own_state`` left off."""
 
+    def flops_at(self, images: int) -> int:
+        """Forward and backward of what is trained, spent on so many images."""
+        return images * self.train_flops_per_image
+
     # -- an update -----------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> list[Optimizer]:

@@ -98,7 +98,12 @@ def _surroundings(threads: int | None) -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time for nothing
     try:
         with warnings.catch_warnings():
-            for known in ("does not have many workers", "in eval mode at the start", "across ranks is zero", "LeafSpec"):
+            for known in (
+                "does not have many workers",
+                "in eval mode at the start",
+                "across ranks is zero",
+                "LeafSpec",
+            ):
                 warnings.filterwarnings("ignore", message=f".*{known}.*")
             yield
     except SystemExit as stop:  # Lightning's way of passing on an interrupt, with further interrupts ignored

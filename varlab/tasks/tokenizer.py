@@ -69,6 +69,12 @@ class TokenizerTask(Task):
                 )
         self.codes = CodebookUse(scales=len(self.model.scales), vocab_size=self.model.vocab_size)
         self.revived = 0  # codes since the last log point
+        self.disc_flops_per_image = 0  # of the discriminator's own update; the caller sets it
+
+    def flops_at(self, images: int) -> int:
+        """The discriminator counts from where it starts."""
+        judged = max(images - self.gan.start, 0) if self.discriminator is not None and self.gan.weight else 0
+        return super().flops_at(images) + judged * self.disc_flops_per_image
 
     # -- an update -----------------------------------------------------------------------------------------------------
 

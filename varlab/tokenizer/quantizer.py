@@ -108,8 +108,8 @@ class Quantizer(nn.Module):
                 z_NC = self._vectors(fixed - f_hat.detach(), k)
                 idx_N = self.codebook.nearest(z_NC)
                 maps.append(idx_N.view(len(f), -1))
-                candidates.append(z_NC)
-                counts.append(torch.bincount(idx_N, minlength=len(self.codebook.weight)))
+                candidates.append(z_NC.view(len(f), -1, f.shape[1]))
+                counts.append(idx_N.new_zeros(len(self.codebook.weight)).scatter_add(0, idx_N, torch.ones_like(idx_N)))
                 f_hat = self.accumulate(f_hat, k, self.codebook.embed(maps[-1]))
                 loss = loss + self.beta * F.mse_loss(f, f_hat.detach()) + F.mse_loss(f_hat, fixed)
             return Quantized(
@@ -117,7 +117,7 @@ class Quantizer(nn.Module):
                 maps=maps,
                 vq_loss=loss / len(self.scales),
                 counts_KV=torch.stack(counts),
-                candidates_NC=torch.cat(candidates),
+                candidates_NC=torch.cat(candidates, 1).flatten(0, 1),  # sample by sample: the same on any number of ranks
             )
 
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:

@@ -53,7 +53,7 @@ class Journal:
             _log.warning("not finite after %d images: %s", task.images, ", ".join(values.keys() - finite.keys()))
         clock = {
             "images": task.images,
-            "flops": task.images * task.train_flops_per_image,
+            "flops": task.flops_at(task.images),
             "seconds": round(task.stopwatch.seconds, 3),
         }
         self._directory.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,104 @@
+"""``varlab evaluate``: the scores of a trained tokenizer or generator, each with its protocol."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from varlab.build import example_slots
+from varlab.cli import parents
+from varlab.cli.rundir import RunDirectory, read_run, write_json
+from varlab.cli.trained import sampler_of, shards, trained
+from varlab.data import ShardDataModule
+from varlab.flops import decode_flops, transformer_flops
+from varlab.metrics.extractors import Extractor
+from varlab.metrics.protocol import protocol, protocol_name
+from varlab.model import Model
+from varlab.tasks.scoring import GeneratorScorer, SampleSource, Settings, score_tokenizer, validation_nll
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+Config = dict[str, Any]
+
+
+def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    """Score the run and leave the result in its ``scores/<protocol>.json``; the outcome holds the same."""
+    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    model, record = trained(config)
+    data = shards(config, record)
+    extractor, judge = parents.load_extractor(config["extractor"], info=data.info, near=Path(config["run"]))
+    extractor.to(model.device)
+    score = _tokenizer if model.transformer is None else _generator
+    result = score(config, model, record, data, extractor)
+    file = Path(config["run"]) / "scores" / f"{protocol_name(result['protocol'])}.json"
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, result)
+    directory.update(parents=judge | {"run": {"run": config["run"]}})
+    logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in result["scores"].items() if "/" not in k))
+    return {"scores_file": str(file), **result}
+
+
+def _reference(data: ShardDataModule, split: str) -> Config:
+    return {"name": f"{data.info.source}/{split}", "hash": data.info.hash, "n": data.info.counts[split]}
+
+
+def _tokenizer(config: Config, model: Model, record: Config, data: ShardDataModule, extractor: Extractor) -> Config:
+    """Reconstructions of the val split against the same images."""
+    found = record["parents"].get("perceptual")
+    perceptual = None
+    if record["config"].get("perceptual") is not None:
+        setting = record["config"]["perceptual"] | ({"run": found["run"]} if found else {})
+        perceptual, _ = parents.load_perceptual(setting, info=data.info, near=Path(config["run"]))
+        if perceptual is not None:
+            perceptual.to(model.device)
+    loader = data.eval_loader("val", 0, 1, config["batch"])
+    scores = score_tokenizer(model.tokenizer, loader, extractor=extractor, perceptual=perceptual)
+    n = data.info.counts["val"]
+    named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
+    return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}, "images": _images(config)}
+
+
+def _generator(config: Config, model: Model, record: Config, data: ShardDataModule, extractor: Extractor) -> Config:
+    """Samples against the train split, beside the val split against it."""
+    assert model.transformer is not None and model.order is not None
+    sampler = sampler_of(config, model)
+    source = SampleSource(
+        transformer=model.transformer,
+        order=model.order,
+        tokenizer=model.tokenizer,
+        sampler=sampler,
+        seed=config["seed"],
+        batch=config["batch"],
+    )
+    settings, n = Settings(**config["metrics"]), config["n"]
+    scorer = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, settings=settings)
+    scores = scorer.compare()
+    loader = data.eval_loader("val", 0, 1, config["batch"])
+    scores["val_nll"] = validation_nll(
+        model.transformer, model.order, model.tokenizer, loader, seed=record["config"]["seed"]
+    )
+    named = protocol(
+        extractor=extractor, reference=_reference(data, "train"), n=n, sampler=asdict(sampler), seed=config["seed"]
+    )
+    slots = example_slots(model.order, model.tokenizer)
+    forward = transformer_flops(model.transformer, slots, width=model.transformer.width, depth=model.transformer.depth)
+    one = forward * (2 if sampler.cfg > 0 else 1) + decode_flops(model.tokenizer)
+    cost = {"sampling_flops": n * one, "sampling_seconds": round(source.seconds, 3)}
+    return {
+        "kind": "generator",
+        "protocol": named | {"metrics": config["metrics"], "weights": config["weights"]},
+        "scores": scores,
+        "cost": cost,
+        "images": _images(config),
+    }
+
+
+def _images(config: Config) -> int:
+    """How far the scored run was trained."""
+    return int(read_run(Path(config["run"]))["outcome"].get("images", 0))

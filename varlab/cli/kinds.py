@@ -1,0 +1,225 @@
+"""The three kinds of training, put together from a configuration: classifier, tokenizer, generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from varlab import flops
+from varlab.build import build_order, build_tokenizer, build_transformer, check_image_size, example_slots, make
+from varlab.checkpoint import atomic_write, sha256
+from varlab.cli import parents, pictures
+from varlab.cli.rundir import RunDirectory, read_run
+from varlab.data import ShardDataModule
+from varlab.rng import Rng
+from varlab.sample import Sampler
+from varlab.tasks import Task
+from varlab.tasks.scoring import GeneratorScorer, SampleSource, Settings, score_tokenizer
+
+Config = dict[str, Any]
+Record = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """A training, ready to run. build, parents, cost: for run.json. draw, scores: pictures and in-training scores."""
+
+    task: Task
+    build: Record
+    parents: Record = field(default_factory=dict)
+    cost: Record = field(default_factory=dict)
+    tokenizer_flops: Callable[[int], int] = lambda images: 0  # spent on the tokenizer, by images trained
+    draw: Callable[[], Mapping[str, Tensor]] | None = None
+    scores: Callable[[], Mapping[str, float]] | None = None
+
+
+def parameters(module: nn.Module) -> int:
+    """How many trained numbers a module has."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def classifier(config: Config, data: ShardDataModule, rng: Rng, directory: RunDirectory) -> Plan:
+    """The judge, or the perceptual net."""
+    build = config["classifier"] | {"num_classes": data.info.num_classes}
+    with rng.scope("init/classifier"):
+        model = make(build)
+    task: Task = make(config["task"])(classifier=model, rng=rng)
+    image = torch.empty(1, 3, *data.info.image_size)
+    task.train_flops_per_image = flops.TRAINING * flops.forward_flops(model, image)
+    return Plan(
+        task=task,
+        build={"classifier": build, "role": config["role"]},
+        cost={"train_flops_per_image": task.train_flops_per_image, "parameters": parameters(model)},
+    )
+
+
+def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDirectory) -> Plan:
+    """VQGAN-style: reconstruction, perceptual and adversarial losses."""
+    info = data.info
+    model = build_tokenizer(config["tokenizer"], rng)
+    check_image_size(model, info.image_size, info.path)
+    discriminator = None
+    if config.get("discriminator") is not None:
+        with rng.scope("init/discriminator"):
+            discriminator = make(config["discriminator"])
+    perceptual, found = parents.load_perceptual(config.get("perceptual"), info=info, near=directory.path)
+    task: Any = make(config["task"])(tokenizer=model, discriminator=discriminator, perceptual=perceptual, rng=rng)
+    task.train_flops_per_image = flops.TRAINING * flops.autoencoder_flops(model, info.image_size)
+    if discriminator is not None:  # its own update sees the images and the reconstructions
+        image = torch.empty(1, 3, *info.image_size)
+        task.disc_flops_per_image = 2 * flops.TRAINING * flops.forward_flops(discriminator, image)
+    scores = None
+    if config["scores"]["every"] is not None:
+        extractor, judge = parents.load_extractor(config["extractor"], info=info, near=directory.path)
+        found |= judge
+
+        def scores() -> dict[str, float]:
+            loader = data.eval_loader("val", *_ranks(task))
+            values = score_tokenizer(model, loader, extractor=extractor.to(task.device), perceptual=None)
+            return {"rfid": values["rfid"]}
+
+    shown = config["pictures"]["count"]
+    return Plan(
+        task=task,
+        build={"tokenizer": config["tokenizer"], "image_size": list(info.image_size)},
+        parents=found,
+        cost={
+            "train_flops_per_image": task.train_flops_per_image,
+            "disc_flops_per_image": task.disc_flops_per_image,
+            "encode_flops_per_image": flops.encode_flops(model, info.image_size),
+            "decode_flops_per_image": flops.decode_flops(model),
+            "parameters": parameters(model),
+            "tokens_per_image": sum(h * w for h, w in model.scales),
+        },
+        draw=lambda: {"reconstructions": pictures.reconstructions(model, data.images("val", torch.arange(shown)))},
+        scores=scores,
+    )
+
+
+def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDirectory) -> Plan:
+    """A transformer over the tokens of a trained tokenizer, whose weights are copied into the run's directory."""
+    info = data.info
+    stand, own_tokenizer = _tokenizer_of(config, data, directory)
+    check_image_size(own_tokenizer, info.image_size, info.path)
+    order = build_order(config["order"], own_tokenizer)
+    model = build_transformer(
+        config["transformer"], tokenizer=own_tokenizer, order=order, num_classes=info.num_classes, rng=rng
+    )
+    task = make(config["task"])(transformer=model, order=order, tokenizer=own_tokenizer, rng=rng)
+    slots = example_slots(order, own_tokenizer)
+    forward = flops.transformer_flops(model, slots, width=model.width, depth=model.depth)
+    task.train_flops_per_image = flops.TRAINING * forward
+    encode = flops.encode_flops(own_tokenizer, info.image_size)
+    sampler: Sampler = make(config["sampler"])
+    source = SampleSource(
+        transformer=model,
+        order=order,
+        tokenizer=own_tokenizer,
+        sampler=sampler,
+        seed=rng.seed,
+        batch=data.eval_batch,
+    )
+    found: Record = {"tokenizer": stand}
+    scores = None
+    if config["scores"]["every"] is not None:
+        extractor, judge = parents.load_extractor(config["extractor"], info=info, near=directory.path)
+        found |= judge
+        count, settings = config["scores"]["count"], Settings(**config["metrics"])
+
+        def scores() -> dict[str, float]:
+            scorer.to(task.device)
+            return scorer()
+
+        scorer = _Movable(source, extractor, data, count, settings)
+    return Plan(
+        task=task,
+        build={
+            "tokenizer": stand["config"],
+            "order": config["order"],
+            "transformer": config["transformer"],
+            "sampler": config["sampler"],
+            "classes": list(info.classes),
+            "image_size": list(info.image_size),
+        },
+        parents=found,
+        cost={
+            "train_flops_per_image": task.train_flops_per_image,
+            "encode_flops_per_image": encode,
+            "sampling_flops_per_image": forward * (2 if sampler.cfg > 0 else 1) + flops.decode_flops(own_tokenizer),
+            "parameters": parameters(model),
+            "tokens_per_image": order.num_positions,
+            "steps_per_image": len(order.steps),
+        },
+        tokenizer_flops=lambda images: int(stand["flops"]) + images * encode,
+        draw=lambda: pictures.samples(source, data, count=config["pictures"]["count"]),
+        scores=scores,
+    )
+
+
+KINDS: Mapping[str, Callable[[Config, ShardDataModule, Rng, RunDirectory], Plan]] = {
+    "classifier": classifier,
+    "tokenizer": tokenizer,
+    "generator": generator,
+}
+
+
+class _Movable:
+    """The scorer, made at first use: its extractor follows the task to its device."""
+
+    def __init__(self, source: SampleSource, extractor: Any, data: ShardDataModule, n: int, settings: Settings):
+        self._make = lambda: GeneratorScorer(source=source, extractor=extractor, data=data, n=n, settings=settings)
+        self._extractor = extractor
+        self._scorer: GeneratorScorer | None = None
+
+    def to(self, device: torch.device) -> None:
+        self._extractor.to(device)
+
+    def __call__(self) -> dict[str, float]:
+        self._scorer = self._scorer or self._make()
+        return self._scorer()
+
+
+def _ranks(task: Task) -> tuple[int, int]:
+    return task.trainer.global_rank, task.trainer.world_size
+
+
+def _tokenizer_of(config: Config, data: ShardDataModule, directory: RunDirectory) -> tuple[Record, Any]:
+    """The parent's record and the frozen tokenizer, from the copy in this directory once there is one."""
+    copy = directory.path / "tokenizer.safetensors"
+    stand = directory.read()["parents"].get("tokenizer")
+    if stand is None or not copy.exists():
+        run = parents.find_tokenizer(
+            config["tokenizer_run"], order=config["order"], info=data.info, near=directory.path
+        )
+        stand = _describe(run)
+        if directory.rank == 0:
+            _copy(run / "weights.safetensors", copy)
+        return stand, parents.load_tokenizer(run / "weights.safetensors", stand["config"])
+    return stand, parents.load_tokenizer(copy, stand["config"])
+
+
+def _describe(run: Path) -> Record:
+    record = read_run(run)
+    return {
+        "run": str(run),
+        "weights_sha256": sha256(run / "weights.safetensors"),
+        "config": record["build"]["tokenizer"],
+        "flops": record["outcome"].get("flops", 0),
+        "images": record["outcome"].get("images", 0),
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_write(target) as file:
+        file.write(source.read_bytes())
+
+
+def whole_batches(images: float, batch: int) -> int:
+    """A budget rounded up to whole batches."""
+    return math.ceil(images / batch) * batch

@@ -1,0 +1,73 @@
+"""The pictures of a run: samples beside real images, how an image grows, reconstructions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from varlab.data import ShardDataModule
+from varlab.rng import Rng
+from varlab.sample.images import Growth
+from varlab.tasks.callbacks import grid
+from varlab.tasks.scoring import SampleSource, balanced_labels
+from varlab.tokenizer import VQTokenizer
+from varlab.types import to_float, to_uint8
+
+_WIDEST = 16  # columns of a grid at most
+_FRAMES = 8
+
+
+def reconstructions(tokenizer: VQTokenizer, img_u8_N3HW: Tensor) -> Tensor:
+    """img_u8_3HW: rows of images, each with the row of their reconstructions below it."""
+    device = tokenizer.last_layer.device
+    rec_u8_N3HW = to_uint8(tokenizer(to_float(img_u8_N3HW.to(device)))[0]).cpu()
+    columns = min(_WIDEST, len(img_u8_N3HW))
+    pairs = zip(img_u8_N3HW.cpu().split(columns), rec_u8_N3HW.split(columns), strict=True)
+    rows = [grid(part, columns=columns) for pair in pairs for part in pair]
+    return torch.cat(rows, 1)
+
+
+def columns_for(num_classes: int) -> int:
+    """A column a class where they fit."""
+    return num_classes if num_classes <= _WIDEST else _WIDEST // 2
+
+
+def samples(source: SampleSource, data: ShardDataModule, *, count: int) -> dict[str, Tensor]:
+    """samples and real (the same classes in the same places), and growth (rows: samples, columns: steps)."""
+    num_classes = source.transformer.num_classes
+    columns = columns_for(num_classes)
+    ids_N = torch.arange(max(count // columns, 1) * columns)
+    made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
+    real = real_images(data, balanced_labels(ids_N, num_classes))
+    return {
+        "samples": grid(made, columns=columns),
+        "real": grid(real, columns=columns),
+        "growth": growth(source, torch.arange(min(num_classes, columns))),
+    }
+
+
+def real_images(data: ShardDataModule, label_N: Tensor) -> Tensor:
+    """Held-out images of the wanted classes, as many different ones as there are; black where a class has none."""
+    held_out = data.labels("val")
+    images = torch.zeros(len(label_N), 3, *data.info.image_size, dtype=torch.uint8)
+    for label in label_N.unique():
+        own, places = (held_out == label).nonzero()[:, 0], (label_N == label).nonzero()[:, 0]
+        if len(own):
+            images[places] = data.images("val", own[torch.arange(len(places)) % len(own)])
+    return images
+
+
+def growth(source: SampleSource, ids_N: Tensor) -> Tensor:
+    """img_u8_3HW: each sample (a row) over the steps of its order, from left to right."""
+    watch = Growth(order=source.order, tokenizer=source.tokenizer, frames=_FRAMES)
+    source.sampler(
+        transformer=source.transformer,
+        order=source.order,
+        tokenizer=source.tokenizer,
+        label_B=balanced_labels(ids_N, source.transformer.num_classes).to(source.tokenizer.last_layer.device),
+        ids_B=ids_N,
+        rng=Rng(source.seed),
+        watch=watch,
+    )
+    frames = watch.images()
+    return grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1])

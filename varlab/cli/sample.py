@@ -1,0 +1,75 @@
+"""``varlab sample``: images from a trained generator, as a grid, a strip of their growth, and one array for any evaluator."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from varlab.checkpoint import atomic_write
+from varlab.cli.pictures import columns_for
+from varlab.cli.rundir import RunDirectory
+from varlab.cli.trained import sampler_of, trained
+from varlab.model import Model
+from varlab.sample import Sampler
+from varlab.sample.images import Growth, decode_maps
+from varlab.tasks.callbacks import grid
+from varlab.tasks.scoring import balanced_labels
+from varlab.types import VarlabError, to_uint8
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    """Write samples.png, growth.png and samples.npz (arr_0 uint8 NHWC, arr_1 labels: what the ADM evaluator reads)."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    model, _ = trained(config)
+    sampler = sampler_of(config, model)
+    assert model.transformer is not None
+    label_N = _labels(config, model.transformer.num_classes)
+    images, labels = [], []
+    for ids_B in torch.arange(config["n"]).split(config["batch"]):
+        img_B3HW = model.sample(label_N[ids_B], seed=config["seed"], ids_B=ids_B, **asdict(sampler))
+        images.append(to_uint8(img_B3HW).cpu())
+        labels.append(label_N[ids_B])
+    img_u8, label = torch.cat(images), torch.cat(labels)
+    shown = img_u8[: config["shown"]]
+    _png(directory, "samples", grid(shown, columns=min(columns_for(model.transformer.num_classes), len(shown))))
+    _png(directory, "growth", _growth(model, sampler, label[: config["grown"]], config["seed"]))
+    with atomic_write(directory.path / "samples.npz") as file:
+        np.savez_compressed(file, arr_0=img_u8.permute(0, 2, 3, 1).numpy(), arr_1=label.numpy())
+    logger.info("%d samples: %s", len(img_u8), directory.path)
+    return {"n": len(img_u8), "sampler": asdict(sampler)}
+
+
+def _labels(config: dict[str, Any], num_classes: int) -> Tensor:
+    """Label of each sample: balanced over the classes, or the ones asked for, in turn. num_classes is "no class"."""
+    ids_N = torch.arange(config["n"])
+    if config["labels"] is None:
+        return balanced_labels(ids_N, num_classes)
+    asked = torch.as_tensor(config["labels"], dtype=torch.int64).reshape(-1)
+    if len(asked) == 0:
+        raise VarlabError("labels=[] asks for no class at all: give labels=[0,3], or leave it out for all classes.")
+    return asked[ids_N % len(asked)]
+
+
+def _growth(model: Model, sampler: Sampler, label_N: Tensor, seed: int) -> Tensor:
+    """img_u8_3HW: a row a sample, a column a step."""
+    assert model.order is not None
+    watch = Growth(order=model.order, tokenizer=model.tokenizer, frames=8)
+    model.sample_maps(label_N, seed=seed, growth=watch, **asdict(sampler))
+    frames = to_uint8(watch.images())
+    return grid(frames.flatten(0, 1).cpu(), columns=frames.shape[1])
+
+
+def _png(directory: RunDirectory, name: str, img_u8_3HW: Tensor) -> None:
+    with atomic_write(directory.path / "pictures" / f"{name}.png") as file:
+        Image.fromarray(img_u8_3HW.permute(1, 2, 0).contiguous().numpy()).save(file, format="PNG")

@@ -1,0 +1,149 @@
+"""``varlab train``: a classifier, a tokenizer or a generator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from varlab.build import make
+from varlab.cli.kinds import KINDS, Plan, whole_batches
+from varlab.cli.rundir import IGNORED, RunDirectory
+from varlab.data import ShardDataModule
+from varlab.rng import Rng
+from varlab.tasks import Task, fit
+from varlab.tasks.callbacks import (
+    Checkpointer,
+    InTrainingScores,
+    Journal,
+    Pictures,
+    ProgressBar,
+    Resume,
+    TrainingLog,
+    Validation,
+)
+from varlab.types import VarlabError
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+Config = dict[str, Any]
+
+
+def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    """Train what the configuration describes, to the end of its budget; a stopped run goes on where it stood."""
+    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    auto = directory.read()["auto"] or {"precision": precision(config["trainer"]["precision"])}
+    data: ShardDataModule = make(config["data"])
+    plan = KINDS[config["kind"]](config, data, Rng(config["seed"]), directory)
+    images = budget_images(plan.task, data.batch, **config["budget"])
+    directory.update(
+        data=_data_record(data),
+        auto=auto,
+        build=plan.build,
+        parents=plan.parents,
+        cost=plan.cost,
+        budget={"images": images, "flops": plan.task.flops_at(images)},
+    )
+    logger.info("%s: %d images, %.3g FLOPs", config["kind"], images, plan.task.flops_at(images))
+    _fit(config, auto, data, plan, images, directory)
+    task = plan.task
+    return {
+        "images": task.images,
+        "flops": task.flops_at(task.images),
+        "tokenizer_flops": plan.tokenizer_flops(task.images),
+        "seconds": round(task.stopwatch.seconds, 3),
+    }
+
+
+def precision(asked: str) -> str:
+    """bf16-mixed where the processor multiplies bf16 in hardware, else 32-true; anything but "auto" as it was asked."""
+    if asked != "auto":
+        return asked
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.exists() else ""
+    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
+
+
+def budget_images(task: Task, batch: int, *, images: int | None, flops: float | None) -> int:
+    """The length of a training in whole batches: as many images as asked, or the fewest that spend so many FLOPs."""
+    if (images is None) == (flops is None):
+        raise VarlabError("Give the length of the training: one of budget.images=N and budget.flops=F.")
+    if images is not None:
+        if images < 1:
+            raise VarlabError(f"budget.images is {images}, but a training needs at least one image.")
+        return whole_batches(images, batch)
+    assert flops is not None
+    low, high = 0, 1
+    while task.flops_at(high * batch) < flops:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if task.flops_at(middle * batch) >= flops else (middle, high)
+    return high * batch
+
+
+def _fit(config: Config, auto: Config, data: ShardDataModule, plan: Plan, images: int, directory: RunDirectory) -> None:
+    path, digest = directory.path, _config_hash(config, auto)
+    journal = Journal(directory=path, tensorboard=config["tensorboard"])
+    resume = Resume(
+        checkpoint=path / "last.ckpt",
+        progress=path / "progress",
+        config_hash=digest,
+        journal=journal,
+        on_resume=lambda resumed: directory.update(resumes=[*directory.read()["resumes"], resumed]),
+    )
+    callbacks: list[Any] = [
+        TrainingLog(journal=journal, every=config["log"]["every"]),
+        Validation(
+            journal=journal,
+            loader=lambda rank, world: data.eval_loader("val", rank, world),
+            every=config["val"]["every"],
+        ),
+        ProgressBar(console=Console(stderr=True), line_seconds=config["log"]["line_seconds"]),
+    ]
+    if plan.scores is not None:
+        callbacks.append(InTrainingScores(journal=journal, scores=plan.scores, every=config["scores"]["every"]))
+    if plan.draw is not None:
+        callbacks.append(Pictures(journal=journal, draw=plan.draw, every=config["pictures"]["every"]))
+    trainer = {key: value for key, value in config["trainer"].items() if key != "micro_batch"}
+    fit(
+        plan.task,
+        data,
+        images=images,
+        resume=resume,
+        callbacks=callbacks,
+        checkpointer=Checkpointer(
+            path=path / "last.ckpt", every=config["checkpoint"]["every"], config_hash=digest, weights=path
+        ),
+        **(trainer | auto),
+    )
+
+
+def _config_hash(config: Config, auto: Config) -> str:
+    """Of all that has a say in the weights."""
+    kept = {key: value for key, value in config.items() if key not in IGNORED}
+    return hashlib.sha256(json.dumps([kept, auto], sort_keys=True).encode()).hexdigest()
+
+
+def _data_record(data: ShardDataModule) -> Config:
+    info = data.info
+    return {
+        "path": str(info.path),
+        "hash": info.hash,
+        "source": info.source,
+        "num_classes": info.num_classes,
+        "classes": list(info.classes),
+        "image_size": list(info.image_size),
+        "counts": dict(info.counts),
+    }
