@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported, so before anything else here
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Bit-exact laws need inputs that come back: examples are derived from each test's name, not from the clock.
@@ -13,3 +16,22 @@ settings.register_profile(
     "varlab", deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("varlab")
+
+
+@pytest.fixture(scope="session")
+def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small world's runs/ (see ``tests/small.py``), made once; nothing in it is to be changed."""
+    from tests import small
+
+    folder = tmp_path_factory.mktemp("world")
+    small.build_world(folder)
+    return folder
+
+
+@pytest.fixture
+def lab(world_folder: Path) -> Iterator[Path]:
+    """The small world's runs/, with the folder above as the current one. Tests write elsewhere (out=…)."""
+    from tests import small
+
+    with small.inside(world_folder):
+        yield world_folder / "runs"

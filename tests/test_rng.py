@@ -16,7 +16,12 @@ def test_a_row_does_not_depend_on_its_batch(seed: int, first: int, batch: int, r
     ids = torch.arange(first, first + batch)
     row %= batch
     together, alone = Rng(seed).stream("sample", ids, 3), Rng(seed).stream("sample", ids[row : row + 1], 3)
-    for draw in (lambda s: s.uniform(4, 2), lambda s: s.normal(5), lambda s: s.permutation(7), lambda s: s.integers(9, 3)):
+    for draw in (
+        lambda s: s.uniform(4, 2),
+        lambda s: s.normal(5),
+        lambda s: s.permutation(7),
+        lambda s: s.integers(9, 3),
+    ):
         assert torch.equal(draw(together)[row : row + 1], draw(alone))
 
 
@@ -33,7 +38,7 @@ def test_draws_look_random() -> None:
     """Moments, neighbouring ids and neighbouring steps: no correlation to be seen in 200,000 draws."""
     stream = Rng(0).stream("sample", torch.arange(2000))
     u, z = stream.uniform(100), stream.normal(100)
-    assert 0 <= float(u.min()) and float(u.max()) < 1
+    assert float(u.min()) >= 0 and float(u.max()) < 1
     assert abs(float(u.mean()) - 0.5) < 0.003 and abs(float(u.var()) - 1 / 12) < 0.002
     assert abs(float(z.mean())) < 0.01 and abs(float(z.var()) - 1) < 0.02
     for other in (u.roll(1, 0), u.roll(1, 1), stream.at(1).uniform(100)):

@@ -49,7 +49,9 @@ def build_order(config: Config, tokenizer: Tokenizer) -> BaseOrder:
     return make(config, scales=tokenizer.scales)
 
 
-def build_transformer(config: Config, *, tokenizer: Tokenizer, order: BaseOrder, num_classes: int, rng: Rng) -> Transformer:
+def build_transformer(
+    config: Config, *, tokenizer: Tokenizer, order: BaseOrder, num_classes: int, rng: Rng
+) -> Transformer:
     """The transformer of ``conf/transformer``, for this tokenizer, this order and this many classes."""
     with rng.scope("init/transformer"):
         transformer = make(
@@ -62,7 +64,7 @@ def build_transformer(config: Config, *, tokenizer: Tokenizer, order: BaseOrder,
             source_positions=not order.fixed,
         )
     slots = example_slots(order, tokenizer)
-    if transformer.token_embedding is not None and bool(((slots.src_BL >= 0) & (slots.tok_BL < 0)).any()):
+    if transformer.token_inputs and bool(((slots.src_BL >= 0) & (slots.tok_BL < 0)).any()):
         raise VarlabError(
             f"transformer.token_inputs=true wants token ids as inputs, but {type(order).__name__} knows images, not tokens, "
             "before a step: use token_inputs=false."

@@ -22,7 +22,9 @@ TRAINING = 3
 _ATTENTION = ("bmm", "scaled_dot_product")
 
 
-def forward_flops(module: nn.Module, *args: Any, attention: bool = True, method: Callable[..., Any] | None = None) -> int:
+def forward_flops(
+    module: nn.Module, *args: Any, attention: bool = True, method: Callable[..., Any] | None = None
+) -> int:
     """Operations of one call of ``module`` (or of ``method(module, *args)``) on meta copies of its weights and arguments.
 
     attention: False leaves out the products inside attention, which are then counted by ``attention_flops``.

@@ -127,7 +127,7 @@ class Model:
         ids_B: Tensor | None = None,
     ) -> Tensor:
         """img_B3HW for the labels. Sample i depends on (seed, i) alone. Settings left out are those of the run's sampler."""
-        settings = dict(cfg=cfg, top_k=top_k, top_p=top_p, temperature=temperature, ramp=ramp)
+        settings: dict[str, Any] = dict(cfg=cfg, top_k=top_k, top_p=top_p, temperature=temperature, ramp=ramp)
         return self.decode(self.sample_maps(label_B, seed=seed, ids_B=ids_B, **settings))
 
     def growth(self, label_B: Tensor | list[int], *, seed: int = 0, frames: int = 8) -> Tensor:
@@ -148,7 +148,9 @@ def load(run: str | Path, *, weights: str = "ema", device: torch.device | str = 
     record = json.loads((run / "run.json").read_text())
     build = record.get("build") or {}
     if "tokenizer" not in build:
-        raise VarlabError(f"{run} is a run of '{record.get('command')} {record.get('name')}', which holds no image model.")
+        raise VarlabError(
+            f"{run} is a run of '{record.get('command')} {record.get('name')}', which holds no image model."
+        )
     own = run / ("weights.safetensors" if weights == "ema" else "weights_raw.safetensors")
     rng = Rng(0)
     tokenizer = build_tokenizer(build["tokenizer"], rng)

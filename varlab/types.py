@@ -48,7 +48,9 @@ class Slots:
     src_BL: Tensor  # the position that input came from, -1 for none: then the condition (class) stands in its place
     pos_BL: Tensor  # the position where the slot's token lands
     level_L: Tensor  # which scale
-    step_L: Tensor  # when: slot i may see slot j iff step_L[j] <= step_L[i]. Prefix slots have negative steps. On the CPU
+    step_L: (
+        Tensor  # when: slot i may see slot j iff step_L[j] <= step_L[i]. Prefix slots have negative steps. On the CPU
+    )
 
     def __len__(self) -> int:
         return self.step_L.shape[0]
@@ -167,7 +169,9 @@ class Tokenizer(Protocol):
     def encode(self, img_B3HW: Tensor) -> Maps: ...
     def embed(self, idx_Bl: Tensor) -> Tensor: ...  # h_BlC
     def blank(self, batch: int) -> Tensor: ...  # f_hat_BChw before anything was written
-    def accumulate(self, f_hat_BChw: Tensor, k: int, h_BlC: Tensor) -> Tensor: ...  # the residual step: upsample, phi, add
+    def accumulate(
+        self, f_hat_BChw: Tensor, k: int, h_BlC: Tensor
+    ) -> Tensor: ...  # the residual step: upsample, phi, add
     def decode(self, f_hat_BChw: Tensor) -> Tensor: ...  # img_B3HW in [-1, 1], clamped
 
 
@@ -184,7 +188,9 @@ class Order(Protocol):
     def advance(self, state: Any, k: int, idx_Bl: Tensor, tokenizer: Tokenizer, h_BlC: Tensor | None = None) -> Any: ...
     def canvas(self, state: Any, tokenizer: Tokenizer) -> Tensor: ...  # f_hat_BChw so far
     def finish(self, state: Any) -> Maps: ...
-    def pack(self, maps: Maps, tokenizer: Tokenizer, rng: Any = None) -> tuple[Slots, Tensor]: ...  # (slots, targets_BL)
+    def pack(
+        self, maps: Maps, tokenizer: Tokenizer, rng: Any = None
+    ) -> tuple[Slots, Tensor]: ...  # (slots, targets_BL)
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""Every tokenizer, order and transformer YAML under conf/, made live at a size a test can afford. New files join by themselves."""
+"""Every tokenizer, order and transformer YAML under conf/, live at a size a test can afford. New files join by themselves."""
 
 from __future__ import annotations
 

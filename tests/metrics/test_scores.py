@@ -210,9 +210,9 @@ def test_matched_draws(caplog: pytest.LogCaptureFixture) -> None:
         return matched_draws(fake[rows], fake_label[rows], train, val, val_label, draws=draws, rng=Rng(seed))
 
     found, backwards = draw(slice(None)), torch.arange(99, -1, -1)
-    assert found == matched_draws(
-        fake[backwards], fake_label[backwards], train, val, val_label, draws=3, rng=Rng(0)
-    ), "the order of samples matters"
+    assert found == matched_draws(fake[backwards], fake_label[backwards], train, val, val_label, draws=3, rng=Rng(0)), (
+        "the order of samples matters"
+    )
     assert found["fid_draws"] != draw(slice(None), seed=1)["fid_draws"]
     assert found["fid_val"] == pytest.approx(frechet(train, val), rel=1e-8) and found["fid_draws_n"] == 40
     assert found["fid_ratio"] == pytest.approx(found["fid_draws"] / found["fid_val"]) and found["fid_draws_std"] > 0

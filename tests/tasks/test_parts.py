@@ -194,5 +194,6 @@ def test_revival_rests_near_the_end() -> None:
 def test_grid_places_images_row_by_row() -> None:
     img_u8_N3HW = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 2, 2)
     picture: Any = grid(img_u8_N3HW, columns=3)
-    assert picture.shape == (3, 4, 6)
-    assert picture[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 255]]
+    assert picture.shape == (3, 2 * 2 + 1, 3 * 2 + 2), "a pixel between the images, none around them"
+    assert picture[0, ::3, ::3].tolist() == [[0, 1, 2], [3, 4, 255]]
+    assert picture[0, 2].tolist() == [255] * 8 and picture[0, :2, 2].tolist() == [255] * 2

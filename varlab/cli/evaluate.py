@@ -58,7 +58,9 @@ def _tokenizer(config: Config, model: Model, record: Config, data: ShardDataModu
         if perceptual is not None:
             perceptual.to(model.device)
     loader = data.eval_loader("val", 0, 1, config["batch"])
-    scores = score_tokenizer(model.tokenizer, loader, extractor=extractor, perceptual=perceptual)
+    scores = score_tokenizer(
+        model.tokenizer, loader, extractor=extractor, perceptual=perceptual.distance if perceptual else None
+    )
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
     return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}, "images": _images(config)}

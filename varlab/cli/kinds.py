@@ -17,10 +17,12 @@ from varlab.checkpoint import atomic_write, sha256
 from varlab.cli import parents, pictures
 from varlab.cli.rundir import RunDirectory, read_run
 from varlab.data import ShardDataModule
+from varlab.metrics.extractors import Extractor
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.tasks import Task
 from varlab.tasks.scoring import GeneratorScorer, SampleSource, Settings, score_tokenizer
+from varlab.types import DataInfo, VarlabError
 
 Config = dict[str, Any]
 Record = dict[str, Any]
@@ -68,7 +70,9 @@ def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
     if config.get("discriminator") is not None:
         with rng.scope("init/discriminator"):
             discriminator = make(config["discriminator"])
-    perceptual, found = parents.load_perceptual(config.get("perceptual"), info=info, near=directory.path)
+    setting = _settled(config.get("perceptual"), "perceptual", directory)
+    perceptual, found = parents.load_perceptual(setting, info=info, near=directory.path)
+    _check_unchanged(found, directory)
     task: Any = make(config["task"])(tokenizer=model, discriminator=discriminator, perceptual=perceptual, rng=rng)
     task.train_flops_per_image = flops.TRAINING * flops.autoencoder_flops(model, info.image_size)
     if discriminator is not None:  # its own update sees the images and the reconstructions
@@ -76,7 +80,7 @@ def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
         task.disc_flops_per_image = 2 * flops.TRAINING * flops.forward_flops(discriminator, image)
     scores = None
     if config["scores"]["every"] is not None:
-        extractor, judge = parents.load_extractor(config["extractor"], info=info, near=directory.path)
+        extractor, judge = _judge(config, info, directory)
         found |= judge
 
         def scores() -> dict[str, float]:
@@ -128,7 +132,7 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
     found: Record = {"tokenizer": stand}
     scores = None
     if config["scores"]["every"] is not None:
-        extractor, judge = parents.load_extractor(config["extractor"], info=info, near=directory.path)
+        extractor, judge = _judge(config, info, directory)
         found |= judge
         count, settings = config["scores"]["count"], Settings(**config["metrics"])
 
@@ -187,6 +191,31 @@ class _Movable:
 
 def _ranks(task: Task) -> tuple[int, int]:
     return task.trainer.global_rank, task.trainer.world_size
+
+
+def _judge(config: Config, info: DataInfo, directory: RunDirectory) -> tuple[Extractor, Record]:
+    """The extractor of in-training scores, and its record."""
+    setting = _settled(config["extractor"], "judge", directory)
+    assert setting is not None
+    extractor, found = parents.load_extractor(setting, info=info, near=directory.path)
+    _check_unchanged(found, directory)
+    return extractor, found
+
+
+def _settled(setting: Config | None, role: str, directory: RunDirectory) -> Config | None:
+    """The setting with the run that was found when this one began: a resume must not find another."""
+    stand = directory.read()["parents"].get(role)
+    return setting if setting is None or stand is None else setting | {"run": stand["run"]}
+
+
+def _check_unchanged(found: Record, directory: RunDirectory) -> None:
+    """Raises VarlabError where a run that this one stands on has been trained anew since this one began."""
+    before = directory.read()["parents"]
+    for role, parent in found.items():
+        if role in before and before[role]["weights_sha256"] != parent["weights_sha256"]:
+            raise VarlabError(
+                f"{parent['run']} holds other weights than when {directory.path} began: take another out= to begin anew."
+            )
 
 
 def _tokenizer_of(config: Config, data: ShardDataModule, directory: RunDirectory) -> tuple[Record, Any]:

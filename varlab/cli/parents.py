@@ -1,4 +1,4 @@
-"""Runs that a run stands on: found, checked and loaded. A tokenizer for a generator, a classifier as judge or perceptual net."""
+"""Runs that a run stands on, found and loaded: a tokenizer for a generator, a classifier as judge or perceptual net."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from varlab.build import Config, build_order, build_tokenizer, make
 from varlab.checkpoint import load_weights, sha256
 from varlab.cli.rundir import read_run
-from varlab.losses.perceptual import ClassifierPerceptual, LPIPS
+from varlab.losses.perceptual import LPIPS, ClassifierPerceptual
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor, Extractor, InceptionExtractor
 from varlab.rng import Rng
@@ -88,11 +86,17 @@ def load_extractor(config: Config, *, info: DataInfo, near: Path) -> tuple[Extra
     run = find_classifier(config["run"], role="judge", info=info, near=near)
     classifier, digest = load_classifier(run)
     if classifier.num_classes != info.num_classes:
-        raise VarlabError(f"The judge {run} knows {classifier.num_classes} classes, {info.path} has {info.num_classes}.")
-    return ClassifierExtractor(classifier=classifier, hash=digest), {"judge": {"run": str(run), "weights_sha256": digest}}
+        raise VarlabError(
+            f"The judge {run} knows {classifier.num_classes} classes, {info.path} has {info.num_classes}."
+        )
+    return ClassifierExtractor(classifier=classifier, hash=digest), {
+        "judge": {"run": str(run), "weights_sha256": digest}
+    }
 
 
-def load_perceptual(config: Config | None, *, info: DataInfo, near: Path) -> tuple[nn.Module | None, Record]:
+def load_perceptual(
+    config: Config | None, *, info: DataInfo, near: Path
+) -> tuple[LPIPS | ClassifierPerceptual | None, Record]:
     """The perceptual distance of conf/perceptual, and what the record of parents says of it."""
     if config is None:
         return None, {}

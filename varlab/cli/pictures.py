@@ -22,9 +22,9 @@ def reconstructions(tokenizer: VQTokenizer, img_u8_N3HW: Tensor) -> Tensor:
     device = tokenizer.last_layer.device
     rec_u8_N3HW = to_uint8(tokenizer(to_float(img_u8_N3HW.to(device)))[0]).cpu()
     columns = min(_WIDEST, len(img_u8_N3HW))
-    pairs = zip(img_u8_N3HW.cpu().split(columns), rec_u8_N3HW.split(columns), strict=True)
-    rows = [grid(part, columns=columns) for pair in pairs for part in pair]
-    return torch.cat(rows, 1)
+    whole = len(img_u8_N3HW) // columns * columns
+    pairs = torch.stack([part[:whole].cpu().unflatten(0, (-1, columns)) for part in (img_u8_N3HW, rec_u8_N3HW)], 1)
+    return grid(pairs.flatten(0, 2), columns=columns)
 
 
 def columns_for(num_classes: int) -> int:

@@ -24,7 +24,7 @@ __all__ = ["IGNORED", "RunDirectory", "differences", "read_run", "write_json"]
 logger = logging.getLogger(__name__)
 
 # Keys that say how or where a run is done: two configurations that differ only here are one run.
-IGNORED = ("out", "name", "launch", "trainer.progress")
+IGNORED = ("out", "name", "launch", "shrink", "trainer.progress")
 LOCK_PATIENCE = 5.0  # seconds: what the ranks or workers of a killed process may take to follow it
 _MOST_NAMED = 6  # differing keys listed in an error
 
@@ -68,6 +68,7 @@ class RunDirectory:
         Raises VarlabError where another run lives here, or another process is at work on this one.
         """
         self.lock()
+        self._clear()
         before = self.read() if self.record_path.exists() else None
         if before is not None and _came_nowhere(before, self.path):
             before = None
@@ -104,6 +105,13 @@ class RunDirectory:
         os.truncate(file, 0)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._lock = file
+
+    def _clear(self) -> None:
+        """Remove what a killed process left half written; the lock says that nobody is writing here."""
+        if self.rank == 0:
+            for folder in (self.path, self.path / "pictures"):
+                for leftover in folder.glob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let the directory go."""

@@ -18,7 +18,7 @@ from varlab.cli.rundir import RunDirectory
 from varlab.cli.trained import sampler_of, trained
 from varlab.model import Model
 from varlab.sample import Sampler
-from varlab.sample.images import Growth, decode_maps
+from varlab.sample.images import Growth
 from varlab.tasks.callbacks import grid
 from varlab.tasks.scoring import balanced_labels
 from varlab.types import VarlabError, to_uint8

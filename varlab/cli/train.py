@@ -41,6 +41,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     auto = directory.read()["auto"] or {"precision": precision(config["trainer"]["precision"])}
     data: ShardDataModule = make(config["data"])
+    _check_same_data(data, directory)
     plan = KINDS[config["kind"]](config, data, Rng(config["seed"]), directory)
     images = budget_images(plan.task, data.batch, **config["budget"])
     directory.update(
@@ -134,6 +135,15 @@ def _config_hash(config: Config, auto: Config) -> str:
     """Of all that has a say in the weights."""
     kept = {key: value for key, value in config.items() if key not in IGNORED}
     return hashlib.sha256(json.dumps([kept, auto], sort_keys=True).encode()).hexdigest()
+
+
+def _check_same_data(data: ShardDataModule, directory: RunDirectory) -> None:
+    """Raises VarlabError where a run is to be resumed on other images than it began with."""
+    before = directory.read()["data"]
+    if before is not None and before["hash"] != data.info.hash:
+        raise VarlabError(
+            f"{data.info.path} holds other images than when {directory.path} began: take another out= to begin anew."
+        )
 
 
 def _data_record(data: ShardDataModule) -> Config:

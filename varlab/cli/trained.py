@@ -34,7 +34,9 @@ def trained(config: Config) -> tuple[Model, Config]:
     run = Path(config["run"])
     record = read_run(run)
     if record["outcome"]["state"] != "finished":
-        raise VarlabError(f"{run} is {record['outcome']['state']}, not finished: run the same varlab train command again.")
+        raise VarlabError(
+            f"{run} is {record['outcome']['state']}, not finished: run the same varlab train command again."
+        )
     return load(run, weights=config["weights"], device=device_of(config["device"])), record
 
 

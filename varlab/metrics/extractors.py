@@ -17,11 +17,16 @@ from varlab.types import full_precision, to_float
 class Extractor(Protocol):
     """uint8 images to features, and to logits of its own classes."""
 
-    name: str
-    hash: str  # sha256 of the weights
-    resize: str  # how images are brought to the network's size
-    num_features: int
-    num_classes: int | None  # None: its classes are not the data's, so class accuracy cannot be told
+    @property
+    def name(self) -> str: ...
+    @property
+    def hash(self) -> str: ...  # sha256 of the weights
+    @property
+    def resize(self) -> str: ...  # how images are brought to the network's size
+    @property
+    def num_features(self) -> int: ...
+    @property
+    def num_classes(self) -> int | None: ...  # None: its classes are not the data's, so class accuracy cannot be told
 
     def __call__(self, img_u8_B3HW: Tensor) -> tuple[Tensor, Tensor]: ...  # features_BF, logits_BK, both float32
     def to(self, device: torch.device | str) -> Extractor: ...

@@ -16,7 +16,9 @@ from varlab.types import Maps, Slots, Tokenizer
 def positions(scales: Sequence[tuple[int, int]]) -> Tensor:
     """(P, 3) int64: row, column and level of every position, scale after scale, each row by row."""
     rows = [
-        torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij") + (torch.full((h, w), k),), -1).view(-1, 3)
+        torch.stack(
+            torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij") + (torch.full((h, w), k),), -1
+        ).view(-1, 3)
         for k, (h, w) in enumerate(scales)
     ]
     return torch.cat(rows)

@@ -52,7 +52,9 @@ class Permutation(BaseOrder):
 
     def _slots(self, x_BLC: Tensor, tok_BL: Tensor, src_BL: Tensor, pos_BL: Tensor, first: int) -> Slots:
         device, last = pos_BL.device, first + pos_BL.shape[1]
-        level_P = self.positions_P3[self._path_P, 2].to(device)  # the same for every sample: scales come one after another
+        level_P = self.positions_P3[self._path_P, 2].to(
+            device
+        )  # the same for every sample: scales come one after another
         step_L = torch.arange(first, last)
         return Slots(x_BLC, tok_BL, src_BL, pos_BL, level_L=level_P[first:last], step_L=step_L)
 

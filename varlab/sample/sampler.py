@@ -40,7 +40,9 @@ class Sampler:
         if self.ramp not in RAMPS:
             raise VarlabError(f"Sampler ramp={self.ramp!r} is unknown: use one of {sorted(RAMPS)}.")
         if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.cfg < 0:
-            raise VarlabError(f"Sampler settings {asdict(self)} need temperature > 0, 0 < top_p <= 1, top_k >= 0, cfg >= 0.")
+            raise VarlabError(
+                f"Sampler settings {asdict(self)} need temperature > 0, 0 < top_p <= 1, top_k >= 0, cfg >= 0."
+            )
 
     @torch.no_grad()
     def __call__(
@@ -66,7 +68,9 @@ class Sampler:
             logits = transformer(order.inputs(state, k, tokenizer).repeat_batch(branches), labels, cache=cache)
             if branches == 2:
                 logits = guidance.guide(logits, RAMPS[self.ramp](self.cfg, k / max(K - 1, 1)))
-            logits = filter_logits(logits[:, -length:], temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+            logits = filter_logits(
+                logits[:, -length:], temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
+            )
             idx_Bl = pick(logits, draws.at(k).uniform(length).to(logits.device))
             if force is not None:
                 idx_Bl = force(state, k, idx_Bl)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from varlab.metrics.comparison import matched_draws, nearest_scores
@@ -25,6 +25,9 @@ from varlab.tasks import ranks
 from varlab.tokenizer import VQTokenizer
 from varlab.transformer import Transformer
 from varlab.types import Batch, VarlabError, to_float, to_uint8
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""(x_B3HW, y_B3HW) → d_B, a perceptual distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +177,7 @@ def validation_nll(
 
 @torch.no_grad()
 def score_tokenizer(
-    tokenizer: VQTokenizer, loader: DataLoader[Batch], *, extractor: Extractor | None, perceptual: nn.Module | None
+    tokenizer: VQTokenizer, loader: DataLoader[Batch], *, extractor: Extractor | None, perceptual: Distance | None
 ) -> dict[str, float]:
     """rFID, PSNR, L1, perceptual distance, and usage and perplexity per scale, over a split."""
     device = tokenizer.last_layer.device
@@ -182,7 +185,7 @@ def score_tokenizer(
         scales=len(tokenizer.scales),
         vocab_size=tokenizer.vocab_size,
         extractor=extractor,
-        perceptual=None if perceptual is None else perceptual.distance,
+        perceptual=perceptual,
     ).to(device)
     for batch in loader:
         img_u8 = batch.img_u8_B3HW[batch.valid_B].to(device)

@@ -30,7 +30,14 @@ class Encoder(nn.Module):
     """img_B3HW → f_BChw with h = H / 2^(stages - 1); attention at the lowest resolution."""
 
     def __init__(
-        self, *, channels: int, channel_mult: Sequence[int], res_blocks: int, code_dim: int, groups: int, attention: bool
+        self,
+        *,
+        channels: int,
+        channel_mult: Sequence[int],
+        res_blocks: int,
+        code_dim: int,
+        groups: int,
+        attention: bool,
     ):
         super().__init__()
         widths = [channels * m for m in channel_mult]
@@ -57,7 +64,14 @@ class Decoder(nn.Module):
     """f_BChw → img_B3HW; the encoder mirrored, with one more residual block a stage."""
 
     def __init__(
-        self, *, channels: int, channel_mult: Sequence[int], res_blocks: int, code_dim: int, groups: int, attention: bool
+        self,
+        *,
+        channels: int,
+        channel_mult: Sequence[int],
+        res_blocks: int,
+        code_dim: int,
+        groups: int,
+        attention: bool,
     ):
         super().__init__()
         widths = [channels * m for m in reversed(channel_mult)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,15 @@ class VQTokenizer(nn.Module):
         super().__init__()
         self.vocab_size, self.code_dim = vocab_size, code_dim
         self.downsample = 2 ** (len(channel_mult) - 1)
-        widths = dict(channels=channels, channel_mult=tuple(channel_mult), res_blocks=res_blocks)
-        self.encoder = Encoder(**widths, code_dim=code_dim, groups=groups, attention=attention)
+        cnn: dict[str, Any] = dict(
+            channels=channels,
+            channel_mult=channel_mult,
+            res_blocks=res_blocks,
+            code_dim=code_dim,
+            groups=groups,
+            attention=attention,
+        )
+        self.encoder = Encoder(**cnn)
         self.quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=quant_kernel // 2)
         self.quantizer = Quantizer(
             scales=scales,
@@ -56,11 +64,11 @@ class VQTokenizer(nn.Module):
             code_norm=code_norm,
         )
         self.post_quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=quant_kernel // 2)
-        self.decoder = Decoder(**widths, code_dim=code_dim, groups=groups, attention=attention)
+        self.decoder = Decoder(**cnn)
         self.scales = self.quantizer.scales
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """The decoder's last convolution weight: where the adaptive λ compares gradients (VQGAN, eq. 7)."""
         return self.decoder.conv_out.weight
 

@@ -117,7 +117,9 @@ class Quantizer(nn.Module):
                 maps=maps,
                 vq_loss=loss / len(self.scales),
                 counts_KV=torch.stack(counts),
-                candidates_NC=torch.cat(candidates, 1).flatten(0, 1),  # sample by sample: the same on any number of ranks
+                candidates_NC=torch.cat(candidates, 1).flatten(
+                    0, 1
+                ),  # sample by sample: the same on any number of ranks
             )
 
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:

@@ -29,7 +29,9 @@ class Drop:
 class Block(Protocol):
     """What the transformer asks of a block (a module made from keyword arguments width, heads, layer, drop_path)."""
 
-    def __call__(self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None) -> Tensor: ...
+    def __call__(
+        self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None
+    ) -> Tensor: ...
 
 
 BlockFactory = Callable[..., nn.Module]
@@ -74,7 +76,9 @@ class AdaLNBlock(nn.Module):
             cache.modulation[self.layer] = modulation
         return modulation
 
-    def forward(self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None) -> Tensor:
+    def forward(
+        self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None
+    ) -> Tensor:
         gamma1, gamma2, scale1, scale2, shift1, shift2 = self._modulation(cond_BD, cache).unbind(2)
         branch = self.attention(self.norm(x_BLD) * (1 + scale1) + shift1, visible, cache, self.layer)
         x_BLD = x_BLD + self.drop(branch * gamma1, rng, 2 * self.layer)
@@ -119,7 +123,9 @@ class GPT2Block(nn.Module):
         self.attention = Attention(width=width, heads=heads, qk_norm=False, scale=1.0, key_bias=True)
         self.mlp = mlp(width, mlp_ratio, "none")
 
-    def forward(self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None) -> Tensor:
+    def forward(
+        self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None
+    ) -> Tensor:
         branch = self.attention(self.norm1(x_BLD), visible, cache, self.layer)
         x_BLD = x_BLD + self.drop(branch, rng, 2 * self.layer)
         return x_BLD + self.drop(self.mlp(self.norm2(x_BLD)), rng, 2 * self.layer + 1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from varlab.rng import Rng
 from varlab.transformer.attention import Cache, Visible
-from varlab.transformer.blocks import BlockFactory
+from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, BlockFactory
 from varlab.types import Slots, VarlabError
 
 
@@ -47,8 +47,8 @@ class Transformer(nn.Module):
         self.width, self.depth, self.num_classes = width, depth, num_classes
         self.class_embedding = nn.Embedding(num_classes + 1, width)
         self.start = nn.Parameter(torch.empty(width))
-        self.token_embedding = nn.Embedding(vocab_size, width) if token_inputs else None
-        self.word = None if token_inputs else nn.Linear(code_dim, width)
+        self.token_inputs = token_inputs
+        self.word: nn.Module = nn.Embedding(vocab_size, width) if token_inputs else nn.Linear(code_dim, width)
         self.position = nn.Embedding(num_positions, width)
         self.source = nn.Embedding(num_positions, width) if source_positions else None
         self.level = nn.Embedding(num_levels, width)
@@ -71,11 +71,11 @@ class Transformer(nn.Module):
                 module.bias.zero_()
         nn.init.trunc_normal_(self.start, std=std)
         self.head.weight.mul_(head)
-        for block in self.blocks:
-            for out in (block.attention.proj, block.mlp[-1]):
-                out.weight.div_(math.sqrt(2 * self.depth))
+        for name, weight in self.named_parameters():
+            if name.endswith(("attention.proj.weight", "mlp.2.weight")):
+                weight.div_(math.sqrt(2 * self.depth))
         for module in self.modules():
-            if hasattr(module, "init_modulation"):
+            if isinstance(module, (AdaLNBlock, AdaLNHeadNorm)):
                 module.init_modulation(modulation, gamma)
 
     def no_weight_decay(self) -> set[str]:
@@ -87,10 +87,7 @@ class Transformer(nn.Module):
 
     def _embed(self, slots: Slots, cond_BD: Tensor) -> Tensor:
         """x_BLD: the known input (the class where nothing is), plus where it came from, where it goes, which scale."""
-        if self.token_embedding is not None:
-            known_BLD = self.token_embedding(slots.tok_BL.clamp_min(0))
-        else:
-            known_BLD = self.word(slots.x_BLC)
+        known_BLD = self.word(slots.tok_BL.clamp_min(0) if self.token_inputs else slots.x_BLC)
         nothing_BL1 = (slots.src_BL < 0)[:, :, None]
         start_BLD = (cond_BD + self.start)[:, None]
         place_BLD = self.position(slots.pos_BL) + self.level(slots.level_L)
@@ -113,7 +110,9 @@ class Transformer(nn.Module):
         rng with ids_B (one id a sample): stochastic depth, in training only.
         """
         cond_BD = self.class_embedding(label_B)
-        visible = Visible.of(slots.step_L, slots.step_L if cache is None else cache.see(slots.step_L)).to(label_B.device)
+        visible = Visible.of(slots.step_L, slots.step_L if cache is None else cache.see(slots.step_L)).to(
+            label_B.device
+        )
         stream = None if rng is None or ids_B is None else rng.stream("dropout", ids_B)
         x_BLD = self._embed(slots, cond_BD)
         for block in self.blocks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -65,12 +66,14 @@ def _float32(task: Task) -> torch.autocast:
 
 
 def grid(img_u8_N3HW: Tensor, *, columns: int) -> Tensor:
-    """Images row by row in one picture ``img_u8_3HW``, without gaps; the last row is filled up with white."""
+    """Images row by row in one picture ``img_u8_3HW``, a sixteenth of an image apart, on white; the last row may be short."""
     if columns < 1 or len(img_u8_N3HW) == 0:
         raise VarlabError(f"A grid of {len(img_u8_N3HW)} images in {columns} columns has nothing to show.")
     missing = -len(img_u8_N3HW) % columns
     n, channels, height, width = img_u8_N3HW.shape
+    gap = max(height // 16, 1)
     white = img_u8_N3HW.new_full((missing, channels, height, width), 255)
     rows = (n + missing) // columns
-    tiles = torch.cat([img_u8_N3HW, white]).view(rows, columns, channels, height, width)
-    return tiles.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+    tiles = F.pad(torch.cat([img_u8_N3HW, white]), (0, gap, 0, gap), value=255)
+    joined = tiles.view(rows, columns, channels, height + gap, width + gap).permute(2, 0, 3, 1, 4)
+    return joined.reshape(channels, rows * (height + gap), columns * (width + gap))[:, :-gap, :-gap]

@@ -1,0 +1,266 @@
+"""Law 9: every YAML under conf/ instantiates (on the meta device), and every experiment runs two updates, shrunk as it says."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import nn
+
+from tests import small
+from varlab.build import build_order, build_tokenizer, make
+from varlab.cli import parents
+from varlab.cli.app import conf_dir
+from varlab.cli.commands import COMMANDS
+from varlab.cli.kinds import KINDS
+from varlab.cli.main import main
+from varlab.cli.train import precision
+from varlab.data import ShardDataModule
+from varlab.data.sources import Sample
+from varlab.metrics.extractors import ClassifierExtractor
+from varlab.order import BaseOrder
+from varlab.rng import Rng
+from varlab.sample import Sampler
+from varlab.tasks import GanLoss, LossWeights, Task, fit
+from varlab.tasks.scoring import Settings
+from varlab.types import VarlabError
+
+CONF = conf_dir()
+SCALES = [[1, 1], [2, 2], [4, 4]]
+
+
+def files(folder: str) -> list[str]:
+    """All files of a group, in folders of it too, by name."""
+    return sorted(str(path.relative_to(CONF / folder).with_suffix("")) for path in (CONF / folder).rglob("*.yaml"))
+
+
+def composed(name: str, *overrides: str, hydra: bool = False) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides), return_hydra_config=hydra)
+
+
+def group(folder: str, name: str) -> dict[str, Any]:
+    """One group file alone."""
+    config = composed(f"{folder}/{name}")
+    return OmegaConf.to_container(config[folder], resolve=True)  # type: ignore[return-value]
+
+
+def train_config(*overrides: str) -> dict[str, Any]:
+    return OmegaConf.to_container(composed("train", *overrides), resolve=True)  # type: ignore[return-value]
+
+
+# -- one check a group: what its files become --------------------------------------------------------------------------
+
+
+def tokenizer(name: str, lab: Path, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = build_tokenizer(group("tokenizer", name), Rng(0))
+        rec_B3HW, quantized = model(torch.empty(2, 3, *model.image_size))
+    assert rec_B3HW.shape == (2, 3, *model.image_size)
+    assert quantized.counts_KV.shape == (len(model.scales), model.vocab_size)
+
+
+def order(name: str, lab: Path, tmp_path: Path) -> None:
+    made = build_order(group("order", name), _Scales())
+    assert isinstance(made, BaseOrder) and sum(made.steps) == made.num_positions == 21
+
+
+class _Scales:
+    scales = SCALES
+
+
+def transformer(name: str, lab: Path, tmp_path: Path) -> None:
+    config = group("transformer", name)
+    live = dict(
+        vocab_size=4096, code_dim=32, num_classes=1000, num_positions=680, num_levels=10, source_positions=False
+    )
+    with torch.device("meta"):
+        model = make(config, **live)
+    assert len(model.blocks) == config["depth"] and model.head.weight.shape == (4096, config["width"])
+
+
+def classifier(name: str, lab: Path, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = make(group("classifier", name) | {"num_classes": 7})
+        assert model(torch.empty(2, 3, 16, 16)).shape == (2, 7)
+
+
+def discriminator(name: str, lab: Path, tmp_path: Path) -> None:
+    config = train_config("task=tokenizer", f"discriminator={name}")["discriminator"]
+    if name == "none":
+        assert config is None
+        return
+    with torch.device("meta"):
+        assert make(config)(torch.empty(2, 3, 64, 64)).shape[:2] == (2, 1)
+
+
+def perceptual(name: str, lab: Path, tmp_path: Path) -> None:
+    config = train_config("task=tokenizer", f"perceptual={name}")["perceptual"]
+    info = small_data().info
+    if name == "none":
+        assert parents.load_perceptual(config, info=info, near=tmp_path) == (None, {})
+    elif config["kind"] == "lpips":
+        asked = _weights_asked_for(lambda: parents.load_perceptual(config, info=info, near=tmp_path))
+        assert asked in [(config[net], config[f"{net}_sha256"]) for net in ("vgg", "lpips")]
+    else:
+        distance, found = parents.load_perceptual(config, info=info, near=tmp_path)
+        assert isinstance(distance, nn.Module) and found["perceptual"]["run"] == "runs/perceptual"
+
+
+def extractor(name: str, lab: Path, tmp_path: Path) -> None:
+    config = group("extractor", name)
+    if config["kind"] == "inception":  # a test of metrics/ has weights for it; here its keys are what matters
+        with pytest.raises(VarlabError, match="no Inception weights at .*absent"):
+            parents.load_extractor(config | {"weights": "absent"}, info=small_data().info, near=tmp_path)
+        return
+    made, found = parents.load_extractor(config, info=small_data().info, near=tmp_path)
+    assert isinstance(made, ClassifierExtractor) and found["judge"]["run"] == "runs/judge"
+
+
+def _weights_asked_for(load: Callable[[], Any]) -> tuple[str, str]:
+    """What a network with published weights asks for first."""
+
+    class Asked(Exception):
+        pass
+
+    def ask(source: str, sha256: str) -> None:
+        raise Asked(source, sha256)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Asked) as asked:
+        patch.setattr("varlab.losses.perceptual.fetch_weights", ask)
+        load()
+    return asked.value.args  # type: ignore[return-value]
+
+
+def loss(name: str, lab: Path, tmp_path: Path) -> None:
+    config = train_config("task=tokenizer", f"loss={name}")
+    weights, gan = make(config["task"]["weights"]), make(config["task"]["gan"])
+    assert isinstance(weights, LossWeights) and weights.l1 == config["loss"]["l1"]
+    assert isinstance(gan, GanLoss) and gan.start == config["loss"]["gan"]["start"]
+
+
+def data(name: str, lab: Path, tmp_path: Path) -> None:
+    where = "data.path='runs/data/source=digits'"
+    module = make(train_config(f"data={name}", where, "data.workers=0", "data.batch=6")["data"])
+    assert isinstance(module, ShardDataModule)
+    batch = next(iter(module.train_loader(0, 6, 0, 1)))
+    assert batch.img_u8_B3HW.shape == (6, 3, 16, 16)
+
+
+def source(name: str, lab: Path, tmp_path: Path) -> None:
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for i in range(4):
+            Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / kind / f"{i}.png")
+    config = composed("pack", f"source={name}", *([f"source.path={tmp_path}"] if name == "folder" else []))
+    made = instantiate(config.source)
+    first = next(item for item in made.samples("train") if isinstance(item, Sample))
+    assert len(made.classes) >= 2 and 0 <= first.label < len(made.classes)
+
+
+def metrics(name: str, lab: Path, tmp_path: Path) -> None:
+    assert Settings(**group("metrics", name)).splits >= 1
+
+
+def sampler(name: str, lab: Path, tmp_path: Path) -> None:
+    assert isinstance(make(group("sampler", name)), Sampler)
+
+
+def task(name: str, lab: Path, tmp_path: Path) -> None:
+    config = train_config(f"task={name}")
+    made = make(config["task"])  # waits for its live objects
+    assert isinstance(made, functools.partial) and issubclass(made.func, Task)
+    assert set(made.keywords) < set(inspect.signature(made.func).parameters) and config["kind"] in KINDS
+
+
+def trainer(name: str, lab: Path, tmp_path: Path) -> None:
+    config = train_config(f"trainer={name}")["trainer"]
+    taken = {key for key, p in inspect.signature(fit).parameters.items() if p.annotation in _OF_TRAINERS}
+    assert set(config) - {"micro_batch"} == taken - {"images"}
+    assert precision(config["precision"]) in ("32-true", "bf16-mixed")
+
+
+_OF_TRAINERS = ("str", "int", "bool | str", "int | None")
+
+
+def launch(name: str, lab: Path, tmp_path: Path) -> None:
+    if name == "slurm":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    launcher = composed("train", f"launch={name}", hydra=True).hydra.launcher
+    OmegaConf.set_struct(launcher, False)
+    assert instantiate(OmegaConf.to_container(launcher, resolve=False), _recursive_=False) is not None
+
+
+def experiment(name: str, lab: Path, tmp_path: Path) -> None:
+    """Runs at its own declared size; the runs it stands on are the small world's, found by ``auto``."""
+    config = composed("train", f"experiment={name}")
+    assert config.name == name and config.shrink, f"conf/experiment/{name}.yaml declares no shrink: list"
+    shrunk = composed("train", f"experiment={name}", *config.shrink)
+    arguments = [f"experiment={name}", *config.shrink, f"budget.images={2 * shrunk.data.batch}", "budget.flops=null"]
+    out = tmp_path / "run"
+    assert main(["train", f"out={out}", *arguments, f"log.every={shrunk.data.batch}", "tensorboard=false"]) == 0
+    assert len(small.curve(out, "train/loss")) == 2 and small.record(out)["outcome"]["state"] == "finished"
+
+
+CHECKS = {
+    check.__name__: check
+    for check in (
+        classifier,
+        data,
+        discriminator,
+        experiment,
+        extractor,
+        launch,
+        loss,
+        metrics,
+        order,
+        perceptual,
+        sampler,
+        source,
+        task,
+        tokenizer,
+        trainer,
+        transformer,
+    )
+}
+EVERY = [(folder, name) for folder in sorted(CHECKS) for name in files(folder)]
+
+
+def small_data() -> ShardDataModule:
+    return make(train_config("data=digits")["data"])
+
+
+@pytest.mark.parametrize(("folder", "name"), EVERY, ids=lambda part: part)
+def test_every_file_becomes_what_it_stands_for(folder: str, name: str, lab: Path, tmp_path: Path) -> None:
+    CHECKS[folder](name, lab, tmp_path)
+
+
+def test_no_file_is_left_out() -> None:
+    grouped = {CONF / folder / f"{name}.yaml" for folder, name in EVERY}
+    commands = {CONF / f"{name}.yaml" for name in COMMANDS}
+    assert set(CONF.rglob("*.yaml")) == grouped | commands
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    needed = {"run": ["runs/a"], "runs": ["runs/a"], None: []}[COMMANDS[command].positional]
+    assert main([command, *needed, "--cfg", "job"]) == 0
+    assert set(composed(command)) >= {"name", "out"} and "name:" in capsys.readouterr().out
+
+
+def test_shrinking_is_no_part_of_the_configuration(lab: Path, tmp_path: Path) -> None:
+    """The list tells tests what to do; a run with another list is the same run."""
+    arguments = ("train", f"out={tmp_path}", *small.RUNS["judge"], "budget.images=64")
+    assert main([*arguments]) == 0
+    before = (tmp_path / "weights.safetensors").stat().st_mtime_ns
+    assert main([*arguments, "shrink=[anything]"]) == 0
+    assert (tmp_path / "weights.safetensors").stat().st_mtime_ns == before

@@ -1,0 +1,182 @@
+"""Laws 7, 8 and 10: the same seed, the same loss; stopping and resuming changes nothing; nor does a refactor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import golden_losses, small
+from tests.small import Child
+from varlab.cli.main import main
+from varlab.rng import Rng
+from varlab.tasks import Task
+from varlab.types import VarlabError
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES, EVERY = 640, 96  # of a training; between its checkpoints
+OFTEN = (f"budget.images={IMAGES}", f"checkpoint.every={EVERY}", "log.every=32", "val.every=160")
+KINDS = {
+    "tokenizer": (*small.RUNS["multi"], *OFTEN, "task.revival.every=64"),
+    "generator": (*small.RUNS["next_scale"], "order=random", *OFTEN, "tensorboard=false"),
+}
+
+
+def command(kind: str, out: Path, *more: str) -> list[str]:
+    return ["train", f"out={out}", *KINDS[kind], *more]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def never_stopped(request: pytest.FixtureRequest, world_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """(kind, the directory of a run that went from beginning to end)."""
+    out = tmp_path_factory.mktemp("whole") / request.param
+    with small.inside(world_folder):
+        assert main(command(request.param, out)) == 0
+    return request.param, out
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    assert small.weights(run) == small.weights(whole)
+    assert small.lines(run) == small.lines(whole)
+    assert small.record(run)["outcome"]["images"] == IMAGES
+    assert not [path.name for path in run.rglob(".*.tmp")], "a killed process left its half-written files"
+
+
+# -- law 7 -------------------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_bits_and_another_seed_others(never_stopped, lab: Path, tmp_path: Path) -> None:
+    kind, whole = never_stopped
+    torch.manual_seed(99)  # no say in it
+    before = torch.random.get_rng_state()
+    assert main(command(kind, tmp_path / "same")) == 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert_same(tmp_path / "same", whole)
+    assert main(command(kind, tmp_path / "other", "seed=1")) == 0
+    first, other = (small.curve(run, "train/loss") for run in (whole, tmp_path / "other"))
+    assert len(first) == len(other) == IMAGES // 32
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+def test_the_adversarial_part_is_at_work(never_stopped) -> None:
+    """Else law 8 would not hear of it."""
+    kind, whole = never_stopped
+    if kind == "tokenizer":
+        assert min(small.curve(whole, "train/lambda")) > 0 and len(small.curve(whole, "train/disc_loss")) > 10
+        assert sum(small.curve(whole, "train/revived")) > 0
+
+
+# -- law 8 -------------------------------------------------------------------------------------------------------------
+
+MOMENTS = (0, 32, 160, 352, IMAGES)
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"after{m}")
+def test_killed_at_any_moment_equals_never_stopped(moment: int, never_stopped, lab: Path, tmp_path: Path) -> None:
+    kind, whole = never_stopped
+    run, log = tmp_path / "run", tmp_path / "log"
+    child = Child(*command(kind, run), log=log)
+    jitter = float(Rng(moment).stream("moment", len(kind)).uniform()) * 0.03
+    came = child.until(lambda: (run / "progress").exists() and small.progress(run) >= moment)
+    assert came, log.read_text()
+    child.until(_after(jitter))
+    child.kill()
+    done = small.progress(run)
+    assert done >= moment
+    killed = small.record(run)
+    again = Child(*command(kind, run), log=log)
+    assert again.wait() == 0, log.read_text()
+    assert_same(run, whole)
+    if killed["outcome"]["state"] == "running":
+        (resumed,) = small.record(run)["resumes"]
+        assert resumed["from"] + resumed["repeated"] == done and resumed["repeated"] <= EVERY
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    import time
+
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
+def test_killed_again_and_again(never_stopped, lab: Path, tmp_path: Path) -> None:
+    kind, whole = never_stopped
+    run, log = tmp_path / "run", tmp_path / "log"
+    for moment in (64, 224, 416):
+        child = Child(*command(kind, run), log=log)
+        child.until(lambda moment=moment: small.progress(run) >= moment)
+        child.kill()
+    assert Child(*command(kind, run), log=log).wait() == 0, log.read_text()
+    assert_same(run, whole)
+    resumes = small.record(run)["resumes"]
+    assert len(resumes) == 3 and all(r["repeated"] <= EVERY for r in resumes)
+    assert all(r["from"] == small_before(r["from"]) for r in resumes)
+
+
+def small_before(images: int) -> int:
+    """The last moment not after ``images`` at which a checkpoint is written."""
+    return images // EVERY * EVERY
+
+
+@pytest.mark.parametrize(("kind", "number"), [("tokenizer", signal.SIGKILL), ("generator", signal.SIGINT)])
+def test_the_console_command_stopped_by_a_signal(
+    kind: str, number: signal.Signals, lab: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Seen from a shell: kill -9, and Ctrl-C, which says how to go on."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    shell = [sys.executable, "-m", "varlab.cli.main", *command(kind, run)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(shell, stderr=errors, env=environment)
+        while small.progress(run) < 192:
+            assert process.poll() is None, log.read_text()
+        process.send_signal(number)
+        code = process.wait(60)
+    state = small.record(run)["outcome"]
+    if number == signal.SIGINT:
+        assert code == 130 and log.read_text().splitlines()[-1].startswith("varlab: interrupted; the same command")
+        assert (state["state"], state["images"]) == ("failed", small.progress(run))
+    else:
+        assert code == -number and state["state"] == "running"
+    assert main(command(kind, run)) == 0
+    assert main(command(kind, tmp_path / "whole")) == 0
+    assert_same(run, tmp_path / "whole")
+
+
+def test_a_failed_run_goes_on(
+    never_stopped, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, whole = never_stopped
+    plain = Task.training_step
+
+    def fails(task: Task, batch, batch_idx: int) -> None:
+        if task.images >= 320:
+            raise VarlabError("The lights went out: switch them on.")
+        plain(task, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", fails)
+    assert main(command(kind, tmp_path)) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "varlab train: The lights went out: switch them on."
+    outcome = small.record(tmp_path)["outcome"]
+    assert (outcome["state"], outcome["images"]) == ("failed", 320) and "lights" in outcome["error"]
+    monkeypatch.undo()
+    with small.inside(lab.parent):
+        assert main(command(kind, tmp_path)) == 0
+    assert_same(tmp_path, whole)
+    assert small.record(tmp_path)["outcome"]["error"] is None
+
+
+# -- law 10 ------------------------------------------------------------------------------------------------------------
+
+
+def test_golden_losses(lab: Path, tmp_path: Path) -> None:
+    """A refactor changes no loss (fp32, one thread). To change them on purpose: ``python -m tests.golden_losses``."""
+    stored = golden_losses.read()
+    for name, losses in golden_losses.train(stored, tmp_path).items():
+        assert losses == pytest.approx(stored[name]["losses"], abs=1e-4), name
