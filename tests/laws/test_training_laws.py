@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from varlab.tasks import Task
 from varlab.types import VarlabError
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES, EVERY = 640, 96  # of a training; between its checkpoints
+IMAGES, EVERY = 416, 96  # of a training; between its checkpoints
 OFTEN = (f"budget.images={IMAGES}", f"checkpoint.every={EVERY}", "log.every=32", "val.every=160")
 KINDS = {
     "tokenizer": (*small.RUNS["multi"], *OFTEN, "task.revival.every=64"),
@@ -32,13 +34,24 @@ def command(kind: str, out: Path, *more: str) -> list[str]:
     return ["train", f"out={out}", *KINDS[kind], *more]
 
 
-@pytest.fixture(scope="session", params=KINDS)
-def never_stopped(request: pytest.FixtureRequest, world_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+@pytest.fixture(scope="session")
+def whole_runs(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """kind → the directory of a run that went from beginning to end."""
+
+    @functools.cache
+    def whole(kind: str) -> Path:
+        out = tmp_path_factory.mktemp("whole") / kind
+        with small.inside(world_folder):
+            assert main(command(kind, out)) == 0
+        return out
+
+    return whole
+
+
+@pytest.fixture(params=KINDS)
+def never_stopped(request: pytest.FixtureRequest, whole_runs: Callable[[str], Path]) -> tuple[str, Path]:
     """(kind, the directory of a run that went from beginning to end)."""
-    out = tmp_path_factory.mktemp("whole") / request.param
-    with small.inside(world_folder):
-        assert main(command(request.param, out)) == 0
-    return request.param, out
+    return request.param, whole_runs(request.param)
 
 
 def assert_same(run: Path, whole: Path) -> None:
@@ -74,7 +87,7 @@ def test_the_adversarial_part_is_at_work(never_stopped) -> None:
 
 # -- law 8 -------------------------------------------------------------------------------------------------------------
 
-MOMENTS = (0, 32, 160, 352, IMAGES)
+MOMENTS = (0, 32, 224, IMAGES)
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"after{m}")
@@ -99,8 +112,6 @@ def test_killed_at_any_moment_equals_never_stopped(moment: int, never_stopped, l
 
 
 def _after(seconds: float) -> Callable[[], bool]:
-    import time
-
     end = time.monotonic() + seconds
     return lambda: time.monotonic() >= end
 
@@ -108,7 +119,7 @@ def _after(seconds: float) -> Callable[[], bool]:
 def test_killed_again_and_again(never_stopped, lab: Path, tmp_path: Path) -> None:
     kind, whole = never_stopped
     run, log = tmp_path / "run", tmp_path / "log"
-    for moment in (64, 224, 416):
+    for moment in (64, 160, 352):
         child = Child(*command(kind, run), log=log)
         child.until(lambda moment=moment: small.progress(run) >= moment)
         child.kill()
@@ -116,17 +127,17 @@ def test_killed_again_and_again(never_stopped, lab: Path, tmp_path: Path) -> Non
     assert_same(run, whole)
     resumes = small.record(run)["resumes"]
     assert len(resumes) == 3 and all(r["repeated"] <= EVERY for r in resumes)
-    assert all(r["from"] == small_before(r["from"]) for r in resumes)
+    assert all(r["from"] == last_checkpoint(r["from"]) for r in resumes)
 
 
-def small_before(images: int) -> int:
+def last_checkpoint(images: int) -> int:
     """The last moment not after ``images`` at which a checkpoint is written."""
     return images // EVERY * EVERY
 
 
 @pytest.mark.parametrize(("kind", "number"), [("tokenizer", signal.SIGKILL), ("generator", signal.SIGINT)])
 def test_the_console_command_stopped_by_a_signal(
-    kind: str, number: signal.Signals, lab: Path, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, number: signal.Signals, whole_runs: Callable[[str], Path], lab: Path, tmp_path: Path
 ) -> None:
     """Seen from a shell: kill -9, and Ctrl-C, which says how to go on."""
     run, log = tmp_path / "run", tmp_path / "log"
@@ -145,8 +156,7 @@ def test_the_console_command_stopped_by_a_signal(
     else:
         assert code == -number and state["state"] == "running"
     assert main(command(kind, run)) == 0
-    assert main(command(kind, tmp_path / "whole")) == 0
-    assert_same(run, tmp_path / "whole")
+    assert_same(run, whole_runs(kind))
 
 
 def test_a_failed_run_goes_on(
@@ -156,20 +166,21 @@ def test_a_failed_run_goes_on(
     plain = Task.training_step
 
     def fails(task: Task, batch, batch_idx: int) -> None:
-        if task.images >= 320:
+        if task.images >= 256:
             raise VarlabError("The lights went out: switch them on.")
         plain(task, batch, batch_idx)
 
     monkeypatch.setattr(Task, "training_step", fails)
-    assert main(command(kind, tmp_path)) == 1
+    run = tmp_path / "run"
+    assert main(command(kind, run)) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "varlab train: The lights went out: switch them on."
-    outcome = small.record(tmp_path)["outcome"]
-    assert (outcome["state"], outcome["images"]) == ("failed", 320) and "lights" in outcome["error"]
+    outcome = small.record(run)["outcome"]
+    assert (outcome["state"], outcome["images"]) == ("failed", 256) and "lights" in outcome["error"]
     monkeypatch.undo()
     with small.inside(lab.parent):
-        assert main(command(kind, tmp_path)) == 0
-    assert_same(tmp_path, whole)
-    assert small.record(tmp_path)["outcome"]["error"] is None
+        assert main(command(kind, run)) == 0
+    assert_same(run, whole)
+    assert small.record(run)["outcome"]["error"] is None
 
 
 # -- law 10 ------------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_scores_and_pictures_see_averaged_weights_and_leave_no_trace(tmp_path: P
     assert same_state(own[0], task.model.state_dict())
     scored = [line for line in _lines(tmp_path) if "val/fid" in line]
     assert [(line["images"], line["val/fid"]) for line in scored] == [(32, 3.0)] and "val/broken" not in scored[0]
-    assert Image.open(tmp_path / "pictures" / "reconstructions.png").size == (4 * BATCH, 2 * BATCH)
+    assert Image.open(tmp_path / "pictures" / "reconstructions.png").size == (4 * 8 + 3, 2 * 8 + 1)
 
 
 def test_tensorboard_holds_each_number_once_after_a_resume(tmp_path: Path) -> None:
