@@ -40,7 +40,7 @@ def _digits(**changes: Any) -> Digits:
 
 def _module(path: Path, **changes: Any) -> ShardDataModule:
     settings: dict[str, Any] = {"batch": 8, "eval_batch": 8, "seed": 3, "workers": 0, "cache_bytes": 1 << 20}
-    return ShardDataModule(path=path, **{**settings, "augment": Augment(flip=True, crop=1.25), **changes})
+    return ShardDataModule(path=path, **{**settings, "augment": Augment(flip=True, crop=1.25, noise=0.0), **changes})
 
 
 def _files(folder: Path) -> dict[str, bytes]:

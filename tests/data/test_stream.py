@@ -66,7 +66,7 @@ def test_resuming_anywhere_goes_on_identically(
 
 
 def test_every_epoch_sees_every_sample_once(made_set: Path, make_module: Make) -> None:
-    data = make_module(made_set, augment=Augment(flip=False, crop=1.0))
+    data = make_module(made_set, augment=Augment(flip=False, crop=1.0, noise=0.0))
     images, labels, *_ = joined(list(data.train_loader(0, 8 * N, 0, 1)))  # batches of 8 span epochs of 37
     numbered = {image.numpy().tobytes(): i for i, image in enumerate(data.images("train"))}
     seen = torch.tensor([numbered[image.numpy().tobytes()] for image in images])
@@ -115,7 +115,7 @@ def test_padding_is_masked(made_set: Path, make_module: Make, world: int, batch:
 
 @given(st.permutations(range(12)), st.booleans(), st.sampled_from([1.0, 1.25, 2.0]))
 def test_augmentation_belongs_to_the_position(places: list[int], flip: bool, crop: float) -> None:
-    augment, rng = Augment(flip=flip, crop=crop), Rng(5)
+    augment, rng = Augment(flip=flip, crop=crop, noise=0.0), Rng(5)
     img_u8_B3HW = Rng(0).stream("noise", torch.arange(12)).integers(256, 3, 6, 6).to(torch.uint8)
     together = augment(img_u8_B3HW, torch.arange(12), rng)
     p_B = torch.tensor(places[:5])
@@ -126,12 +126,12 @@ def test_augmentation_belongs_to_the_position(places: list[int], flip: bool, cro
 def test_augmentation_flips_half_and_crops_everywhere() -> None:
     ramp_HW = torch.arange(16, dtype=torch.uint8).mul(16).expand(16, 16)
     img_u8_B3HW = ramp_HW.expand(400, 3, 16, 16)
-    flipped = Augment(flip=True, crop=1.0)(img_u8_B3HW, torch.arange(400), Rng(0))
+    flipped = Augment(flip=True, crop=1.0, noise=0.0)(img_u8_B3HW, torch.arange(400), Rng(0))
     is_flipped = (flipped == img_u8_B3HW.flip(3)).flatten(1).all(1)
     assert torch.equal(flipped[~is_flipped], img_u8_B3HW[~is_flipped])
     assert 160 < int(is_flipped.sum()) < 240
-    cropped = Augment(flip=False, crop=1.25)(img_u8_B3HW, torch.arange(400), Rng(0))
+    cropped = Augment(flip=False, crop=1.25, noise=0.0)(img_u8_B3HW, torch.arange(400), Rng(0))
     corners = cropped[:, 0, 0, 0].unique()
     assert len(corners) == 5 and corners.min() == 0  # 20 pixels leave five places for 16
     with pytest.raises(VarlabError, match=r"augment\.crop is 0\.5"):
-        Augment(flip=False, crop=0.5)
+        Augment(flip=False, crop=0.5, noise=0.0)

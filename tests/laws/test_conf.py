@@ -119,7 +119,7 @@ def perceptual(name: str, lab: Path, tmp_path: Path) -> None:
 def extractor(name: str, lab: Path, tmp_path: Path) -> None:
     config = group("extractor", name)
     if config["kind"] == "inception":  # a test of metrics/ has weights for it; here its keys are what matters
-        with pytest.raises(VarlabError, match="no Inception weights at .*absent"):
+        with pytest.raises(VarlabError, match=r"no Inception weights at .*absent"):
             parents.load_extractor(config | {"weights": "absent"}, info=small_data().info, near=tmp_path / "run")
         return
     made, found = parents.load_extractor(config, info=small_data().info, near=tmp_path / "run")

@@ -81,7 +81,7 @@ def test_the_adversarial_part_is_at_work(never_stopped) -> None:
     """Else law 8 would not hear of it."""
     kind, whole = never_stopped
     if kind == "tokenizer":
-        assert min(small.curve(whole, "train/lambda")) > 0 and len(small.curve(whole, "train/disc_loss")) > 10
+        assert min(small.curve(whole, "train/lambda")) > 0 and len(small.curve(whole, "train/disc_loss")) >= 8
         assert sum(small.curve(whole, "train/revived")) > 0
 
 

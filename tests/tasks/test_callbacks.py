@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_tasks import BATCH, batch_at, classifier_task, generator_task, same_state, tokenizer_task, train
+from tiny_tasks import batch_at, classifier_task, generator_task, same_state, tokenizer_task, train
 
 from varlab.tasks.callbacks import InTrainingScores, Journal, Pictures, ProgressBar, grid
 

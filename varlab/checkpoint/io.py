@@ -114,7 +114,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a resumable state, atomically. TypeError if anything in it is neither a tensor nor a JSON type."""
     _check_types(state, "state")
     with atomic_write(path) as file:
-        torch.save(dict(state), file)
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:  # torch's own complaint about a file that could not be written to its end
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -66,8 +67,16 @@ def _missing_config(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or "?"
     if missing in _PLUGINS:
         return f"this launcher is not installed: pip install 'varlab[{_PLUGINS[missing]}]'"
-    group, _, name = missing.rpartition("/")
-    return f"{group or 'conf'} has no '{name}': {one_of(name, error.options or ())}"
+    group, _, name = missing.partition("/")
+    if not name:
+        return f"conf has no '{group}': {one_of(group, error.options or ())}"
+    return f"{group} has no '{name}': {one_of(name, _files(error, group) or error.options or ())}"
+
+
+def _files(error: MissingConfigException, group: str) -> set[str]:
+    """A group's files, those in its folders too (experiment=digits/judge), which Hydra's own list leaves out."""
+    folders = [Path(root) / group for root in re.findall(r"path=file://(.+)", str(error))]
+    return {str(file.relative_to(folder).with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
 
 
 def _composition(error: HydraException) -> str:

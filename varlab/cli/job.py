@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def _in_directory(
             else:
                 outcome = execute(command.module, config, directory)
         except BaseException as error:  # Ctrl-C too: the record tells why the run stands where it does
-            directory.fail(sentence(error) or f"{type(error).__name__}: {error}".rstrip(": "))
+            with contextlib.suppress(OSError):  # of a full disk, say: the error itself is what is to be heard
+                directory.fail(sentence(error) or f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         directory.finish(outcome)
 

@@ -141,6 +141,7 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
             return scorer()
 
         scorer = _Movable(source, extractor, data, count, settings)
+    _carry(stand, directory)  # once all is known to fit
     return Plan(
         task=task,
         build={
@@ -227,8 +228,6 @@ def _tokenizer_of(config: Config, data: ShardDataModule, directory: RunDirectory
             config["tokenizer_run"], order=config["order"], info=data.info, near=directory.path
         )
         stand = _describe(run)
-        if directory.rank == 0:
-            _copy(run / "weights.safetensors", copy)
         return stand, parents.load_tokenizer(run / "weights.safetensors", stand["config"])
     return stand, parents.load_tokenizer(copy, stand["config"])
 
@@ -244,9 +243,12 @@ def _describe(run: Path) -> Record:
     }
 
 
-def _copy(source: Path, target: Path) -> None:
-    with atomic_write(target) as file:
-        file.write(source.read_bytes())
+def _carry(stand: Record, directory: RunDirectory) -> None:
+    """Copy the tokenizer's weights into the generator's directory, which then needs nothing else."""
+    copy = directory.path / "tokenizer.safetensors"
+    if directory.rank == 0 and not copy.exists():
+        with atomic_write(copy) as file:
+            file.write((Path(stand["run"]) / "weights.safetensors").read_bytes())
 
 
 def whole_batches(images: float, batch: int) -> int:

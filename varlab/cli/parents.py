@@ -42,12 +42,20 @@ def _shared(a: Path, b: Path) -> int:
 def _pick(setting: str, near: Path, fits: Callable[[Record], bool], missing: str) -> Path:
     """The run that a setting names, or for "auto" the first finished one that fits. VarlabError says what is missing."""
     if setting != "auto":
-        read_run(Path(setting))
+        _finished(Path(setting))
         return Path(setting)
     for path, record in finished_runs(near):
         if fits(record):
             return path
     raise VarlabError(missing)
+
+
+def _finished(path: Path) -> Record:
+    """The record of a run to stand on. VarlabError where it has not come to its end."""
+    record = read_run(path)
+    if (state := record["outcome"]["state"]) != "finished":
+        raise VarlabError(f"{path} is {state}, not finished: run its command again to finish it first.")
+    return record
 
 
 def _same_data(record: Record, info: DataInfo) -> bool:
@@ -115,7 +123,8 @@ def load_perceptual(
 def find_tokenizer(setting: str, *, order: Config, info: DataInfo, near: Path) -> Path:
     """The run of a tokenizer. auto: of those trained on the same shards that fit the order, one with the fewest tokens."""
     if setting != "auto":
-        if "tokenizer" not in (read_run(Path(setting)).get("build") or {}):
+        build = _finished(Path(setting)).get("build") or {}
+        if "tokenizer" not in build or "transformer" in build:
             raise VarlabError(f"tokenizer_run={setting} is not the run of a tokenizer (varlab train task=tokenizer).")
         return Path(setting)
     fitting = [

@@ -29,17 +29,21 @@ def order(seed: int, epoch: int, n: int) -> Tensor:
 
 
 class Augment:
-    """Random flip and crop of a batch; sample p's are a function of (seed, p) alone.
+    """Random flip, crop and noise of a batch; sample p's are a function of (seed, p) alone.
 
     Args:
         flip: mirror left and right with probability 1/2.
         crop: enlarge by this ratio (bilinear), then crop the old size at a random place (VAR: 1.125); 1 does nothing.
+        noise: standard deviation of Gaussian noise added to each pixel, alike in its three colours, in steps of 1/255
+            (undoes the coarse quantization of scanned images); 0 does nothing.
     """
 
-    def __init__(self, *, flip: bool, crop: float):
+    def __init__(self, *, flip: bool, crop: float, noise: float):
         if crop < 1:
             raise VarlabError(f"augment.crop is {crop}, but it enlarges before it crops: set at least 1.")
-        self._flip, self._crop = flip, crop
+        if noise < 0:
+            raise VarlabError(f"augment.noise is {noise}, but it is a standard deviation: set at least 0.")
+        self._flip, self._crop, self._noise = flip, crop, noise
 
     def __call__(self, img_u8_B3HW: Tensor, position_B: Tensor, rng: Rng) -> Tensor:
         """uint8 in, uint8 of the same shape out."""
@@ -48,6 +52,10 @@ class Augment:
             img_u8_B3HW = self._random_crop(img_u8_B3HW, u_B3[:, 1], u_B3[:, 2])
         if self._flip:
             img_u8_B3HW = torch.where((u_B3[:, 0] < 0.5)[:, None, None, None], img_u8_B3HW.flip(3), img_u8_B3HW)
+        if self._noise:
+            noise_B1HW = rng.stream("augment", ids=position_B, step=1).normal(1, *img_u8_B3HW.shape[2:])
+            noisy = img_u8_B3HW.float() + self._noise * noise_B1HW
+            img_u8_B3HW = noisy.round().clamp(0, 255).to(torch.uint8)
         return img_u8_B3HW
 
     def _random_crop(self, img_u8_B3HW: Tensor, u_B: Tensor, v_B: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from varlab.types import VarlabError
+
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 """Any torch optimizer with all but its parameters given: ``_partial_: true`` in YAML, ``functools.partial`` in code."""
 
@@ -29,8 +31,14 @@ def parameter_groups(module: Any) -> list[dict[str, Any]]:
 
 
 def build_optimizer(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
-    """The optimizer of a module's parameters; each group remembers its base rate as ``initial_lr``."""
-    optimizer = factory(parameter_groups(module))
+    """The optimizer of a module's parameters; each group remembers its base rate as ``initial_lr``.
+
+    Raises VarlabError for settings that the optimizer refuses.
+    """
+    try:
+        optimizer = factory(parameter_groups(module))
+    except (TypeError, ValueError) as error:
+        raise VarlabError(f"The optimizer refuses its settings ({error}): see those under task.optimizer.") from error
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

@@ -1,0 +1,104 @@
+"""``varlab evaluate``: scores with the whole protocol, of a run whose directory is all that is left."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import small
+from varlab.checkpoint import sha256
+from varlab.cli.main import main
+
+FEW = ("n=40", "metrics.splits=2", "metrics.draws=2")
+GENERATOR_SCORES = {
+    "fid", "inception_score", "inception_score_std", "precision", "recall", "accuracy", "fid_draws", "fid_draws_std",
+    "fid_val", "fid_ratio", "nn_median", "nn_val_median", "nn_ratio", "val_nll",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(lab: Path, tmp_path: Path) -> Path:
+    """A copy of the next-scale generator, to be scored."""
+    shutil.copytree(lab / "next_scale", tmp_path / "next_scale")
+    return tmp_path / "next_scale"
+
+
+def evaluate(run: Path, out: Path, *arguments: str) -> dict[str, Any]:
+    """The scores file that the command leaves."""
+    before = set(run.glob("scores/*"))
+    assert main(["evaluate", str(run), f"out={out}", *arguments]) == 0
+    (new,) = set(run.glob("scores/*")) - before
+    scores: dict[str, Any] = json.loads(new.read_text())
+    assert small.record(out)["outcome"]["scores_file"] == str(new)
+    return scores
+
+
+def test_a_generators_scores_and_their_protocol(run: Path, lab: Path, tmp_path: Path) -> None:
+    result = evaluate(run, tmp_path / "out", *FEW, "cfg=1.5", "top_k=9", "seed=3")
+    assert set(result) >= {"kind", "protocol", "scores", "cost", "images"} and result["kind"] == "generator"
+    judge, data = sha256(lab / "judge" / "weights.safetensors"), small.record(run)["data"]
+    protocol = result["protocol"]
+    assert (protocol["extractor"], protocol["extractor_hash"]) == ("classifier", judge)
+    assert protocol["reference"]["hash"] == data["hash"] and protocol["reference"]["n"] == data["counts"]["train"]
+    assert protocol["sampler"] == {"cfg": 1.5, "ramp": "linear", "temperature": 1.0, "top_k": 9, "top_p": 1.0}
+    assert (protocol["n"], protocol["seed"], protocol["rounding"], protocol["weights"]) == (40, 3, "uint8", "ema")
+    assert protocol["resize"] and protocol["metrics"]["splits"] == 2
+    assert set(result["scores"]) >= GENERATOR_SCORES and all(map(math.isfinite, result["scores"].values()))
+    cost = small.record(run)["cost"]
+    assert result["cost"]["sampling_flops"] > 40 * cost["sampling_flops_per_image"]  # guidance asks twice
+    assert result["cost"]["sampling_seconds"] > 0 and result["images"] == 256
+    assert small.record(tmp_path / "out")["parents"]["judge"]["weights_sha256"] == judge
+
+
+def test_every_protocol_has_its_own_file(run: Path, tmp_path: Path) -> None:
+    """The same question asked again gets the same numbers."""
+    first = evaluate(run, tmp_path / "first", *FEW)
+    other = evaluate(run, tmp_path / "other", *FEW, "seed=1")
+    assert first["protocol"] != other["protocol"] and first["scores"]["fid"] != other["scores"]["fid"]
+    assert first["scores"]["fid_val"] != 0 and first["scores"]["val_nll"] == other["scores"]["val_nll"]
+    (run / "scores").rename(tmp_path / "before")
+    again = evaluate(run, tmp_path / "again", *FEW, "batch=7")
+    assert {path.name for path in (run / "scores").iterdir()} <= {path.name for path in (tmp_path / "before").iterdir()}
+    assert again["scores"] == pytest.approx(first["scores"], rel=1e-3, abs=1e-6)
+
+
+def test_val_nll_is_that_of_the_training(run: Path, tmp_path: Path) -> None:
+    result = evaluate(run, tmp_path / "out", *FEW)
+    assert result["scores"]["val_nll"] == pytest.approx(small.curve(run, "val/nll")[-1], rel=1e-5)
+
+
+def test_a_tokenizers_scores(lab: Path, tmp_path: Path) -> None:
+    shutil.copytree(lab / "multi", tmp_path / "multi")
+    result = evaluate(tmp_path / "multi", tmp_path / "out")
+    logged = small.lines(tmp_path / "multi")[-1]
+    assert result["kind"] == "tokenizer" and result["protocol"]["sampler"] is None and result["protocol"]["n"] == 359
+    assert set(result["scores"]) >= {"rfid", "psnr", "l1", "perceptual", "usage/3", "perplexity/3"}
+    for name in ("psnr", "l1", "perceptual", "usage/0", "usage/3", "perplexity/3"):
+        assert result["scores"][name] == pytest.approx(logged[f"val/{name}"], rel=1e-4), name
+
+
+def test_a_generators_directory_needs_nothing_else(run: Path, lab: Path, tmp_path: Path) -> None:
+    """Its tokenizer's run is gone, and so is its folder; the judge and the shards are named."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    judge, shards = lab / "judge", lab / "data" / "source=digits"
+    with small.inside(elsewhere):
+        more = ("data=digits", "data.seed=0", f"data.path={shards}", f"extractor.run={judge}")
+        result = evaluate(run, elsewhere / "out", *FEW, *more)
+        assert main(["sample", str(run), "n=4", f"out={elsewhere / 'samples'}"]) == 0
+    (file,) = (run / "scores").iterdir()
+    file.unlink()
+    assert evaluate(run, tmp_path / "out", *FEW)["scores"] == pytest.approx(result["scores"], rel=1e-6)
+
+
+def test_a_finished_evaluation_is_left_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(run, tmp_path / "out", *FEW)
+    (file,) = (run / "scores").iterdir()
+    before = file.stat().st_mtime_ns
+    assert main(["evaluate", str(run), f"out={tmp_path / 'out'}", *FEW]) == 0
+    assert file.stat().st_mtime_ns == before and "finished: nothing to do" in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""``varlab sample``: what it leaves, and that sample i is sample i however many are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import varlab
+from tests import small
+from varlab.cli.main import main
+from varlab.types import to_uint8
+
+
+def sample(run: Path, out: Path, *arguments: str) -> tuple[np.ndarray, np.ndarray]:
+    assert main(["sample", str(run), f"out={out}", *arguments]) == 0
+    with np.load(out / "samples.npz") as file:
+        return file["arr_0"], file["arr_1"]
+
+
+@pytest.mark.parametrize("name", ["next_scale", "raster"])
+def test_sample_i_depends_on_seed_and_i_alone(name: str, lab: Path, tmp_path: Path) -> None:
+    """Equal pixels before rounding to 1e-5: so at most a rounding apart."""
+    eight, labels = sample(lab / name, tmp_path / "8", "n=8")
+    assert eight.shape == (8, 16, 16, 3) and eight.dtype == np.uint8 and labels.tolist() == list(range(8))
+    four, _ = sample(lab / name, tmp_path / "4", "n=4")
+    threes, _ = sample(lab / name, tmp_path / "batch", "n=8", "batch=3")
+    other, _ = sample(lab / name, tmp_path / "seed", "n=8", "seed=1")
+    for same in (four, threes):
+        assert np.abs(same.astype(int) - eight[: len(same)]).max() <= 1
+    assert all((a != b).any() for a, b in zip(other, eight, strict=True))
+
+
+def test_labels_are_balanced_or_those_asked_for(lab: Path, tmp_path: Path) -> None:
+    _, labels = sample(lab / "raster", tmp_path / "all", "n=20", "batch=7")
+    assert np.bincount(labels).tolist() == [2] * 10
+    _, labels = sample(lab / "raster", tmp_path / "two", "n=5", "labels=[7,2]")
+    assert labels.tolist() == [7, 2, 7, 2, 7]
+
+
+def test_the_command_and_the_python_door_agree(lab: Path, tmp_path: Path) -> None:
+    img, labels = sample(lab / "raster", tmp_path / "out", "n=6", "seed=5", "cfg=2", "top_k=12", "weights=raw")
+    model = varlab.load(lab / "raster", weights="raw")
+    same = to_uint8(model.sample(labels.tolist(), seed=5, cfg=2.0, top_k=12)).permute(0, 2, 3, 1).numpy()
+    assert np.abs(same.astype(int) - img).max() <= 1
+
+
+def test_pictures_and_record(lab: Path, tmp_path: Path) -> None:
+    sample(lab / "next_scale", tmp_path / "out", "n=20", "sampler=var", "top_k=10", "grown=3")
+    with Image.open(tmp_path / "out" / "pictures" / "samples.png") as grid:
+        assert grid.width > 10 * 16 and grid.height > 2 * 16
+    with Image.open(tmp_path / "out" / "pictures" / "growth.png") as strip:
+        assert strip.height > 3 * 16 > strip.width // 2
+    outcome = small.record(tmp_path / "out")["outcome"]
+    assert outcome["n"] == 20 and outcome["state"] == "finished"
+    assert outcome["sampler"] == {"cfg": 1.5, "ramp": "linear", "temperature": 1.0, "top_k": 10, "top_p": 0.96}

@@ -1,0 +1,149 @@
+"""FLOPs: what is counted equals a closed formula, so that orders can be matched; and budgets in FLOPs become images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tests import small
+from tests.laws.conftest import load
+from varlab.build import build_order, build_tokenizer, example_slots, make
+from varlab.cli.train import budget_images
+from varlab.flops import TRAINING, attention_flops, forward_flops, transformer_flops, visible_pairs
+from varlab.rng import Rng
+
+VAR_256 = [[n, n] for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)]
+CODE_DIM, VOCAB = 32, 4096
+
+
+def tokenizer_of(scales: list[list[int]]) -> nn.Module:
+    config = load("tokenizer", "multi") | {"channels": 8, "groups": 4, "code_dim": CODE_DIM, "vocab_size": VOCAB}
+    return build_tokenizer(config | {"scales": scales}, Rng(0))
+
+
+def var_shaped(depth: int, order, *, block: str = "tiny") -> nn.Module:
+    """On the meta device: width 64·depth, heads = depth."""
+    config = load("transformer", block) | {"width": 64 * depth, "depth": depth, "heads": depth}
+    with torch.device("meta"):
+        return make(
+            config,
+            vocab_size=VOCAB,
+            code_dim=CODE_DIM,
+            num_classes=1000,
+            num_positions=order.num_positions,
+            num_levels=len(order.scales),
+            source_positions=not order.fixed,
+        )
+
+
+def counted(depth: int, order_name: str, scales: list[list[int]]) -> tuple[int, list[int]]:
+    """(forward FLOPs as runs count them, tokens of each step)."""
+    tokenizer = tokenizer_of(scales)
+    order = build_order(load("order", order_name), tokenizer)
+    slots = example_slots(order, tokenizer)
+    model = var_shaped(depth, order)
+    return transformer_flops(model, slots, width=model.width, depth=model.depth), list(order.steps)
+
+
+def closed_form(depth: int, steps: list[int]) -> int:
+    """Two operations a multiplication: word embedding, qkv and output, MLP of ratio 4, AdaLN once an image, head; and
+    queries times keys and weights times values over the pairs that see each other.
+    """
+    D, L = 64 * depth, sum(steps)
+    pairs = sum(length * sum(steps[: k + 1]) for k, length in enumerate(steps))
+    per_token = CODE_DIM * D + depth * (3 + 1 + 8) * D * D + D * VOCAB
+    per_image = depth * 6 * D * D + 2 * D * D
+    return 2 * (L * per_token + per_image) + 4 * pairs * D * depth
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize(
+    ("order", "scales"),
+    [
+        ("next_scale", [[1, 1], [2, 2], [4, 4]]),
+        ("raster", [[4, 4]]),
+        ("raster", [[1, 1], [2, 2]]),
+        ("random", [[4, 4]]),
+    ],
+)
+def test_counted_equals_the_closed_formula(depth: int, order: str, scales: list[list[int]]) -> None:
+    flops, steps = counted(depth, order, scales)
+    assert flops == closed_form(depth, steps)
+
+
+def test_var_d16_at_256_pixels_costs_what_it_should() -> None:
+    flops, steps = counted(16, "next_scale", VAR_256)
+    assert sum(steps) == 680 and flops == closed_form(16, steps)
+    assert flops == pytest.approx(0.31e12, rel=0.05)
+    pairs = sum(length * sum(steps[: k + 1]) for k, length in enumerate(steps))
+    assert pairs / 680**2 == pytest.approx(0.62, abs=0.01)
+
+
+def test_raster_d16_on_256_tokens_costs_what_it_should() -> None:
+    assert counted(16, "raster", [[16, 16]])[0] == pytest.approx(0.107e12, rel=0.05)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 16, 30])
+def test_var_has_73728_d_cubed_parameters_in_its_blocks(depth: int) -> None:
+    order = build_order(load("order", "next_scale"), SimpleNamespace(scales=VAR_256))
+    matrices = [p for p in var_shaped(depth, order).blocks.parameters() if p.ndim == 2]
+    assert sum(p.numel() for p in matrices) == 73728 * depth**3
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_visible_pairs_are_those_of_the_mask_rule(steps: list[int]) -> None:
+    step_L = torch.repeat_interleave(torch.arange(len(steps)), torch.tensor(steps))
+    slow = sum(int(step_L[j] <= step_L[i]) for i in range(len(step_L)) for j in range(len(step_L)))
+    assert visible_pairs(step_L) == slow
+    assert attention_flops(step_L, width=8, depth=3) == 4 * slow * 8 * 3
+
+
+def test_convolutions_count_on_the_meta_device() -> None:
+    """2 · places · kernel² · in · out; nothing is computed, so that a model of any size can be counted."""
+    conv = nn.Conv2d(3, 8, 3, padding=1)
+    assert forward_flops(conv, torch.empty(1, 3, 16, 16)) == 2 * 256 * 9 * 3 * 8
+    assert all(p.device.type == "cpu" for p in conv.parameters())
+
+
+@given(per_image=st.integers(1, 10**9), batch=st.integers(1, 512), asked=st.floats(1, 1e13))
+def test_a_budget_in_flops_is_spent_to_the_batch(per_image: int, batch: int, asked: float) -> None:
+    task = SimpleNamespace(flops_at=lambda images: images * per_image)
+    images = budget_images(task, batch, images=None, flops=asked)
+    assert images % batch == 0 and task.flops_at(images) >= asked
+    assert images == batch or task.flops_at(images - batch) < asked
+
+
+@given(asked=st.integers(1, 10_000), batch=st.integers(1, 512))
+def test_a_budget_in_images_rounds_up_to_batches(asked: int, batch: int) -> None:
+    images = budget_images(SimpleNamespace(), batch, images=asked, flops=None)
+    assert images % batch == 0 and asked <= images < asked + batch
+
+
+def test_orders_at_equal_flops(lab: Path, tmp_path: Path) -> None:
+    asked, spent, batches = 4e8, {}, {}
+    for name in ("next_scale", "raster"):
+        more = ("budget.images=null", f"budget.flops={asked}", "data.batch=16", "tensorboard=false")
+        assert small.train(tmp_path / name, *small.RUNS[name], *more) == 0
+        record = small.record(tmp_path / name)
+        batches[name] = 16 * record["cost"]["train_flops_per_image"]
+        spent[name] = record["outcome"]["flops"]
+        assert asked <= spent[name] < asked + batches[name]
+        assert spent[name] == record["budget"]["flops"] == small.lines(tmp_path / name)[-1]["flops"]
+        assert (
+            record["outcome"]["tokenizer_flops"]
+            > record["outcome"]["images"] * record["cost"]["encode_flops_per_image"]
+        )
+    assert abs(spent["next_scale"] - spent["raster"]) < max(batches.values())
+
+
+def test_the_discriminator_counts_from_where_it_starts(lab: Path) -> None:
+    cost, outcome = (small.record(lab / "multi")[key] for key in ("cost", "outcome"))
+    judged = outcome["images"] - 96
+    expected = outcome["images"] * cost["train_flops_per_image"] + judged * cost["disc_flops_per_image"]
+    assert outcome["flops"] == expected and cost["disc_flops_per_image"] % (2 * TRAINING) == 0
