@@ -44,8 +44,8 @@ GENERATOR = (
 RUNS: dict[str, tuple[str, ...]] = {
     "judge": (*CLASSIFIER, "role=judge", "seed=1"),
     "perceptual": (*CLASSIFIER, "role=perceptual", "seed=2"),
-    "multi": (*TOKENIZER, "tokenizer=multi"),
-    "single": (*TOKENIZER, "tokenizer=single"),
+    "multi": (*TOKENIZER, "tokenizer=multi", "tokenizer.scales=[[1,1],[2,2],[3,3],[4,4]]"),
+    "single": (*TOKENIZER, "tokenizer=single", "tokenizer.scales=[[4,4]]"),
     "next_scale": (*GENERATOR, "order=next_scale", "tensorboard=true"),
     "raster": (*GENERATOR, "order=raster"),
 }

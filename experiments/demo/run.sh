@@ -27,5 +27,5 @@ varlab evaluate -m launch=joblib out="$out/scores/tokenizer" \
   run="$out/tokenizer/tokenizer=multi,$out/tokenizer/tokenizer=single"
 
 here "report"
-varlab report "$out" title="Next-scale against raster, on digits" out="$out"
+varlab report "$out" title="Next-scale against raster on digits" out="$out"
 here "done: $out/report.html"

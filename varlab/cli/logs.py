@@ -19,6 +19,7 @@ def configure() -> None:
     setattr(handler, _MARK, True)
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+    logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # launchers announce their every setting
 
 
 def _plain_handler() -> logging.Handler:

@@ -14,7 +14,8 @@ from varlab.tokenizer import VQTokenizer
 from varlab.types import to_float, to_uint8
 
 _WIDEST = 16  # columns of a grid at most
-_FRAMES = 8
+_FRAMES = 8  # of growth, at most
+_GROWN = 6  # images that are shown growing
 
 
 def reconstructions(tokenizer: VQTokenizer, img_u8_N3HW: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def samples(source: SampleSource, data: ShardDataModule, *, count: int) -> dict[
     return {
         "samples": grid(made, columns=columns),
         "real": grid(real, columns=columns),
-        "growth": growth(source, torch.arange(min(num_classes, columns))),
+        "growth": growth(source, torch.arange(min(_GROWN, num_classes))),
     }
 
 

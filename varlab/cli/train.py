@@ -55,6 +55,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     logger.info("%s: %d images, %.3g FLOPs", config["kind"], images, plan.task.flops_at(images))
     _fit(config, auto, data, plan, images, directory)
     task = plan.task
+    logger.info("%s: %d images in %.0f s", directory.path, task.images, task.stopwatch.seconds)
     return {
         "images": task.images,
         "flops": task.flops_at(task.images),

@@ -67,7 +67,11 @@ _TARGETS = {1: 1080, 2: 520, 3: 340}
 
 
 def _gallery(title: str, about: str, items: list[tuple[str, Picture]], *, columns: int) -> Gallery:
-    return Gallery(title, about, columns, [(name, _sized(picture, _TARGETS[columns])) for name, picture in items])
+    """All tiny pictures of a gallery are enlarged alike, so that an image is as large in one as in the next."""
+    target = _TARGETS[columns]
+    widest = max((picture.natural for _, picture in items if picture.natural < _TINY), default=target)
+    factor = max(1, target // widest)
+    return Gallery(title, about, columns, [(name, _sized(picture, target, factor)) for name, picture in items])
 
 
 def _fitting(pictures: Sequence[Picture]) -> int:
@@ -75,10 +79,10 @@ def _fitting(pictures: Sequence[Picture]) -> int:
     return 2 if len(pictures) > 1 and all(2 * picture.natural <= _TARGETS[2] for picture in pictures) else 1
 
 
-def _sized(picture: Picture, target: int) -> Picture:
+def _sized(picture: Picture, target: int, factor: int) -> Picture:
     """Tiny pictures are enlarged by a whole factor, so that every pixel of theirs is the same square."""
     natural = picture.natural
-    width = natural * max(1, target // natural) if natural < _TINY else min(natural, target)
+    width = natural * factor if natural < _TINY else min(natural, target)
     return replace(picture, width=width, pixelated=natural < _TINY)
 
 

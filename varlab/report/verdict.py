@@ -146,7 +146,7 @@ def _several_codes(runs: Sequence[Run]) -> str:
 
 
 def _several_machines(runs: Sequence[Run]) -> str:
-    machines = {repr(run.record.get("hardware")) for run in runs}
+    machines = {repr([run.part("hardware").get(key) for key in ("host", "cpu", "cores", "gpus")]) for run in runs}
     return "The runs were made on different machines: compare FLOPs, not seconds." if len(machines) > 1 else ""
 
 
