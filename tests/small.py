@@ -125,7 +125,7 @@ def _child(arguments: Sequence[str], folder: str, log: str) -> None:
 
 # -- what runs leave behind --------------------------------------------------------------------------------------------
 
-CLOCKED = {"seconds", "train/images_per_second"}  # what the hour has a say in
+CLOCKED = {"seconds", "train/images_per_second", "train/eta_seconds"}  # what the hour has a say in
 
 
 def record(run: Path) -> dict[str, Any]:

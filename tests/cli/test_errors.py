@@ -110,8 +110,8 @@ def test_trainings_that_cannot_be(arguments: list[str], says: str, refused: Refu
         ("sample", ["runs/next_scale", "ramp=steep"], "ramp='steep' is unknown"),
         ("encode", ["runs/judge"], "holds no image model"),
         ("encode", ["runs/multi", "data=digits", "data.path=nowhere"], "no shard folder nowhere"),
-        ("pack", ["source=folder", "source.path=nowhere"], "There is no image folder nowhere"),
-        ("pack", ["source=folder"], "source.path has no value: give one with source.path="),
+        ("pack", ["source=folder", "path=nowhere"], "There is no image folder nowhere"),
+        ("pack", ["source=folder"], "path has no value: give one with path="),
         ("pack", ["source=fodler"], "source has no 'fodler': did you mean 'folder'?"),
     ],
     ids=lambda value: value.replace("/", "_")[:40] if isinstance(value, str) else "",
@@ -177,7 +177,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def pack(photographs: Path, out: Path, *arguments: str) -> list[str]:
-    return ["source=folder", f"source.path={photographs}", "source.size=16", f"out={out}", *arguments]
+    return ["source=folder", f"path={photographs}", "source.size=16", f"out={out}", *arguments]
 
 
 def test_an_empty_shard_folder(refused: Refused, lab: Path, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def source(name: str, lab: Path, tmp_path: Path) -> None:
         (tmp_path / kind).mkdir()
         for i in range(4):
             Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / kind / f"{i}.png")
-    config = composed("pack", f"source={name}", *([f"source.path={tmp_path}"] if name == "folder" else []))
+    config = composed("pack", f"source={name}", *([f"path={tmp_path}"] if name == "folder" else []))
     made = instantiate(config.source)
     first = next(item for item in made.samples("train") if isinstance(item, Sample))
     assert len(made.classes) >= 2 and 0 <= first.label < len(made.classes)

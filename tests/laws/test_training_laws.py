@@ -23,7 +23,7 @@ from varlab.types import VarlabError
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES, EVERY = 416, 96  # of a training; between its checkpoints
-OFTEN = (f"budget.images={IMAGES}", f"checkpoint.every={EVERY}", "log.every=32", "val.every=160")
+OFTEN = (f"budget.images={IMAGES}", f"checkpoint.every={EVERY}", "log.every=64", "val.every=160")
 KINDS = {
     "tokenizer": (*small.RUNS["multi"], *OFTEN, "task.revival.every=64"),
     "generator": (*small.RUNS["next_scale"], "order=random", *OFTEN, "tensorboard=false"),
@@ -73,7 +73,7 @@ def test_same_seed_same_bits_and_another_seed_others(never_stopped, lab: Path, t
     assert_same(tmp_path / "same", whole)
     assert main(command(kind, tmp_path / "other", "seed=1")) == 0
     first, other = (small.curve(run, "train/loss") for run in (whole, tmp_path / "other"))
-    assert len(first) == len(other) == IMAGES // 32
+    assert len(first) == len(other) == -(-IMAGES // 64)
     assert all(a != b for a, b in zip(first, other, strict=True))
 
 
@@ -81,7 +81,7 @@ def test_the_adversarial_part_is_at_work(never_stopped) -> None:
     """Else law 8 would not hear of it."""
     kind, whole = never_stopped
     if kind == "tokenizer":
-        assert min(small.curve(whole, "train/lambda")) > 0 and len(small.curve(whole, "train/disc_loss")) >= 8
+        assert min(small.curve(whole, "train/lambda")) > 0 and len(small.curve(whole, "train/disc_loss")) >= 4
         assert sum(small.curve(whole, "train/revived")) > 0
 
 

@@ -36,7 +36,7 @@ def _lines(directory: Path) -> list[dict[str, float]]:
 
 def _numbers(directory: Path) -> list[dict[str, float]]:
     """All but what depends on the wall clock."""
-    clocked = {"seconds", "train/images_per_second"}
+    clocked = {"seconds", "train/images_per_second", "train/eta_seconds"}
     return [{k: v for k, v in line.items() if k not in clocked} for line in _lines(directory)]
 
 

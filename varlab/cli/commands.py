@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, Command] = _table(
         "pack",
         "varlab.cli.pack",
         "images into WebDataset shards",
-        "varlab pack source=folder source.path=photos/",
+        "varlab pack source=folder path=photos/",
     ),
     Command(
         "train",

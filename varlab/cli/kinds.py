@@ -88,7 +88,7 @@ def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
             values = score_tokenizer(model, loader, extractor=extractor.to(task.device), perceptual=None)
             return {"rfid": values["rfid"]}
 
-    shown = config["pictures"]["count"]
+    shown = min(config["pictures"]["count"], info.counts["val"])
     return Plan(
         task=task,
         build={"tokenizer": config["tokenizer"], "image_size": list(info.image_size)},

@@ -43,7 +43,7 @@ class Folder:
     def __init__(self, *, path: str, size: int, resample: str, val_fraction: float, seed: int):
         self._root = Path(path).expanduser()
         if not self._root.is_dir():
-            raise VarlabError(f"There is no image folder {self._root}: set source.path to one with class subfolders.")
+            raise VarlabError(f"There is no image folder {self._root}: set path to one with class subfolders.")
         self._size, self._filter = size, resampling(resample)
         self._arguments = {"path": path, "size": size, "resample": resample, "val_fraction": val_fraction, "seed": seed}
         presplit = all((self._root / split).is_dir() for split in SPLITS)

@@ -35,7 +35,9 @@ class TrainingLog(Periodic):
         values = task.log_values()
         seconds, images = self._mark
         self._mark = (task.stopwatch.seconds, task.images)
-        values["train/images_per_second"] = (task.images - images) / max(self._mark[0] - seconds, 1e-9)
+        rate = (task.images - images) / max(self._mark[0] - seconds, 1e-9)
+        values["train/images_per_second"] = rate
+        values["train/eta_seconds"] = (task.total_images - task.images) / max(rate, 1e-9)
         if trainer.is_global_zero:
             self._journal.write(task, values)
 
