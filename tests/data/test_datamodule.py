@@ -96,7 +96,7 @@ def test_folder_yaml_packs(tmp_path: Path) -> None:
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(2):
             Image.new("RGB", (40, 30), (i * 99, 0, 0)).save(tmp_path / "images" / name / f"{i}.jpg")
-    config = OmegaConf.load(CONF / "source" / "folder.yaml")
+    config = OmegaConf.load(CONF / "source" / "folder.yaml").source
     config.path, config.size = str(tmp_path / "images"), 16
     summary = pack(source=instantiate(config), out=tmp_path / "shards", shard_size=10)
     assert summary["images"] == {"train": 2, "val": 2}

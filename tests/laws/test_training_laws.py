@@ -22,10 +22,10 @@ from varlab.tasks import Task
 from varlab.types import VarlabError
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES, EVERY = 416, 96  # of a training; between its checkpoints
-OFTEN = (f"budget.images={IMAGES}", f"checkpoint.every={EVERY}", "log.every=64", "val.every=160")
+IMAGES, EVERY, LOG = 416, 96, 128  # of a training; between its checkpoints, which fall between its log points
+OFTEN = (f"budget.images={IMAGES}", f"checkpoint.every={EVERY}", f"log.every={LOG}", "val.every=160")
 KINDS = {
-    "tokenizer": (*small.RUNS["multi"], *OFTEN, "task.revival.every=64"),
+    "tokenizer": (*small.RUNS["multi"], *OFTEN, "task.revival.every=128"),
     "generator": (*small.RUNS["next_scale"], "order=random", *OFTEN, "tensorboard=false"),
 }
 
@@ -73,7 +73,7 @@ def test_same_seed_same_bits_and_another_seed_others(never_stopped, lab: Path, t
     assert_same(tmp_path / "same", whole)
     assert main(command(kind, tmp_path / "other", "seed=1")) == 0
     first, other = (small.curve(run, "train/loss") for run in (whole, tmp_path / "other"))
-    assert len(first) == len(other) == -(-IMAGES // 64)
+    assert len(first) == len(other) == -(-IMAGES // LOG)
     assert all(a != b for a, b in zip(first, other, strict=True))
 
 
@@ -135,6 +135,11 @@ def last_checkpoint(images: int) -> int:
     return images // EVERY * EVERY
 
 
+def hear_interrupts() -> None:
+    """A shell starts what it puts into the background deaf to Ctrl-C; tests may themselves run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("kind", "number"), [("tokenizer", signal.SIGKILL), ("generator", signal.SIGINT)])
 def test_the_console_command_stopped_by_a_signal(
     kind: str, number: signal.Signals, whole_runs: Callable[[str], Path], lab: Path, tmp_path: Path
@@ -144,7 +149,7 @@ def test_the_console_command_stopped_by_a_signal(
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     shell = [sys.executable, "-m", "varlab.cli.main", *command(kind, run)]
     with log.open("w") as errors:
-        process = subprocess.Popen(shell, stderr=errors, env=environment)
+        process = subprocess.Popen(shell, stderr=errors, env=environment, preexec_fn=hear_interrupts)
         while small.progress(run) < 192:
             assert process.poll() is None, log.read_text()
         process.send_signal(number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,14 +133,13 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
     if config["scores"]["every"] is not None:
         extractor, judge = _judge(config, info, directory)
         found |= judge
-        count, settings = config["scores"]["count"], Settings(**config["metrics"])
-
-        def scores() -> dict[str, float]:
-            scorer.to(task.device)
-            return scorer()
-
-        scorer = _Movable(source, extractor, data, count, settings)
-    _carry(stand, directory)  # once all is known to fit
+        scores = GeneratorScorer(
+            source=source,
+            extractor=extractor,
+            data=data,
+            n=config["scores"]["count"],
+            settings=Settings(**config["metrics"]),
+        )
     return Plan(
         task=task,
         build={
@@ -172,22 +170,6 @@ KINDS: Mapping[str, Callable[[Config, ShardDataModule, Rng, RunDirectory], Plan]
     "tokenizer": tokenizer,
     "generator": generator,
 }
-
-
-class _Movable:
-    """The scorer, made at first use: its extractor follows the task to its device."""
-
-    def __init__(self, source: SampleSource, extractor: Any, data: ShardDataModule, n: int, settings: Settings):
-        self._make = lambda: GeneratorScorer(source=source, extractor=extractor, data=data, n=n, settings=settings)
-        self._extractor = extractor
-        self._scorer: GeneratorScorer | None = None
-
-    def to(self, device: torch.device) -> None:
-        self._extractor.to(device)
-
-    def __call__(self) -> dict[str, float]:
-        self._scorer = self._scorer or self._make()
-        return self._scorer()
 
 
 def _ranks(task: Task) -> tuple[int, int]:
@@ -249,8 +231,3 @@ def _carry(stand: Record, directory: RunDirectory) -> None:
     if directory.rank == 0 and not copy.exists():
         with atomic_write(copy) as file:
             file.write((Path(stand["run"]) / "weights.safetensors").read_bytes())
-
-
-def whole_batches(images: float, batch: int) -> int:
-    """A budget rounded up to whole batches."""
-    return math.ceil(images / batch) * batch

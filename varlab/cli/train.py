@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from varlab.build import make
-from varlab.cli.kinds import KINDS, Plan, whole_batches
+from varlab.cli.kinds import KINDS, Plan
 from varlab.cli.rundir import IGNORED, RunDirectory
 from varlab.data import ShardDataModule
 from varlab.rng import Rng
@@ -84,7 +85,7 @@ def budget_images(task: Task, batch: int, *, images: int | None, flops: float | 
     if images is not None:
         if images < 1:
             raise VarlabError(f"budget.images is {images}, but a training needs at least one image.")
-        return whole_batches(images, batch)
+        return math.ceil(images / batch) * batch
     assert flops is not None
     low, high = 0, 1
     while task.flops_at(high * batch) < flops:

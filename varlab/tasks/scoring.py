@@ -85,8 +85,6 @@ class GeneratorScorer:
     """
 
     def __init__(self, *, source: SampleSource, extractor: Extractor, data: Any, n: int, settings: Settings):
-        if n < 2 * ranks.world_size():
-            raise VarlabError(f"Scores of {n} samples mean nothing: ask for more.")
         self.source, self._extract, self._data, self._n, self._settings = source, extractor, data, n, settings
         self._real: dict[str, tuple[Tensor, Tensor]] = {}
         self._fake_label_N = FeatureSet()
@@ -107,7 +105,9 @@ class GeneratorScorer:
         return self._real[split]
 
     def _scores(self) -> GenerationScores:
-        extract, settings = self._extract, self._settings
+        if self._n < 2 * ranks.world_size():
+            raise VarlabError(f"Scores of {self._n} samples mean nothing: ask for more.")
+        extract, settings = self._extract.to(self.device), self._settings
         ids_N = torch.arange(self._n)[ranks.rank() :: ranks.world_size()]
         self._fake_label_N.reset()
         made = ((*extract(img_u8), label_B) for img_u8, label_B in self.source.images(ids_N))
