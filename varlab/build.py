@@ -24,7 +24,7 @@ def make(config: Config, **live: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, VarlabError):
             raise error.__cause__ from None
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         raise VarlabError(f"{config.get('_target_')} could not be made from its configuration: {reason}.") from error
 
 

@@ -22,8 +22,9 @@ from varlab.types import Maps, VarlabError
 
 
 class Model:
-    """A tokenizer, and for a generator also its order and transformer. Images are float in [-1, 1]; nothing needs gradients
-    unless ``logits`` is called under ``torch.enable_grad``.
+    """A tokenizer, and for a generator also its order and transformer. Images are float in [-1, 1].
+
+    ``logits`` carries gradients unless it is called under ``torch.no_grad``; encoding, decoding and sampling do not.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Model:
         transformer, _ = self._generator()
         if label_B is None:
             return torch.full((batch or 1,), transformer.num_classes, device=self.device)
-        label_B = torch.as_tensor(label_B, dtype=torch.int64, device=self.device)
+        label_B = torch.as_tensor(label_B, dtype=torch.int64, device=self.device).reshape(-1)
         bad = label_B[(label_B < 0) | (label_B > transformer.num_classes)]
         if len(bad):
             raise VarlabError(

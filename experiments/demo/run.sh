@@ -2,7 +2,7 @@
 # The main job, end to end, on scikit-learn's scanned digits: shards, judge, tokenizers, generators at equal training
 # FLOPs, scores under one protocol, report. Nothing here that a user could not type; each command may be run again.
 set -euo pipefail
-out=${OUT:-runs/demo}
+out=${OUT:-runs/demo} # below runs/, where auto looks for judge, perceptual net and tokenizer
 started=$SECONDS
 here() { printf '\n== %s (%d s)\n' "$1" $((SECONDS - started)); }
 

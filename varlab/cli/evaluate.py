@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from varlab.build import example_slots
 from varlab.cli import parents
-from varlab.cli.rundir import RunDirectory, read_run, write_json
+from varlab.cli.rundir import RunDirectory, write_json
 from varlab.cli.trained import sampler_of, shards, trained
 from varlab.data import ShardDataModule
 from varlab.flops import decode_flops, transformer_flops
@@ -19,6 +19,7 @@ from varlab.metrics.extractors import Extractor
 from varlab.metrics.protocol import protocol, protocol_name
 from varlab.model import Model
 from varlab.tasks.scoring import GeneratorScorer, SampleSource, Settings, score_tokenizer, validation_nll
+from varlab.types import VarlabError
 
 __all__ = ["run"]
 
@@ -51,10 +52,10 @@ def _reference(data: ShardDataModule, split: str) -> Config:
 def _tokenizer(config: Config, model: Model, record: Config, data: ShardDataModule, extractor: Extractor) -> Config:
     """Reconstructions of the val split against the same images."""
     found = record["parents"].get("perceptual")
-    perceptual = None
+    perceptual, net = None, dict[str, Any]()
     if record["config"].get("perceptual") is not None:
         setting = record["config"]["perceptual"] | ({"run": found["run"]} if found else {})
-        perceptual, _ = parents.load_perceptual(setting, info=data.info, near=Path(config["run"]))
+        perceptual, net = parents.load_perceptual(setting, info=data.info, near=Path(config["run"]))
         if perceptual is not None:
             perceptual.to(model.device)
     loader = data.eval_loader("val", 0, 1, config["batch"])
@@ -63,12 +64,16 @@ def _tokenizer(config: Config, model: Model, record: Config, data: ShardDataModu
     )
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
-    return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}, "images": _images(config)}
+    named |= {"weights": config["weights"], "perceptual": net.get("perceptual", {}).get("weights_sha256")}
+    return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}, "images": _images(record)}
 
 
 def _generator(config: Config, model: Model, record: Config, data: ShardDataModule, extractor: Extractor) -> Config:
     """Samples against the train split, beside the val split against it."""
     assert model.transformer is not None and model.order is not None
+    if list(data.info.classes) != record["build"]["classes"]:
+        knows, has = record["build"]["classes"], list(data.info.classes)
+        raise VarlabError(f"The run knows the classes {knows}, but {data.info.path} holds {has}.")
     sampler = sampler_of(config, model)
     source = SampleSource(
         transformer=model.transformer,
@@ -97,10 +102,10 @@ def _generator(config: Config, model: Model, record: Config, data: ShardDataModu
         "protocol": named | {"metrics": config["metrics"], "weights": config["weights"]},
         "scores": scores,
         "cost": cost,
-        "images": _images(config),
+        "images": _images(record),
     }
 
 
-def _images(config: Config) -> int:
+def _images(record: Config) -> int:
     """How far the scored run was trained."""
-    return int(read_run(Path(config["run"]))["outcome"].get("images", 0))
+    return int(record["outcome"].get("images", 0))

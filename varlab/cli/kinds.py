@@ -140,6 +140,7 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
             n=config["scores"]["count"],
             settings=Settings(**config["metrics"]),
         )
+    _carry(stand, directory)  # once all is known to fit
     return Plan(
         task=task,
         build={
@@ -205,7 +206,7 @@ def _tokenizer_of(config: Config, data: ShardDataModule, directory: RunDirectory
     """The parent's record and the frozen tokenizer, from the copy in this directory once there is one."""
     copy = directory.path / "tokenizer.safetensors"
     stand = directory.read()["parents"].get("tokenizer")
-    if stand is None or not copy.exists():
+    if stand is None or not _is_copy(copy, stand):
         run = parents.find_tokenizer(
             config["tokenizer_run"], order=config["order"], info=data.info, near=directory.path
         )
@@ -228,6 +229,11 @@ def _describe(run: Path) -> Record:
 def _carry(stand: Record, directory: RunDirectory) -> None:
     """Copy the tokenizer's weights into the generator's directory, which then needs nothing else."""
     copy = directory.path / "tokenizer.safetensors"
-    if directory.rank == 0 and not copy.exists():
+    if directory.rank == 0 and not _is_copy(copy, stand):
         with atomic_write(copy) as file:
             file.write((Path(stand["run"]) / "weights.safetensors").read_bytes())
+
+
+def _is_copy(copy: Path, stand: Record) -> bool:
+    """Whether a file holds the parent's weights, and not those of an earlier attempt with another parent."""
+    return copy.exists() and sha256(copy) == stand["weights_sha256"]

@@ -26,11 +26,15 @@ RUNS = Path("runs")
 
 def finished_runs(near: Path) -> Iterator[tuple[Path, Record]]:
     """Finished trainings under runs/ and beside a directory, the nearest in the tree first, then the newest."""
-    roots = [root for root in (RUNS, near.parent) if root.is_dir()]
+    roots = [root for root in (RUNS, near.parent) if root.is_dir() and root.resolve() != Path.cwd()]
     files = {file.resolve() for root in roots for file in root.rglob("run.json")}
     for file in sorted(files, key=lambda f: (-_shared(f.parent, near), -f.stat().st_mtime)):
-        record = read_run(file.parent)
-        if record["command"] == "train" and record["outcome"]["state"] == "finished":
+        try:
+            record = read_run(file.parent)
+        except VarlabError as error:
+            logger.warning("%s", error)
+            continue
+        if record.get("command") == "train" and record["outcome"]["state"] == "finished":
             yield Path(os.path.relpath(file.parent)), record
 
 
@@ -144,8 +148,8 @@ def find_tokenizer(setting: str, *, order: Config, info: DataInfo, near: Path) -
 
 
 def _if_fits(order: Config, record: Record) -> VQTokenizer | None:
-    tokenizer = build_tokenizer(record["build"]["tokenizer"], Rng(0))
     try:
+        tokenizer = build_tokenizer(record["build"]["tokenizer"], Rng(0))
         build_order(order, tokenizer)
     except VarlabError:
         return None

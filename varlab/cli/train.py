@@ -40,7 +40,9 @@ Config = dict[str, Any]
 def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     """Train what the configuration describes, to the end of its budget; a stopped run goes on where it stood."""
     config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    auto = directory.read()["auto"] or {"precision": precision(config["trainer"]["precision"])}
+    auto = directory.read()["auto"] or {
+        "precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])
+    }
     data: ShardDataModule = make(config["data"])
     _check_same_data(data, directory)
     plan = KINDS[config["kind"]](config, data, Rng(config["seed"]), directory)
@@ -65,13 +67,13 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     }
 
 
-def precision(asked: str) -> str:
+def precision(asked: str, accelerator: str) -> str:
     """bf16-mixed where the processor multiplies bf16 in hardware, else 32-true; anything but "auto" as it was asked."""
     if asked != "auto":
         return asked
     import torch
 
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""
@@ -82,9 +84,10 @@ def budget_images(task: Task, batch: int, *, images: int | None, flops: float | 
     """The length of a training in whole batches: as many images as asked, or the fewest that spend so many FLOPs."""
     if (images is None) == (flops is None):
         raise VarlabError("Give the length of the training: one of budget.images=N and budget.flops=F.")
+    for name, value in (("images", images), ("flops", flops)):
+        if value is not None and (not isinstance(value, int | float) or not 0 < value < math.inf):
+            raise VarlabError(f"budget.{name} is {value}, but it must be a number above 0.")
     if images is not None:
-        if images < 1:
-            raise VarlabError(f"budget.images is {images}, but a training needs at least one image.")
         return math.ceil(images / batch) * batch
     assert flops is not None
     low, high = 0, 1

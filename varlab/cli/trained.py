@@ -24,11 +24,18 @@ def device_of(setting: str) -> torch.device:
     """auto: a GPU where there is one."""
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(setting)
+    try:
+        return torch.empty(0, device=setting).device
+    except (RuntimeError, AssertionError) as error:
+        raise VarlabError(f"device={setting} cannot be used here ({str(error).splitlines()[0]}).") from error
 
 
 def trained(config: Config) -> tuple[Model, Config]:
     """The model of ``config["run"]`` on its device, and the run's record."""
+    for name in ("n", "batch", "shown", "grown", "seed"):
+        least = 0 if name == "seed" else 1
+        if name in config and (not isinstance(config[name], int) or config[name] < least):
+            raise VarlabError(f"{name}={config[name]} must be a whole number, at least {least}.")
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     run = Path(config["run"])

@@ -83,7 +83,12 @@ CLASSIFIER = (
 COST = (
     Column("images", "Images", "training images consumed by updates", whole),
     Column("flops", "Training FLOPs", "forward and backward of what is trained", si),
-    Column("tokenizer_flops", "Tokenizer FLOPs", "of the frozen tokenizer while the generator trains", si),
+    Column(
+        "tokenizer_flops",
+        "Tokenizer FLOPs",
+        "its tokenizer's own training, and encoding while the generator trains",
+        si,
+    ),
     Column("seconds", "Time", "training time on the clock", duration),
 )
 SAMPLING_COST = (

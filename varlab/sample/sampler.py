@@ -39,6 +39,8 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.ramp not in RAMPS:
             raise VarlabError(f"Sampler ramp={self.ramp!r} is unknown: use one of {sorted(RAMPS)}.")
+        if not all(isinstance(x, int | float) for x in (self.cfg, self.temperature, self.top_k, self.top_p)):
+            raise VarlabError(f"Sampler settings {asdict(self)} must be numbers (ramp aside).")
         if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.cfg < 0:
             raise VarlabError(
                 f"Sampler settings {asdict(self)} need temperature > 0, 0 < top_p <= 1, top_k >= 0, cfg >= 0."

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.checkpointing import Checkpointer, Resume
 from varlab.tasks.ranks import RanksStrategy, cluster_environment
-from varlab.types import Batch
+from varlab.types import Batch, VarlabError
 
 
 class TrainingData(Protocol):
@@ -49,26 +50,37 @@ def fit(
     Several ranks must have been started already, with the environment that tells each who it is.
     Raises VarlabError, and KeyboardInterrupt where the person interrupts.
     """
+    if precision.startswith("16"):
+        raise VarlabError(
+            f"trainer.precision={precision} needs a gradient scaler, which updates here do not have: use bf16-mixed or 32-true."
+        )
     task.total_images = -(-images // data.batch) * data.batch
     ranked = devices * num_nodes > 1
     with _surroundings(threads):
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=RanksStrategy() if ranked else "auto",
-            plugins=[cluster_environment()] if ranked else None,
-            precision=precision,  # type: ignore[arg-type]  # a name from YAML; Lightning checks it
-            deterministic=deterministic,  # type: ignore[arg-type]
-            callbacks=[resume, *callbacks, checkpointer],  # its checkpoint comes after all that is done at an update
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-        )
+        try:
+            trainer = Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=RanksStrategy() if ranked else "auto",
+                plugins=[cluster_environment()] if ranked else None,
+                precision=precision,  # type: ignore[arg-type]  # a name from YAML; Lightning checks it
+                deterministic=deterministic,  # type: ignore[arg-type]
+                callbacks=[
+                    resume,
+                    *callbacks,
+                    checkpointer,
+                ],  # its checkpoint comes after all that is done at an update
+                max_epochs=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+            )
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            raise VarlabError(f"The trainer refuses its settings ({' '.join(str(error).split())}).") from error
         trainer.fit(task, datamodule=_Remaining(task, data))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from varlab.tasks.base import Task
+from varlab.types import VarlabError
 
 
 def passes(every: int | None, before: int, after: int, total: int) -> bool:
@@ -19,6 +20,10 @@ class Periodic(Callback):
     """Acts after the update that passes each multiple of ``every`` images, and after the last one."""
 
     def __init__(self, *, every: int | None):
+        if every is not None and every < 1:
+            raise VarlabError(
+                f"{type(self).__name__} every {every} images: give at least 1, or null for only at the end."
+            )
         self.every = every
 
     @abstractmethod
