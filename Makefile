@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report test test-slow check format clean
+.PHONY: help env demo report test check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -33,11 +33,8 @@ demo: env  ## the main job, end to end, on real data
 report: env  ## one page over everything under runs/
 	$(BIN)/varlab report runs out=runs/report/all
 
-test: env  ## every law and contract but the slow ones
+test: env  ## every law and contract
 	$(PYTEST) -n 2 -m "not slow"
-
-test-slow: env  ## the slow ones
-	$(PYTEST) -m slow
 
 check: env  ## style, types, tests
 	$(BIN)/ruff check .
