@@ -186,7 +186,7 @@ def trainer(name: str, lab: Path, tmp_path: Path) -> None:
     config = train_config(f"trainer={name}")["trainer"]
     taken = {key for key, p in inspect.signature(fit).parameters.items() if p.annotation in _OF_TRAINERS}
     assert set(config) - {"micro_batch"} == taken - {"images"}
-    assert precision(config["precision"]) in ("32-true", "bf16-mixed")
+    assert precision(config["precision"], config["accelerator"]) in ("32-true", "bf16-mixed")
 
 
 _OF_TRAINERS = ("str", "int", "bool | str", "int | None")
