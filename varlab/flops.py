@@ -76,6 +76,23 @@ def decode_flops(tokenizer: Any) -> int:
     return forward_flops(tokenizer, tokenizer.blank(1), method=lambda m, f_hat: m.decode(f_hat))
 
 
+def sampling_flops(transformer: Any, slots: Slots, tokenizer: Any, *, guided: bool) -> int:
+    """Drawing one image: every slot once (twice when guided), then its maps through the quantizer and the decoder.
+
+    slots: those of one sample (B = 1), all steps of it.
+    """
+    forward = transformer_flops(transformer, slots, width=transformer.width, depth=transformer.depth)
+    maps = [torch.zeros(1, h * w, dtype=torch.int64) for h, w in tokenizer.scales]
+
+    def decode(module: Any, *maps: Tensor) -> Tensor:
+        f_hat = module.blank(1)
+        for k, idx_Bl in enumerate(maps):
+            f_hat = module.accumulate(f_hat, k, module.embed(idx_Bl))
+        return module.decode(f_hat)
+
+    return forward * (2 if guided else 1) + forward_flops(tokenizer, *maps, method=decode)
+
+
 def autoencoder_flops(tokenizer: nn.Module, image_size: tuple[int, int]) -> int:
     """One reconstruction."""
     return forward_flops(tokenizer, torch.empty(1, 3, *image_size))

@@ -11,8 +11,10 @@ varlab pack source=digits
 
 here "the judge, and a perceptual net of its own: two commands at once, a core each"
 varlab train experiment=digits/judge out="$out/judge" & judge=$!
+trap 'kill "$judge" 2>/dev/null || true' EXIT # one that fails does not leave the other behind
 varlab train experiment=digits/perceptual out="$out/perceptual"
 wait "$judge"
+trap - EXIT
 
 here "a multi-scale and a single-scale tokenizer"
 varlab train -m launch=joblib experiment=digits/tokenizer tokenizer=multi,single out="$out/tokenizer"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from varlab.cli import rundir
 from varlab.cli.rundir import RunDirectory, differences, read_run, write_json
 from varlab.errors import VarlabError
 
-CONFIG = {"seed": 3, "data": {"batch": 8}, "out": None, "trainer": {"progress": True, "threads": 1}}
+CONFIG = {"seed": 3, "data": {"batch": 8}, "out": None, "trainer": {"threads": 1}}
 
 
 def prepare(path: Path, config: dict = CONFIG, command: str = "train") -> tuple[RunDirectory, bool]:
@@ -41,6 +42,17 @@ def test_finished_runs_have_nothing_to_do(tmp_path: Path) -> None:
     _, todo = prepare(tmp_path)
     assert not todo
     assert directory.record_path.read_bytes() == before
+
+
+def test_what_was_made_from_other_weights_is_made_anew(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"command": "evaluate", "config": {"run": "runs/a"}, "overrides": []}
+    with RunDirectory(tmp_path) as directory:
+        assert directory.prepare(**asked, source="first")
+        directory.finish({"fid": 1.0})
+    with RunDirectory(tmp_path) as directory:
+        assert not directory.prepare(**asked, source="first")
+        assert directory.prepare(**asked, source="second")
+        assert "fid" not in directory.read()["outcome"]
 
 
 def test_unfinished_runs_resume_with_what_they_remember(tmp_path: Path) -> None:
@@ -80,8 +92,8 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path, state: str) ->
 
 def test_how_and_where_is_not_another_configuration(tmp_path: Path) -> None:
     prepare(tmp_path)
-    trainer = CONFIG["trainer"] | {"progress": False}
-    _, todo = prepare(tmp_path, CONFIG | {"out": str(tmp_path), "trainer": trainer})
+    shrink = {"depth": 1}
+    _, todo = prepare(tmp_path, CONFIG | {"out": str(tmp_path), "shrink": shrink})
     assert todo
     assert differences({"a": 1}, {"a": True}) and differences({"a": (1,)}, {"a": [1]}) == []
 

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_tasks import batch_at, classifier_task, generator_task, same_state, tokenizer_task, train
 
 from varlab.tasks.callbacks import InTrainingScores, Journal, Pictures, ProgressBar, grid
+from varlab.types import to_float, to_uint8
 
 
 def _lines(directory: Path) -> list[dict[str, float]]:
@@ -66,7 +67,7 @@ def test_scores_and_pictures_see_averaged_weights_and_leave_no_trace(tmp_path: P
 
     def draw() -> dict[str, torch.Tensor]:
         images = batch_at(list(range(4))).img_u8_B3HW
-        return {"reconstructions": grid(torch.cat([images, task.reconstruct(images)]), columns=4)}
+        return {"reconstructions": grid(torch.cat([images, to_uint8(task.model(to_float(images))[0])]), columns=4)}
 
     class Own(InTrainingScores):
         def act(self, trainer: Any, task: Any) -> None:

@@ -14,7 +14,7 @@ from varlab.cli import parents
 from varlab.cli.rundir import RunDirectory, write_json
 from varlab.cli.trained import sampler_of, shards, trained
 from varlab.data import ShardDataModule
-from varlab.flops import decode_flops, transformer_flops
+from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.protocol import protocol, protocol_name
 from varlab.model import Model
@@ -94,8 +94,7 @@ def _generator(config: Config, model: Model, record: Config, data: ShardDataModu
         extractor=extractor, reference=_reference(data, "train"), n=n, sampler=asdict(sampler), seed=config["seed"]
     )
     slots = example_slots(model.order, model.tokenizer)
-    forward = transformer_flops(model.transformer, slots, width=model.transformer.width, depth=model.transformer.depth)
-    one = forward * (2 if sampler.cfg > 0 else 1) + decode_flops(model.tokenizer)
+    one = sampling_flops(model.transformer, slots, model.tokenizer, guided=sampler.cfg > 0)
     cost = {"sampling_flops": n * one, "sampling_seconds": round(source.seconds, 3)}
     return {
         "kind": "generator",

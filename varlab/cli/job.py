@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import logging
 from dataclasses import dataclass
@@ -70,7 +71,14 @@ def _in_directory(
             execute(command.module, config, directory)
             return
         name = config.get("name") or command.name
-        if not directory.prepare(command=command.name, config=config, overrides=overrides, name=name, choices=choices):
+        if not directory.prepare(
+            command=command.name,
+            config=config,
+            overrides=overrides,
+            name=name,
+            choices=choices,
+            source=_weights_hash(config.get("run")),
+        ):
             logger.info("%s is finished: nothing to do", path)
             return
         logger.info("%s: %s", "resuming" if directory.resuming else "run", path)
@@ -84,6 +92,15 @@ def _in_directory(
                 directory.fail(sentence(error) or f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         directory.finish(outcome)
+
+
+def _weights_hash(run: Any) -> str | None:
+    """Of the run that a command looks at: trained anew, it is another one."""
+    file = Path(str(run)) / "weights.safetensors"
+    if run is None or not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def execute(module: str, config: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:

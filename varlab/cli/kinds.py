@@ -155,7 +155,7 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
         cost={
             "train_flops_per_image": task.train_flops_per_image,
             "encode_flops_per_image": encode,
-            "sampling_flops_per_image": forward * (2 if sampler.cfg > 0 else 1) + flops.decode_flops(own_tokenizer),
+            "sampling_flops_per_image": flops.sampling_flops(model, slots, own_tokenizer, guided=sampler.cfg > 0),
             "parameters": parameters(model),
             "tokens_per_image": order.num_positions,
             "steps_per_image": len(order.steps),

@@ -24,7 +24,7 @@ __all__ = ["IGNORED", "RunDirectory", "differences", "read_run", "write_json"]
 logger = logging.getLogger(__name__)
 
 # Keys that say how or where a run is done: two configurations that differ only here are one run.
-IGNORED = ("out", "name", "launch", "shrink", "trainer.progress")
+IGNORED = ("out", "name", "launch", "shrink")
 LOCK_PATIENCE = 5.0  # seconds: what the ranks or workers of a killed process may take to follow it
 _MOST_NAMED = 6  # differing keys listed in an error
 
@@ -61,10 +61,12 @@ class RunDirectory:
         overrides: list[str],
         name: str | None = None,
         choices: Mapping[str, Any] | None = None,
+        source: str | None = None,
     ) -> bool:
         """Take the directory for this run. False: the very same run is finished, there is nothing to do.
 
-        config: resolved, plain JSON types. choices: the options taken from the config groups.
+        config: resolved, plain JSON types. choices: the options taken from the config groups. source: hash of the trained
+        weights that this run looks at; what was made from others is made anew.
         Raises VarlabError where another run lives here, or another process is at work on this one.
         """
         self.lock()
@@ -74,10 +76,13 @@ class RunDirectory:
             before = None
         if before is not None:
             self._check_same(before, command, config)
-            if before["outcome"]["state"] == "finished":
-                return False
+            if before.get("source") != source:
+                logger.info("%s was made from other weights: making it anew", self.path)
+                before = None
+        if before is not None and before["outcome"]["state"] == "finished":
+            return False
         self.resuming = before is not None
-        record = before or _new_record(command, config, overrides, name, choices)
+        record = before or _new_record(command, config, overrides, name, choices) | {"source": source}
         if self.resuming:
             _warn_of_changes(record, self.path)
         self._write(record | {"outcome": record["outcome"] | {"state": "running", "error": None}})

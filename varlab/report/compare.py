@@ -15,7 +15,7 @@ __all__ = ["ABSENT", "Variant", "compare", "differences", "flatten", "group_vari
 ABSENT = "—"
 """What a configuration that lacks a key shows in its place."""
 
-_NOT_SCIENCE = ("seed", "out", "launch", "name", "trainer.progress")
+_NOT_SCIENCE = ("seed", "out", "launch", "name")
 """Keys of a configuration (with all below them) that say where or how often a run was made, not what it is."""
 
 

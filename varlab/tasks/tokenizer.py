@@ -218,10 +218,6 @@ class TokenizerTask(Task):
         means = {n: float(sums[n] / sums["images"]) for n in ("psnr", "l1", "perceptual") if n in sums}
         return {f"val/{name}": value for name, value in (means | health).items()}
 
-    def reconstruct(self, img_u8_B3HW: Tensor) -> Tensor:
-        """uint8 reconstructions, for pictures."""
-        return to_uint8(self.model(to_float(img_u8_B3HW))[0])
-
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def helpers(self) -> dict[str, nn.Module]:

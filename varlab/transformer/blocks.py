@@ -94,6 +94,9 @@ class AdaLNBlock(nn.Module):
         self.modulate.bias.zero_()
 
 
+_HEAD = -1  # the head's place among the layers of a cache
+
+
 class AdaLNHeadNorm(nn.Module):
     """The LayerNorm before the head, modulated by scale and shift from the condition."""
 
@@ -102,8 +105,13 @@ class AdaLNHeadNorm(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulate = nn.Linear(width, 2 * width)
 
-    def forward(self, x_BLD: Tensor, cond_BD: Tensor) -> Tensor:
-        scale, shift = self.modulate(F.silu(cond_BD)).view(len(cond_BD), 1, 2, -1).unbind(2)
+    def forward(self, x_BLD: Tensor, cond_BD: Tensor, cache: Cache | None) -> Tensor:
+        made = None if cache is None else cache.modulation.get(_HEAD)
+        if made is None:
+            made = self.modulate(F.silu(cond_BD)).view(len(cond_BD), 1, 2, -1)
+            if cache is not None:
+                cache.modulation[_HEAD] = made
+        scale, shift = made.unbind(2)
         return self.norm(x_BLD) * (1 + scale) + shift
 
     @torch.no_grad()
@@ -138,5 +146,5 @@ class PlainHeadNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x_BLD: Tensor, cond_BD: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, cond_BD: Tensor, cache: Cache | None) -> Tensor:
         return self.norm(x_BLD)

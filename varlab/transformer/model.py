@@ -117,4 +117,4 @@ class Transformer(nn.Module):
         x_BLD = self._embed(slots, cond_BD)
         for block in self.blocks:
             x_BLD = block(x_BLD, cond_BD, visible, cache, stream)
-        return self.head(self.head_norm(x_BLD, cond_BD)).float()
+        return self.head(self.head_norm(x_BLD, cond_BD, cache)).float()
