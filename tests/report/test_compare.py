@@ -29,8 +29,8 @@ def test_differences_are_exactly_the_keys_whose_values_differ(a: dict, b: dict) 
 
 
 def test_where_and_how_often_a_run_was_made_is_no_difference() -> None:
-    a = {"seed": 0, "out": "x", "name": "n", "launch": {"type": 1}, "trainer": {"progress": True, "threads": 1}}
-    b = {"seed": 1, "out": "y", "name": "m", "launch": {"type": 2}, "trainer": {"progress": False, "threads": 2}}
+    a = {"seed": 0, "out": "x", "name": "n", "launch": {"type": 1}, "trainer": {"threads": 1}}
+    b = {"seed": 1, "out": "y", "name": "m", "launch": {"type": 2}, "trainer": {"threads": 2}}
     assert differences({"a": a, "b": b}) == {"trainer.threads": {"a": 1, "b": 2}}
 
 
