@@ -36,8 +36,7 @@ def var_shaped(depth: int, order, *, block: str = "tiny") -> nn.Module:
             vocab_size=VOCAB,
             code_dim=CODE_DIM,
             num_classes=1000,
-            num_positions=order.num_positions,
-            num_levels=len(order.scales),
+            positions_P3=order.positions_P3,
             source_positions=not order.fixed,
         )
 

@@ -20,7 +20,14 @@ Config = dict[str, Any]
 def make(config: Config, **live: Any) -> Any:
     """The object a config's ``_target_`` names, with values from live objects. A sentence of its constructor stays one."""
     try:
-        return instantiate(config, **live, _convert_="all")
+        if config.get("_partial_"):
+            return instantiate(config, **live, _convert_="all")
+        return instantiate(config, _partial_=True, _convert_="all")(**live)  # live objects are no business of Hydra's
+    except VarlabError:
+        raise
+    except (TypeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise VarlabError(f"{config.get('_target_')} could not be made from its configuration: {reason}.") from error
     except InstantiationException as error:
         if isinstance(error.__cause__, VarlabError):
             raise error.__cause__ from None
@@ -50,18 +57,26 @@ def build_order(config: Config, tokenizer: Tokenizer) -> BaseOrder:
 
 
 def build_transformer(
-    config: Config, *, tokenizer: Tokenizer, order: BaseOrder, num_classes: int, rng: Rng
+    config: Config,
+    *,
+    tokenizer: Tokenizer,
+    order: BaseOrder,
+    num_classes: int,
+    rng: Rng,
+    cond_vocab: int = 0,
+    cond_tokens: int = 0,
 ) -> Transformer:
-    """The transformer of ``conf/transformer``, for this tokenizer, this order and this many classes."""
+    """The transformer of ``conf/transformer``, for this tokenizer, this order and this many classes and condition tokens."""
     with rng.scope("init/transformer"):
         transformer = make(
             config,
             vocab_size=tokenizer.vocab_size,
             code_dim=tokenizer.code_dim,
             num_classes=num_classes,
-            num_positions=order.num_positions,
-            num_levels=len(tokenizer.scales),
+            positions_P3=order.positions_P3,
             source_positions=not order.fixed,
+            cond_vocab=cond_vocab,
+            cond_tokens=cond_tokens,
         )
     slots = example_slots(order, tokenizer)
     if transformer.token_inputs and bool(((slots.src_BL >= 0) & (slots.tok_BL < 0)).any()):

@@ -181,9 +181,11 @@ class Order(Protocol):
 
     steps: tuple[int, ...]  # tokens predicted in parallel at each step
     fixed: bool  # pos_BL and src_BL are the same for every sample (False for random orders)
+    cached: bool  # each slot comes once (False for sliding windows, which come anew at every step)
 
     def start(self, batch: int, tokenizer: Tokenizer, rng: Any = None) -> Any: ...
     def inputs(self, state: Any, k: int, tokenizer: Tokenizer) -> Slots: ...
+    def conditioned(self, slots: Slots, cond_BN: Tensor, k: int) -> Slots: ...  # with the condition's slots before them
     def targets(self, state: Any, k: int, maps: Maps) -> Tensor: ...  # idx_Bl
     def advance(self, state: Any, k: int, idx_Bl: Tensor, tokenizer: Tokenizer, h_BlC: Tensor | None = None) -> Any: ...
     def canvas(self, state: Any, tokenizer: Tokenizer) -> Tensor: ...  # f_hat_BChw so far

@@ -69,7 +69,7 @@ class World:
 
     def transformer(self, name: str = "tiny"):
         config = load("transformer", name) | {"width": 32, "depth": 2, "heads": 2}
-        config["init"] = {"head": 1.0, "modulation": 0.5, "gamma": 1.0}  # loud enough for a change to be seen
+        config["init"] |= {"head": 1.0, "modulation": 0.5, "gamma": 1.0}  # loud enough for a change to be seen
         return build_transformer(
             config, tokenizer=self.tokenizer, order=self.order, num_classes=CLASSES, rng=Rng(2)
         ).eval()

@@ -28,6 +28,7 @@ from varlab.data import ShardDataModule
 from varlab.data.sources import Sample
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
+from varlab.order.base import positions
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.tasks import GanLoss, LossWeights, Task, fit
@@ -36,6 +37,7 @@ from varlab.types import VarlabError
 
 CONF = conf_dir()
 SCALES = [[1, 1], [2, 2], [4, 4]]
+VAR_SCALES = [(n, n) for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)]
 
 
 def files(folder: str) -> list[str]:
@@ -81,7 +83,7 @@ class _Scales:
 def transformer(name: str, lab: Path, tmp_path: Path) -> None:
     config = group("transformer", name)
     live = dict(
-        vocab_size=4096, code_dim=32, num_classes=1000, num_positions=680, num_levels=10, source_positions=False
+        vocab_size=4096, code_dim=32, num_classes=1000, positions_P3=positions(VAR_SCALES), source_positions=False
     )
     with torch.device("meta"):
         model = make(config, **live)

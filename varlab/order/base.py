@@ -33,6 +33,7 @@ class BaseOrder(ABC):
 
     steps: tuple[int, ...]
     fixed: bool = True  # positions and sources are the same for every sample
+    cached: bool = True  # every slot comes once, so that a cache can keep it
 
     def __init__(self, *, scales: Sequence[Sequence[int]]):
         self.scales: tuple[tuple[int, int], ...] = tuple((int(h), int(w)) for h, w in scales)
@@ -51,6 +52,25 @@ class BaseOrder(ABC):
     @abstractmethod
     def inputs(self, state: Any, k: int, tokenizer: Tokenizer) -> Slots:
         """The slots of step k: what is known now, and where their tokens will land."""
+
+    def conditioned(self, slots: Slots, cond_BN: Tensor, k: int) -> Slots:
+        """The slots of step k (of all steps, where k is 0), after those of a condition's tokens at the first step."""
+        return Slots.cat([self.prefix(cond_BN, slots), slots]) if k == 0 else slots
+
+    def prefix(self, cond_BN: Tensor, slots: Slots) -> Slots:
+        """The slots of a condition: they see each other (VQGAN's r‖s), have positions after the image's and a level of
+        their own, and predict nothing. slots: those that follow.
+        """
+        B, N = cond_BN.shape
+        place_BN = torch.arange(self.num_positions, self.num_positions + N, device=cond_BN.device).expand(B, -1)
+        return Slots(
+            x_BLC=slots.x_BLC.new_zeros(B, N, slots.x_BLC.shape[2]),
+            tok_BL=cond_BN,
+            src_BL=place_BN,
+            pos_BL=place_BN,
+            level_L=torch.full((N,), len(self.scales), device=cond_BN.device),
+            step_L=torch.full((N,), -1),
+        )
 
     @abstractmethod
     def targets(self, state: Any, k: int, maps: Maps) -> Tensor:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from varlab.rng import Rng
 from varlab.sample import guidance
-from varlab.sample.filter import filter_logits, pick
+from varlab.sample.draws import AddressedDraws, Draws
+from varlab.sample.filter import filter_logits
+from varlab.sample.smooth import codes_of, soft_codes
 from varlab.transformer import Cache, Transformer
 from varlab.types import Maps, Order, Tokenizer, VarlabError
 
@@ -28,6 +30,8 @@ class Sampler:
     """How tokens are drawn. cfg: guidance strength t at full progress (0: none). ramp: constant, or VAR's linear one.
 
     top_k: keep this many tokens (0: all). top_p: keep this much probability (1: all). temperature: divides the logits.
+    cfg_steps: guide only the first so many steps (None: all). smooth: VAR's ``more_smooth``, for pictures only: the image
+    is then the state's canvas, not the maps'.
     """
 
     cfg: float
@@ -35,6 +39,8 @@ class Sampler:
     temperature: float
     top_k: int
     top_p: float
+    cfg_steps: int | None = None
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         if self.ramp not in RAMPS:
@@ -46,6 +52,14 @@ class Sampler:
                 f"Sampler settings {asdict(self)} need temperature > 0, 0 < top_p <= 1, top_k >= 0, cfg >= 0."
             )
 
+    def _guided(self, logits: Tensor, k: int, steps: int) -> Tensor:
+        """Logits of the conditional branch, pushed away from those of the null branch where there is one."""
+        if self.cfg == 0:
+            return logits
+        off = self.cfg_steps is not None and k >= self.cfg_steps
+        t = 0.0 if off else RAMPS[self.ramp](self.cfg, k / max(steps - 1, 1))
+        return guidance.guide(logits, t)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -56,27 +70,39 @@ class Sampler:
         label_B: Tensor,
         ids_B: Tensor,
         rng: Rng,
+        cond_BN: Tensor | None = None,
         force: Force | None = None,
         watch: Watch | None = None,
+        draws: Draws | None = None,
     ) -> Maps:
-        """Token maps for the labels. Sample b depends on (rng.seed, ids_B[b]) and its label alone."""
+        """Token maps for the labels. Sample b depends on (rng.seed, ids_B[b]), its label and its condition alone.
+
+        cond_BN: tokens of a condition, which come before everything. draws: addressed ones where not given.
+        """
         K = len(order.steps)
+        if self.cfg > 0 and not transformer.has_null_class:
+            raise VarlabError(f"cfg={self.cfg} needs a model with a null class, which this one has not: use cfg=0.")
         branches = 2 if self.cfg > 0 else 1
         labels = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])[: branches * len(label_B)]
-        cache = Cache(length=sum(order.steps))
-        draws = rng.stream("sample", ids_B)
+        cache = Cache(length=sum(order.steps) + transformer.cond_tokens) if order.cached else None
+        draws = draws or AddressedDraws(rng.stream("sample", ids_B))
         state = order.start(len(label_B), tokenizer, rng.stream("order", ids_B))
         for k, length in enumerate(order.steps):
-            logits = transformer(order.inputs(state, k, tokenizer).repeat_batch(branches), labels, cache=cache)
-            if branches == 2:
-                logits = guidance.guide(logits, RAMPS[self.ramp](self.cfg, k / max(K - 1, 1)))
+            slots = order.inputs(state, k, tokenizer)
+            if cond_BN is not None:
+                slots = order.conditioned(slots, cond_BN, k)
+            logits = transformer(slots.repeat_batch(branches), labels, cache=cache)[:, -length:]
             logits = filter_logits(
-                logits[:, -length:], temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
+                self._guided(logits, k, K), temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
             )
-            idx_Bl = pick(logits, draws.at(k).uniform(length).to(logits.device))
+            idx_Bl = draws.pick(logits, k)
+            h_BlC = None
+            if self.smooth:
+                progress = k / max(K - 1, 1)
+                h_BlC = soft_codes(logits, draws.gumbel(logits, k), progress, codes_of(tokenizer, logits))
             if force is not None:
                 idx_Bl = force(state, k, idx_Bl)
-            state = order.advance(state, k, idx_Bl, tokenizer)
+            state = order.advance(state, k, idx_Bl, tokenizer, h_BlC)
             if watch is not None:
                 watch(k, state)
         return order.finish(state)

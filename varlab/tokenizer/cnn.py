@@ -26,8 +26,13 @@ def _middle(width: int, *, groups: int, attention: bool) -> nn.Sequential:
     return nn.Sequential(around[0], *between, around[1])
 
 
+def attending(attention: Sequence[int], stages: int) -> set[int]:
+    """Indices of the stages that attend, finest first; -1 is the lowest resolution."""
+    return {range(stages)[i] for i in attention}
+
+
 class Encoder(nn.Module):
-    """img_B3HW → f_BChw with h = H / 2^(stages - 1); attention at the lowest resolution."""
+    """img_B3HW → z_BZhw with h = H / 2^(stages - 1), Z = z_channels. attention: the stages that attend, by index."""
 
     def __init__(
         self,
@@ -35,25 +40,27 @@ class Encoder(nn.Module):
         channels: int,
         channel_mult: Sequence[int],
         res_blocks: int,
-        code_dim: int,
+        z_channels: int,
         groups: int,
-        attention: bool,
+        attention: Sequence[int],
+        mid_attention: bool,
     ):
         super().__init__()
         widths = [channels * m for m in channel_mult]
+        attend = attending(attention, len(widths))
         self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
         stages: list[nn.Module] = []
         before = channels
         for i, width in enumerate(widths):
             lowest = i == len(widths) - 1
-            stages.append(_stage([before] + [width] * res_blocks, groups=groups, attention=attention and lowest))
+            stages.append(_stage([before] + [width] * res_blocks, groups=groups, attention=i in attend))
             if not lowest:
                 stages.append(Downsample(channels=width))
             before = width
         self.stages = nn.Sequential(*stages)
-        self.middle = _middle(before, groups=groups, attention=attention)
+        self.middle = _middle(before, groups=groups, attention=mid_attention)
         self.norm_out = group_norm(before, groups)
-        self.conv_out = nn.Conv2d(before, code_dim, 3, padding=1)
+        self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
         h = self.middle(self.stages(self.conv_in(img_B3HW)))
@@ -61,7 +68,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """f_BChw → img_B3HW; the encoder mirrored, with one more residual block a stage."""
+    """z_BZhw → img_B3HW; the encoder mirrored, with one more residual block a stage. Stages count from the finest."""
 
     def __init__(
         self,
@@ -69,18 +76,20 @@ class Decoder(nn.Module):
         channels: int,
         channel_mult: Sequence[int],
         res_blocks: int,
-        code_dim: int,
+        z_channels: int,
         groups: int,
-        attention: bool,
+        attention: Sequence[int],
+        mid_attention: bool,
     ):
         super().__init__()
         widths = [channels * m for m in reversed(channel_mult)]
-        self.conv_in = nn.Conv2d(code_dim, widths[0], 3, padding=1)
-        self.middle = _middle(widths[0], groups=groups, attention=attention)
+        attend = {len(widths) - 1 - i for i in attending(attention, len(widths))}
+        self.conv_in = nn.Conv2d(z_channels, widths[0], 3, padding=1)
+        self.middle = _middle(widths[0], groups=groups, attention=mid_attention)
         stages: list[nn.Module] = []
         before = widths[0]
         for i, width in enumerate(widths):
-            stages.append(_stage([before] + [width] * (res_blocks + 1), groups=groups, attention=attention and i == 0))
+            stages.append(_stage([before] + [width] * (res_blocks + 1), groups=groups, attention=i in attend))
             if i < len(widths) - 1:
                 stages.append(Upsample(channels=width))
             before = width
@@ -88,6 +97,6 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(before, groups)
         self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
 
-    def forward(self, f_BChw: Tensor) -> Tensor:
-        h = self.stages(self.middle(self.conv_in(f_BChw)))
+    def forward(self, z_BZhw: Tensor) -> Tensor:
+        h = self.stages(self.middle(self.conv_in(z_BZhw)))
         return self.conv_out(F.silu(self.norm_out(h)))

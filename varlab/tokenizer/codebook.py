@@ -8,21 +8,30 @@ from torch import Tensor, nn
 
 from varlab.rng import Stream
 
+_EPS = 1e-5  # LlamaGen's, so that no logarithm meets zero
+
 
 class Codebook(nn.Module):
     """V vectors of C numbers. Works in float32 whatever autocast says: near ties would flip in bf16.
 
     init: the codes start uniform in ±init/V (VQGAN: 1). normalise: the nearest code is chosen by angle, not by distance.
+    cosine: the codes are used at length 1, too (LlamaGen; Yu et al. 2021, "Vector-quantized image modeling with improved
+    VQGAN").
     """
 
-    def __init__(self, *, vocab_size: int, code_dim: int, init: float, normalise: bool):
+    def __init__(self, *, vocab_size: int, code_dim: int, init: float, normalise: bool, cosine: bool):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, code_dim).uniform_(-init / vocab_size, init / vocab_size))
-        self.normalise = normalise
+        self.normalise, self.cosine = normalise or cosine, cosine
+
+    def codes(self) -> Tensor:
+        """codes_VC, as they are used."""
+        return F.normalize(self.weight, dim=-1) if self.cosine else self.weight
 
     def embed(self, idx_Bl: Tensor) -> Tensor:
         """idx_Bl → h_BlC."""
-        return F.embedding(idx_Bl, self.weight)
+        h_BlC = F.embedding(idx_Bl, self.weight)
+        return F.normalize(h_BlC, dim=-1) if self.cosine else h_BlC
 
     @torch.no_grad()
     def nearest(self, z_NC: Tensor) -> Tensor:
@@ -42,3 +51,17 @@ class Codebook(nn.Module):
         chosen = stream.integers(len(candidates_NC), len(dead))[0].to(candidates_NC.device)
         self.weight[dead] = candidates_NC[chosen].to(self.weight)
         return len(dead)
+
+
+def entropy_loss(z_NC: Tensor, codes_VC: Tensor, *, temperature: float) -> Tensor:
+    """Mean entropy of each vector's soft choice of a code, minus the entropy of the mean choice (Yu et al. 2023, MAGVIT-v2).
+
+    Low where each choice is sure and all codes are used. The soft choice is the softmax of minus the squared distances
+    divided by ``temperature``.
+    """
+    size_N1, size_V = z_NC.square().sum(1, keepdim=True), codes_VC.square().sum(1)
+    logits_NV = -(size_N1 + size_V - 2 * z_NC @ codes_VC.T) / temperature
+    choice_NV = logits_NV.softmax(-1)
+    each = -(choice_NV * (logits_NV + _EPS).log_softmax(-1)).sum(-1).mean()
+    mean_V = choice_NV.mean(0)
+    return each + (mean_V * (mean_V + _EPS).log()).sum()

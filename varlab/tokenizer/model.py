@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ class VQTokenizer(nn.Module):
     """Pixels in [-1, 1] to token maps and back; implements ``varlab.types.Tokenizer``.
 
     channels × channel_mult are the widths of the stages (the last runs at the latent resolution, so the tokenizer
-    downsamples by 2^(stages - 1)); res_blocks per stage (one more in the decoder); groups of the GroupNorms; attention at
-    the lowest resolution. The other values go to ``Quantizer``.
+    downsamples by 2^(stages - 1)), those of the decoder where decoder_channel_mult gives it others; res_blocks per stage
+    (one more in the decoder); z_channels between the CNNs and the quantizer's convolutions (null: code_dim, as in VAR);
+    groups of the GroupNorms; attention: the stages that attend (0 the finest, -1 the lowest resolution); mid_attention: in
+    the middle. The other values go to ``Quantizer``.
     """
 
     def __init__(
@@ -30,41 +32,50 @@ class VQTokenizer(nn.Module):
         code_dim: int,
         channels: int,
         channel_mult: Sequence[int],
+        decoder_channel_mult: Sequence[int] | None,
         res_blocks: int,
+        z_channels: int | None,
         groups: int,
-        attention: bool,
+        attention: Sequence[int],
+        mid_attention: bool,
         quant_kernel: int,
         beta: float,
+        beta_term: str,
         phi_count: int,
         phi_ratio: float,
         code_init: float,
         code_norm: bool,
+        cosine: bool,
+        entropy: Mapping[str, float] | None,
     ):
         super().__init__()
         self.vocab_size, self.code_dim = vocab_size, code_dim
         self.downsample = 2 ** (len(channel_mult) - 1)
         cnn: dict[str, Any] = dict(
             channels=channels,
-            channel_mult=channel_mult,
             res_blocks=res_blocks,
-            code_dim=code_dim,
+            z_channels=code_dim if z_channels is None else z_channels,
             groups=groups,
             attention=attention,
+            mid_attention=mid_attention,
         )
-        self.encoder = Encoder(**cnn)
-        self.quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=quant_kernel // 2)
+        self.encoder = Encoder(channel_mult=channel_mult, **cnn)
+        self.quant_conv = nn.Conv2d(cnn["z_channels"], code_dim, quant_kernel, padding=quant_kernel // 2)
         self.quantizer = Quantizer(
             scales=scales,
             vocab_size=vocab_size,
             code_dim=code_dim,
             beta=beta,
+            beta_term=beta_term,
             phi_count=phi_count,
             phi_ratio=phi_ratio,
             code_init=code_init,
             code_norm=code_norm,
+            cosine=cosine,
+            entropy=entropy,
         )
-        self.post_quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=quant_kernel // 2)
-        self.decoder = Decoder(**cnn)
+        self.post_quant_conv = nn.Conv2d(code_dim, cnn["z_channels"], quant_kernel, padding=quant_kernel // 2)
+        self.decoder = Decoder(channel_mult=decoder_channel_mult or channel_mult, **cnn)
         self.scales = self.quantizer.scales
 
     @property
@@ -89,7 +100,7 @@ class VQTokenizer(nn.Module):
         return self.quantizer.encode(self.quant_conv(self.encoder(img_B3HW)))
 
     def embed(self, idx_Bl: Tensor) -> Tensor:
-        """idx_Bl → h_BlC, the codes themselves."""
+        """idx_Bl → h_BlC, the codes themselves (of length 1 where the codebook is a cosine one)."""
         return self.quantizer.codebook.embed(idx_Bl)
 
     def blank(self, batch: int) -> Tensor:

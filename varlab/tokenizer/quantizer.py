@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Stream
-from varlab.tokenizer.codebook import Codebook
+from varlab.tokenizer.codebook import Codebook, entropy_loss
 from varlab.types import Maps, Quantized, VarlabError, full_precision
 
 
@@ -46,8 +46,11 @@ def check_scales(scales: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]
 class Quantizer(nn.Module):
     """Latent grids to token maps and back, always in float32.
 
-    scales: (h, w) per scale, coarse to fine. beta: weight of the commitment term. phi_count: how many φ the scales share
-    (0: none, the identity; 1: one for all; K: one each). phi_ratio: see ``Phi``. code_init, code_norm: see ``Codebook``.
+    scales: (h, w) per scale, coarse to fine. beta: weight of the commitment term, or of the codebook's where ``beta_term``
+    says "codebook" (what the official VQGAN code does unless legacy=False). phi_count: how many φ the scales share (0: none,
+    the identity; 1: one for all; K: one each). phi_ratio: see ``Phi``. code_init, code_norm, cosine: see ``Codebook``; a
+    cosine codebook also brings the latents to length 1, which only one scale can mean. entropy: {weight, temperature} of
+    ``entropy_loss`` (None: none), for one scale too.
     """
 
     def __init__(
@@ -57,15 +60,28 @@ class Quantizer(nn.Module):
         vocab_size: int,
         code_dim: int,
         beta: float,
+        beta_term: str,
         phi_count: int,
         phi_ratio: float,
         code_init: float,
         code_norm: bool,
+        cosine: bool,
+        entropy: Mapping[str, float] | None,
     ):
         super().__init__()
         self.scales = check_scales(scales)
-        self.beta = beta
-        self.codebook = Codebook(vocab_size=vocab_size, code_dim=code_dim, init=code_init, normalise=code_norm)
+        if beta_term not in ("commitment", "codebook"):
+            raise VarlabError(f"Tokenizer beta_term={beta_term!r} is unknown: use commitment or codebook.")
+        if (cosine or entropy) and len(self.scales) > 1:
+            raise VarlabError(
+                f"A cosine codebook or an entropy loss needs a tokenizer of one scale, not {len(self.scales)}: residuals have "
+                "a length. Use code_norm=true to choose codes by angle over several scales."
+            )
+        self.commitment, self.codebook_weight = (beta, 1.0) if beta_term == "commitment" else (1.0, beta)
+        self.entropy = entropy
+        self.codebook = Codebook(
+            vocab_size=vocab_size, code_dim=code_dim, init=code_init, normalise=code_norm, cosine=cosine
+        )
         self.phi = nn.ModuleList(Phi(code_dim=code_dim, ratio=phi_ratio) for _ in range(phi_count))
         self._phi_of_scale = phi_of_scale(len(self.scales), phi_count) if phi_count else []
 
@@ -80,6 +96,11 @@ class Quantizer(nn.Module):
                 h_BChw = self.phi[self._phi_of_scale[k]](h_BChw)
             return f_hat_BChw + h_BChw
 
+    def _latents(self, f_BChw: Tensor) -> Tensor:
+        """What is quantized: the encoder's grid in float32, at length 1 for a cosine codebook."""
+        f = f_BChw.float()
+        return F.normalize(f, dim=1) if self.codebook.cosine else f
+
     def _vectors(self, rest_BChw: Tensor, k: int) -> Tensor:
         """The residual seen at scale k, one row a token: (B·l, C)."""
         if k < len(self.scales) - 1:
@@ -90,7 +111,7 @@ class Quantizer(nn.Module):
     def encode(self, f_BChw: Tensor) -> Maps:
         """f_BChw → token maps, greedily, scale by scale."""
         with full_precision(f_BChw):
-            f = f_BChw.float()
+            f = self._latents(f_BChw)
             f_hat, maps = torch.zeros_like(f), []
             for k in range(len(self.scales)):
                 maps.append(self.codebook.nearest(self._vectors(f - f_hat, k)).view(len(f), -1))
@@ -100,7 +121,7 @@ class Quantizer(nn.Module):
     def forward(self, f_BChw: Tensor) -> Quantized:
         """Training: token maps, f_hat with the straight-through gradient, and the VQ loss (mean over the scales)."""
         with full_precision(f_BChw):
-            f = f_BChw.float()
+            f = self._latents(f_BChw)
             fixed = f.detach()
             f_hat, loss = torch.zeros_like(f), f.new_zeros(())
             maps, candidates, counts = [], [], []
@@ -111,7 +132,13 @@ class Quantizer(nn.Module):
                 candidates.append(z_NC.view(len(f), -1, f.shape[1]))
                 counts.append(idx_N.new_zeros(len(self.codebook.weight)).scatter_add(0, idx_N, torch.ones_like(idx_N)))
                 f_hat = self.accumulate(f_hat, k, self.codebook.embed(maps[-1]))
-                loss = loss + self.beta * F.mse_loss(f, f_hat.detach()) + F.mse_loss(f_hat, fixed)
+                loss = loss + self.commitment * F.mse_loss(f, f_hat.detach())
+                loss = loss + self.codebook_weight * F.mse_loss(f_hat, fixed)
+            if self.entropy is not None:
+                z_NC, weight = self._vectors(f, 0), self.entropy["weight"]
+                loss = loss + weight * entropy_loss(
+                    z_NC, self.codebook.codes(), temperature=self.entropy["temperature"]
+                )
             return Quantized(
                 f_hat_BChw=f + (f_hat - f).detach(),
                 maps=maps,

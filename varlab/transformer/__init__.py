@@ -1,7 +1,22 @@
 """The transformer: embeddings, blocks, block-causal attention from ``step_L``, KV cache. Never knows which order runs."""
 
 from varlab.transformer.attention import Attention, Cache, Visible
-from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, GPT2Block, PlainHeadNorm
+from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, GPT2Block, PlainHeadNorm, SharedAdaLNBlock
+from varlab.transformer.context import Context
+from varlab.transformer.llama import LlamaBlock, RMSHeadNorm
 from varlab.transformer.model import Transformer
 
-__all__ = ["AdaLNBlock", "AdaLNHeadNorm", "Attention", "Cache", "GPT2Block", "PlainHeadNorm", "Transformer", "Visible"]
+__all__ = [
+    "AdaLNBlock",
+    "AdaLNHeadNorm",
+    "Attention",
+    "Cache",
+    "Context",
+    "GPT2Block",
+    "LlamaBlock",
+    "PlainHeadNorm",
+    "RMSHeadNorm",
+    "SharedAdaLNBlock",
+    "Transformer",
+    "Visible",
+]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from varlab.transformer.rotary import rotate
+from varlab.types import VarlabError
+
+if TYPE_CHECKING:
+    from varlab.transformer.context import Context
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,12 @@ class Cache:
         self._filled[layer] = end
         return keys[:, :, :end], values[:, :, :end]
 
+    def modulated(self, layer: int, make: Callable[[], Tensor]) -> Tensor:
+        """A layer's modulation, made once."""
+        if layer not in self.modulation:
+            self.modulation[layer] = make()
+        return self.modulation[layer]
+
     def see(self, step_L: Tensor) -> Tensor:
         """Note the steps of the new slots; returns those of all so far."""
         self.step_L = step_L if self.step_L is None else torch.cat([self.step_L, step_L])
@@ -66,33 +80,49 @@ class Attention(nn.Module):
 
     qk_norm: queries and keys are L2-normalised and scaled by a learned exp(s) per head, s ≤ log 100 (VAR's attention
     normalisation). Otherwise the softmax scale is ``scale`` / √(head width); VAR without normalisation has 0.25, GPT-2 1.
-    key_bias: VAR has none.
+    bias: "all", "no_key" (VAR) or "none" (LLaMA). kv_heads: keys and values shared by groups of heads (GQA, Ainslie et
+    al. 2023); None: as many as heads.
     """
 
-    def __init__(self, *, width: int, heads: int, qk_norm: bool, scale: float, key_bias: bool):
+    def __init__(self, *, width: int, heads: int, qk_norm: bool, scale: float, bias: str, kv_heads: int | None = None):
         super().__init__()
-        self.heads, self.head_dim = heads, width // heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-        if key_bias:
-            self.k_bias = nn.Parameter(torch.zeros(width))
+        self.heads, self.head_dim, self.kv_heads = heads, width // heads, kv_heads or heads
+        if heads % self.kv_heads:
+            raise VarlabError(f"Transformer heads {heads} must be a multiple of kv_heads {self.kv_heads}.")
+        inner = self.kv_heads * self.head_dim
+        self.qkv = nn.Linear(width, width + 2 * inner, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width)) if bias != "none" else None
+        self.v_bias = nn.Parameter(torch.zeros(inner)) if bias != "none" else None
+        self.k_bias: Tensor
+        if bias == "all":
+            self.k_bias = nn.Parameter(torch.zeros(inner))
         else:
-            self.register_buffer("k_bias", torch.zeros(width), persistent=False)
-        self.proj = nn.Linear(width, width)
+            self.register_buffer("k_bias", torch.zeros(inner), persistent=False)
+        self.proj = nn.Linear(width, width, bias=bias != "none")
         self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(4.0))) if qk_norm else None
         self.softmax_scale = 1.0 if qk_norm else scale / math.sqrt(self.head_dim)
 
-    def forward(self, x_BLD: Tensor, visible: Visible, cache: Cache | None, layer: int) -> Tensor:
-        B, L, D = x_BLD.shape
-        bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
-        qkv = F.linear(x_BLD, self.qkv.weight, bias).view(B, L, 3, self.heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def _project(self, x_BLD: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, (B, heads, L, d) each."""
+        bias = None
+        if self.q_bias is not None and self.v_bias is not None:
+            bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        qkv = F.linear(x_BLD, self.qkv.weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)
+
+    def forward(self, x_BLD: Tensor, context: Context, layer: int) -> Tensor:
+        q, k, v = self._project(x_BLD)
         if self.log_scale is not None:
             q = F.normalize(q, dim=-1).mul(self.log_scale.clamp_max(math.log(100.0)).exp()).to(v.dtype)
             k = F.normalize(k, dim=-1).to(v.dtype)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
+        if context.rotary_BLd2 is not None:
+            q, k = rotate(q, context.rotary_BLd2), rotate(k, context.rotary_BLd2)
+        if context.cache is not None:
+            k, v = context.cache.extend(layer, k, v)
+        if self.kv_heads < self.heads:
+            k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
+        visible = context.visible
         attended = F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible.allowed_qk, is_causal=visible.causal, scale=self.softmax_scale
         )
-        return self.proj(attended.transpose(1, 2).reshape(B, L, D))
+        return self.proj(attended.transpose(1, 2).flatten(2))

@@ -1,7 +1,8 @@
-"""Transformer blocks. A block family is a block and the norm before the head; both see x_BLD and the condition."""
+"""Transformer blocks. A block family is a block and the norm before the head; both see x_BLD and a ``Context``."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Stream
-from varlab.transformer.attention import Attention, Cache, Visible
+from varlab.transformer.attention import Attention
+from varlab.transformer.context import HEAD, Context
+from varlab.types import VarlabError
 
 
 class Drop:
@@ -29,9 +32,7 @@ class Drop:
 class Block(Protocol):
     """What the transformer asks of a block (a module made from keyword arguments width, heads, layer, drop_path)."""
 
-    def __call__(
-        self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None
-    ) -> Tensor: ...
+    def __call__(self, x_BLD: Tensor, context: Context) -> Tensor: ...
 
 
 BlockFactory = Callable[..., nn.Module]
@@ -43,11 +44,18 @@ def mlp(width: int, ratio: float, approximate: str) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate=approximate), nn.Linear(hidden, width))
 
 
+def modulation(width: int, parts: int) -> nn.Linear:
+    """Makes ``parts`` vectors of the width from SiLU of the condition."""
+    return nn.Linear(width, parts * width)
+
+
 class AdaLNBlock(nn.Module):
     """VAR's block: the class modulates each LayerNorm and gates each branch (DiT's AdaLN-zero, Peebles & Xie 2023).
 
     x + γ·f(norm(x)·(1 + scale) + shift), with γ1, γ2, scale1, scale2, shift1, shift2 from SiLU → Linear(D, 6D).
     """
+
+    shares_modulation = False
 
     def __init__(
         self,
@@ -62,28 +70,28 @@ class AdaLNBlock(nn.Module):
     ):
         super().__init__()
         self.layer, self.drop = layer, Drop(drop_path)
-        self.attention = Attention(width=width, heads=heads, qk_norm=qk_norm, scale=attention_scale, key_bias=False)
+        self.attention = Attention(width=width, heads=heads, qk_norm=qk_norm, scale=attention_scale, bias="no_key")
         self.mlp = mlp(width, mlp_ratio, "tanh")
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.modulate = nn.Linear(width, 6 * width)
+        self._own_modulation(width)
 
-    def _modulation(self, cond_BD: Tensor, cache: Cache | None) -> Tensor:
+    def _own_modulation(self, width: int) -> None:
+        self.modulate = modulation(width, 6)
+
+    def _modulation(self, context: Context) -> Tensor:
         """(B, 1, 6, D). The condition stays the same over the steps of a sample, so a cache keeps it."""
-        if cache is not None and self.layer in cache.modulation:
-            return cache.modulation[self.layer]
-        modulation = self.modulate(F.silu(cond_BD)).view(len(cond_BD), 1, 6, -1)
-        if cache is not None:
-            cache.modulation[self.layer] = modulation
-        return modulation
 
-    def forward(
-        self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None
-    ) -> Tensor:
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = self._modulation(cond_BD, cache).unbind(2)
-        branch = self.attention(self.norm(x_BLD) * (1 + scale1) + shift1, visible, cache, self.layer)
-        x_BLD = x_BLD + self.drop(branch * gamma1, rng, 2 * self.layer)
+        def make() -> Tensor:
+            return self.modulate(F.silu(context.cond_BD)).view(len(context.cond_BD), 1, 6, -1)
+
+        return make() if context.cache is None else context.cache.modulated(self.layer, make)
+
+    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = self._modulation(context).unbind(2)
+        branch = self.attention(self.norm(x_BLD) * (1 + scale1) + shift1, context, self.layer)
+        x_BLD = x_BLD + self.drop(branch * gamma1, context.rng, 2 * self.layer)
         branch = self.mlp(self.norm(x_BLD) * (1 + scale2) + shift2)
-        return x_BLD + self.drop(branch * gamma2, rng, 2 * self.layer + 1)
+        return x_BLD + self.drop(branch * gamma2, context.rng, 2 * self.layer + 1)
 
     @torch.no_grad()
     def init_modulation(self, weight: float, gamma: float) -> None:
@@ -94,7 +102,24 @@ class AdaLNBlock(nn.Module):
         self.modulate.bias.zero_()
 
 
-_HEAD = -1  # the head's place among the layers of a cache
+class SharedAdaLNBlock(AdaLNBlock):
+    """VAR's block of the 512-pixel model: one Linear for all blocks (the transformer's), plus an offset of its own."""
+
+    shares_modulation = True
+
+    def _own_modulation(self, width: int) -> None:
+        self.offset_116D = nn.Parameter(torch.randn(1, 1, 6, width) / math.sqrt(width))
+
+    def _modulation(self, context: Context) -> Tensor:
+        if context.shared_B16D is None:
+            raise VarlabError("SharedAdaLNBlock needs a transformer that makes the shared modulation.")
+        return context.shared_B16D + self.offset_116D
+
+    @torch.no_grad()
+    def init_modulation(self, weight: float, gamma: float) -> None:
+        """VAR's recipe, applied to the offsets."""
+        self.offset_116D[:, :, 2:].mul_(weight)
+        self.offset_116D[:, :, :2].mul_(gamma)
 
 
 class AdaLNHeadNorm(nn.Module):
@@ -103,15 +128,13 @@ class AdaLNHeadNorm(nn.Module):
     def __init__(self, *, width: int):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.modulate = nn.Linear(width, 2 * width)
+        self.modulate = modulation(width, 2)
 
-    def forward(self, x_BLD: Tensor, cond_BD: Tensor, cache: Cache | None) -> Tensor:
-        made = None if cache is None else cache.modulation.get(_HEAD)
-        if made is None:
-            made = self.modulate(F.silu(cond_BD)).view(len(cond_BD), 1, 2, -1)
-            if cache is not None:
-                cache.modulation[_HEAD] = made
-        scale, shift = made.unbind(2)
+    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
+        def make() -> Tensor:
+            return self.modulate(F.silu(context.cond_BD)).view(len(context.cond_BD), 1, 2, -1)
+
+        scale, shift = (make() if context.cache is None else context.cache.modulated(HEAD, make)).unbind(2)
         return self.norm(x_BLD) * (1 + scale) + shift
 
     @torch.no_grad()
@@ -128,15 +151,13 @@ class GPT2Block(nn.Module):
         super().__init__()
         self.layer, self.drop = layer, Drop(drop_path)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width=width, heads=heads, qk_norm=False, scale=1.0, key_bias=True)
+        self.attention = Attention(width=width, heads=heads, qk_norm=False, scale=1.0, bias="all")
         self.mlp = mlp(width, mlp_ratio, "none")
 
-    def forward(
-        self, x_BLD: Tensor, cond_BD: Tensor, visible: Visible, cache: Cache | None, rng: Stream | None
-    ) -> Tensor:
-        branch = self.attention(self.norm1(x_BLD), visible, cache, self.layer)
-        x_BLD = x_BLD + self.drop(branch, rng, 2 * self.layer)
-        return x_BLD + self.drop(self.mlp(self.norm2(x_BLD)), rng, 2 * self.layer + 1)
+    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
+        branch = self.attention(self.norm1(x_BLD), context, self.layer)
+        x_BLD = x_BLD + self.drop(branch, context.rng, 2 * self.layer)
+        return x_BLD + self.drop(self.mlp(self.norm2(x_BLD)), context.rng, 2 * self.layer + 1)
 
 
 class PlainHeadNorm(nn.Module):
@@ -146,5 +167,5 @@ class PlainHeadNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x_BLD: Tensor, cond_BD: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
         return self.norm(x_BLD)

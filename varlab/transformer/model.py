@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Rng
 from varlab.transformer.attention import Cache, Visible
-from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, BlockFactory
+from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, BlockFactory, modulation
+from varlab.transformer.context import SHARED, Context
+from varlab.transformer.rotary import rotary_table
 from varlab.types import Slots, VarlabError
 
 
 class Transformer(nn.Module):
-    """VAR's transformer (Tian et al. 2024), or VQGAN's, by the choice of ``block`` and ``head_norm``.
+    """VAR's transformer (Tian et al. 2024), VQGAN's or LlamaGen's, by the choice of ``block`` and ``head_norm``.
 
-    From the live objects: vocab_size (V), code_dim (C), num_classes, num_positions (P), num_levels, source_positions
-    (true where the order's sources vary by sample, so that they must be told).
-    From YAML: width (D), depth, heads; block and head_norm, factories from ``varlab.transformer.blocks``; token_inputs
-    (inputs are embeddings of token ids, as in GPT-2, instead of projected codes, as in VAR); drop_path (rate of the last
-    block, growing linearly with depth); init: {head, modulation, gamma}, factors of VAR's recipe.
+    From the live objects: vocab_size (V), code_dim (C), num_classes, positions_P3 ((row, column, level) of each position),
+    source_positions (true where the order's sources vary by sample, so that they must be told); for conditions
+    cond_vocab (size of their vocabulary) and cond_tokens (how many come before an image; their positions follow the
+    image's).
+
+    From YAML: width (D), depth, heads; block and head_norm, factories from ``varlab.transformer``; token_inputs (inputs are
+    embeddings of token ids, as in GPT-2, instead of projected codes, as in VAR); tied (classes and conditions are embedded
+    by the token table, as in VQGAN: there is no null class then); embed: {start, position, level}, which of these learned
+    embeddings there are; rotary: base of the rotary embedding of where an input came from (null: none); head_bias;
+    drop_path (rate of the last block, growing linearly with depth); dropout (of the input, token by token); init:
+    {std (null: √(1/(3D))), head, modulation, gamma, position, residual}, factors of VAR's recipe.
     """
 
     def __init__(
@@ -29,8 +40,7 @@ class Transformer(nn.Module):
         vocab_size: int,
         code_dim: int,
         num_classes: int,
-        num_positions: int,
-        num_levels: int,
+        positions_P3: Sequence[Sequence[int]] | Tensor,
         source_positions: bool,
         width: int,
         depth: int,
@@ -38,41 +48,77 @@ class Transformer(nn.Module):
         block: BlockFactory,
         head_norm: BlockFactory,
         token_inputs: bool,
+        tied: bool,
+        embed: Mapping[str, bool],
+        rotary: float | None,
+        head_bias: bool,
         drop_path: float,
-        init: dict[str, float],
+        dropout: float,
+        init: Mapping[str, Any],
+        cond_vocab: int = 0,
+        cond_tokens: int = 0,
     ):
         super().__init__()
         if width % heads:
             raise VarlabError(f"Transformer width {width} must be a multiple of heads {heads}.")
-        self.width, self.depth, self.num_classes = width, depth, num_classes
-        self.class_embedding = nn.Embedding(num_classes + 1, width)
-        self.start = nn.Parameter(torch.empty(width))
+        if tied and (not token_inputs or max(num_classes, cond_vocab) > vocab_size):
+            raise VarlabError(
+                f"transformer.tied=true embeds classes ({num_classes}) and conditions ({cond_vocab}) by the table of the "
+                f"{vocab_size} tokens: it needs token_inputs=true and no more of either."
+            )
+        positions_P3 = torch.as_tensor(positions_P3, device="cpu")
+        places, levels = len(positions_P3) + cond_tokens, int(positions_P3[:, 2].max()) + 1 + (cond_tokens > 0)
+        self.width, self.depth, self.num_classes, self.vocab_size = width, depth, num_classes, vocab_size
+        self.cond_vocab, self.cond_tokens, self.dropout = cond_vocab, cond_tokens, dropout
+        self.has_null_class = not tied
+        self.class_embedding = None if tied else nn.Embedding(num_classes + 1, width)
+        self.start = nn.Parameter(torch.empty(width)) if embed["start"] else None
         self.token_inputs = token_inputs
         self.word: nn.Module = nn.Embedding(vocab_size, width) if token_inputs else nn.Linear(code_dim, width)
-        self.position = nn.Embedding(num_positions, width)
-        self.source = nn.Embedding(num_positions, width) if source_positions else None
-        self.level = nn.Embedding(num_levels, width)
+        self.condition = nn.Embedding(cond_vocab, width) if cond_tokens and not tied else None
+        self.position = nn.Embedding(places, width) if embed["position"] else None
+        self.source = nn.Embedding(places, width) if source_positions else None
+        self.level = nn.Embedding(levels, width) if embed["level"] else None
+        self._add_rotary(positions_P3, rotary, width // heads)
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             block(width=width, heads=heads, layer=i, drop_path=rate) for i, rate in enumerate(rates)
         )
+        shared = any(getattr(block, "shares_modulation", False) for block in self.blocks)
+        self.modulate = modulation(width, 6) if shared else None
         self.head_norm = head_norm(width=width)
-        self.head = nn.Linear(width, vocab_size)
+        self.head = nn.Linear(width, vocab_size, bias=head_bias)
         self._init_weights(**init)
 
+    def _add_rotary(self, positions_P3: Tensor, base: float | None, head_dim: int) -> None:
+        """One row a position, and a last one of zeros for inputs that come from nowhere (LlamaGen's class token)."""
+        self.rotary_Pd2: Tensor | None
+        if base is None:
+            self.rotary_Pd2 = None
+            return
+        if head_dim % 4:
+            raise VarlabError(f"transformer.rotary needs a head width that 4 divides, not {head_dim}.")
+        table = rotary_table(positions_P3[:, 0], positions_P3[:, 1], head_dim=head_dim, base=base)
+        self.register_buffer("rotary_Pd2", F.pad(table, (0, 0, 0, 0, 0, self.cond_tokens + 1)), persistent=False)
+
     @torch.no_grad()
-    def _init_weights(self, *, head: float, modulation: float, gamma: float) -> None:
+    def _init_weights(
+        self, *, std: float | None, head: float, modulation: float, gamma: float, position: float, residual: bool
+    ) -> None:
         """VAR's recipe: truncated normals of std √(1/(3D)), residual outputs divided by √(2·depth), a small head."""
-        std = math.sqrt(1 / self.width / 3)
+        std = math.sqrt(1 / self.width / 3) if std is None else std
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.trunc_normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
-        nn.init.trunc_normal_(self.start, std=std)
+        if self.start is not None:
+            nn.init.trunc_normal_(self.start, std=std)
+        if self.position is not None and position != 1:
+            self.position.weight.mul_(position)
         self.head.weight.mul_(head)
         for name, weight in self.named_parameters():
-            if name.endswith(("attention.proj.weight", "mlp.2.weight")):
+            if residual and name.endswith(("attention.proj.weight", "mlp.2.weight", "mlp.down.weight")):
                 weight.div_(math.sqrt(2 * self.depth))
         for module in self.modules():
             if isinstance(module, (AdaLNBlock, AdaLNHeadNorm)):
@@ -81,19 +127,56 @@ class Transformer(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay must leave alone beside the one-dimensional ones (VAR's recipe)."""
         names = ["position.weight", "source.weight", "level.weight"]
-        names += [f"blocks.{i}.attention.log_scale" for i in range(self.depth)]
+        names += [f"blocks.{i}.{name}" for i in range(self.depth) for name in ("attention.log_scale", "offset_116D")]
         own = dict(self.named_parameters())
         return {name for name in names if name in own}
 
-    def _embed(self, slots: Slots, cond_BD: Tensor) -> Tensor:
+    def classes(self, label_B: Tensor) -> Tensor:
+        """label_B → cond_BD. The last label, ``num_classes``, is "no class"."""
+        table: nn.Module = self.word if self.class_embedding is None else self.class_embedding
+        return table(label_B)
+
+    def embed(self, slots: Slots, cond_BD: Tensor) -> Tensor:
         """x_BLD: the known input (the class where nothing is), plus where it came from, where it goes, which scale."""
-        known_BLD = self.word(slots.tok_BL.clamp_min(0) if self.token_inputs else slots.x_BLC)
+        x_BLD = self.word(slots.tok_BL.clamp_min(0) if self.token_inputs else slots.x_BLC)
+        prefix = int((slots.step_L < 0).sum())  # the condition's slots come first
+        if prefix:
+            table = self.word if self.condition is None else self.condition
+            x_BLD = torch.cat([table(slots.tok_BL[:, :prefix]).to(x_BLD.dtype), x_BLD[:, prefix:]], 1)
         nothing_BL1 = (slots.src_BL < 0)[:, :, None]
-        start_BLD = (cond_BD + self.start)[:, None]
-        place_BLD = self.position(slots.pos_BL) + self.level(slots.level_L)
+        start_BLD = (cond_BD if self.start is None else cond_BD + self.start)[:, None]
+        place_BLD = torch.zeros_like(cond_BD[:1, None])
+        if self.position is not None:
+            place_BLD = self.position(slots.pos_BL)
+        if self.level is not None:
+            place_BLD = place_BLD + self.level(slots.level_L)
         if self.source is not None:
             place_BLD = place_BLD + self.source(slots.src_BL.clamp_min(0)).masked_fill(nothing_BL1, 0)
-        return torch.where(nothing_BL1, start_BLD.to(known_BLD.dtype), known_BLD) + place_BLD
+        return torch.where(nothing_BL1, start_BLD.to(x_BLD.dtype), x_BLD) + place_BLD
+
+    def context(
+        self, slots: Slots, cond_BD: Tensor, *, cache: Cache | None, rng: Rng | None, ids_B: Tensor | None
+    ) -> Context:
+        """What the blocks are told."""
+        all_L = slots.step_L if cache is None else cache.see(slots.step_L)
+        rotary_BLd2 = shared_B16D = None
+        if self.rotary_Pd2 is not None:
+            rotary_BLd2 = self.rotary_Pd2[slots.src_BL]  # -1 is the row of zeros
+        if self.modulate is not None:
+            modulate = self.modulate
+
+            def make() -> Tensor:
+                return modulate(F.silu(cond_BD)).view(len(cond_BD), 1, 6, -1)
+
+            shared_B16D = make() if cache is None else cache.modulated(SHARED, make)
+        return Context(
+            cond_BD=cond_BD,
+            visible=Visible.of(slots.step_L, all_L).to(cond_BD.device),
+            cache=cache,
+            rng=None if rng is None or ids_B is None else rng.stream("dropout", ids_B),
+            rotary_BLd2=rotary_BLd2,
+            shared_B16D=shared_B16D,
+        )
 
     def forward(
         self,
@@ -107,14 +190,17 @@ class Transformer(nn.Module):
         """logits_BLV of the slots' tokens.
 
         label_B: int64 in [0, num_classes], the last for "no class". cache: slots of earlier steps, extended in place.
-        rng with ids_B (one id a sample): stochastic depth, in training only.
+        rng with ids_B (one id a sample): dropout and stochastic depth, in training only.
         """
-        cond_BD = self.class_embedding(label_B)
-        visible = Visible.of(slots.step_L, slots.step_L if cache is None else cache.see(slots.step_L)).to(
-            label_B.device
-        )
-        stream = None if rng is None or ids_B is None else rng.stream("dropout", ids_B)
-        x_BLD = self._embed(slots, cond_BD)
+        cond_BD = self.classes(label_B)
+        context = self.context(slots, cond_BD, cache=cache, rng=rng, ids_B=ids_B)
+        return self.trunk(self.embed(slots, cond_BD), context)
+
+    def trunk(self, x_BLD: Tensor, context: Context) -> Tensor:
+        """logits_BLV of embedded slots."""
+        if context.rng is not None and self.dropout > 0:
+            keep_BLD = context.rng.at(-1).uniform(*x_BLD.shape[1:]).to(x_BLD.device) >= self.dropout
+            x_BLD = x_BLD * keep_BLD.to(x_BLD.dtype) / (1 - self.dropout)
         for block in self.blocks:
-            x_BLD = block(x_BLD, cond_BD, visible, cache, stream)
-        return self.head(self.head_norm(x_BLD, cond_BD, cache)).float()
+            x_BLD = block(x_BLD, context)
+        return self.head(self.head_norm(x_BLD, context)).float()
