@@ -105,3 +105,20 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(VarlabError, match="checkpoint"):
         load_checkpoint(tmp_path / "c")
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupt_while_a_checkpoint_is_written_stays_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch turns it into a RuntimeError about the file's end; whoever pressed Ctrl-C is to hear of that instead."""
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos 713216 vs 713104")
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path / "last.ckpt", {"step": 1})
+    assert not list(tmp_path.iterdir())

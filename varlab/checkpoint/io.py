@@ -116,9 +116,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     with atomic_write(path) as file:
         try:
             torch.save(dict(state), file)
-        except RuntimeError as error:  # torch's own complaint about a file that could not be written to its end
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from error
+        except RuntimeError as error:  # torch's complaint about a file that was not written to its end hides why
+            why: BaseException | None = error
+            while why is not None:
+                if isinstance(why, OSError | KeyboardInterrupt):
+                    raise why from None
+                why = why.__context__
             raise
 
 
