@@ -77,6 +77,7 @@ def _parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
         arguments,
         command=command.name,
         positional=command.positional,
+        renamed=command.renamed,
         is_group=lambda key: any((root / key).is_dir() for root in roots),
     )
     args: argparse.Namespace = parser.parse_intermixed_args(rewritten)

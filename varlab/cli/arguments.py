@@ -7,7 +7,7 @@ names no key at all. Both are rewritten here, by pure functions; everything else
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -29,10 +29,12 @@ def rewrite(
     command: str,
     positional: Literal["run", "runs"] | None,
     is_group: Callable[[str], bool],
+    renamed: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The arguments with bare paths named and awkward values quoted.
 
     positional: the key that takes bare arguments: ``runs`` a list, ``run`` one (under ``-m`` one a job); None: no key.
+    renamed: keys that conf has config groups for, but which are values in this command, to the keys of its configuration.
     is_group: whether a key with a slash is a config group; if not, the argument is a path.
     Raises VarlabError for a bare argument that the command can't take.
     """
@@ -46,9 +48,14 @@ def rewrite(
         elif _is_bare(argument, is_group):
             bare.append(argument)
         else:
-            kept.append(quote(argument, multirun=multirun))
+            kept.append(quote(_renamed(argument, renamed or {}), multirun=multirun))
         after_flag = argument in _FLAGS_WITH_VALUE
     return kept + _name(bare, command=command, positional=positional, multirun=multirun)
+
+
+def _renamed(argument: str, names: Mapping[str, str]) -> str:
+    key, equals, value = argument.partition("=")
+    return f"{names.get(key, key)}{equals}{value}"
 
 
 def quote(argument: str, *, multirun: bool) -> str:

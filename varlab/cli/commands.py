@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = ["COMMANDS", "Command"]
@@ -21,6 +21,7 @@ class Command:
     purpose: str  # one line, for the list of commands
     example: str
     positional: Literal["run", "runs"] | None = None  # the key that bare arguments are meant for
+    renamed: Mapping[str, str] = field(default_factory=dict)  # keys that are config groups elsewhere, but values here
     recorded: bool = True  # False: no run.json, and always done anew (a report: its inputs change)
 
 
@@ -60,6 +61,20 @@ COMMANDS: Mapping[str, Command] = _table(
         "varlab.cli.evaluate",
         "scores of a trained tokenizer or generator",
         "varlab evaluate runs/generator/default",
+        positional="run",
+    ),
+    Command(
+        "import",
+        "varlab.cli.importing",
+        "an official checkpoint of VAR, VQGAN or LlamaGen into a run",
+        "varlab import format=var tokenizer=vae_ch160v4096z32.pth transformer=var_d16.pth",
+        renamed={"tokenizer": "files.tokenizer", "transformer": "files.transformer"},
+    ),
+    Command(
+        "export",
+        "varlab.cli.exporting",
+        "a run's weights as the official code reads them",
+        "varlab export runs/import/default format=var",
         positional="run",
     ),
     Command(

@@ -89,15 +89,23 @@ class VQTokenizer(nn.Module):
         h, w = self.scales[-1]
         return h * self.downsample, w * self.downsample
 
+    def latents(self, img_B3HW: Tensor) -> Tensor:
+        """f_BChw, what is quantized."""
+        return self.quant_conv(self.encoder(img_B3HW))
+
+    def quantize(self, f_BChw: Tensor) -> Quantized:
+        """Token maps, f_hat with the straight-through gradient, the VQ loss and the counts of the codes."""
+        return self.quantizer(f_BChw)
+
     def forward(self, img_B3HW: Tensor) -> tuple[Tensor, Quantized]:
         """Training: the reconstruction (not clamped: the loss wants its gradient) and what the quantizer did."""
-        quantized = self.quantizer(self.quant_conv(self.encoder(img_B3HW)))
+        quantized = self.quantize(self.latents(img_B3HW))
         return self.decoder(self.post_quant_conv(quantized.f_hat_BChw)), quantized
 
     @torch.no_grad()
     def encode(self, img_B3HW: Tensor) -> Maps:
         """img_B3HW → token maps, one idx_Bl a scale."""
-        return self.quantizer.encode(self.quant_conv(self.encoder(img_B3HW)))
+        return self.quantizer.encode(self.latents(img_B3HW))
 
     def embed(self, idx_Bl: Tensor) -> Tensor:
         """idx_Bl → h_BlC, the codes themselves (of length 1 where the codebook is a cosine one)."""

@@ -99,7 +99,10 @@ class Quantizer(nn.Module):
     def _latents(self, f_BChw: Tensor) -> Tensor:
         """What is quantized: the encoder's grid in float32, at length 1 for a cosine codebook."""
         f = f_BChw.float()
-        return F.normalize(f, dim=1) if self.codebook.cosine else f
+        if not self.codebook.cosine:
+            return f
+        # channels last in memory, as in LlamaGen's code: the decoder's convolutions then round as they do there
+        return F.normalize(f.permute(0, 2, 3, 1).contiguous(), dim=-1).permute(0, 3, 1, 2)
 
     def _vectors(self, rest_BChw: Tensor, k: int) -> Tensor:
         """The residual seen at scale k, one row a token: (B·l, C)."""

@@ -31,7 +31,8 @@ class Transformer(nn.Module):
     by the token table, as in VQGAN: there is no null class then); embed: {start, position, level}, which of these learned
     embeddings there are; rotary: base of the rotary embedding of where an input came from (null: none); head_bias;
     drop_path (rate of the last block, growing linearly with depth); dropout (of the input, token by token); init:
-    {std (null: √(1/(3D))), head, modulation, gamma, position, residual}, factors of VAR's recipe.
+    {std (null: √(1/(3D))), head, modulation, gamma, position, residual}, factors of VAR's recipe. unmasked: so many of the
+    first slots all see each other (VQGAN's n_unmasked, for conditions in the place of the first tokens).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Transformer(nn.Module):
         init: Mapping[str, Any],
         cond_vocab: int = 0,
         cond_tokens: int = 0,
+        unmasked: int = 0,
     ):
         super().__init__()
         if width % heads:
@@ -69,7 +71,7 @@ class Transformer(nn.Module):
         positions_P3 = torch.as_tensor(positions_P3, device="cpu")
         places, levels = len(positions_P3) + cond_tokens, int(positions_P3[:, 2].max()) + 1 + (cond_tokens > 0)
         self.width, self.depth, self.num_classes, self.vocab_size = width, depth, num_classes, vocab_size
-        self.cond_vocab, self.cond_tokens, self.dropout = cond_vocab, cond_tokens, dropout
+        self.cond_vocab, self.cond_tokens, self.dropout, self.unmasked = cond_vocab, cond_tokens, dropout, unmasked
         self.has_null_class = not tied
         self.class_embedding = None if tied else nn.Embedding(num_classes + 1, width)
         self.start = nn.Parameter(torch.empty(width)) if embed["start"] else None
@@ -154,11 +156,25 @@ class Transformer(nn.Module):
             place_BLD = place_BLD + self.source(slots.src_BL.clamp_min(0)).masked_fill(nothing_BL1, 0)
         return torch.where(nothing_BL1, start_BLD.to(x_BLD.dtype), x_BLD) + place_BLD
 
+    def _unmasked(self, step_L: Tensor, cache: Cache | None) -> Tensor:
+        """The steps, the first ``unmasked`` of them brought together."""
+        if self.unmasked < 2 or (cache is not None and cache.step_L is not None):
+            return step_L
+        if cache is not None and len(step_L) < self.unmasked:
+            raise VarlabError(
+                f"The first {self.unmasked} tokens of this model see each other: it continues what is given, and "
+                "samples nothing token by token from the start."
+            )
+        return torch.cat(
+            [step_L[: self.unmasked].amax(0, keepdim=True).expand(self.unmasked), step_L[self.unmasked :]]
+        )[: len(step_L)]
+
     def context(
         self, slots: Slots, cond_BD: Tensor, *, cache: Cache | None, rng: Rng | None, ids_B: Tensor | None
     ) -> Context:
         """What the blocks are told."""
-        all_L = slots.step_L if cache is None else cache.see(slots.step_L)
+        step_L = self._unmasked(slots.step_L, cache)
+        all_L = step_L if cache is None else cache.see(step_L)
         rotary_BLd2 = shared_B16D = None
         if self.rotary_Pd2 is not None:
             rotary_BLd2 = self.rotary_Pd2[slots.src_BL]  # -1 is the row of zeros
@@ -171,7 +187,7 @@ class Transformer(nn.Module):
             shared_B16D = make() if cache is None else cache.modulated(SHARED, make)
         return Context(
             cond_BD=cond_BD,
-            visible=Visible.of(slots.step_L, all_L).to(cond_BD.device),
+            visible=Visible.of(step_L, all_L).to(cond_BD.device),
             cache=cache,
             rng=None if rng is None or ids_B is None else rng.stream("dropout", ids_B),
             rotary_BLd2=rotary_BLd2,

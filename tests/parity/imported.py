@@ -1,0 +1,92 @@
+"""Golden models as a user would have them: official files, taken in by ``varlab import``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tests.golden.golden_io import Golden
+from varlab.checkpoint.formats import Link, phi_style, tokenizer_links, transformer_links
+from varlab.cli.main import main
+from varlab.cli.rundir import read_run
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FLOAT, GRADIENT = 5e-6, 1e-4  # relative to the largest value
+TINY = 1e-3  # what is smaller than this is compared absolutely
+
+IMPORTS: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
+    # name: golden file, state of the tokenizer, state of the transformer, what the files do not tell
+    "var_A": ("var_A", "vqvae", "var", ()),
+    "var_C": ("var_C", "vqvae", "var", ()),
+    "taming": ("taming", "vqgan", None, ()),
+    "taming_gpt": ("taming", "vqgan", "gpt", ("scales=[[1,17]]", "heads=2")),
+    "taming_unmasked": ("taming", "vqgan", "gpt_unmasked", ("scales=[[1,17]]", "heads=2", "unmasked=4")),
+    "llamagen": ("llamagen", "vq", None, ("entropy=0.1",)),
+    "llamagen_gpt": ("llamagen", "vq", "gpt", ("scales=[[4,4]]", "heads=2")),
+    "llamagen_gqa": ("llamagen", "vq", "gpt_gqa", ("scales=[[4,4]]", "heads=2")),
+}
+FORMAT = {"var_A": "var", "var_C": "var", "taming": "vqgan", "llamagen": "llamagen"}
+
+
+def golden(name: str) -> Golden:
+    return Golden(str(GOLDEN / IMPORTS[name][0]))
+
+
+def import_golden(name: str, folder: Path) -> Path:
+    """The run directory; the official files lie beside it."""
+    file, tokenizer, transformer, options = IMPORTS[name]
+    states = {"tokenizer": tokenizer, "transformer": transformer}
+    asked = [f"format={FORMAT[file]}", *options]
+    for role, state in states.items():
+        if state is not None:
+            torch.save(golden(name).state(state), folder / f"{role}.pth")
+            asked.append(f"{role}={folder / role}.pth")
+    assert main(["import", *asked, f"out={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+def close(reference: Golden, name: str, mine: Tensor, bound: float = FLOAT) -> None:
+    difference, size = reference.maxdiff(name, mine)
+    assert difference <= bound * max(size, TINY), f"{name}: {difference} against {size}"
+
+
+def same(reference: Golden, name: str, mine: Tensor) -> None:
+    mismatches, _ = reference.maxdiff(name, mine)
+    assert mismatches == 0, name
+
+
+def links_of(run: Path, state: Mapping[str, Tensor], *, transformer: bool) -> list[Link]:
+    """Which tensor is which, for an imported run and the official state it came from."""
+    build = read_run(run)["build"]
+    name = build["imported"]["format"]
+    if transformer:
+        return transformer_links(name, build["transformer"])
+    return tokenizer_links(name, build["tokenizer"], phi_style(dict(state)))
+
+
+def gradients(links: Sequence[Link], module: nn.Module) -> dict[str, Tensor]:
+    """Gradients under the official names and in the official shapes."""
+    own = dict(module.named_parameters())
+    found = {}
+    for link in links:
+        gradient = own[link.ours].grad if link.ours in own else None
+        if gradient is not None:
+            found |= dict(zip(link.theirs, link.write(gradient), strict=True))
+    return found
+
+
+class GeneratorDraws:
+    """Sampling as the official codes draw: from one torch generator (None: the global one), token after token."""
+
+    def __init__(self, generator: torch.Generator | None):
+        self._generator = generator
+
+    def pick(self, logits_BlV: Tensor, k: int) -> Tensor:
+        rows = logits_BlV.softmax(-1).flatten(0, 1)
+        return torch.multinomial(rows, 1, replacement=True, generator=self._generator).view(logits_BlV.shape[:2])
+
+    def gumbel(self, logits_BlV: Tensor, k: int) -> Tensor:
+        return -torch.empty_like(logits_BlV).exponential_(generator=self._generator).log()

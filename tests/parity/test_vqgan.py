@@ -1,0 +1,140 @@
+"""Law 6: what the official VQGAN code (taming-transformers) computes: tokenizer and minGPT."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.golden.golden_io import draw
+from tests.parity.imported import FLOAT, GRADIENT, close, golden, gradients, links_of, same
+from varlab import load
+from varlab.cli.main import main
+from varlab.rng import Rng
+from varlab.sample import Sampler
+from varlab.transformer import Context, Visible
+from varlab.types import Slots, VarlabError
+
+REFERENCE = golden("taming")
+GREEDY = Sampler(cfg=0.0, ramp="constant", temperature=1.0, top_k=1, top_p=1.0)
+
+
+def test_tokens_latents_and_images(imported) -> None:
+    model = load(imported("taming"))
+    tokenizer, img = model.tokenizer, REFERENCE.image()
+    with torch.no_grad():
+        close(REFERENCE, "h", tokenizer.latents(img))
+        rec, quantized = tokenizer(img)
+    same(REFERENCE, "indices", torch.cat(quantized.maps, 1).flatten())
+    same(REFERENCE, "indices", torch.cat(model.encode(img), 1).flatten())
+    close(REFERENCE, "z_q", quantized.f_hat_BChw)
+    close(REFERENCE, "rec", rec)
+    f_hat = tokenizer.accumulate(tokenizer.blank(len(img)), 0, tokenizer.embed(quantized.maps[0]))
+    with torch.no_grad():
+        close(REFERENCE, "decode_entry", tokenizer.decoder(tokenizer.post_quant_conv(f_hat)))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_beta_weighs_the_term_that_is_named(legacy: bool, imported, tmp_path) -> None:
+    """legacy: the official code's β is on the codebook term; the loss is the same, the gradients are not."""
+    files, term = imported("taming").parent, "codebook" if legacy else "commitment"
+    asked = [f"tokenizer={files / 'tokenizer.pth'}", f"beta_term={term}", f"out={tmp_path / 'run'}"]
+    assert main(["import", "format=vqgan", *asked]) == 0
+    tokenizer = load(tmp_path / "run").tokenizer
+    h = REFERENCE["h"].clone().requires_grad_(True)
+    loss = tokenizer.quantize(h).vq_loss
+    assert abs(float(loss.detach()) / REFERENCE.scalars["qloss_legacy"] - 1) < FLOAT
+    loss.backward()
+    assert h.grad is not None
+    close(REFERENCE, f"qgrad.legacy{legacy}.h", h.grad, GRADIENT)
+    codebook = tokenizer.quantizer.codebook.weight.grad
+    assert codebook is not None
+    close(REFERENCE, f"qgrad.legacy{legacy}.codebook", codebook, GRADIENT)
+
+
+def logits_of(model, tokens: Tensor) -> Tensor:
+    """Tokens, the class first → logits of each next one."""
+    return model.logits(tokens[:, 0], [tokens[:, 1:]])
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt_unmasked"])
+def test_gpt(name: str, imported) -> None:
+    run = imported("taming_gpt" if name == "gpt" else "taming_unmasked")
+    model, idx = load(run), REFERENCE["gpt.idx"]
+    logits = logits_of(model, idx)
+    close(REFERENCE, f"{name}.logits", logits.detach())
+    loss = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten())
+    assert abs(float(loss.detach()) / REFERENCE.scalars[f"{name}.loss"] - 1) < FLOAT
+    loss.backward()
+    found = gradients(links_of(run, {}, transformer=True), model.transformer)
+    found["pos_emb"] = F.pad(found["pos_emb"], (0, 0, 0, 1))  # the last place of the table is not used
+    for key in (n for n in REFERENCE.meta["tensors"] if n.startswith(f"{name}.grad.")):
+        close(REFERENCE, key, found[key.removeprefix(f"{name}.grad.")], GRADIENT)
+
+
+def test_greedy_continuation(imported) -> None:
+    """Two tokens are given: the first is the class, the second is forced."""
+    model, idx = load(imported("taming_gpt")), REFERENCE["gpt.idx"]
+    assert model.transformer is not None and model.order is not None
+
+    def force(state: object, k: int, drawn: Tensor) -> Tensor:
+        return idx[:, 1:2] if k == 0 else drawn
+
+    maps = GREEDY(
+        transformer=model.transformer,
+        order=model.order,
+        tokenizer=model.tokenizer,
+        label_B=idx[:, 0],
+        ids_B=torch.arange(len(idx)),
+        rng=Rng(0),
+        force=force,
+    )
+    sampled = torch.cat([idx[:, :1], maps[0]], 1)
+    same(REFERENCE, "gpt.sample", sampled[:, :17])
+    same(REFERENCE, "gpt.sample_with_past", sampled[:, 2:17])
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt_unmasked"])
+def test_embeddings_before_the_tokens(name: str, imported) -> None:
+    """Two vectors are put before the tokens' embeddings; places, and tokens that see each other, count from there."""
+    run = imported("taming_gpt" if name == "gpt" else "taming_unmasked")
+    transformer = load(run).transformer
+    assert transformer is not None and transformer.position is not None
+    vectors = draw("tgptemb4", (2, 2, transformer.width), -1, 1)
+    x_BLD = torch.cat([vectors, transformer.word(REFERENCE["gpt.idx"][:, :10])], 1)
+    x_BLD = x_BLD + transformer.position.weight[: x_BLD.shape[1]]
+    with torch.no_grad():
+        close(REFERENCE, f"{name}.logits_emb", transformer.trunk(x_BLD, plain_context(x_BLD, transformer.unmasked)))
+
+
+def plain_context(x_BLD: Tensor, unmasked: int) -> Context:
+    step_L = torch.arange(x_BLD.shape[1])
+    step_L[:unmasked] = max(unmasked - 1, 0)
+    return Context(cond_BD=x_BLD[:, 0], visible=Visible.of(step_L, step_L), cache=None, rng=None)
+
+
+def test_greedy_continuation_where_the_first_tokens_see_each_other(imported) -> None:
+    """Without a cache: what a first token sees changes with every token that comes."""
+    model, idx = load(imported("taming_unmasked")), REFERENCE["gpt.idx"]
+    assert model.transformer is not None and model.order is not None
+    tokens = idx.clone()
+    for t in range(2, 17):
+        slots, _ = model.order.pack([tokens[:, 1:]], model.tokenizer)
+        with torch.no_grad():
+            logits = model.transformer(first(slots, t), tokens[:, 0])
+        tokens[:, t] = logits[:, -1].argmax(-1)
+    same(REFERENCE, "gpt_unmasked.sample", tokens[:, :17])
+    with pytest.raises(VarlabError, match="see each other"):
+        model.sample(idx[:, 0])
+
+
+def first(slots: Slots, n: int) -> Slots:
+    return Slots(
+        x_BLC=slots.x_BLC[:, :n],
+        tok_BL=slots.tok_BL[:, :n],
+        src_BL=slots.src_BL[:, :n],
+        pos_BL=slots.pos_BL[:, :n],
+        level_L=slots.level_L[:n],
+        step_L=slots.step_L[:n],
+    )
