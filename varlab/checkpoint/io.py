@@ -23,6 +23,7 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "read_metadata",
+    "read_weights",
     "save_checkpoint",
     "save_weights",
     "sha256",
@@ -81,9 +82,15 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     Raises VarlabError when the file is missing or damaged, or when a tensor is missing, unexpected or of another shape.
     """
-    found = _read(path, safetensors.torch.load_file, "weights")
+    found = read_weights(path)
     check_state(module.state_dict(), found, path)
     module.load_state_dict(found)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """What ``save_weights`` wrote. Raises VarlabError when the file is missing or damaged."""
+    found: dict[str, Tensor] = _read(path, safetensors.torch.load_file, "weights")
+    return found
 
 
 def read_metadata(path: Path) -> dict[str, str]:
