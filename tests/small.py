@@ -55,6 +55,7 @@ def build_world(folder: Path) -> None:
     """Everything above, in ``folder``."""
     with inside(folder):
         assert main(["pack", "source=digits"]) == 0
+        assert main(["pack", "source=digits", "condition=edges"]) == 0
         for name, overrides in RUNS.items():
             assert train(name, *overrides) == 0, name
 

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from varlab.order import BaseOrder
 from varlab.rng import Rng
 from varlab.tokenizer import VQTokenizer
+from varlab.tokenizer.condition import Condition, CoordinateCondition, SpatialCondition
 from varlab.transformer import Transformer
 from varlab.types import Slots, Tokenizer, VarlabError
 
@@ -51,6 +52,18 @@ def check_image_size(tokenizer: VQTokenizer, image_size: tuple[int, int], where:
         )
 
 
+def build_condition(config: Config | None, *, tokenizer: Tokenizer) -> Condition | None:
+    """The condition of ``conf/condition`` beside this tokenizer's images; a spatial one names its own tokenizer."""
+    if config is None:
+        return None
+    if config["kind"] == "spatial":
+        return SpatialCondition(tokenizer=build_tokenizer(config["tokenizer"], Rng(0)))
+    if config["kind"] == "coordinates":
+        values = {key: value for key, value in config.items() if key != "kind"}
+        return CoordinateCondition(grid=tokenizer.scales[-1], **values)
+    raise VarlabError(f"A condition of kind {config['kind']!r} is unknown: use spatial or coordinates.")
+
+
 def build_order(config: Config, tokenizer: Tokenizer) -> BaseOrder:
     """The order of ``conf/order`` over this tokenizer's scales; VarlabError where the two don't fit."""
     return make(config, scales=tokenizer.scales)
@@ -78,6 +91,11 @@ def build_transformer(
             cond_vocab=cond_vocab,
             cond_tokens=cond_tokens,
         )
+    if not order.fixed and transformer.position is None:
+        raise VarlabError(
+            f"transformer.embed.position=false cannot tell where {type(order).__name__} goes next, which is another place for "
+            "every sample: use embed.position=true."
+        )
     slots = example_slots(order, tokenizer)
     if transformer.token_inputs and bool(((slots.src_BL >= 0) & (slots.tok_BL < 0)).any()):
         raise VarlabError(
@@ -88,8 +106,12 @@ def build_transformer(
 
 
 @torch.no_grad()
-def example_slots(order: BaseOrder, tokenizer: Tokenizer) -> Slots:
-    """The slots of one sample (all tokens 0), for counting and checking; on the CPU."""
+def example_slots(order: BaseOrder, tokenizer: Tokenizer, condition: Condition | None = None) -> Slots:
+    """The slots of one sample (all tokens 0), its condition's first, for counting and checking; on the CPU."""
     device = tokenizer.blank(1).device
     maps = [torch.zeros(1, length, dtype=torch.int64, device=device) for length in order.lengths]
-    return order.pack(maps, tokenizer, Rng(0).stream("order", torch.zeros(1, dtype=torch.int64)))[0].to("cpu")
+    slots, _ = order.pack(maps, tokenizer, Rng(0).stream("order", torch.zeros(1, dtype=torch.int64)))
+    if condition is not None:
+        cond_BN = torch.zeros(1, condition.num_tokens, dtype=torch.int64, device=device)
+        slots = order.conditioned(slots, cond_BN, 0)
+    return slots.to("cpu")

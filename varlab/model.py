@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varlab.build import build_order, build_tokenizer, build_transformer, make
+from varlab.build import build_condition, build_order, build_tokenizer, build_transformer, make
 from varlab.checkpoint import load_weights
 from varlab.order import BaseOrder
 from varlab.rng import Rng
-from varlab.sample import Sampler
+from varlab.sample import Known, Sampler, blended, kept_maps
 from varlab.sample.images import Growth, decode_maps
+from varlab.sample.large import enlarged, grid_of, sliding
+from varlab.sample.sampler import Force
 from varlab.tokenizer import VQTokenizer
+from varlab.tokenizer.condition import Condition, CoordinateCondition, SpatialCondition
 from varlab.transformer import Transformer
 from varlab.types import Maps, VarlabError
 
@@ -35,10 +38,11 @@ class Model:
         transformer: Transformer | None,
         sampler: Sampler | None,
         classes: tuple[str, ...],
+        condition: Condition | None = None,
     ):
         self.tokenizer, self.order, self.transformer, self.sampler = tokenizer, order, transformer, sampler
-        self.classes = classes
-        for module in (tokenizer, transformer):
+        self.classes, self.condition = classes, condition
+        for module in (tokenizer, transformer, condition):
             if module is not None:
                 module.eval()
 
@@ -47,6 +51,8 @@ class Model:
         self.tokenizer.to(device)
         if self.transformer is not None:
             self.transformer.to(device)
+        if self.condition is not None:
+            self.condition.to(device)
         return self
 
     @property
@@ -79,17 +85,51 @@ class Model:
             raise VarlabError(f"This run encodes images of shape (B, 3, {h}, {w}), not {tuple(img_B3HW.shape)}.")
         return self.tokenizer.encode(img_B3HW.to(self.device))
 
+    def condition_tokens(self, cond_img_B3HW: Tensor | None = None, box_B4: Tensor | None = None) -> Tensor:
+        """cond_BN, of the trained size or (for ``sample_large``) a larger one: condition images in [-1, 1] of a run with a
+        spatial condition, or (for one with coordinates) boxes, (top, left, bottom, right) in [0, 1], of the trained size.
+        """
+        if isinstance(self.condition, SpatialCondition) and cond_img_B3HW is not None:
+            tokenizer = self.condition.tokenizer
+            grid = grid_of(tokenizer, (cond_img_B3HW.shape[2], cond_img_B3HW.shape[3]))
+            large = tokenizer if grid == tokenizer.scales[-1] else enlarged(tokenizer, grid)
+            return SpatialCondition(tokenizer=large).encode(cond_img_B3HW.to(self.device))
+        if isinstance(self.condition, CoordinateCondition) and box_B4 is not None:
+            return self.condition.encode(box_B4.to(self.device), self.condition.scales[0])
+        wants = "no condition"
+        if self.condition is not None:
+            wants = "boxes" if isinstance(self.condition, CoordinateCondition) else "condition images"
+        raise VarlabError(f"This run is made with {wants}, one for each sample: give it that.")
+
+    def _conditioned(self, cond_BN: Tensor | None, batch: int) -> Tensor | None:
+        """The condition's tokens on the device, checked."""
+        N = 0 if self.condition is None else self.condition.num_tokens
+        if (0 if cond_BN is None else cond_BN.shape[1]) != N or (cond_BN is not None and len(cond_BN) != batch):
+            shape = None if cond_BN is None else tuple(cond_BN.shape)
+            raise VarlabError(
+                f"This run takes {N} condition tokens for each of {batch} samples, not {shape}: "
+                "give cond_img_B3HW, or cond_BN from condition_tokens."
+            )
+        return None if cond_BN is None else cond_BN.to(self.device)
+
     def decode(self, maps: Maps) -> Tensor:
         """Token maps → img_B3HW."""
         return decode_maps(self.tokenizer, [idx.to(self.device) for idx in maps])
 
-    def logits(self, label_B: Tensor | list[int] | None, maps: Maps, *, seed: int = 0) -> Tensor:
-        """Teacher-forced logits_BLV in the order's sequence. seed: of the order drawn for each sample, where it is random."""
+    def logits(
+        self, label_B: Tensor | list[int] | None, maps: Maps, *, seed: int = 0, cond_BN: Tensor | None = None
+    ) -> Tensor:
+        """Teacher-forced logits_BLV in the order's sequence. seed: of the order drawn for each sample, where it is random.
+
+        cond_BN: the condition's tokens, of a run that has one (``condition_tokens``).
+        """
         transformer, order = self._generator()
         maps = [idx.to(self.device) for idx in maps]
         ids_B = torch.arange(len(maps[0]))
         slots, _ = order.pack(maps, self.tokenizer, Rng(seed).stream("order", ids_B))
-        return transformer(slots, self._labels(label_B, len(maps[0])))
+        if (cond_BN := self._conditioned(cond_BN, len(maps[0]))) is not None:
+            slots = order.conditioned(slots, cond_BN, 0)
+        return transformer(slots, self._labels(label_B, len(maps[0])))[:, -order.num_positions :]
 
     def sample_maps(
         self,
@@ -98,14 +138,16 @@ class Model:
         seed: int,
         ids_B: Tensor | None = None,
         growth: Growth | None = None,
+        cond_BN: Tensor | None = None,
+        force: Force | None = None,
         **settings: Any,
     ) -> Maps:
-        """Token maps for the labels. ids_B: which sample each is (default 0, 1, 2, …); the others as for ``sample``."""
+        """Token maps for the labels. ids_B: which sample each is (default 0, 1, 2, …); force: known tokens (editing); the
+        others as for ``sample``.
+        """
         transformer, order = self._generator()
         labels = self._labels(label_B, None if ids_B is None else len(ids_B))
-        if self.sampler is None:
-            raise VarlabError("This run carries no sampler: it was not written by a generator's training.")
-        return replace(self.sampler, **{name: value for name, value in settings.items() if value is not None})(
+        return self._sampler(settings)(
             transformer=transformer,
             order=order,
             tokenizer=self.tokenizer,
@@ -113,29 +155,137 @@ class Model:
             ids_B=torch.arange(len(labels)) if ids_B is None else ids_B,
             rng=Rng(seed),
             watch=growth,
+            cond_BN=self._conditioned(cond_BN, len(labels)),
+            force=force,
         )
+
+    def _sampler(self, settings: dict[str, Any]) -> Sampler:
+        """The run's own, with the settings given in their places."""
+        if self.sampler is None:
+            raise VarlabError("This run carries no sampler: it was not written by a generator's training.")
+        return replace(self.sampler, **{name: value for name, value in settings.items() if value is not None})
+
+    def _sampled(self, label_B: Tensor | list[int] | None, settings: dict[str, Any], **asked: Any) -> Tensor:
+        """img_B3HW: the decoded maps, or with smooth sampling the decoded canvas, whose codes are no tokens'."""
+        _, order = self._generator()
+        if not self._sampler(settings).smooth:
+            return self.decode(self.sample_maps(label_B, **asked, **settings))
+        last = Growth(order=order, tokenizer=self.tokenizer, frames=1)
+        self.sample_maps(label_B, growth=last, **asked, **settings)
+        return last.images()[:, -1]
+
+    def sample_large(
+        self,
+        label_B: Tensor | list[int] | None,
+        *,
+        size: tuple[int, int],
+        seed: int = 0,
+        ids_B: Tensor | None = None,
+        cond_img_B3HW: Tensor | None = None,
+        box_B4: Tensor | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """img_B3HW of ``size`` (H, W), larger than the trained one, by a sliding window; a model of order=raster can.
+
+        cond_img_B3HW: of the same size, for a run with a spatial condition. box_B4: for one with coordinates, where the
+        images lie in their pictures (the whole of them if not given). The others as for ``sample``.
+        """
+        transformer, order = self._generator()
+        labels = self._labels(label_B, None if ids_B is None else len(ids_B))
+        grid = grid_of(self.tokenizer, size)
+        window = sliding(order, self.tokenizer, grid, self.condition)
+        tokenizer = enlarged(self.tokenizer, grid)
+        cond_BN = None
+        if isinstance(self.condition, CoordinateCondition):
+            whole_B4 = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(labels), -1) if box_B4 is None else box_B4
+            cond_BN = self.condition.encode(whole_B4.to(self.device), grid)
+        elif self.condition is not None:
+            if cond_img_B3HW is None or tuple(cond_img_B3HW.shape[2:]) != tuple(size):
+                raise VarlabError(f"This run needs condition images of {size[0]}×{size[1]} for samples of that size.")
+            cond_BN = self.condition_tokens(cond_img_B3HW)
+        last = Growth(order=window, tokenizer=tokenizer, frames=1)
+        self._sampler(settings)(
+            transformer=transformer,
+            order=window,
+            tokenizer=tokenizer,
+            label_B=labels,
+            ids_B=torch.arange(len(labels)) if ids_B is None else ids_B,
+            rng=Rng(seed),
+            cond_BN=cond_BN,
+            watch=last,
+        )
+        return last.images()[:, -1]
 
     def sample(
         self,
         label_B: Tensor | list[int] | None,
         *,
         seed: int = 0,
-        cfg: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        temperature: float | None = None,
-        ramp: str | None = None,
         ids_B: Tensor | None = None,
+        cond_img_B3HW: Tensor | None = None,
+        cond_BN: Tensor | None = None,
+        **settings: Any,
     ) -> Tensor:
-        """img_B3HW for the labels. Sample i depends on (seed, i) alone. Settings left out are those of the run's sampler."""
-        settings: dict[str, Any] = dict(cfg=cfg, top_k=top_k, top_p=top_p, temperature=temperature, ramp=ramp)
-        return self.decode(self.sample_maps(label_B, seed=seed, ids_B=ids_B, **settings))
+        """img_B3HW for the labels. Sample i depends on (seed, i) alone.
 
-    def growth(self, label_B: Tensor | list[int], *, seed: int = 0, frames: int = 8) -> Tensor:
+        settings: cfg, ramp, cfg_steps, temperature, top_k, top_p, smooth (see ``varlab.sample.Sampler``); those left out (or
+        None) are the run's own. For a run with a condition: cond_img_B3HW, its images in [-1, 1], or cond_BN
+        (``condition_tokens``).
+        """
+        if cond_img_B3HW is not None:
+            cond_BN = self.condition_tokens(cond_img_B3HW)
+        return self._sampled(label_B, settings, seed=seed, ids_B=ids_B, cond_BN=cond_BN)
+
+    def known(self, img_B3HW: Tensor, mask_BHW: Tensor, *, force_small: bool = False) -> Known:
+        """The images' own tokens outside the mask, for ``sample_maps(force=…)``. mask_BHW: 1 where to paint anew."""
+        _, order = self._generator()
+        keep = kept_maps(mask_BHW.to(self.device), self.tokenizer.scales, force_small=force_small)
+        return Known(order=order, maps=self.encode(img_B3HW), keep=keep)
+
+    def edit(
+        self,
+        img_B3HW: Tensor,
+        mask_BHW: Tensor,
+        label_B: Tensor | list[int] | None = None,
+        *,
+        seed: int = 0,
+        force_small: bool = False,
+        blend: bool = False,
+        ids_B: Tensor | None = None,
+        cond_BN: Tensor | None = None,
+        growth: Growth | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """img_B3HW, painted anew inside the mask: at every step the tokens outside are the image's own.
+
+        mask_BHW (or mask_HW, for all): 1 where to paint, in pixels. label_B: what to paint; None is no class (in- and
+        outpainting, as in VAR). force_small: also keep the scales of side ≤ 3 whatever the mask. blend: put the known
+        pixels back at the end. A full mask is free sampling, an empty one the reconstruction (without force_small).
+        """
+        transformer, _ = self._generator()
+        img_B3HW = img_B3HW.to(self.device)
+        if label_B is None and not transformer.has_null_class:
+            raise VarlabError("This model has no null class to paint by: give the label of a class.")
+        mask_BHW = mask_BHW.to(self.device).expand(len(img_B3HW), -1, -1)
+        if mask_BHW.shape[1:] != img_B3HW.shape[2:]:
+            raise VarlabError(f"The mask is {tuple(mask_BHW.shape[1:])}, the image {tuple(img_B3HW.shape[2:])} pixels.")
+        labels = self._labels(label_B, len(img_B3HW)).expand(len(img_B3HW))
+        asked: dict[str, Any] = dict(seed=seed, ids_B=ids_B, cond_BN=cond_BN)
+        asked["force"] = self.known(img_B3HW, mask_BHW, force_small=force_small)
+        if growth is not None:
+            asked["growth"] = growth
+            painted = self.decode(self.sample_maps(labels, **asked, **settings))
+        else:
+            painted = self._sampled(labels, settings, **asked)
+        return blended(img_B3HW, painted, mask_BHW) if blend else painted
+
+    def growth(
+        self, label_B: Tensor | list[int], *, seed: int = 0, frames: int = 8, cond_BN: Tensor | None = None
+    ) -> Tensor:
         """(B, frames, 3, H, W): how each image grows over the steps of the order."""
         _, order = self._generator()
         growth = Growth(order=order, tokenizer=self.tokenizer, frames=frames)
-        self.sample_maps(label_B, seed=seed, growth=growth)
+        self.sample_maps(label_B, seed=seed, growth=growth, cond_BN=cond_BN)
         return growth.images()
 
 
@@ -161,9 +311,25 @@ def load(run: str | Path, *, weights: str = "ema", device: torch.device | str = 
     load_weights(tokenizer, run / "tokenizer.safetensors")
     order = build_order(build["order"], tokenizer)
     classes = tuple(build["classes"])
+    condition = build_condition(build.get("condition"), tokenizer=tokenizer)
+    if isinstance(condition, SpatialCondition):
+        load_weights(condition.tokenizer, run / "condition.safetensors")
     transformer = build_transformer(
-        build["transformer"], tokenizer=tokenizer, order=order, num_classes=len(classes), rng=rng
+        build["transformer"],
+        tokenizer=tokenizer,
+        order=order,
+        num_classes=len(classes),
+        rng=rng,
+        cond_vocab=condition.vocab_size if condition else 0,
+        cond_tokens=condition.num_tokens if condition else 0,
     )
     load_weights(transformer, own)
     sampler = make(build["sampler"])
-    return Model(tokenizer=tokenizer, order=order, transformer=transformer, sampler=sampler, classes=classes).to(device)
+    return Model(
+        tokenizer=tokenizer,
+        order=order,
+        transformer=transformer,
+        sampler=sampler,
+        classes=classes,
+        condition=condition,
+    ).to(device)

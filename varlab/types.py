@@ -95,14 +95,27 @@ class Batch:
 
     img_u8_B3HW: uint8. label_B: int64 in [0, classes). position_B: int64, the samples' positions in the endless global
     stream (training) or in the split (evaluation): the ids that every random function of a sample takes.
-    valid_B: bool, False for padding in evaluation (always True in training).
+    valid_B: bool, False for padding in evaluation (always True in training). cond_u8_B3HW: uint8, the conditions' images
+    (edges, segmentation, …), where the shards hold some. box_B4: float32, where each image lies in the picture it was cut
+    from, as (top, left, bottom, right) in [0, 1]; left > right in a mirrored one; where the shards tell.
     """
 
-    def __init__(self, *, img_u8_B3HW: Tensor, label_B: Tensor, position_B: Tensor, valid_B: Tensor):
+    def __init__(
+        self,
+        *,
+        img_u8_B3HW: Tensor,
+        label_B: Tensor,
+        position_B: Tensor,
+        valid_B: Tensor,
+        cond_u8_B3HW: Tensor | None = None,
+        box_B4: Tensor | None = None,
+    ):
         self.img_u8_B3HW = img_u8_B3HW
         self.label_B = label_B
         self.position_B = position_B
         self.valid_B = valid_B
+        self.cond_u8_B3HW = cond_u8_B3HW
+        self.box_B4 = box_B4
 
     def __len__(self) -> int:
         return self.label_B.shape[0]
@@ -113,7 +126,13 @@ class Batch:
             label_B=f(self.label_B),
             position_B=f(self.position_B),
             valid_B=f(self.valid_B),
+            cond_u8_B3HW=None if self.cond_u8_B3HW is None else f(self.cond_u8_B3HW),
+            box_B4=None if self.box_B4 is None else f(self.box_B4),
         )
+
+    def only(self, keep_B: Tensor) -> Batch:
+        """The samples for which ``keep_B`` (bool) is true."""
+        return self._map(lambda t: t[keep_B])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device (Lightning calls this)."""
@@ -140,6 +159,9 @@ class DataInfo:
     counts: dict[str, int]  # images per split
     hash: str  # of the index: two shard sets with one hash hold the same bytes
     source: str
+    condition: str | None = None  # what the second image of each sample is (edges, lowres …); None: there is none
+    boxes: bool = False  # whether each sample says where in its picture it lies
+    view: str = "image"  # what is handed out as the image: "condition" turns a training to the second images
 
     @property
     def num_classes(self) -> int:

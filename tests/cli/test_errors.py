@@ -70,7 +70,6 @@ GENERATOR = [*small.RUNS["raster"], "budget.images=64"]
             [*GENERATOR, "order=next_scale", "tokenizer_run=runs/single"],
             "order=next_scale needs a tokenizer of several",
         ),
-        ([*GENERATOR, "tokenizer_run=runs/next_scale"], "runs/next_scale is not the run of a tokenizer"),
         ([*GENERATOR, "tokenizer_run=runs/judge"], "runs/judge is not the run of a tokenizer"),
         ([*GENERATOR, "tokenizer_run=runs/none"], "runs/none is not a run directory"),
         ([*GENERATOR, "transformer.heads=5"], "width 32 must be a multiple of heads 5"),

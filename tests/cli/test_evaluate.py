@@ -45,7 +45,8 @@ def test_a_generators_scores_and_their_protocol(run: Path, lab: Path, tmp_path: 
     protocol = result["protocol"]
     assert (protocol["extractor"], protocol["extractor_hash"]) == ("classifier", judge)
     assert protocol["reference"]["hash"] == data["hash"] and protocol["reference"]["n"] == data["counts"]["train"]
-    assert protocol["sampler"] == {"cfg": 1.5, "ramp": "linear", "temperature": 1.0, "top_k": 9, "top_p": 1.0}
+    drawn = {"cfg": 1.5, "ramp": "linear", "temperature": 1.0, "top_k": 9, "top_p": 1.0}
+    assert protocol["sampler"] == drawn | {"cfg_steps": None, "smooth": False}
     assert (protocol["n"], protocol["seed"], protocol["rounding"], protocol["weights"]) == (40, 3, "uint8", "ema")
     assert protocol["resize"] and protocol["metrics"]["splits"] == 2
     assert set(result["scores"]) >= GENERATOR_SCORES and all(map(math.isfinite, result["scores"].values()))

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import varlab
 from tests import small
 from varlab.cli.main import main
-from varlab.types import to_uint8
+from varlab.cli.parents import load_classifier
+from varlab.types import to_float, to_uint8
 
 
 def sample(run: Path, out: Path, *arguments: str) -> tuple[np.ndarray, np.ndarray]:
@@ -55,4 +57,28 @@ def test_pictures_and_record(lab: Path, tmp_path: Path) -> None:
         assert strip.height > 3 * 16 > strip.width // 2
     outcome = small.record(tmp_path / "out")["outcome"]
     assert outcome["n"] == 20 and outcome["state"] == "finished"
-    assert outcome["sampler"] == {"cfg": 1.5, "ramp": "linear", "temperature": 1.0, "top_k": 10, "top_p": 0.96}
+    drawn = {"cfg": 1.5, "ramp": "linear", "temperature": 1.0, "top_k": 10, "top_p": 0.96}
+    assert outcome["sampler"] == drawn | {"cfg_steps": None, "smooth": False}
+
+
+def test_rejection_keeps_the_best_of_each_samples_candidates(lab: Path, tmp_path: Path) -> None:
+    """By the judge's probability of the sample's label; the kept candidate is one that was drawn."""
+    run = str(lab / "next_scale")
+    with small.inside(lab.parent):
+        assert main(["sample", run, "n=6", "reject=0.25", f"out={tmp_path / 'kept'}"]) == 0
+        labels = ",".join(str(i // 4) for i in range(24))
+        assert main(["sample", run, "n=24", f"labels=[{labels}]", f"out={tmp_path / 'all'}"]) == 0
+    kept, drawn = (np.load(tmp_path / name / "samples.npz") for name in ("kept", "all"))
+    candidates = drawn["arr_0"].reshape(6, 4, *drawn["arr_0"].shape[1:])
+    judge, _ = load_classifier(lab / "judge")
+    for i, label in enumerate(kept["arr_1"]):
+        images = torch.from_numpy(candidates[i]).permute(0, 3, 1, 2)
+        probability = judge(to_float(images)).log_softmax(-1)[:, int(label)]
+        assert (kept["arr_0"][i] == candidates[i][int(probability.argmax())]).all()
+
+
+@pytest.mark.parametrize("rate", ["0", "2", "often"])
+def test_a_rate_that_is_none_is_said(rate: str, lab: Path, tmp_path: Path, capsys) -> None:
+    with small.inside(lab.parent):
+        assert main(["sample", str(lab / "next_scale"), f"reject={rate}", f"out={tmp_path / 'x'}"]) == 1
+    assert "acceptance rate" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from varlab.types import VarlabError
 
 CONF = Path(__file__).parents[2] / "conf"
 CLASSES = 3
+BASE = ("multi", "single")  # tokenizers that meet every order; the others meet three, and every order meets these
 
 
 def names(group: str) -> list[str]:
@@ -30,26 +33,63 @@ def load(group: str, name: str) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
+def shrunk(config: dict) -> dict:
+    """A tokenizer's configuration with its structure, but few channels, codes and tokens."""
+    small = config | {"channels": 8, "groups": 4, "vocab_size": 24, "code_dim": 6}
+    small["channel_mult"] = config["channel_mult"][-3:] if len(config["channel_mult"]) < 5 else [1, 2, 4]
+    if config["z_channels"] is not None:
+        small["z_channels"] = 5
+    if config["scales"][-1][0] > 4:
+        small["scales"] = [[1, 1], [2, 2], [3, 3]] if len(config["scales"]) > 1 else [[4, 4]]
+        if config["phi_count"] == len(config["scales"]):
+            small["phi_count"] = len(small["scales"])
+    return small
+
+
+@cache
 def small_tokenizer(name: str):
-    """The tokenizer of a YAML with its scales and structure, but few channels and codes."""
-    config = load("tokenizer", name) | {"channels": 8, "groups": 4, "vocab_size": 24, "code_dim": 6}
-    tokenizer = build_tokenizer(config, Rng(0)).eval()
+    """The tokenizer of a YAML, shrunk."""
+    tokenizer = build_tokenizer(shrunk(load("tokenizer", name)), Rng(0)).eval()
     with torch.no_grad():  # an untrained codebook is nearly zero: give every code something to say
         tokenizer.quantizer.codebook.weight.copy_(Rng(1).stream("init", torch.arange(24)).normal(6))
     return tokenizer
 
 
 def pairs() -> list[tuple[str, str]]:
-    """(tokenizer, order) that fit each other; those that don't say so in a sentence, which another test reads."""
+    """(tokenizer, order) that fit each other; those that don't say so in a sentence, which another test reads.
+
+    Tokenizers that are one and the same once they are shrunk (VAR's for 256, 512 and 1024 pixels) are tested once.
+    """
     fitting = []
-    for tokenizer in names("tokenizer"):
+    distinct = {json.dumps(shrunk(load("tokenizer", name)), sort_keys=True): name for name in names("tokenizer")[::-1]}
+    for tokenizer in sorted(distinct.values()):
         for order in names("order"):
+            if tokenizer not in BASE and order not in ("next_scale", "raster", "random"):
+                continue
             try:
                 build_order(load("order", order), small_tokenizer(tokenizer))
             except VarlabError:
                 continue
             fitting.append((tokenizer, order))
     return fitting
+
+
+def small_transformer(name: str) -> dict:
+    """A transformer's configuration with its kind of block, but narrow and shallow."""
+    config = load("transformer", name) | {"width": 32, "depth": 2, "heads": 2, "drop_path": 0.1}
+    if config["block"].get("multiple_of"):
+        config["block"]["multiple_of"] = 8
+    return config
+
+
+def transformers() -> list[str]:
+    """One of each kind: those that differ in size alone are tested once."""
+    distinct: dict[str, str] = {}
+    for name in names("transformer")[::-1]:
+        config = small_transformer(name)
+        del config["init"]
+        distinct[json.dumps(config, sort_keys=True)] = name
+    return sorted(distinct.values())
 
 
 class World:
@@ -68,7 +108,7 @@ class World:
         ]
 
     def transformer(self, name: str = "tiny"):
-        config = load("transformer", name) | {"width": 32, "depth": 2, "heads": 2}
+        config = small_transformer(name)
         config["init"] |= {"head": 1.0, "modulation": 0.5, "gamma": 1.0}  # loud enough for a change to be seen
         return build_transformer(
             config, tokenizer=self.tokenizer, order=self.order, num_classes=CLASSES, rng=Rng(2)
@@ -78,3 +118,13 @@ class World:
 @pytest.fixture(params=pairs(), ids=lambda p: f"{p[0]}-{p[1]}")
 def world(request) -> World:
     return World(*request.param)
+
+
+@pytest.fixture(
+    params=[(pair, name) for pair in pairs() for name in transformers() if name == "tiny" or pair[0] in BASE],
+    ids=lambda p: f"{p[0][0]}-{p[0][1]}-{p[1]}",
+)
+def modelled(request) -> tuple[World, str]:
+    """A world and the name of a transformer: all kinds over two tokenizers, one over the others."""
+    (tokenizer, order), name = request.param
+    return World(tokenizer, order), name

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from tests import small
-from varlab.build import build_order, build_tokenizer, make
+from varlab.build import build_condition, build_order, build_tokenizer, make
 from varlab.cli import parents
 from varlab.cli.app import conf_dir
 from varlab.cli.commands import COMMANDS
@@ -25,7 +25,7 @@ from varlab.cli.kinds import KINDS
 from varlab.cli.main import main
 from varlab.cli.train import precision
 from varlab.data import ShardDataModule
-from varlab.data.sources import Sample
+from varlab.data.sources import Sample, Skipped
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
 from varlab.order.base import positions
@@ -33,6 +33,7 @@ from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.tasks import GanLoss, LossWeights, Task, fit
 from varlab.tasks.scoring import Settings
+from varlab.tokenizer import VQTokenizer
 from varlab.types import VarlabError
 
 CONF = conf_dir()
@@ -169,6 +170,37 @@ def source(name: str, lab: Path, tmp_path: Path) -> None:
     assert len(made.classes) >= 2 and 0 <= first.label < len(made.classes)
 
 
+def condition(name: str, lab: Path, tmp_path: Path) -> None:
+    """What packing makes of it, or training."""
+    config = train_config(f"condition={name}", *([f"condition.path={tmp_path}"] if name == "folder" else []))[
+        "condition"
+    ]
+    if name == "none":
+        assert config is None
+    elif "kind" in config:
+        own = {"tokenizer": group("tokenizer", "single")} if config["kind"] == "spatial" else {}
+        made = build_condition(config | own, tokenizer=_Scales())  # type: ignore[arg-type]
+        assert made is not None and made.num_tokens == 16 and made.vocab_size > 0
+    else:
+        drawn = make(config).draw(Sample(key="a", label=0, image=Image.new("L", (16, 16)), file="a/0.png"), _GREY)
+        assert drawn.size == (16, 16) if name != "folder" else isinstance(drawn, Skipped)
+
+
+_GREY = Image.new("L", (16, 16))
+
+
+def format(name: str, lab: Path, tmp_path: Path) -> None:
+    """What an import makes of an official checkpoint: complete but for what the file tells."""
+    config = composed("import", f"format={name}")
+    assert config.format.name == name and config.order and config.sampler
+    inferred = set(inspect.signature(VQTokenizer).parameters) - set(config.format.tokenizer)
+    assert inferred == {*TOLD, "scales"} and config.format.scales
+
+
+TOLD = ("vocab_size", "code_dim", "channels", "channel_mult", "decoder_channel_mult", "res_blocks", "z_channels")
+TOLD += ("attention", "mid_attention", "quant_kernel", "phi_count")
+
+
 def metrics(name: str, lab: Path, tmp_path: Path) -> None:
     assert Settings(**group("metrics", name)).splits >= 1
 
@@ -217,10 +249,12 @@ CHECKS = {
     check.__name__: check
     for check in (
         classifier,
+        condition,
         data,
         discriminator,
         experiment,
         extractor,
+        format,
         launch,
         loss,
         metrics,
@@ -255,8 +289,9 @@ def test_no_file_is_left_out() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     needed = {"run": ["runs/a"], "runs": ["runs/a"], None: []}[COMMANDS[command].positional]
-    assert main([command, *needed, "--cfg", "job"]) == 0
-    assert set(composed(command)) >= {"name", "out"} and "name:" in capsys.readouterr().out
+    kind = ["format=var"] if command in ("import", "export") else []
+    assert main([command, *needed, *kind, "--cfg", "job"]) == 0
+    assert set(composed(command, *kind)) >= {"name", "out"} and "name:" in capsys.readouterr().out
 
 
 def test_shrinking_is_no_part_of_the_configuration(lab: Path, tmp_path: Path) -> None:

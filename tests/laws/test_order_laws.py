@@ -53,13 +53,13 @@ def test_canvas_ends_as_the_whole_image(world: World) -> None:
     torch.testing.assert_close(world.order.canvas(state, world.tokenizer), whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("transformer", names("transformer"))
-def test_no_peeking(world: World, transformer: str) -> None:
+def test_no_peeking(modelled: tuple[World, str]) -> None:
     """Changing the tokens of step k changes no logit of steps <= k, and does change a later one."""
+    world, transformer = modelled
     try:
         model = world.transformer(transformer)
     except VarlabError:
-        pytest.skip("token inputs need an order that knows tokens: refused in a sentence, tested elsewhere")
+        return  # token inputs or rotary positions alone do not go with every order: refused in a sentence, tested elsewhere
     base, _ = world.order.pack(world.maps, world.tokenizer, world.order_rng)
     before = model(base, world.label_B)
     K = len(world.order.steps)

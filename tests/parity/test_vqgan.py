@@ -11,6 +11,8 @@ from tests.golden.golden_io import draw
 from tests.parity.imported import FLOAT, GRADIENT, close, golden, gradients, links_of, same
 from varlab import load
 from varlab.cli.main import main
+from varlab.losses.adaptive import adaptive_weight
+from varlab.losses.discriminator import PatchGAN
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.transformer import Context, Visible
@@ -78,8 +80,8 @@ def test_greedy_continuation(imported) -> None:
     model, idx = load(imported("taming_gpt")), REFERENCE["gpt.idx"]
     assert model.transformer is not None and model.order is not None
 
-    def force(state: object, k: int, drawn: Tensor) -> Tensor:
-        return idx[:, 1:2] if k == 0 else drawn
+    def force(state: object, k: int) -> tuple[Tensor, Tensor]:
+        return idx[:, 1:2], torch.full_like(idx[:, 1:2], k == 0, dtype=torch.bool)
 
     maps = GREEDY(
         transformer=model.transformer,
@@ -138,3 +140,22 @@ def first(slots: Slots, n: int) -> Slots:
         level_L=slots.level_L[:n],
         step_L=slots.step_L[:n],
     )
+
+
+def test_gradients_of_the_whole_loss(imported) -> None:
+    """L1 + adaptive λ·hinge + VQ loss after disc_start (the golden run weighs LPIPS by 0)."""
+    run, img = imported("taming"), REFERENCE.image()
+    tokenizer = load(run).tokenizer.requires_grad_(True)
+    disc = PatchGAN(width=16, layers=3, norm="batch").train()
+    disc.load_state_dict({key.replace("main.", "net."): value for key, value in REFERENCE.state("disc").items()})
+    rec, quantized = tokenizer(img)
+    nll, g_loss = F.l1_loss(rec, img), -disc(rec).mean()
+    last = [torch.autograd.grad(loss, tokenizer.last_layer, retain_graph=True)[0] for loss in (nll, g_loss)]
+    weight = 0.8 * adaptive_weight(*last, delta=1e-4, clamp_min=0.0, clamp_max=1e4)
+    assert abs(float(weight) / REFERENCE.scalars["adaptive"]["d_weight"] - 1) < GRADIENT
+    loss = nll + weight * g_loss + quantized.vq_loss
+    assert abs(float(loss.detach()) / REFERENCE.scalars["gen_loss.step20"]["loss"] - 1) < FLOAT
+    loss.backward()
+    found = gradients(links_of(run, REFERENCE.state("vqgan"), transformer=False), tokenizer)
+    for key in (n for n in REFERENCE.meta["tensors"] if n.startswith("gen_grad.")):
+        close(REFERENCE, key, found[key.removeprefix("gen_grad.")], GRADIENT)

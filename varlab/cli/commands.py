@@ -57,6 +57,14 @@ COMMANDS: Mapping[str, Command] = _table(
         positional="run",
     ),
     Command(
+        "edit",
+        "varlab.cli.edit",
+        "part of a picture painted anew by a trained generator",
+        "varlab edit runs/generator/default task=inpaint image=cat.png box=[0.25,0.25,0.75,0.75]",
+        positional="run",
+        renamed={"task": "kind"},
+    ),
+    Command(
         "evaluate",
         "varlab.cli.evaluate",
         "scores of a trained tokenizer or generator",

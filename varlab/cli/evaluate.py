@@ -18,7 +18,15 @@ from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.protocol import protocol, protocol_name
 from varlab.model import Model
-from varlab.tasks.scoring import GeneratorScorer, SampleSource, Settings, score_tokenizer, validation_nll
+from varlab.tasks.scoring import (
+    GeneratorScorer,
+    HeldOut,
+    Rejection,
+    SampleSource,
+    Settings,
+    score_tokenizer,
+    validation_nll,
+)
 from varlab.types import VarlabError
 
 __all__ = ["run"]
@@ -74,7 +82,11 @@ def _generator(config: Config, model: Model, record: Config, data: ShardDataModu
     if list(data.info.classes) != record["build"]["classes"]:
         knows, has = record["build"]["classes"], list(data.info.classes)
         raise VarlabError(f"The run knows the classes {knows}, but {data.info.path} holds {has}.")
+    if model.condition is not None:
+        model.condition.check(data.info)
     sampler = sampler_of(config, model)
+    if sampler.smooth:
+        raise VarlabError("smooth=true is for pictures only, never for scores: evaluate with smooth=false.")
     source = SampleSource(
         transformer=model.transformer,
         order=model.order,
@@ -82,20 +94,32 @@ def _generator(config: Config, model: Model, record: Config, data: ShardDataModu
         sampler=sampler,
         seed=config["seed"],
         batch=config["batch"],
+        held_out=HeldOut(data=data, condition=model.condition) if model.condition else None,
+        rejection=_rejection(config, extractor, model.transformer.num_classes),
     )
     settings, n = Settings(**config["metrics"]), config["n"]
     scorer = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, settings=settings)
     scores = scorer.compare()
     loader = data.eval_loader("val", 0, 1, config["batch"])
     scores["val_nll"] = validation_nll(
-        model.transformer, model.order, model.tokenizer, loader, seed=record["config"]["seed"]
+        model.transformer,
+        model.order,
+        model.tokenizer,
+        loader,
+        seed=record["config"]["seed"],
+        condition=model.condition,
     )
     named = protocol(
         extractor=extractor, reference=_reference(data, "train"), n=n, sampler=asdict(sampler), seed=config["seed"]
     )
-    slots = example_slots(model.order, model.tokenizer)
+    if source.rejection is not None:
+        named |= {"rejection": {"candidates": source.rejection.candidates, "judge": extractor.hash}}
+    if model.condition is not None:
+        named |= {"conditions": f"{data.info.condition or 'coordinates'} of val, cyclic"}
+    slots = example_slots(model.order, model.tokenizer, model.condition)
     one = sampling_flops(model.transformer, slots, model.tokenizer, guided=sampler.cfg > 0)
-    cost = {"sampling_flops": n * one, "sampling_seconds": round(source.seconds, 3)}
+    drawn = n * (source.rejection.candidates if source.rejection else 1)
+    cost = {"sampling_flops": drawn * one, "sampling_seconds": round(source.seconds, 3)}
     return {
         "kind": "generator",
         "protocol": named | {"metrics": config["metrics"], "weights": config["weights"]},
@@ -103,6 +127,10 @@ def _generator(config: Config, model: Model, record: Config, data: ShardDataModu
         "cost": cost,
         "images": _images(record),
     }
+
+
+def _rejection(config: Config, judge: Extractor, num_classes: int) -> Rejection | None:
+    return None if config["reject"] is None else Rejection(judge=judge, rate=config["reject"], num_classes=num_classes)
 
 
 def _images(record: Config) -> int:

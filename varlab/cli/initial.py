@@ -43,6 +43,10 @@ class Initial:
         """For run.json's parents."""
         return {"run": str(self.path), "weights_sha256": sha256(self.weights)}
 
+    def tokenizer_config(self, scales: Any) -> Config:
+        """Its architecture, at other scales where they are given."""
+        return self.build["tokenizer"] | ({"scales": scales} if scales else {})
+
     def load_transformer(self, transformer: nn.Module, scales: Any) -> None:
         """Its weights; positions and levels interpolated where the scales are others."""
         old, new = ([tuple(scale) for scale in one] for one in (self.build["tokenizer"]["scales"], scales))

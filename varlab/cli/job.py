@@ -19,6 +19,7 @@ from varlab.cli.commands import Command
 from varlab.cli.errors import sentence, show_traceback
 from varlab.cli.names import run_path
 from varlab.cli.rundir import RunDirectory
+from varlab.types import VarlabError
 
 __all__ = ["JobResult", "execute", "run_job"]
 
@@ -88,7 +89,9 @@ def _in_directory(
             else:
                 outcome = execute(command.module, config, directory)
         except BaseException as error:  # Ctrl-C too: the record tells why the run stands where it does
-            with contextlib.suppress(OSError):  # of a full disk, say: the error itself is what is to be heard
+            with contextlib.suppress(
+                OSError, VarlabError
+            ):  # of a full disk, say: the error itself is what is to be heard
                 directory.fail(sentence(error) or f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         directory.finish(outcome)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +11,16 @@ from torch import Tensor, nn
 
 from varlab import flops
 from varlab.build import build_order, build_tokenizer, build_transformer, check_image_size, example_slots, make
-from varlab.checkpoint import atomic_write, sha256
 from varlab.cli import parents, pictures
-from varlab.cli.rundir import RunDirectory, read_run
+from varlab.cli.carried import carry, condition_flops, condition_of, tokenizer_of
+from varlab.cli.initial import Initial
+from varlab.cli.rundir import RunDirectory
 from varlab.data import ShardDataModule
 from varlab.metrics.extractors import Extractor
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.tasks import Task
-from varlab.tasks.scoring import GeneratorScorer, SampleSource, Settings, score_tokenizer
+from varlab.tasks.scoring import GeneratorScorer, HeldOut, SampleSource, Settings, score_tokenizer
 from varlab.types import DataInfo, VarlabError
 
 Config = dict[str, Any]
@@ -63,7 +63,11 @@ def classifier(config: Config, data: ShardDataModule, rng: Rng, directory: RunDi
 def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """VQGAN-style: reconstruction, perceptual and adversarial losses."""
     info = data.info
-    model = build_tokenizer(config["tokenizer"], rng)
+    initial = Initial(config["init"], "tokenizer") if config.get("init") else None
+    own = config["tokenizer"] if initial is None else initial.tokenizer_config(config.get("tokenizer_scales"))
+    model = build_tokenizer(own, rng)
+    if initial is not None:
+        initial.load_tokenizer(model)
     check_image_size(model, info.image_size, info.path)
     discriminator = None
     if config.get("discriminator") is not None:
@@ -71,6 +75,7 @@ def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
             discriminator = make(config["discriminator"])
     setting = _settled(config.get("perceptual"), "perceptual", directory)
     perceptual, found = parents.load_perceptual(setting, info=info, near=directory.path)
+    found |= {"init": initial.record()} if initial else {}
     _check_unchanged(found, directory)
     task: Any = make(config["task"])(tokenizer=model, discriminator=discriminator, perceptual=perceptual, rng=rng)
     task.train_flops_per_image = flops.TRAINING * flops.autoencoder_flops(model, info.image_size)
@@ -90,7 +95,7 @@ def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
     shown = min(config["pictures"]["count"], info.counts["val"])
     return Plan(
         task=task,
-        build={"tokenizer": config["tokenizer"], "image_size": list(info.image_size)},
+        build={"tokenizer": own, "image_size": list(info.image_size)},
         parents=found,
         cost={
             "train_flops_per_image": task.train_flops_per_image,
@@ -108,17 +113,28 @@ def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
 def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """A transformer over the tokens of a trained tokenizer, whose weights are copied into the run's directory."""
     info = data.info
-    stand, own_tokenizer = _tokenizer_of(config, data, directory)
+    initial = Initial(config["init"], "generator") if config.get("init") else None
+    architecture = config["transformer"] if initial is None else initial.build["transformer"]
+    stand, own_tokenizer = tokenizer_of(config, data, directory)
     check_image_size(own_tokenizer, info.image_size, info.path)
     order = build_order(config["order"], own_tokenizer)
+    condition, cond_build, cond_stand = condition_of(config, data, own_tokenizer, directory)
     model = build_transformer(
-        config["transformer"], tokenizer=own_tokenizer, order=order, num_classes=info.num_classes, rng=rng
+        architecture,
+        tokenizer=own_tokenizer,
+        order=order,
+        num_classes=info.num_classes,
+        rng=rng,
+        cond_vocab=condition.vocab_size if condition else 0,
+        cond_tokens=condition.num_tokens if condition else 0,
     )
-    task = make(config["task"])(transformer=model, order=order, tokenizer=own_tokenizer, rng=rng)
-    slots = example_slots(order, own_tokenizer)
+    if initial is not None:
+        initial.load_transformer(model, own_tokenizer.scales)
+    task = make(config["task"])(transformer=model, order=order, tokenizer=own_tokenizer, rng=rng, condition=condition)
+    slots = example_slots(order, own_tokenizer, condition)
     forward = flops.transformer_flops(model, slots, width=model.width, depth=model.depth)
     task.train_flops_per_image = flops.TRAINING * forward
-    encode = flops.encode_flops(own_tokenizer, info.image_size)
+    encode, cond_encode = flops.encode_flops(own_tokenizer, info.image_size), condition_flops(condition, info)
     sampler: Sampler = make(config["sampler"])
     source = SampleSource(
         transformer=model,
@@ -127,8 +143,12 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
         sampler=sampler,
         seed=rng.seed,
         batch=data.eval_batch,
+        held_out=HeldOut(data=data, condition=condition) if condition else None,
     )
-    found: Record = {"tokenizer": stand}
+    found: Record = {"tokenizer": stand} | ({"condition": cond_stand} if cond_stand else {})
+    if initial is not None:
+        found |= {"init": initial.record()}
+        _check_unchanged({"init": found["init"]}, directory)
     scores = None
     if config["scores"]["every"] is not None:
         extractor, judge = _judge(config, info, directory)
@@ -140,27 +160,33 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
             n=config["scores"]["count"],
             settings=Settings(**config["metrics"]),
         )
-    _carry(stand, directory)  # once all is known to fit
+    carry(stand, directory, "tokenizer")  # once all is known to fit
+    if cond_stand is not None:
+        carry(cond_stand, directory, "condition")
     return Plan(
         task=task,
         build={
             "tokenizer": stand["config"],
             "order": config["order"],
-            "transformer": config["transformer"],
+            "transformer": architecture,
             "sampler": config["sampler"],
             "classes": list(info.classes),
             "image_size": list(info.image_size),
+            "condition": cond_build,
         },
         parents=found,
         cost={
             "train_flops_per_image": task.train_flops_per_image,
             "encode_flops_per_image": encode,
+            "condition_flops_per_image": cond_encode,
             "sampling_flops_per_image": flops.sampling_flops(model, slots, own_tokenizer, guided=sampler.cfg > 0),
             "parameters": parameters(model),
             "tokens_per_image": order.num_positions,
             "steps_per_image": len(order.steps),
         },
-        tokenizer_flops=lambda images: int(stand["flops"]) + images * encode,
+        tokenizer_flops=lambda images: (
+            int(stand["flops"]) + int((cond_stand or {}).get("flops", 0)) + images * (encode + cond_encode)
+        ),
         draw=lambda: pictures.samples(source, data, count=config["pictures"]["count"]),
         scores=scores,
     )
@@ -200,40 +226,3 @@ def _check_unchanged(found: Record, directory: RunDirectory) -> None:
             raise VarlabError(
                 f"{parent['run']} holds other weights than when {directory.path} began: take another out= to begin anew."
             )
-
-
-def _tokenizer_of(config: Config, data: ShardDataModule, directory: RunDirectory) -> tuple[Record, Any]:
-    """The parent's record and the frozen tokenizer, from the copy in this directory once there is one."""
-    copy = directory.path / "tokenizer.safetensors"
-    stand = directory.read()["parents"].get("tokenizer")
-    if stand is None or not _is_copy(copy, stand):
-        run = parents.find_tokenizer(
-            config["tokenizer_run"], order=config["order"], info=data.info, near=directory.path
-        )
-        stand = _describe(run)
-        return stand, parents.load_tokenizer(run / "weights.safetensors", stand["config"])
-    return stand, parents.load_tokenizer(copy, stand["config"])
-
-
-def _describe(run: Path) -> Record:
-    record = read_run(run)
-    return {
-        "run": str(run),
-        "weights_sha256": sha256(run / "weights.safetensors"),
-        "config": record["build"]["tokenizer"],
-        "flops": record["outcome"].get("flops", 0),
-        "images": record["outcome"].get("images", 0),
-    }
-
-
-def _carry(stand: Record, directory: RunDirectory) -> None:
-    """Copy the tokenizer's weights into the generator's directory, which then needs nothing else."""
-    copy = directory.path / "tokenizer.safetensors"
-    if directory.rank == 0 and not _is_copy(copy, stand):
-        with atomic_write(copy) as file:
-            file.write((Path(stand["run"]) / "weights.safetensors").read_bytes())
-
-
-def _is_copy(copy: Path, stand: Record) -> bool:
-    """Whether a file holds the parent's weights, and not those of an earlier attempt with another parent."""
-    return copy.exists() and sha256(copy) == stand["weights_sha256"]

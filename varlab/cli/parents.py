@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def _finished(path: Path) -> Record:
 
 
 def _same_data(record: Record, info: DataInfo) -> bool:
-    return (record.get("data") or {}).get("hash") == info.hash
+    """Whether a run was trained on the same images of the same shards."""
+    view = (record["config"].get("data") or {}).get("view", "image")
+    return (record.get("data") or {}).get("hash") == info.hash and view == info.view
 
 
 # -- classifiers ---------------------------------------------------------------------------------------------------------
@@ -127,10 +130,7 @@ def load_perceptual(
 def find_tokenizer(setting: str, *, order: Config, info: DataInfo, near: Path) -> Path:
     """The run of a tokenizer. auto: of those trained on the same shards that fit the order, one with the fewest tokens."""
     if setting != "auto":
-        build = _finished(Path(setting)).get("build") or {}
-        if "tokenizer" not in build or "transformer" in build:
-            raise VarlabError(f"tokenizer_run={setting} is not the run of a tokenizer (varlab train task=tokenizer).")
-        return Path(setting)
+        return _tokenizer_run("tokenizer_run", setting)
     fitting = [
         (build_order(order, tokenizer).num_positions, i, path)
         for i, (path, record) in enumerate(finished_runs(near))
@@ -145,6 +145,28 @@ def find_tokenizer(setting: str, *, order: Config, info: DataInfo, near: Path) -
     path = min(fitting)[2]
     logger.info("tokenizer_run=auto took %s", path)
     return path
+
+
+def find_condition_tokenizer(setting: str, *, info: DataInfo, near: Path) -> Path:
+    """The run of a condition's tokenizer. auto: one trained on the conditions of the same shards (data.view=condition)."""
+    if setting != "auto":
+        return _tokenizer_run("condition.tokenizer_run", setting)
+    seconds = replace(info, view="condition")
+    return _pick(
+        setting,
+        near,
+        lambda r: r["config"].get("kind") == "tokenizer" and _same_data(r, seconds),
+        f"No finished tokenizer of the conditions of {info.path} lies under {RUNS}/: train one (varlab train "
+        "task=tokenizer data.view=condition), or name its directory with condition.tokenizer_run=DIR.",
+    )
+
+
+def _tokenizer_run(key: str, setting: str) -> Path:
+    """The named run. VarlabError where it is not that of a tokenizer, or has not come to its end."""
+    build = _finished(Path(setting)).get("build") or {}
+    if "tokenizer" not in build:
+        raise VarlabError(f"{key}={setting} is not the run of a tokenizer (varlab train task=tokenizer).")
+    return Path(setting)
 
 
 def _if_fits(order: Config, record: Record) -> VQTokenizer | None:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from varlab.data import ShardDataModule
-from varlab.rng import Rng
 from varlab.sample.images import Growth
 from varlab.tasks.callbacks import grid
-from varlab.tasks.scoring import SampleSource, balanced_labels
+from varlab.tasks.scoring import HeldOut, SampleSource, balanced_labels
 from varlab.tokenizer import VQTokenizer
 from varlab.types import to_float, to_uint8
 
@@ -34,9 +33,15 @@ def columns_for(num_classes: int) -> int:
 
 
 def samples(source: SampleSource, data: ShardDataModule, *, count: int) -> dict[str, Tensor]:
-    """samples and real (the same classes in the same places), and growth (rows: samples, columns: steps)."""
+    """samples and real (the same classes in the same places), and growth (rows: samples, columns: steps).
+
+    With conditions: samples (rows: condition, sample, the real image of that condition) and growth.
+    """
     num_classes = source.transformer.num_classes
     columns = columns_for(num_classes)
+    if source.held_out is not None:
+        ids_N = torch.arange(max(count, 1))
+        return {"samples": beside_conditions(source, source.held_out, ids_N), "growth": growth(source, ids_N[:_GROWN])}
     ids_N = torch.arange(max(count // columns, 1) * columns)
     made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
     real = real_images(data, balanced_labels(ids_N, num_classes))
@@ -45,6 +50,15 @@ def samples(source: SampleSource, data: ShardDataModule, *, count: int) -> dict[
         "real": grid(real, columns=columns),
         "growth": growth(source, torch.arange(min(_GROWN, num_classes))),
     }
+
+
+def beside_conditions(source: SampleSource, held_out: HeldOut, ids_N: Tensor) -> Tensor:
+    """img_u8_3HW: rows of conditions, of their samples and of the images that the conditions were made from, in turn."""
+    columns = min(_WIDEST, len(ids_N))
+    ids_N = ids_N[: len(ids_N) // columns * columns]
+    made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
+    rows = (held_out.shown(ids_N), made, held_out.samples(ids_N).img_u8_B3HW)
+    return grid(torch.stack([row.unflatten(0, (-1, columns)) for row in rows], 1).flatten(0, 2), columns=columns)
 
 
 def real_images(data: ShardDataModule, label_N: Tensor) -> Tensor:
@@ -61,14 +75,6 @@ def real_images(data: ShardDataModule, label_N: Tensor) -> Tensor:
 def growth(source: SampleSource, ids_N: Tensor) -> Tensor:
     """img_u8_3HW: each sample (a row) over the steps of its order, from left to right."""
     watch = Growth(order=source.order, tokenizer=source.tokenizer, frames=_FRAMES)
-    source.sampler(
-        transformer=source.transformer,
-        order=source.order,
-        tokenizer=source.tokenizer,
-        label_B=balanced_labels(ids_N, source.transformer.num_classes).to(source.tokenizer.last_layer.device),
-        ids_B=ids_N,
-        rng=Rng(source.seed),
-        watch=watch,
-    )
+    source.maps(ids_N, watch)
     frames = watch.images()
     return grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1])

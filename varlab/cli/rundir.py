@@ -6,6 +6,7 @@ all, by one process at a time, and is read again before every change, so that wh
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -256,11 +257,17 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Whole or not at all: written beside, brought to the disk, renamed."""
+    """Whole or not at all: written beside, brought to the disk, renamed. VarlabError where the disk refuses."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            json.dump(value, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = error.strerror or error
+        raise VarlabError(f"Could not write {path} ({reason}): make room there and run again.") from error

@@ -17,7 +17,7 @@ from varlab.types import VarlabError
 
 Config = dict[str, Any]
 
-SAMPLER_KEYS = ("cfg", "ramp", "temperature", "top_k", "top_p")
+SAMPLER_KEYS = ("cfg", "ramp", "cfg_steps", "temperature", "top_k", "top_p", "smooth")
 
 
 def device_of(setting: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from varlab.data.index import Index, read_index
 from varlab.data.reader import ShardReader
-from varlab.data.stream import Augment, EvalBatches, EvalSplit, TrainBatches, TrainStream
+from varlab.data.stream import Augment, EvalBatches, EvalSplit, TrainBatches, TrainStream, fetch
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
@@ -28,6 +29,8 @@ class ShardDataModule(LightningDataModule):
         path: folder of the shard set. batch: global training batch, over all ranks. eval_batch: the same in evaluation.
         seed: of the order and the augmentation. workers: loader processes per rank, 0 to load in the trainer's own.
         augment: what training images go through. cache_bytes: splits up to this size are kept decoded in memory.
+        view: what stands for the images, "image", or "condition" for the second image of each sample: a tokenizer of the
+            conditions is trained so.
 
     The trainer's loader runs from position ``start`` to ``stop`` (images); whoever trains sets both before ``fit``,
     with ``use_distributed_sampler=False``.
@@ -46,12 +49,15 @@ class ShardDataModule(LightningDataModule):
         workers: int,
         augment: Augment,
         cache_bytes: int,
+        view: str = "image",
     ):
         super().__init__()
         for name, value, least in (("batch", batch, 1), ("eval_batch", eval_batch, 1), ("workers", workers, 0)):
             if value < least:
                 raise VarlabError(f"data.{name} is {value}, but must be at least {least}.")
-        self.path, self.batch, self.eval_batch = Path(path), batch, eval_batch
+        if view not in ("image", "condition"):
+            raise VarlabError(f"data.view={view} is unknown: use image or condition.")
+        self.path, self.batch, self.eval_batch, self._view = Path(path), batch, eval_batch, view
         self._seed, self._workers, self._augment, self._cache_bytes = seed, workers, augment, cache_bytes
         self._readers: dict[str, ShardReader] = {}
         self.start = 0
@@ -64,19 +70,25 @@ class ShardDataModule(LightningDataModule):
 
     @property
     def info(self) -> DataInfo:
-        """Classes, image size, counts and hash, as the index has them."""
-        return self.index.info
+        """Classes, image size, counts and hash, as the index has them; and the view."""
+        return replace(self.index.info, view=self._view)
 
     def reader(self, split: str) -> ShardReader:
         """The samples of a split by number; opened (and checked) once."""
+        if self._view == "condition" and self.index.conditions is None:
+            raise VarlabError(f"{self.path} holds no conditions to view: pack some (varlab pack condition=edges).")
         if split not in self._readers:
             self._readers[split] = ShardReader(index=self.index, split=split, cache_bytes=self._cache_bytes)
         return self._readers[split]
 
     def images(self, split: str, index_N: Tensor | None = None) -> Tensor:
         """Images of a split by number, uint8 ``img_N3HW``; all of them (mind the memory) without numbers."""
+        return self.samples(split, index_N).img_u8_B3HW
+
+    def samples(self, split: str, index_N: Tensor | None = None) -> Batch:
+        """Samples of a split by number, as they were packed: images, labels, and conditions where there are some."""
         reader = self.reader(split)
-        return reader.images(torch.arange(len(reader)) if index_N is None else index_N)
+        return fetch(reader, torch.arange(len(reader)) if index_N is None else index_N, self._view)
 
     def labels(self, split: str) -> Tensor:
         """All labels of a split, int64 ``label_N``."""
@@ -89,7 +101,7 @@ class ShardDataModule(LightningDataModule):
             VarlabError: a batch that ``world`` does not divide, or a ``start`` inside a batch.
         """
         batches = TrainBatches(start=start, stop=stop, batch=self.batch, rank=rank, world=world)
-        stream = TrainStream(reader=self.reader("train"), seed=self._seed, augment=self._augment)
+        stream = TrainStream(reader=self.reader("train"), seed=self._seed, augment=self._augment, view=self._view)
         return self._loader(stream, batches)
 
     def eval_loader(self, split: str, rank: int, world: int, batch: int | None = None) -> DataLoader[Batch]:
@@ -101,7 +113,8 @@ class ShardDataModule(LightningDataModule):
         """
         reader = self.reader(split)
         size = self.eval_batch if batch is None else batch
-        return self._loader(EvalSplit(reader=reader), EvalBatches(n=len(reader), batch=size, rank=rank, world=world))
+        split_of = EvalSplit(reader=reader, view=self._view)
+        return self._loader(split_of, EvalBatches(n=len(reader), batch=size, rank=rank, world=world))
 
     def _loader(self, dataset: Dataset[Batch], batches: Sampler[Sequence[int]]) -> DataLoader[Batch]:
         return _Loader(

@@ -17,7 +17,7 @@ from varlab.data.sources import Sample, Skipped, resampling, stratified_split
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["Folder", "fit"]
+__all__ = ["ENDINGS", "UNREADABLE", "Folder", "fit", "opaque"]
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +78,15 @@ class Folder:
     def samples(self, split: str) -> Iterator[Sample | Skipped]:
         """The key is a number and the file's name, made fit for WebDataset."""
         for i, (file, label) in enumerate(self._split[split]):
+            name = str(file.relative_to(self._root))
             try:
                 image = self._load(file)
             except UNREADABLE as e:
-                name = str(file.relative_to(self._root))
                 log.warning("image %s is skipped: %s", name, e)
                 yield Skipped(name, f"cannot be decoded ({e})")
                 continue
-            yield Sample(key=f"{i:08d}-{re.sub('[^A-Za-z0-9_-]', '_', file.stem)[:60]}", label=label, image=image)
+            key = f"{i:08d}-{re.sub('[^A-Za-z0-9_-]', '_', file.stem)[:60]}"
+            yield Sample(key=key, label=label, image=image, file=name)
 
     def _load(self, file: Path) -> Image.Image | bytes:
         encoded = file.read_bytes()
@@ -95,7 +96,7 @@ class Folder:
             plain = image.format in STORABLE and image.mode in ("L", "RGB") and "transparency" not in image.info
             if plain and not turned and image.size == (self._size, self._size) and getattr(image, "n_frames", 1) == 1:
                 return encoded
-            return fit(_opaque(ImageOps.exif_transpose(image)), size=self._size, resample=self._filter)
+            return fit(opaque(ImageOps.exif_transpose(image)), size=self._size, resample=self._filter)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -109,7 +110,7 @@ def _shuffled(entries: list[Entry], *, seed: int, name: str) -> list[Entry]:
     return [entries[i] for i in Rng(seed).stream(name).permutation(len(entries))[0].tolist()]
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
     """Mode L or RGB: transparency is laid over white, and 16-bit grey keeps its upper 8 bits."""
     if image.mode in ("L", "RGB"):
         if "transparency" not in image.info:

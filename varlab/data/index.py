@@ -38,13 +38,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """A shard set. ``source`` tells how it was made; ``image_size`` is (H, W) in pixels."""
+    """A shard set. ``source`` tells how it was made; ``image_size`` is (H, W) in pixels.
+
+    conditions: what the second image of each sample is, None where there is none. boxes: whether each sample says where in
+    its picture it lies. Neither is written where it is absent: shards without conditions are what they always were.
+    """
 
     path: Path
     source: dict[str, Any]
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     splits: dict[str, tuple[Shard, ...]]
+    conditions: str | None = None
+    boxes: bool = False
 
     @property
     def content(self) -> dict[str, Any]:
@@ -54,6 +60,8 @@ class Index:
             "classes": list(self.classes),
             "image_size": list(self.image_size),
             "splits": {split: [asdict(s) for s in shards] for split, shards in self.splits.items()},
+            **({} if self.conditions is None else {"conditions": self.conditions}),
+            **({"boxes": True} if self.boxes else {}),
         }
 
     @property
@@ -73,6 +81,8 @@ class Index:
             counts={split: sum(s.count for s in shards) for split, shards in self.splits.items()},
             hash=self.hash,
             source=f"{self.source.get('name', 'unknown')}({arguments})",
+            condition=self.conditions,
+            boxes=self.boxes,
         )
 
 
@@ -107,6 +117,8 @@ def _parse(folder: Path, text: str) -> Index:
             classes=tuple(raw["classes"]),
             image_size=(int(height), int(width)),
             splits={split: tuple(Shard(**s) for s in shards) for split, shards in raw["splits"].items()},
+            conditions=raw.get("conditions"),
+            boxes=bool(raw.get("boxes", False)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise VarlabError(f"{folder / FILE} is damaged ({type(e).__name__}: {e}): run `varlab pack` again.") from e

@@ -95,6 +95,10 @@ class Photos:
         """Name and arguments."""
         return {"name": "photos", **self._arguments}
 
+    def region(self, photo: str, split: str) -> Image.Image:
+        """The part of a photograph that the crops of a split come from, as it is."""
+        return _open(photo).crop(self._regions[photo][split])
+
     def boxes(self, photo: str, split: str) -> list[Box]:
         """Where the crops of that photograph lie: a function of (seed, photo, split, crop number) alone."""
         left, upper, right, lower = self._regions[photo][split]
@@ -114,8 +118,15 @@ class Photos:
         boxes = {name: self.boxes(name, split) for name in self.classes}
         for i in range(self._crops[split]):
             for label, name in enumerate(self.classes):
-                crop = images[name].crop(boxes[name][i]).resize((self._size, self._size), self._filter)
-                yield Sample(key=f"{i:06d}-{name}", label=label, image=crop)
+                image, box = images[name], boxes[name][i]
+                crop = image.crop(box).resize((self._size, self._size), self._filter)
+                yield Sample(key=f"{i:06d}-{name}", label=label, image=crop, box=_share(box, *image.size))
+
+
+def _share(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+    """(top, left, bottom, right) as shares of the whole photograph."""
+    left, upper, right, lower = box
+    return upper / height, left / width, lower / height, right / width
 
 
 def _floor(x_N: Tensor) -> Tensor:

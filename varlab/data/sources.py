@@ -22,11 +22,15 @@ class Sample:
 
     key: unique within the split, at most 90 ASCII characters, without dots (WebDataset cuts names there).
     label: in [0, classes). image: a PIL image, mode L or RGB, or the encoded bytes of a PNG, JPEG or WebP.
+    file: its path below the source's folder, where it comes from one. box: where it lies in the picture that it was cut
+    from, as (top, left, bottom, right) in [0, 1].
     """
 
     key: str
     label: int
     image: Image.Image | bytes
+    file: str | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

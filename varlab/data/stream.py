@@ -20,7 +20,7 @@ from varlab.errors import VarlabError
 from varlab.rng import Rng
 from varlab.types import Batch
 
-__all__ = ["Augment", "EvalBatches", "EvalSplit", "TrainBatches", "TrainStream", "order"]
+__all__ = ["Augment", "EvalBatches", "EvalSplit", "TrainBatches", "TrainStream", "fetch", "order"]
 
 
 def order(seed: int, epoch: int, n: int) -> Tensor:
@@ -47,16 +47,45 @@ class Augment:
 
     def __call__(self, img_u8_B3HW: Tensor, position_B: Tensor, rng: Rng) -> Tensor:
         """uint8 in, uint8 of the same shape out."""
-        u_B3 = rng.stream("augment", ids=position_B).uniform(3)
+        return self._noisy(self.moved(img_u8_B3HW, position_B, rng), position_B, rng)
+
+    def moved(self, img_u8_B3HW: Tensor, position_B: Tensor, rng: Rng) -> Tensor:
+        """Crop and flip alone: what an image and its condition go through alike."""
+        flip_B, u_B, v_B = self._draws(position_B, rng)
         if self._crop > 1:
-            img_u8_B3HW = self._random_crop(img_u8_B3HW, u_B3[:, 1], u_B3[:, 2])
+            img_u8_B3HW = self._random_crop(img_u8_B3HW, u_B, v_B)
         if self._flip:
-            img_u8_B3HW = torch.where((u_B3[:, 0] < 0.5)[:, None, None, None], img_u8_B3HW.flip(3), img_u8_B3HW)
-        if self._noise:
-            noise_B1HW = rng.stream("augment", ids=position_B, step=1).normal(1, *img_u8_B3HW.shape[2:])
-            noisy = img_u8_B3HW.float() + self._noise * noise_B1HW
-            img_u8_B3HW = noisy.round().clamp(0, 255).to(torch.uint8)
+            img_u8_B3HW = torch.where(flip_B[:, None, None, None], img_u8_B3HW.flip(3), img_u8_B3HW)
         return img_u8_B3HW
+
+    def boxes(self, box_B4: Tensor, size: tuple[int, int], position_B: Tensor, rng: Rng) -> Tensor:
+        """Where in their pictures the moved images of that (H, W) lie; left and right change places in a flipped one."""
+        flip_B, u_B, v_B = self._draws(position_B, rng)
+        top_B, left_B, bottom_B, right_B = box_B4.unbind(1)
+        if self._crop > 1:
+            top_B, bottom_B = self._within(top_B, bottom_B, size[0], u_B)
+            left_B, right_B = self._within(left_B, right_B, size[1], v_B)
+        if self._flip:
+            left_B, right_B = torch.where(flip_B, right_B, left_B), torch.where(flip_B, left_B, right_B)
+        return torch.stack([top_B, left_B, bottom_B, right_B], 1)
+
+    def _draws(self, position_B: Tensor, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether to flip, and the crop's place from the top and from the left in [0, 1)."""
+        u_B3 = rng.stream("augment", ids=position_B).uniform(3)
+        return u_B3[:, 0] < 0.5, u_B3[:, 1], u_B3[:, 2]
+
+    def _noisy(self, img_u8_B3HW: Tensor, position_B: Tensor, rng: Rng) -> Tensor:
+        if not self._noise:
+            return img_u8_B3HW
+        noise_B1HW = rng.stream("augment", ids=position_B, step=1).normal(1, *img_u8_B3HW.shape[2:])
+        return (img_u8_B3HW.float() + self._noise * noise_B1HW).round().clamp(0, 255).to(torch.uint8)
+
+    def _within(self, low_B: Tensor, high_B: Tensor, side: int, u_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The part of [low, high] that a crop of ``side`` of the enlarged side's pixels covers."""
+        large = round(side * self._crop)
+        first_B = (u_B * (large - side + 1)).long()
+        span_B = (high_B - low_B) / large
+        return low_B + first_B * span_B, low_B + (first_B + side) * span_B
 
     def _random_crop(self, img_u8_B3HW: Tensor, u_B: Tensor, v_B: Tensor) -> Tensor:
         height, width = img_u8_B3HW.shape[2:]
@@ -68,10 +97,13 @@ class Augment:
 
 
 class TrainStream(Dataset[Batch]):
-    """The endless stream, keyed by global position. A list of positions is fetched at once, as one batch."""
+    """The endless stream, keyed by global position. A list of positions is fetched at once, as one batch.
 
-    def __init__(self, *, reader: ShardReader, seed: int, augment: Augment):
-        self._reader, self._rng, self._augment = reader, Rng(seed), augment
+    view: "image", or "condition" to hand out the conditions as the images.
+    """
+
+    def __init__(self, *, reader: ShardReader, seed: int, augment: Augment, view: str = "image"):
+        self._reader, self._rng, self._augment, self._view = reader, Rng(seed), augment, view
         self._orders: dict[int, Tensor] = {}
 
     def locate(self, position_B: Tensor) -> Tensor:
@@ -96,32 +128,45 @@ class TrainStream(Dataset[Batch]):
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         position_B = torch.as_tensor(positions, dtype=torch.int64)
         index_B = self.locate(position_B)
+        batch = fetch(self._reader, index_B, self._view)
+        cond, box, size = batch.cond_u8_B3HW, batch.box_B4, (batch.img_u8_B3HW.shape[2], batch.img_u8_B3HW.shape[3])
         return Batch(
-            img_u8_B3HW=self._augment(self._reader.images(index_B), position_B, self._rng),
-            label_B=self._reader.label_N[index_B],
+            img_u8_B3HW=self._augment(batch.img_u8_B3HW, position_B, self._rng),
+            label_B=batch.label_B,
             position_B=position_B,
-            valid_B=torch.ones_like(position_B, dtype=torch.bool),
+            valid_B=batch.valid_B,
+            cond_u8_B3HW=None if cond is None else self._augment.moved(cond, position_B, self._rng),
+            box_B4=None if box is None else self._augment.boxes(box, size, position_B, self._rng),
         )
+
+
+def fetch(reader: ShardReader, index_B: Tensor, view: str) -> Batch:
+    """The samples of those numbers as they were packed; the numbers are their positions."""
+    second = view == "condition"
+    return Batch(
+        img_u8_B3HW=reader.conditions(index_B) if second else reader.images(index_B),
+        label_B=reader.label_N[index_B],
+        position_B=index_B,
+        valid_B=torch.ones_like(index_B, dtype=torch.bool),
+        cond_u8_B3HW=reader.conditions(index_B) if reader.has_conditions and not second else None,
+        box_B4=None if reader.box_N4 is None else reader.box_N4[index_B],
+    )
 
 
 class EvalSplit(Dataset[Batch]):
     """A split in its own order. Positions past its end give the last sample again, with ``valid_B`` False."""
 
-    def __init__(self, *, reader: ShardReader):
-        self._reader = reader
+    def __init__(self, *, reader: ShardReader, view: str = "image"):
+        self._reader, self._view = reader, view
 
     def __getitem__(self, position: int) -> Batch:
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         position_B = torch.as_tensor(positions, dtype=torch.int64)
-        index_B = position_B.clamp(max=len(self._reader) - 1)
-        return Batch(
-            img_u8_B3HW=self._reader.images(index_B),
-            label_B=self._reader.label_N[index_B],
-            position_B=index_B,
-            valid_B=position_B < len(self._reader),
-        )
+        batch = fetch(self._reader, position_B.clamp(max=len(self._reader) - 1), self._view)
+        batch.valid_B = position_B < len(self._reader)
+        return batch
 
 
 class TrainBatches(Sampler[Sequence[int]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,22 +15,29 @@ __all__ = ["FORMATS", "Place", "scan"]
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
 """The endings that are decoded, with Pillow's names for them. Nothing else is: least of all a pickle."""
 
+CONDITION = "cond.png"
+"""The ending of a sample's second image."""
+
 BLOCK = 512
 
 
 @dataclass(frozen=True)
 class Place:
-    """One sample: its image is ``size`` bytes from ``offset`` on, in Pillow's ``format``."""
+    """One sample: its image is ``size`` bytes from ``offset`` on, in Pillow's ``format``. condition: (offset, size) of the
+    second image, a PNG. box: of the image in the picture that it was cut from. None where there is none.
+    """
 
     key: str
     offset: int
     size: int
     format: str
     label: int
+    condition: tuple[int, int] | None = None
+    box: tuple[float, ...] | None = None
 
 
-def scan(path: Path, *, classes: int) -> Iterator[Place]:
-    """The samples of a shard in order. Members with unknown endings are passed over.
+def scan(path: Path, *, classes: int, boxes: bool = False) -> Iterator[Place]:
+    """The samples of a shard in order. Members with unknown endings are passed over, and a JSON where no boxes are wanted.
 
     Raises:
         VarlabError: a damaged tar, a sample without image or label, a label outside [0, classes).
@@ -41,15 +49,17 @@ def scan(path: Path, *, classes: int) -> Iterator[Place]:
             stem, _, ending = base.partition(".")  # WebDataset cuts at the first dot of the base name
             following = f"{folder}/{stem}" if folder else stem
             if following != key and members:
-                yield _place(tar, path, key, members, classes)
+                yield _place(tar, path, key, members, classes, boxes)
                 members = {}
             key = following
             members[ending.lower()] = offset, size
         if members:
-            yield _place(tar, path, key, members, classes)
+            yield _place(tar, path, key, members, classes, boxes)
 
 
-def _place(tar: mmap.mmap, path: Path, key: str, members: dict[str, tuple[int, int]], classes: int) -> Place:
+def _place(
+    tar: mmap.mmap, path: Path, key: str, members: dict[str, tuple[int, int]], classes: int, boxes: bool
+) -> Place:
     ending = next((e for e in members if e in FORMATS), None)
     if ending is None or "cls" not in members:
         lacks = f"an image ({', '.join(FORMATS)})" if ending is None else "its class (cls)"
@@ -60,7 +70,18 @@ def _place(tar: mmap.mmap, path: Path, key: str, members: dict[str, tuple[int, i
         shown = text[:20].decode(errors="replace")
         raise VarlabError(f"Sample {key} in {path} has the label {shown!r}, not one of 0 to {classes - 1}.")
     offset, size = members[ending]
-    return Place(key, offset, size, FORMATS[ending], int(text))
+    box = _box(tar, path, key, members) if boxes else None
+    return Place(key, offset, size, FORMATS[ending], int(text), members.get(CONDITION), box)
+
+
+def _box(tar: mmap.mmap, path: Path, key: str, members: dict[str, tuple[int, int]]) -> tuple[float, ...]:
+    """The box that a sample's JSON tells."""
+    try:
+        offset, size = members["json"]
+        top, left, bottom, right = map(float, json.loads(tar[offset : offset + size])["box"])
+    except (ValueError, TypeError, LookupError) as e:
+        raise VarlabError(f"Sample {key} in {path} does not tell its box ({e}): pack the set again.") from e
+    return top, left, bottom, right
 
 
 def _members(tar: mmap.mmap, path: Path) -> Iterator[tuple[str, int, int]]:

@@ -11,7 +11,13 @@ from typing import Any
 from varlab.metrics.extractors import Extractor
 
 # settings of a sampler that names show, and the value at which they do nothing and are left out
-_SHOWN = {"cfg": ("cfg", None), "top_k": ("k", 0), "top_p": ("p", 1), "temperature": ("t", 1)}
+_SHOWN = {
+    "cfg": ("cfg", None),
+    "cfg_steps": ("steps", None),
+    "top_k": ("k", 0),
+    "top_p": ("p", 1),
+    "temperature": ("t", 1),
+}
 
 
 def protocol(

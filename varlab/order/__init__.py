@@ -3,5 +3,6 @@
 from varlab.order.base import BaseOrder
 from varlab.order.next_scale import NextScale
 from varlab.order.permutation import Permutation, Random
+from varlab.order.window import Window
 
-__all__ = ["BaseOrder", "NextScale", "Permutation", "Random"]
+__all__ = ["BaseOrder", "NextScale", "Permutation", "Random", "Window"]

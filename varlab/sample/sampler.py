@@ -17,8 +17,8 @@ from varlab.sample.smooth import codes_of, soft_codes
 from varlab.transformer import Cache, Transformer
 from varlab.types import Maps, Order, Tokenizer, VarlabError
 
-Force = Callable[[Any, int, Tensor], Tensor]
-"""(state, k, sampled idx_Bl) → idx_Bl with the known tokens in their places: editing."""
+Force = Callable[[Any, int], tuple[Tensor, Tensor]]
+"""(state, k) → (idx_Bl, keep_Bl): the known tokens of step k, and which of them replace what is drawn: editing."""
 Watch = Callable[[int, Any], None]
 """Called with (k, state) after each step."""
 
@@ -47,6 +47,8 @@ class Sampler:
             raise VarlabError(f"Sampler ramp={self.ramp!r} is unknown: use one of {sorted(RAMPS)}.")
         if not all(isinstance(x, int | float) for x in (self.cfg, self.temperature, self.top_k, self.top_p)):
             raise VarlabError(f"Sampler settings {asdict(self)} must be numbers (ramp aside).")
+        if self.cfg_steps is not None and (not isinstance(self.cfg_steps, int) or self.cfg_steps < 0):
+            raise VarlabError(f"Sampler cfg_steps={self.cfg_steps} must be a number of steps, or null for all of them.")
         if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.cfg < 0:
             raise VarlabError(
                 f"Sampler settings {asdict(self)} need temperature > 0, 0 < top_p <= 1, top_k >= 0, cfg >= 0."
@@ -82,6 +84,8 @@ class Sampler:
         K = len(order.steps)
         if self.cfg > 0 and not transformer.has_null_class:
             raise VarlabError(f"cfg={self.cfg} needs a model with a null class, which this one has not: use cfg=0.")
+        if self.smooth and transformer.token_inputs:
+            raise VarlabError("smooth=true mixes codes, but this model's inputs are token ids: use smooth=false.")
         branches = 2 if self.cfg > 0 else 1
         labels = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])[: branches * len(label_B)]
         cache = Cache(length=sum(order.steps) + transformer.cond_tokens) if order.cached else None
@@ -101,7 +105,10 @@ class Sampler:
                 progress = k / max(K - 1, 1)
                 h_BlC = soft_codes(logits, draws.gumbel(logits, k), progress, codes_of(tokenizer, logits))
             if force is not None:
-                idx_Bl = force(state, k, idx_Bl)
+                known_Bl, keep_Bl = force(state, k)
+                idx_Bl = torch.where(keep_Bl, known_Bl, idx_Bl)
+                if h_BlC is not None:
+                    h_BlC = torch.where(keep_Bl[..., None], tokenizer.embed(known_Bl), h_BlC)
             state = order.advance(state, k, idx_Bl, tokenizer, h_BlC)
             if watch is not None:
                 watch(k, state)

@@ -205,11 +205,4 @@ class Task(LightningModule):
 def _valid(batch: Batch) -> Batch:
     """The batch without its padding."""
     keep = batch.valid_B
-    if bool(keep.all()):
-        return batch
-    return Batch(
-        img_u8_B3HW=batch.img_u8_B3HW[keep],
-        label_B=batch.label_B[keep],
-        position_B=batch.position_B[keep],
-        valid_B=batch.valid_B[keep],
-    )
+    return batch if bool(keep.all()) else batch.only(keep)

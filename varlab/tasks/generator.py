@@ -13,6 +13,7 @@ from varlab.rng import Rng
 from varlab.tasks.base import Task
 from varlab.tasks.optim import OptimizerFactory, build_optimizer
 from varlab.tasks.schedule import WarmupDecay
+from varlab.tokenizer.condition import Condition
 from varlab.types import Batch, Maps, Order, Slots, to_float
 
 
@@ -21,8 +22,9 @@ class GeneratorTask(Task):
 
     transformer: ``forward(slots, label_B, rng=, ids_B=) → logits_BLV``; its ``num_classes`` is the null class's index.
     tokenizer: frozen; it encodes in float32 and is in no checkpoint of this task. label_drop: probability that a
-    sample trains the null class (Ho & Salimans 2022, for classifier-free guidance). pkeep: an input token stays what
-    it is with this probability and is replaced by a uniform one otherwise (VQGAN); 1 keeps all.
+    sample trains the null class (Ho & Salimans 2022, for classifier-free guidance); the condition stays. pkeep: an input
+    token stays what it is with this probability and is replaced by a uniform one otherwise (VQGAN); 1 keeps all, and the
+    condition's tokens always are. condition: its tokens come first and are learned from, never predicted.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class GeneratorTask(Task):
         pkeep: float,
         micro_batch: int | None,
         rng: Rng,
+        condition: Condition | None = None,
     ):
         super().__init__(
             model=transformer, schedule=schedule, clip=clip, ema_decay=ema_decay, micro_batch=micro_batch, rng=rng
         )
         self.tokenizer: Any = tokenizer.eval().requires_grad_(False)
-        self.order = order
+        self.order, self.condition = order, condition
         self.label_drop, self.label_smoothing, self.pkeep = label_drop, label_smoothing, pkeep
         self.optims = [build_optimizer(optimizer, transformer)]
 
@@ -83,13 +86,16 @@ class GeneratorTask(Task):
 
     @torch.no_grad()
     def pack(self, batch: Batch, *, training: bool) -> tuple[Slots, Tensor]:
-        """Pixels → token maps → slots and targets_BL, in float32."""
+        """Pixels → token maps → slots (the condition's first) and targets_BL, in float32."""
         with self.full_precision():
             maps = self.tokenizer.encode(to_float(batch.img_u8_B3HW))
             stream = self.rng.stream("order", batch.position_B)
-            slots, targets_BL = self.order.pack(maps, self.tokenizer, stream)
-            if training and self.pkeep < 1:
-                slots, _ = self.order.pack(self.corrupt(maps, batch.position_B), self.tokenizer, stream)
+            known = self.corrupt(maps, batch.position_B) if training and self.pkeep < 1 else maps
+            slots, targets_BL = self.order.pack(known, self.tokenizer, stream)
+            if known is not maps:  # what is predicted stays clean, where the same slots land
+                targets_BL = torch.cat(maps, 1).gather(1, slots.pos_BL)
+            if self.condition is not None:
+                slots = self.order.conditioned(slots, self.condition.tokens(batch), 0)
             return slots, targets_BL
 
     def corrupt(self, maps: Maps, position_B: Tensor) -> Maps:
