@@ -130,6 +130,10 @@ class Batch:
             box_B4=None if self.box_B4 is None else f(self.box_B4),
         )
 
+    def state(self) -> dict[str, Tensor]:
+        """What there is, on the CPU: ``Batch(**state)`` makes it again."""
+        return {name: value.cpu() for name, value in vars(self).items() if value is not None}
+
     def only(self, keep_B: Tensor) -> Batch:
         """The samples for which ``keep_B`` (bool) is true."""
         return self._map(lambda t: t[keep_B])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import nn
 
 from varlab.errors import VarlabError
@@ -20,7 +17,6 @@ from varlab.losses.discriminator import PatchGAN
 from varlab.losses.reconstruction import l1, l2
 from varlab.rng import Rng
 
-CONF = Path(__file__).parents[2] / "conf"
 logits = st.lists(st.floats(-20, 20), min_size=1, max_size=5)
 
 
@@ -117,26 +113,5 @@ def test_group_norm_judges_each_image_alone(norm: str) -> None:
 
 
 def test_an_unknown_norm_is_refused() -> None:
-    with pytest.raises(VarlabError, match=r"'layer'.*batch, group, none"):
+    with pytest.raises(VarlabError, match=r"'layer'.*batch, group, actnorm, none"):
         PatchGAN(width=8, layers=1, norm="layer")
-
-
-@pytest.mark.parametrize("path", sorted((CONF / "discriminator").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_discriminator_is_built(path: Path) -> None:
-    config = OmegaConf.load(path)
-    if path.stem == "none":
-        assert config == {"discriminator": None}
-    else:
-        with torch.device("meta"):
-            net = hydra.utils.instantiate(config)
-            assert net(torch.zeros(2, 3, 64, 64)).shape[:2] == (2, 1)
-
-
-@pytest.mark.parametrize("path", sorted((CONF / "loss").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_loss_has_the_same_keys(path: Path) -> None:
-    loss = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(loss, dict) and set(loss) == {"l1", "l2", "perceptual", "vq", "gan"}
-    gan = loss["gan"]
-    assert set(gan) == {"kind", "weight", "start", "adaptive", "delta", "clamp"}
-    assert gan["kind"] in ("hinge", "vanilla") and isinstance(gan["start"], int)
-    assert isinstance(gan["delta"], float) and gan["clamp"][0] < gan["clamp"][1]

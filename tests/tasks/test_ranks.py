@@ -39,7 +39,7 @@ def _train(directory: Path, name: str, world: int) -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("name", ["generator", "tokenizer"])
+@pytest.mark.parametrize("name", ["generator", "tokenizer", "held_back"])
 def test_two_ranks_equal_one(name: str, tmp_path: Path) -> None:
     _train(tmp_path / "two", name, 2)
     train(two_ranks.task(name), tmp_path / "one", images=32)

@@ -9,12 +9,20 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny_tasks import classifier_task, generator_task, random_order_task, same_state, tokenizer_task, train
+from tiny_tasks import (
+    classifier_task,
+    generator_task,
+    held_back_task,
+    random_order_task,
+    same_state,
+    tokenizer_task,
+    train,
+)
 
 from varlab.checkpoint import load_weights, read_metadata
 from varlab.types import VarlabError
 
-TASKS = [classifier_task, generator_task, random_order_task, tokenizer_task]
+TASKS = [classifier_task, generator_task, random_order_task, tokenizer_task, held_back_task]
 
 
 class _Killed(Exception):

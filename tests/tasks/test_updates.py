@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,15 @@ from tiny_tasks import (
     discriminator,
     gan_loss,
     generator_task,
+    held_back_task,
     random_order_task,
     same_state,
     tokenizer_task,
+    train,
 )
 from torch import nn
 
+from varlab.checkpoint import load_checkpoint
 from varlab.losses.adversarial import generator_loss
 from varlab.tasks import Task
 from varlab.tasks.codebook import CodebookUse
@@ -48,10 +52,10 @@ def _plain(task: Task) -> Task:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
-@pytest.mark.parametrize("make", [classifier_task, generator_task, random_order_task, tokenizer_task])
+@pytest.mark.parametrize("make", [classifier_task, generator_task, random_order_task, tokenizer_task, held_back_task])
 def test_accumulation_equals_the_big_batch(make: Any, micro_batch: int) -> None:
     changes: dict[str, Any] = {"clip": None}
-    if make is tokenizer_task:
+    if make in (tokenizer_task, held_back_task):
         changes["revival"] = None  # draws from a list of candidates whose order is that of the micro-batches
     whole = _updates(_plain(make(**changes)), 2, start=16)  # the tokenizer's discriminator plays from 16 images on
     parts = _updates(_plain(make(**changes, micro_batch=micro_batch)), 2, start=16)
@@ -257,3 +261,42 @@ def test_usage_counts_since_the_last_look() -> None:
     codes.add(torch.tensor([[0, 0, 0, 4], [4, 0, 0, 0]]))
     assert codes.take_health()["usage/0"] == 0.25
     assert codes.take_dead().tolist() == [False, False, True, False] and codes.take_dead().all()
+
+
+def test_a_discriminator_warms_up_alone_and_then_gains_weight() -> None:
+    """start 8, warm-up 8, ramp 24: it learns from 8 on; the tokenizer meets it from 16 on, in full from 39 on."""
+    gan = held_back_task().gan
+    assert [gan.active(n) for n in (0, 8)] == [False, True]
+    assert [gan.factor(n) for n in (0, 8, 15, 16, 27, 39, 80)] == [0, 0, 0, 1 / 24, 0.5, 1, 1]
+    task = held_back_task()
+    before = {k: v.clone() for k, v in task.discriminator.state_dict().items()}
+    _updates(task, 1, start=8)
+    values = task.log_values()
+    assert "train/gan" not in values and values["train/bcr"] >= 0 and "train/lecam" in values
+    assert not same_state(before, task.discriminator.state_dict())
+    _updates(task, 1, start=16)
+    assert "train/gan" in task.log_values()
+
+
+def test_consistency_without_augmentation_is_refused() -> None:
+    with pytest.raises(VarlabError, match=r"give loss\.gan\.augment"):
+        gan_loss(bcr=1.0)
+
+
+@pytest.mark.parametrize("make", [generator_task, held_back_task])
+def test_the_update_that_ended_a_training_can_be_replayed(make: Any, tmp_path: Path) -> None:
+    """From the file, in a task made anew: the same thing is not finite."""
+    task = make()
+    _updates(task, 2)
+    with torch.no_grad():
+        next(p for p in task.model.parameters()).fill_(float("inf"))
+    with pytest.raises(VarlabError, match="diverged"):
+        train(task, tmp_path, images=80)
+    dump = load_checkpoint(tmp_path / "nan.ckpt")
+    assert dump["batch"]["position_B"].tolist() == batch_at(list(range(32, 40))).position_B.tolist()
+    again = make()
+    assert again.replay(dump) == dump["names"] and "train/loss" in dump["names"]
+    sound = dump["state"]["modules"]["model"]
+    for name, value in make().model.state_dict().items():
+        sound[name] = value
+    assert make().replay(dump) == []

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from varlab.losses.augment import DiffAugment
 from varlab.losses.discriminator import PatchGAN
 from varlab.metrics.classifier import Classifier
 from varlab.order import NextScale, Random
@@ -178,6 +179,13 @@ def tokenizer_task(**changes: Any) -> TokenizerTask:
         rng=RNG,
     )
     return TokenizerTask(**{**values, **changes})
+
+
+def held_back_task(**changes: Any) -> TokenizerTask:
+    """A tokenizer whose discriminator has everything that holds it back."""
+    augment = DiffAugment(policies=["color", "translation", "cutout"], rate=0.7)
+    gan = gan_loss(start=8, warmup=8, ramp=24, augment=augment, bcr=1.0, lecam=0.3, lecam_decay=0.8)
+    return tokenizer_task(**({"gan": gan} | changes))
 
 
 def classifier_task(**changes: Any) -> ClassifierTask:

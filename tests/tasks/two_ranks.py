@@ -8,14 +8,16 @@ from pathlib import Path
 
 import varlab  # noqa: F401  before lightning, which needs its torchvision shim
 
-from tiny_tasks import fingerprint, generator_task, tokenizer_task, train  # isort: skip
+from tiny_tasks import fingerprint, generator_task, held_back_task, tokenizer_task, train  # isort: skip
 
 from varlab.tasks import Task, ranks
 
 
 def task(name: str) -> Task:
     """Codes are drawn from candidates in the order of ranks, so revival is left out where ranks are compared with one."""
-    return tokenizer_task(revival=None) if name == "tokenizer" else generator_task()
+    if name == "generator":
+        return generator_task()
+    return (tokenizer_task if name == "tokenizer" else held_back_task)(revival=None)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from varlab.cli.commands import Command
 from varlab.cli.errors import sentence, show_traceback
 from varlab.cli.names import run_path
 from varlab.cli.rundir import RunDirectory
-from varlab.types import VarlabError
+from varlab.errors import VarlabError
 
 __all__ = ["JobResult", "execute", "run_job"]
 

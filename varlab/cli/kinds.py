@@ -40,6 +40,14 @@ class Plan:
     scores: Callable[[], Mapping[str, float]] | None = None
 
 
+def _trained_flops(discriminator: nn.Module, image_size: tuple[int, int]) -> int:
+    """Forward and backward of what is trained; a frozen part is only walked forward."""
+    image, frozen = torch.empty(1, 3, *image_size), 0
+    if hasattr(discriminator, "frozen_forward"):
+        frozen = flops.forward_flops(discriminator, image, method=lambda module, img: module.frozen_forward(img))
+    return flops.TRAINING * (flops.forward_flops(discriminator, image) - frozen) + frozen
+
+
 def parameters(module: nn.Module) -> int:
     """How many trained numbers a module has."""
     return sum(p.numel() for p in module.parameters())
@@ -80,8 +88,7 @@ def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
     task: Any = make(config["task"])(tokenizer=model, discriminator=discriminator, perceptual=perceptual, rng=rng)
     task.train_flops_per_image = flops.TRAINING * flops.autoencoder_flops(model, info.image_size)
     if discriminator is not None:  # its own update sees the images and the reconstructions
-        image = torch.empty(1, 3, *info.image_size)
-        task.disc_flops_per_image = 2 * flops.TRAINING * flops.forward_flops(discriminator, image)
+        task.disc_flops_per_image = task.gan.passes * _trained_flops(discriminator, info.image_size)
     scores = None
     if config["scores"]["every"] is not None:
         extractor, judge = _judge(config, info, directory)

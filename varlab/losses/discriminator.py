@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from varlab.errors import VarlabError
@@ -17,8 +18,41 @@ def _norms() -> dict[str, Callable[[int], nn.Module]]:
     return {
         "batch": nn.BatchNorm2d,
         "group": lambda channels: nn.GroupNorm(max(1, channels // _GROUP), channels),
+        "actnorm": ActNorm,
         "none": lambda channels: nn.Identity(),
     }
+
+
+class ActNorm(nn.Module):
+    """scale · (x + loc) per channel, set by the first batch that is trained on to mean 0 and deviation 1 (Kingma & Dhariwal
+    2018, Glow, sec. 3.1; VQGAN's option). The first batch is the global one: ranks add up its sums.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.scale = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.register_buffer("initialized", torch.tensor(0, dtype=torch.uint8))
+
+    @torch.no_grad()
+    def _initialize(self, x_BChw: Tensor) -> None:
+        x = x_BChw.double()
+        sums = torch.stack([torch.ones_like(x).sum((0, 2, 3)), x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        count, total, squares = sums
+        mean = total / count
+        deviation = ((squares - count * mean.square()) / (count - 1)).clamp_min(0).sqrt()
+        self.loc.copy_(-mean.view_as(self.loc))
+        self.scale.copy_(1 / (deviation + 1e-6).view_as(self.scale))
+        self.initialized.fill_(1)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        if self.training and not self.initialized.is_meta and not bool(self.initialized):
+            self._initialize(x_BChw)
+        return self.scale * (x_BChw + self.loc)
 
 
 class PatchGAN(nn.Module):
@@ -26,8 +60,8 @@ class PatchGAN(nn.Module):
     BatchNorm.
 
     width: channels of the first convolution, doubled per layer up to eightfold. layers: convolutions with stride 2; the
-    patch a logit sees is 34, 70 pixels for 2, 3. norm: batch | group | none; accumulation of gradients needs group or
-    none, because BatchNorm's statistics are those of the micro-batch. Weights start as N(0, 0.02), norm gains as N(1,
+    patch a logit sees is 34, 70 pixels for 2, 3. norm: batch | group | actnorm | none; accumulation of gradients needs another
+    than batch, because BatchNorm's statistics are those of the micro-batch. Weights start as N(0, 0.02), norm gains as N(1,
     0.02). Raises VarlabError for an unknown norm.
     """
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from varlab.errors import VarlabError
-from varlab.losses.weights import fetch_weights, read_state
+from varlab.losses.weights import as_constants, fetch_weights, read_state
 from varlab.types import full_precision
 
 _EPS = 1e-8  # inside the square root: the gradient of a zero vector's length is then zero, not NaN
@@ -34,17 +34,6 @@ def _unit(f_BCHW: Tensor) -> Tensor:
     return f_BCHW / f_BCHW.square().sum(1, keepdim=True).add(_EPS).sqrt()
 
 
-def _as_constants(net: nn.Module) -> nn.Module:
-    """All parameters become buffers that no state dict holds: they move with the device, never trained nor saved."""
-    for module in net.modules():
-        held = {**module._parameters, **module._buffers}
-        for name, value in held.items():
-            if value is not None:
-                delattr(module, name)
-                module.register_buffer(name, value.detach().clone(), persistent=False)
-    return net.eval()
-
-
 class FeatureDistance(nn.Module):
     """The distance above, on any network's feature maps.
 
@@ -54,7 +43,7 @@ class FeatureDistance(nn.Module):
 
     def __init__(self, *, net: FeatureNet, weights: Sequence[Tensor]):
         super().__init__()
-        self.net = _as_constants(copy.deepcopy(cast(nn.Module, net)))
+        self.net = as_constants(copy.deepcopy(cast(nn.Module, net)))
         self.count = len(weights)
         for i, weight_C in enumerate(weights):
             self.register_buffer(f"weight_{i}", weight_C.detach().float().view(-1, 1, 1), persistent=False)

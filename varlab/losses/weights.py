@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from varlab.errors import VarlabError
 
@@ -62,3 +62,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise VarlabError(f"{path} holds a {type(state).__name__}, and a state dict was expected.")
     return state
+
+
+def as_constants(net: nn.Module) -> nn.Module:
+    """All parameters become buffers that no state dict holds: they move with the device, never trained nor saved."""
+    for module in net.modules():
+        held = {**module._parameters, **module._buffers}
+        for name, value in held.items():
+            if value is not None:
+                delattr(module, name)
+                module.register_buffer(name, value.detach().clone(), persistent=False)
+    return net.eval()

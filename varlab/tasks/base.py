@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from varlab.rng import Rng
 from varlab.tasks import ranks
-from varlab.tasks.bookkeeping import Faults, Means, Stopwatch
+from varlab.tasks.bookkeeping import DivergedError, Faults, Means, Stopwatch
 from varlab.tasks.ema import EMA
 from varlab.tasks.optim import gradients, scale_learning_rate
 from varlab.tasks.schedule import WarmupDecay
@@ -56,6 +57,7 @@ class Task(LightningModule):
         self.train_flops_per_image = 0
         self.observing = False  # whether this update also computes what only a log point needs
         self.means, self.faults, self.stopwatch = Means(), Faults(), Stopwatch()
+        self.post_mortem: dict[str, Any] | None = None  # of the update that ended the training: see ``replay``
 
     # -- what a task is ------------------------------------------------------------------------------------------------
 
@@ -96,9 +98,33 @@ class Task(LightningModule):
         """One update, and the clock."""
         for optimizer in self.optims:
             scale_learning_rate(optimizer, self.schedule.factor(self.images, self.total_images))
-        self.update(batch)
+        before = copy.deepcopy(self.state()) if self.faults.one_more_is_too_many else None
+        try:
+            self.update(batch)
+        except DivergedError as error:
+            self.post_mortem = {
+                "state": before,
+                "batch": batch.state(),
+                "total_images": self.total_images,
+                "seed": self.rng.seed,
+                "names": error.names,
+            }
+            raise
         self.last_batch = len(batch) * ranks.world_size()
         self.images += self.last_batch
+
+    def replay(self, post_mortem: Mapping[str, Any]) -> list[str]:
+        """The update that ended a training, once more: the names of what is not finite in it, empty if all is.
+
+        post_mortem: what ``nan.ckpt`` holds (``varlab.checkpoint.load_checkpoint``). The task must be made as the run's was.
+        """
+        self.load_state(post_mortem["state"])
+        self.total_images = post_mortem["total_images"]
+        try:
+            self.training_step(Batch(**post_mortem["batch"]), 0)
+        except DivergedError as error:
+            return error.names
+        return []
 
     def step(self, optimizer: Optimizer, values: Mapping[str, Tensor], *, norm_name: str) -> bool:
         """Average gradients over the ranks, clip, step. Returns whether the step was made.

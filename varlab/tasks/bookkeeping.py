@@ -13,6 +13,14 @@ from varlab.types import VarlabError
 _PATIENCE = 3  # updates in a row that may go wrong: one can be a bad batch, three are a diverged run
 
 
+class DivergedError(VarlabError):
+    """Updates went wrong too often in a row. names: what was not finite in the last of them."""
+
+    def __init__(self, message: str, names: list[str]):
+        super().__init__(message)
+        self.names = names
+
+
 class Means:
     """Means by name over the updates since the last ``take``."""
 
@@ -55,11 +63,17 @@ class Faults:
         self.total += bool(bad)
         if self._in_a_row[who] >= _PATIENCE:
             what = f"{', '.join(bad)} not finite in {_PATIENCE} updates in a row"
-            raise VarlabError(
+            raise DivergedError(
                 f"Training diverged after {images} images ({what}): "
-                "lower the learning rate, clip harder or start the discriminator later."
+                "lower the learning rate, clip harder or start the discriminator later.",
+                bad,
             )
         return not bad
+
+    @property
+    def one_more_is_too_many(self) -> bool:
+        """Whether the next update that goes wrong ends the training."""
+        return max(self._in_a_row.values(), default=0) == _PATIENCE - 1
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

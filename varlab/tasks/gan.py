@@ -15,8 +15,14 @@ from torch import Tensor, nn
 
 from varlab.losses.adaptive import adaptive_weight, discriminator_factor
 from varlab.losses.adversarial import discriminator_loss, generator_loss
+from varlab.losses.augment import DiffAugment
 from varlab.losses.reconstruction import l1, l2
+from varlab.losses.regularise import LeCam, consistency
 from varlab.tasks import ranks
+from varlab.types import VarlabError
+
+See = Callable[[Tensor, Tensor, str], Tensor]
+"""(img_B3HW, position_B, whose turn) → img_B3HW as the discriminator sees it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,9 @@ class GanLoss:
     """The adversarial loss: VQGAN (Esser et al. 2021), eq. 5 to 7.
 
     kind: hinge or vanilla. weight: of the generator's loss, times λ where adaptive. start: images before it begins.
-    delta, clamp (lowest, highest): of λ.
+    delta, clamp (lowest, highest): of λ. warmup: images from ``start`` on for which the discriminator learns alone; ramp:
+    images over which the generator's weight then grows to its full size. augment: of all that the discriminator sees.
+    bcr, lecam: weights of balanced consistency (which needs ``augment``) and of LeCam, with the decay of its averages.
     """
 
     kind: str
@@ -43,6 +51,28 @@ class GanLoss:
     adaptive: bool
     delta: float
     clamp: Sequence[float]
+    warmup: int = 0
+    ramp: int = 0
+    augment: DiffAugment | None = None
+    bcr: float = 0.0
+    lecam: float = 0.0
+    lecam_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.bcr > 0 and self.augment is None:
+            raise VarlabError(f"loss.gan.bcr={self.bcr} compares images with augmented ones: give loss.gan.augment.")
+
+    def factor(self, images: int) -> float:
+        """Of the generator's weight: 0 until the discriminator is warm, 1 after the ramp."""
+        done = images - self.start - self.warmup
+        if not self.active(images) or done < 0:
+            return 0.0
+        return min((done + 1) / self.ramp, 1.0) if self.ramp else 1.0
+
+    @property
+    def passes(self) -> int:
+        """Of the discriminator's update: forward and backward passes per image, the reconstruction's included."""
+        return 4 if self.bcr > 0 else 2
 
     def active(self, images: int) -> bool:
         """Whether the factor is not 0 at this point of the training."""
@@ -56,6 +86,7 @@ class Draft:
     share: float  # of the rank's samples
     img_B3HW: Tensor
     rec_B3HW: Tensor  # float32, detached
+    position_B: Tensor
     grad_rec_B3HW: Tensor  # of the weighted pixel and perceptual losses
     grad_gan_B3HW: Tensor | None = None  # of the generator's loss, not weighted
     values: dict[str, Tensor] = field(default_factory=dict)  # its losses, detached
@@ -69,9 +100,14 @@ def draft_losses(
     weights: LossWeights,
     perceptual: nn.Module | None,
     discriminator: nn.Module | None,
+    position_B: Tensor,
+    see: See,
     plain: Callable,
 ) -> Draft:
-    """The losses of a reconstruction and their gradients by it. plain: a context without autocast, to go back in."""
+    """The losses of a reconstruction and their gradients by it. plain: a context without autocast, to go back in.
+
+    see: how the discriminator sees images (augmented, or as they are).
+    """
     leaf_B3HW = rec_B3HW.detach().float().requires_grad_()
     values = {"l1": l1(leaf_B3HW, img_B3HW), "l2": l2(leaf_B3HW, img_B3HW)}
     loss = weights.l1 * values["l1"] + weights.l2 * values["l2"]
@@ -83,13 +119,14 @@ def draft_losses(
         (grad_rec,) = torch.autograd.grad(loss * share, leaf_B3HW)
     grad_gan = None
     if discriminator is not None:
-        values["gan"] = generator_loss(discriminator(leaf_B3HW))
+        values["gan"] = generator_loss(discriminator(see(leaf_B3HW, position_B, "generator")))
         with plain():
             (grad_gan,) = torch.autograd.grad(values["gan"] * share, leaf_B3HW)
     return Draft(
         share=share,
         img_B3HW=img_B3HW,
         rec_B3HW=leaf_B3HW.detach(),
+        position_B=position_B,
         grad_rec_B3HW=grad_rec,
         grad_gan_B3HW=grad_gan,
         values={name: value.detach() for name, value in values.items()},
@@ -114,15 +151,25 @@ def measure_lambda(grad_rec: Tensor, grad_gan: Tensor, gan: GanLoss) -> dict[str
     return {"train/lambda": weight, "train/grad_rec": grad_rec.norm(), "train/grad_gan": grad_gan.norm()}
 
 
-def discriminate(drafts: Sequence[Draft], discriminator: nn.Module, gan: GanLoss, plain: Callable) -> dict[str, Tensor]:
+def discriminate(
+    drafts: Sequence[Draft], discriminator: nn.Module, gan: GanLoss, *, see: See, lecam: LeCam | None, plain: Callable
+) -> dict[str, Tensor]:
     """The discriminator's losses on images and detached reconstructions; gradients are left in its parameters."""
     values: dict[str, Tensor] = {}
     for draft in drafts:
-        real, fake = discriminator(draft.img_B3HW), discriminator(draft.rec_B3HW)
+        real = discriminator(see(draft.img_B3HW, draft.position_B, "real"))
+        fake = discriminator(see(draft.rec_B3HW, draft.position_B, "fake"))
         loss = discriminator_loss(gan.kind, real, fake)
+        parts = {"disc_loss": loss, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
+        if gan.bcr > 0:
+            parts["bcr"] = consistency(discriminator(draft.img_B3HW), real)
+            parts["bcr"] = parts["bcr"] + consistency(discriminator(draft.rec_B3HW), fake)
+            loss = loss + gan.bcr * parts["bcr"]
+        if lecam is not None:
+            parts["lecam"] = lecam(real, fake)
+            loss = loss + gan.lecam * parts["lecam"]
         with plain():
             (loss * draft.share).backward()
-        parts = {"disc_loss": loss, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
         accumulate(values, {f"train/{name}": part.detach() for name, part in parts.items()}, draft.share)
     return values
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from varlab.losses.regularise import LeCam
 from varlab.metrics.tokenizer_scores import codebook_health
 from varlab.rng import Rng
 from varlab.tasks import ranks
@@ -26,6 +27,9 @@ from varlab.tasks.gan import (
 from varlab.tasks.optim import OptimizerFactory, build_optimizer
 from varlab.tasks.schedule import WarmupDecay
 from varlab.types import Batch, Quantized, VarlabError, to_float, to_uint8
+
+TURNS = ("real", "fake", "generator")
+"""Who shows the discriminator an image: each turn has draws of its own."""
 
 
 class TokenizerTask(Task):
@@ -62,11 +66,12 @@ class TokenizerTask(Task):
         self.optims = [build_optimizer(optimizer, tokenizer)]
         if discriminator is not None:
             self.optims.append(build_optimizer(disc_optimizer, discriminator))
-            if micro_batch is not None and any(isinstance(m, nn.BatchNorm2d) for m in discriminator.modules()):
+            if micro_batch is not None and any(map(_mixes_batch, discriminator.modules())):
                 raise VarlabError(
-                    "The discriminator's BatchNorm would see micro-batches in place of the batch: "
-                    "set discriminator.norm=group, or leave trainer.micro_batch empty."
+                    "The discriminator's BatchNorm (or minibatch deviation) would see micro-batches in place of the batch: "
+                    "set discriminator.norm=group (or group=1), or leave trainer.micro_batch empty."
                 )
+        self.lecam = LeCam(decay=gan.lecam_decay) if gan.lecam > 0 else None
         self.codes = CodebookUse(scales=len(self.model.scales), vocab_size=self.model.vocab_size)
         self.revived = 0  # codes since the last log point
         self.disc_flops_per_image = 0  # of the discriminator's own update; the caller sets it
@@ -82,12 +87,13 @@ class TokenizerTask(Task):
         """The tokenizer's turn, then (from ``gan.start`` images on) the discriminator's."""
         self.model.train()
         disc = self.discriminator if self.gan.active(self.images) else None
-        adaptive = disc is not None and self.gan.adaptive
+        opponent = disc if self.gan.factor(self.images) > 0 else None  # while it warms up, it learns alone
+        adaptive = opponent is not None and self.gan.adaptive
         chunks = batch.chunks(self.micro_batch)
         if adaptive and len(chunks) > 1:
             drafts, quantized, balance = self._update_twice(batch, chunks)
         else:
-            drafts, quantized, balance = self._update_once(batch, chunks, disc, adaptive)
+            drafts, quantized, balance = self._update_once(batch, chunks, opponent, adaptive)
         values = self._values(drafts, quantized, balance)
         if not self.step(self.optims[0], values, norm_name="train/grad_norm"):
             if disc is not None:
@@ -142,6 +148,8 @@ class TokenizerTask(Task):
             weights=self.weights,
             perceptual=self.perceptual,
             discriminator=disc,
+            position_B=chunk.position_B,
+            see=self._see,
             plain=self.full_precision,
         )
         return draft, rec_B3HW, quantized
@@ -150,7 +158,7 @@ class TokenizerTask(Task):
         """A micro-batch's gradients into the tokenizer's parameters."""
         grad_B3HW = draft.grad_rec_B3HW
         if draft.grad_gan_B3HW is not None:
-            grad_B3HW = grad_B3HW + draft.grad_gan_B3HW * (self.gan.weight * balance.get("train/lambda", 1.0))
+            grad_B3HW = grad_B3HW + draft.grad_gan_B3HW * (self._gan_weight() * balance.get("train/lambda", 1.0))
         vq_loss = quantized.vq_loss * (self.weights.vq * draft.share)
         with self.full_precision():
             torch.autograd.backward([rec_B3HW, vq_loss], [grad_B3HW.to(rec_B3HW.dtype), torch.ones_like(vq_loss)])
@@ -158,8 +166,23 @@ class TokenizerTask(Task):
     def _update_discriminator(self, drafts: list[Draft], disc: nn.Module) -> None:
         """On the images and on the reconstructions that the tokenizer has just been judged by."""
         disc.train()
-        values = discriminate(drafts, disc, self.gan, self.full_precision)
+        values = discriminate(drafts, disc, self.gan, see=self._see, lecam=self.lecam, plain=self.full_precision)
+        if self.lecam is not None:
+            logits = torch.stack([values["train/logits_real"], values["train/logits_fake"]]).float()
+            ranks.average([logits])
+            self.lecam.observe(*logits.tolist())
         self.step(self.optims[1], values, norm_name="train/disc_grad_norm")
+
+    def _gan_weight(self) -> float:
+        """Of the generator's loss, at this point of the training."""
+        return self.gan.weight * self.gan.factor(self.images)
+
+    def _see(self, img_B3HW: Tensor, position_B: Tensor, turn: str) -> Tensor:
+        """How the discriminator sees images: augmented by draws that belong to sample and turn."""
+        if self.gan.augment is None:
+            return img_B3HW
+        stream = self.rng.stream("augment_disc", position_B, TURNS.index(turn))
+        return self.gan.augment(img_B3HW, stream)
 
     def _values(
         self, drafts: list[Draft], quantized: list[Quantized], balance: Mapping[str, Tensor]
@@ -170,7 +193,7 @@ class TokenizerTask(Task):
             accumulate(parts, {**draft.values, "vq": result.vq_loss.float()}, draft.share)
         loss = parts.pop("rec") + self.weights.vq * parts["vq"]
         if "gan" in parts:
-            loss = loss + self.gan.weight * balance.get("train/lambda", 1.0) * parts["gan"]
+            loss = loss + self._gan_weight() * balance.get("train/lambda", 1.0) * parts["gan"]
         return {"train/loss": loss, **{f"train/{name}": value for name, value in parts.items()}, **balance}
 
     def _count(self, batch: Batch, quantized: list[Quantized]) -> None:
@@ -226,12 +249,20 @@ class TokenizerTask(Task):
 
     def own_state(self) -> dict[str, Any]:
         """Codebook counts."""
-        return {"codes": self.codes.state(), "revived": self.revived}
+        lecam = {} if self.lecam is None else {"lecam": self.lecam.state()}
+        return {"codes": self.codes.state(), "revived": self.revived, **lecam}
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Codebook counts."""
         self.codes.load_state(state["codes"])
         self.revived = state["revived"]
+        if self.lecam is not None:
+            self.lecam.load_state(state["lecam"])
+
+
+def _mixes_batch(module: nn.Module) -> bool:
+    """Whether a sample's logits depend on the other samples of its batch."""
+    return isinstance(module, nn.BatchNorm2d) or getattr(module, "mixes_batch", False)
 
 
 def _without_graph(quantized: Quantized) -> Quantized:

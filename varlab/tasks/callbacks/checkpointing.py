@@ -93,6 +93,11 @@ class Checkpointer(Callback):
             if trainer.is_global_zero:
                 save_checkpoint(self._path, {"config_hash": self._config_hash, **task.state()})
 
+    def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
+        """``nan.ckpt`` beside the checkpoint, where the training diverged: ``Task.replay`` runs its last update again."""
+        if task.post_mortem is not None and trainer.is_global_zero:
+            save_checkpoint(self._path.with_name("nan.ckpt"), task.post_mortem)
+
     def on_fit_end(self, trainer: Trainer, task: Any) -> None:
         """The export, also where a resumed run had nothing left to train."""
         if trainer.is_global_zero:

@@ -1,0 +1,144 @@
+"""A discriminator on frozen features: heads on the tokens of a DINO ViT (StyleGAN-T, Sauer et al. 2023; VAR's trainer)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from varlab.errors import VarlabError
+from varlab.losses.weights import as_constants, fetch_weights, read_state
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, by which DINO's images are normalised
+
+
+class Block(nn.Module):
+    """A ViT's block under DINO's names."""
+
+    def __init__(self, width: int, hidden: int, heads: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, hidden), "fc2": nn.Linear(hidden, width)})
+        self.heads = heads
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        q, k, v = self.attn["qkv"](self.norm1(x_BND)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x_BND = x_BND + self.attn["proj"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x_BND + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x_BND))))
+
+
+class ViT(nn.Module):
+    """DINO's ViT (Caron et al. 2021), of the size that a state dict of its official code has. heads: no tensor tells them."""
+
+    def __init__(self, state: dict[str, Tensor], *, heads: int, path: Path):
+        super().__init__()
+        wanted = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
+        missing = [key for key in wanted if key not in state]
+        if missing:
+            raise VarlabError(f"{path} does not hold the weights of a DINO ViT: {missing[0]} is missing.")
+        width, patch = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
+        hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
+        depth = 1 + max(int(m[1]) for key in state if (m := re.match(r"blocks\.(\d+)\.", key)))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty_like(state["pos_embed"]))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, stride=patch)})
+        self.blocks = nn.ModuleList(Block(width, hidden, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.width, self.patch = width, patch
+        try:
+            self.load_state_dict({key: state[key] for key in self.state_dict()})
+        except (KeyError, RuntimeError) as error:
+            raise VarlabError(f"{path} does not hold the weights of a DINO ViT: {error}.") from error
+
+    def _positions(self, h: int, w: int) -> Tensor:
+        """(1, 1 + h·w, D): the class's, and the patches' brought to this grid."""
+        side = round((self.pos_embed.shape[1] - 1) ** 0.5)
+        grid = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        if (h, w) != (side, side):
+            grid = F.interpolate(grid, size=(h, w), mode="bicubic")
+        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+    def tokens(self, img_B3HW: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        """x_BND after each of the blocks named, the class token first. Images normalised by ImageNet's mean and deviation."""
+        patches = self.patch_embed["proj"](img_B3HW)
+        x = torch.cat([self.cls_token.expand(len(img_B3HW), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        x, found = x + self._positions(*patches.shape[2:]), []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in taps:
+                found.append(x)
+        return found
+
+
+class Head(nn.Module):
+    """x_BND → logits_BN: convolutions over the tokens, spectrally normalised, each sample normalised by itself."""
+
+    def __init__(self, *, width: int, kernel: int):
+        super().__init__()
+        self.first = spectral_norm(nn.Conv1d(width, width, 1))
+        self.second = spectral_norm(nn.Conv1d(width, width, kernel, padding=kernel // 2, padding_mode="circular"))
+        self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.out = spectral_norm(nn.Conv1d(width, 1, 1))
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        h = F.leaky_relu(self.norm1(self.first(x_BND.transpose(1, 2))), 0.2)
+        h = (h + F.leaky_relu(self.norm2(self.second(h)), 0.2)) / 2**0.5
+        return self.out(h)[:, 0]
+
+
+class DinoDiscriminator(nn.Module):
+    """One logit a token and tapped block, for images in [-1, 1].
+
+    weights: the official DINO ViT-S/16 checkpoint, a path or a URL, with the sha256 (or a prefix) it must have. heads: of
+    the ViT. taps: its blocks whose tokens are judged. size: pixels a side that images are brought to. kernel: of the heads'
+    convolution. The ViT is frozen: in no optimizer and no checkpoint; only the heads are trained. Raises VarlabError where
+    no weights are given, or other ones.
+    """
+
+    mean_311: Tensor
+    std_311: Tensor
+
+    def __init__(
+        self, *, weights: str | None, sha256: str | None, heads: int, taps: Sequence[int], size: int, kernel: int
+    ):
+        super().__init__()
+        if weights is None:
+            raise VarlabError(
+                "The DINO discriminator needs the weights of a ViT-S/16: give discriminator.weights=FILE, or a URL with "
+                "discriminator.sha256=."
+            )
+        path = fetch_weights(weights, sha256)
+        vit = ViT(read_state(path), heads=heads, path=path)
+        if not taps or max(taps) >= len(vit.blocks):
+            raise VarlabError(
+                f"discriminator.taps={list(taps)} must name some of the ViT's {len(vit.blocks)} blocks, from 0."
+            )
+        self.taps, self.size = tuple(taps), size
+        self.heads = nn.ModuleList(Head(width=vit.width, kernel=kernel) for _ in taps)
+        self.vit = as_constants(vit)
+        self.register_buffer("mean_311", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std_311", torch.tensor(_STD).view(3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> DinoDiscriminator:
+        """The frozen part stays in evaluation mode."""
+        super().train(mode)
+        self.vit.eval()
+        return self
+
+    def forward(self, img_B3HW: Tensor) -> Tensor:
+        """logits_BN, of all tapped blocks one after another."""
+        tokens = self.frozen_forward(img_B3HW)
+        return torch.cat([head(x_BND) for head, x_BND in zip(self.heads, tokens, strict=True)], 1)
+
+    def frozen_forward(self, img_B3HW: Tensor) -> list[Tensor]:
+        """The tapped tokens: gradients pass through to the images, but nothing here is trained."""
+        img_B3HW = F.interpolate(img_B3HW, size=(self.size, self.size), mode="bilinear", antialias=True)
+        normal = ((img_B3HW + 1) / 2 - self.mean_311) / self.std_311
+        found: list[Tensor] = self.vit.tokens(normal, self.taps)  # type: ignore[operator]
+        return found
