@@ -16,6 +16,7 @@ from varlab.rng import Rng
 from varlab.sample import Sampler, filter_logits
 from varlab.sample.guidance import guide, linear
 from varlab.sample.images import Growth, decode_maps
+from varlab.tasks import WarmupDecay
 from varlab.types import Maps
 
 PLAIN = dict(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0)
@@ -255,3 +256,16 @@ def test_three_training_steps(case: Case) -> None:
     }
     for name in (n for n in case.golden.meta["tensors"] if n.startswith("train3.")):
         close(case.golden, name, weights[name.removeprefix("train3.")], GRADIENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "hold"),
+    [("cos", "cosine", 0.0), ("lin", "linear", 0.15), ("lin0", "linear", 0.05), ("lin00", "linear", 0.0)],
+)
+def test_schedules(name: str, shape: str, hold: float) -> None:
+    """The official last update has the end's rate, so that their 100 updates span 99 steps of the clock."""
+    schedule = WarmupDecay(warmup=10, start=0.005, shape=shape, end=0.01, hold=hold)
+    rows = [row for row in golden("var_A").scalars["schedule_table"] if row[0] == name]
+    assert len(rows) == 8
+    for _, update, low, high, *_ in rows:
+        assert low == high and schedule.factor(update, 99) == pytest.approx(high / 1e-3, rel=1e-9)
