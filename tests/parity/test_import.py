@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import varlab
+from tests import small
 from tests.parity.imported import FORMAT, IMPORTS, golden
 from varlab.checkpoint.formats import read_state
 from varlab.cli.main import main
@@ -52,6 +53,26 @@ def test_what_was_trained_here_goes_out_and_comes_back(lab: Path, tmp_path: Path
     assert main(["import", "format=var", *asked, f"out={tmp_path / 'back'}"]) == 0
     ours, theirs = varlab.load(lab / "next_scale"), varlab.load(tmp_path / "back")
     assert torch.equal(ours.sample([1, 2], seed=3), theirs.sample([1, 2], seed=3, cfg=0.0, top_k=0, top_p=1.0))
+
+
+def test_every_command_works_on_an_import(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """evaluate, encode and edit, on shards that are named, with classes' names from them."""
+    assert main(["export", str(lab / "next_scale"), "format=var", f"out={tmp_path / 'out'}"]) == 0
+    files = [f"{role}={tmp_path / 'out' / role}.pth" for role in ("tokenizer", "transformer")]
+    with small.inside(lab.parent):
+        shards = Path("runs/data/source=digits").resolve()
+        asked = [*files, "scales=[[1,1],[2,2],[3,3],[4,4]]", "groups=4", f"classes={shards}"]
+        assert main(["import", "format=var", *asked, f"out={tmp_path / 'run'}"]) == 0
+        data = ["data=digits", f"data.path={shards}"]
+        assert main(["evaluate", str(tmp_path / "run"), f"out={tmp_path / 'no'}"]) == 1
+        assert "give data=folder" in capsys.readouterr().err
+        judge = f"extractor.run={lab / 'judge'}"
+        assert main(["evaluate", str(tmp_path / "run"), *data, judge, "n=20", f"out={tmp_path / 'scores'}"]) == 0
+        assert main(["encode", str(tmp_path / "run"), *data, f"out={tmp_path / 'tokens'}"]) == 0
+        picture = lab / "next_scale" / "pictures" / "samples.png"
+        picture = next((lab / "next_scale").rglob("*.png"), picture)
+        asked = [f"image={picture}", "box=[0,0,1,1]", "n=1", f"out={tmp_path / 'edit'}"]
+        assert main(["edit", str(tmp_path / "run"), *asked]) == 0
 
 
 def test_what_a_format_cannot_hold_is_said(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

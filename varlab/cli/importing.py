@@ -15,6 +15,7 @@ from varlab import flops
 from varlab.build import build_order, build_tokenizer, build_transformer, example_slots
 from varlab.checkpoint import formats, save_weights, sha256
 from varlab.cli.rundir import RunDirectory
+from varlab.data.index import read_index
 from varlab.rng import Rng
 from varlab.tokenizer import VQTokenizer
 from varlab.types import VarlabError
@@ -171,7 +172,9 @@ def _classes(config: Config, source: Source, vocab_size: int) -> list[str]:
     """Names as given, or numbers."""
     name, asked = config["format"]["name"], config["classes"]
     found = formats.num_classes(name, source.state, source.path)
-    if isinstance(asked, list):
+    if isinstance(asked, str):
+        names = _named(Path(asked))
+    elif isinstance(asked, list):
         names = [str(one) for one in asked]
     else:
         default = found if found is not None else min(config["format"]["infer"]["classes"], vocab_size)
@@ -179,6 +182,15 @@ def _classes(config: Config, source: Source, vocab_size: int) -> list[str]:
     if found is not None and len(names) != found:
         raise VarlabError(f"{source.path} has {found} classes, not {len(names)}: leave classes= out, or name them all.")
     return names
+
+
+def _named(path: Path) -> list[str]:
+    """The classes of a shard set, or the lines of a file."""
+    if path.is_dir():
+        return list(read_index(path).info.classes)
+    if not path.is_file():
+        raise VarlabError(f"classes={path} is no folder of shards and no file of names.")
+    return path.read_text().splitlines()
 
 
 def _given(config: Mapping[str, Any], keys: tuple[str, ...]) -> Config:

@@ -49,7 +49,10 @@ def trained(config: Config) -> tuple[Model, Config]:
 
 def shards(config: Config, record: Config) -> ShardDataModule:
     """The shards that ``data`` names, or those that the run was trained on. VarlabError where they are not the same size."""
-    data: ShardDataModule = make(config.get("data") or record["config"]["data"])
+    own = config.get("data") or record["config"].get("data")
+    if own is None:
+        raise VarlabError(f"{config['run']} was trained on no shards that it knows of: give data=folder data.path=DIR.")
+    data: ShardDataModule = make(own)
     wanted, has = tuple(record["build"]["image_size"]), data.info.image_size
     if wanted != has:
         raise VarlabError(f"The run works on {wanted[0]}×{wanted[1]} images, {data.info.path} holds {has[0]}×{has[1]}.")
