@@ -122,12 +122,13 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
 
 
 def test_actnorm_is_set_once_and_travels_in_checkpoints() -> None:
-    model = PatchGAN(width=8, layers=1, norm="actnorm").train()
+    with Rng(0).scope("x"):
+        model = PatchGAN(width=8, layers=1, norm="actnorm").train()
     norm = next(m for m in model.modules() if hasattr(m, "initialized"))
     seen: list[torch.Tensor] = []
     hook = norm.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
     model(IMG)
-    assert seen[0].mean((0, 2, 3)).abs().max() < 1e-5 and (seen[0].std((0, 2, 3)) - 1).abs().max() < 1e-4
+    assert seen[0].mean((0, 2, 3)).abs().max() < 1e-5 and (seen[0].std((0, 2, 3)) - 1).abs().max() < 1e-3
     before = norm.loc.clone()
     model(IMG * 3)
     hook.remove()

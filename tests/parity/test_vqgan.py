@@ -40,8 +40,7 @@ def test_tokens_latents_and_images(imported) -> None:
 @pytest.mark.parametrize("legacy", [True, False])
 def test_beta_weighs_the_term_that_is_named(legacy: bool, imported, tmp_path) -> None:
     """legacy: the official code's β is on the codebook term; the loss is the same, the gradients are not."""
-    files, term = imported("taming").parent, "codebook" if legacy else "commitment"
-    asked = [f"tokenizer={files / 'tokenizer.pth'}", f"beta_term={term}", f"out={tmp_path / 'run'}"]
+    asked = [f"tokenizer={imported('taming').parent / 'tokenizer.pth'}", f"legacy={legacy}", f"out={tmp_path / 'run'}"]
     assert main(["import", "format=vqgan", *asked]) == 0
     tokenizer = load(tmp_path / "run").tokenizer
     h = REFERENCE["h"].clone().requires_grad_(True)

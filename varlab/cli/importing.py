@@ -71,7 +71,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     directory.update(build=build | {"imported": imported}, cost=cost)
     h, w = tokenizer.image_size
     logger.info("%s: %s model of %d parameters, %d×%d pixels", directory.path, name, cost["parameters"], h, w)
-    return {"images": 0, "flops": 0}
+    return {"parameters": cost["parameters"]}  # what its training cost, the file does not tell
 
 
 def _sources(config: Config) -> tuple[Source, Source | None]:
@@ -116,6 +116,8 @@ def _scales(config: Config, transformer: Source | None) -> list[list[int]]:
 def _tokenizer(config: Config, source: Source, scales: list[list[int]]) -> tuple[Config, VQTokenizer]:
     name = config["format"]["name"]
     options = config["format"]["tokenizer"] | _given(config, _TOKENIZER_OPTIONS) | {"scales": scales}
+    if config["legacy"] is not None:
+        options["beta_term"] = "codebook" if config["legacy"] else "commitment"
     if config["entropy"] is not None:
         options["entropy"] = {"weight": config["entropy"], "temperature": _ENTROPY_TEMPERATURE}
     built = formats.infer_tokenizer(name, source.state, options, source.path)

@@ -89,8 +89,8 @@ class Run:
 
     @cached_property
     def kind(self) -> str:
-        """``generator``, ``tokenizer`` or ``classifier`` for a training; else the command's name."""
-        if self.command != "train":
+        """``generator``, ``tokenizer`` or ``classifier`` for a training or an import; else the command's name."""
+        if self.command not in ("train", "import"):
             return self.command
         task = self.choice("task")
         if task in ("generator", "tokenizer", "classifier"):
