@@ -19,7 +19,8 @@ FLOORS = {  # a module may import what stands on a lower floor, and its own room
     **dict.fromkeys(["sample", "checkpoint"], 2),
     **dict.fromkeys(["tasks", "build"], 3),
     "model": 4,
-    "cli": 5,
+    "loading": 5,
+    "cli": 6,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

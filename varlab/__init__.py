@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from varlab._torchvision import install as _install_torchvision_shim
 
 if TYPE_CHECKING:
-    from varlab.model import Model, load
+    from varlab.loading import load
+    from varlab.model import Model
 
 __all__ = ["Model", "load"]
 __version__ = "0.1.0"
@@ -21,7 +22,7 @@ _install_torchvision_shim()
 def __getattr__(name: str) -> Any:
     """``varlab.load`` and ``varlab.Model`` import torch only when they are asked for."""
     if name in __all__:
-        from varlab import model
+        from varlab import loading, model
 
-        return getattr(model, name)
+        return loading.load if name == "load" else model.Model
     raise AttributeError(f"module 'varlab' has no attribute {name!r}")

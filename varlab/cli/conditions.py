@@ -13,7 +13,7 @@ from torch import Tensor
 from varlab.cli.trained import shards
 from varlab.data.folder import ENDINGS, UNREADABLE, opaque
 from varlab.model import Model
-from varlab.tasks.scoring import HeldOut
+from varlab.tasks.source import HeldOut
 from varlab.tokenizer.condition import SpatialCondition
 from varlab.types import VarlabError, to_float
 

@@ -18,15 +18,8 @@ from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.protocol import protocol, protocol_name
 from varlab.model import Model
-from varlab.tasks.scoring import (
-    GeneratorScorer,
-    HeldOut,
-    Rejection,
-    SampleSource,
-    Settings,
-    score_tokenizer,
-    validation_nll,
-)
+from varlab.tasks.scoring import GeneratorScorer, Settings, score_tokenizer, validation_nll
+from varlab.tasks.source import HeldOut, Rejection, SampleSource
 from varlab.types import VarlabError
 
 __all__ = ["run"]

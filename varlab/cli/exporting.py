@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from varlab.checkpoint import atomic_write, formats
 from varlab.cli.rundir import RunDirectory, read_run
-from varlab.model import Model, load
+from varlab.loading import load
+from varlab.model import Model
 from varlab.types import VarlabError
 
 __all__ = ["run"]

@@ -20,7 +20,8 @@ from varlab.metrics.extractors import Extractor
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.tasks import Task
-from varlab.tasks.scoring import GeneratorScorer, HeldOut, SampleSource, Settings, score_tokenizer
+from varlab.tasks.scoring import GeneratorScorer, Settings, score_tokenizer
+from varlab.tasks.source import HeldOut, SampleSource
 from varlab.types import DataInfo, VarlabError
 
 Config = dict[str, Any]

@@ -8,7 +8,7 @@ from torch import Tensor
 from varlab.data import ShardDataModule
 from varlab.sample.images import Growth
 from varlab.tasks.callbacks import grid
-from varlab.tasks.scoring import HeldOut, SampleSource, balanced_labels
+from varlab.tasks.source import HeldOut, SampleSource, balanced_labels
 from varlab.tokenizer import VQTokenizer
 from varlab.types import to_float, to_uint8
 

@@ -23,7 +23,7 @@ from varlab.model import Model
 from varlab.sample import Sampler
 from varlab.sample.images import Growth
 from varlab.tasks.callbacks import grid
-from varlab.tasks.scoring import Rejection, balanced_labels
+from varlab.tasks.source import Rejection, balanced_labels
 from varlab.types import VarlabError, to_uint8
 
 __all__ = ["run"]

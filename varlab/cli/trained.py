@@ -11,7 +11,8 @@ import torch
 from varlab.build import make
 from varlab.cli.rundir import read_run
 from varlab.data import ShardDataModule
-from varlab.model import Model, load
+from varlab.loading import load
+from varlab.model import Model
 from varlab.sample import Sampler
 from varlab.types import VarlabError
 
