@@ -94,6 +94,18 @@ def test_forgotten_rows_have_no_moments_and_others_keep_theirs() -> None:
         assert (optimizer.state[table][moment].sum(1) != 0).tolist() == [False, True, False, True]
 
 
+def test_vars_schedule_with_a_slow_start_and_the_exponential_one() -> None:
+    """VAR's lin0.3: half the pace until 30 % of the time, so 15 % of the way; its exp: end ** progress."""
+    slow = WarmupDecay(warmup=0, start=1.0, shape="linear", end=0.0, hold=0.3, hold_pace=0.5)
+    assert [round(slow.factor(i, 100), 12) for i in (0, 10, 30, 65, 100)] == [1.0, 0.95, 0.85, 0.425, 0.0]
+    falling = WarmupDecay(warmup=0, start=1.0, shape="exponential", end=0.01)
+    assert falling.factor(50, 100) == pytest.approx(0.1)
+    with pytest.raises(VarlabError, match="never reaches"):
+        WarmupDecay(warmup=0, start=1.0, shape="exponential", end=0.0)
+    with pytest.raises(VarlabError, match="hold_pace 2"):
+        WarmupDecay(warmup=0, start=1.0, shape="linear", end=0.0, hold=0.3, hold_pace=2)
+
+
 # -- EMA ---------------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +139,22 @@ def test_swap_gives_the_average_and_then_the_weights_back_even_after_an_error() 
         assert torch.equal(net.weight, ema.weights(net)["weight"]) and not torch.equal(net.weight, own)
         raise RuntimeError
     assert torch.equal(net.weight, own)
+
+
+def test_without_an_average_nothing_is_kept_and_the_weights_are_the_modules_own() -> None:
+    net = nn.Linear(3, 2)
+    ema = EMA(net, decay=0.0)
+    with torch.no_grad():
+        net.weight.fill_(2.0)
+    ema.update(net)
+    assert not ema.state()["weights"]
+    assert torch.equal(ema.weights(net)["weight"], net.weight)
+    with ema.swap(net):
+        assert torch.equal(net.weight, torch.full((2, 3), 2.0))
+    earlier = EMA(net, decay=0.5)
+    earlier.update(net)
+    ema.load_state(earlier.state())  # what an earlier version has written
+    assert ema.updates == 1 and not ema.state()["weights"]
 
 
 def test_ema_owns_its_tensors() -> None:
