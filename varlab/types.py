@@ -24,6 +24,7 @@ from varlab.errors import VarlabError
 __all__ = [
     "Batch",
     "DataInfo",
+    "Fault",
     "Maps",
     "Order",
     "Quantized",
@@ -90,6 +91,23 @@ class Slots:
         )
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong in a shard: its kind (varlab.data.faults names them all), where, and what exactly.
+
+    key: of the sample; empty where it is the shard. samples: how many are lost by it.
+    """
+
+    kind: str
+    shard: str
+    key: str
+    detail: str
+    samples: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {f'sample {self.key} in ' if self.key else ''}{self.shard} ({self.detail})"
+
+
 class Batch:
     """One (rank's share of a) global batch, as the data room hands it over.
 
@@ -98,6 +116,8 @@ class Batch:
     valid_B: bool, False for padding in evaluation (always True in training). cond_u8_B3HW: uint8, the conditions' images
     (edges, segmentation, …), where the shards hold some. box_B4: float32, where each image lies in the picture it was cut
     from, as (top, left, bottom, right) in [0, 1]; left > right in a mirrored one; where the shards tell.
+    tokens_BP: integers, all token maps in a row, where shards of tokens are read; the images are then none (B, 3, 0, 0).
+    faults: what was wrong with samples that others stand in for (training), or that are not valid (evaluation).
     """
 
     def __init__(
@@ -109,6 +129,8 @@ class Batch:
         valid_B: Tensor,
         cond_u8_B3HW: Tensor | None = None,
         box_B4: Tensor | None = None,
+        tokens_BP: Tensor | None = None,
+        faults: tuple[Fault, ...] = (),
     ):
         self.img_u8_B3HW = img_u8_B3HW
         self.label_B = label_B
@@ -116,23 +138,19 @@ class Batch:
         self.valid_B = valid_B
         self.cond_u8_B3HW = cond_u8_B3HW
         self.box_B4 = box_B4
+        self.tokens_BP = tokens_BP
+        self.faults = faults
 
     def __len__(self) -> int:
         return self.label_B.shape[0]
 
     def _map(self, f: Any) -> Batch:
-        return Batch(
-            img_u8_B3HW=f(self.img_u8_B3HW),
-            label_B=f(self.label_B),
-            position_B=f(self.position_B),
-            valid_B=f(self.valid_B),
-            cond_u8_B3HW=None if self.cond_u8_B3HW is None else f(self.cond_u8_B3HW),
-            box_B4=None if self.box_B4 is None else f(self.box_B4),
-        )
+        tensors = {name: f(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Batch(**tensors, faults=self.faults)
 
     def state(self) -> dict[str, Tensor]:
-        """What there is, on the CPU: ``Batch(**state)`` makes it again."""
-        return {name: value.cpu() for name, value in vars(self).items() if value is not None}
+        """The tensors that there are, on the CPU: ``Batch(**state)`` makes it again."""
+        return {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def only(self, keep_B: Tensor) -> Batch:
         """The samples for which ``keep_B`` (bool) is true."""

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import varlab
 from varlab.data import ShardDataModule
+from varlab.data.augment import Augment
 from varlab.data.conditions import Edges
 from varlab.data.photos import Photos
-from varlab.data.stream import Augment
 from varlab.model import Model
 from varlab.tasks.callbacks import grid
 from varlab.types import to_float, to_uint8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from varlab.data.augment import Augment
 from varlab.data.datamodule import ShardDataModule
 from varlab.data.pack import pack
-from varlab.data.sources import Digits, Sample, Skipped
-from varlab.data.stream import Augment
+from varlab.data.sources import Digits, Sample
 
 
 class Made:
@@ -28,10 +28,12 @@ class Made:
     def describe(self) -> dict[str, Any]:
         return {"name": "made", **self._n}
 
-    def samples(self, split: str) -> Iterator[Sample | Skipped]:
-        for i in range(self._n[split]):
-            noise = np.random.default_rng([len(split), i]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            yield Sample(key=f"{i:04d}", label=i % 3, image=Image.fromarray(noise))
+    def entries(self, split: str) -> range:
+        return range(self._n[split])
+
+    def load(self, split: str, entry: int) -> Sample:
+        noise = np.random.default_rng([len(split), entry]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        return Sample(key=f"{entry:04d}", label=entry % 3, image=Image.fromarray(noise))
 
 
 def _digits(**changes: Any) -> Digits:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ import torch
 import webdataset
 from PIL import Image
 
+from varlab.data.augment import Augment
 from varlab.data.conditions import Boxes, Edges, Images, LowResolution
 from varlab.data.datamodule import ShardDataModule
 from varlab.data.folder import Folder
-from varlab.data.index import read_index, write_index
+from varlab.data.index import read_index
+from varlab.data.indexing import build_index
+from varlab.data.looking import Settings
 from varlab.data.pack import pack
 from varlab.data.photos import Photos
-from varlab.data.sources import Digits, Sample, Skipped
-from varlab.data.stream import Augment
+from varlab.data.sources import Digits, Sample
 from varlab.types import VarlabError
 
 Make = Callable[..., ShardDataModule]
@@ -51,15 +52,17 @@ class Gradient:
     def describe(self) -> dict[str, Any]:
         return {"name": "gradient"}
 
-    def samples(self, split: str) -> Iterator[Sample | Skipped]:
+    def entries(self, split: str) -> range:
+        return range(8)
+
+    def load(self, split: str, i: int) -> Sample:
         place = (np.arange(self.side) + 0.5) / self.side * 255
         whole = np.stack([*np.meshgrid(place, place, indexing="ij"), np.zeros((self.side, self.side))], -1)
-        for i in range(8):
-            top, left, size = 7 * i, 90 - 11 * i, 80 + 16 * (i % 3)
-            crop = Image.fromarray(whole.astype(np.uint8)[top : top + size, left : left + size])
-            box = tuple(n / self.side for n in (top, left, top + size, left + size))
-            image = crop.resize((16, 16), Image.Resampling.BOX)
-            yield Sample(key=f"{i:02d}", label=0, image=image, box=box)  # type: ignore[arg-type]
+        top, left, size = 7 * i, 90 - 11 * i, 80 + 16 * (i % 3)
+        crop = Image.fromarray(whole.astype(np.uint8)[top : top + size, left : left + size])
+        box = tuple(n / self.side for n in (top, left, top + size, left + size))
+        image = crop.resize((16, 16), Image.Resampling.BOX)
+        return Sample(key=f"{i:02d}", label=0, image=image, box=box)  # type: ignore[arg-type]
 
 
 def names_in(shard: Path) -> list[str]:
@@ -71,7 +74,7 @@ def test_shards_without_a_condition_are_what_they_were(tmp_path: Path, make_imag
     pack(make_images(train=2, val=1), tmp_path / "plain", shard_size=9)
     assert names_in(tmp_path / "plain" / "train-000000.tar") == ["0000.png", "0000.cls", "0001.png", "0001.cls"]
     told = json.loads((tmp_path / "plain" / "index.json").read_text())
-    assert set(told) == {"version", "classes", "image_size", "splits", "source"}
+    assert set(told) == {"version", "classes", "image_size", "splits", "tables", "source"}
     info = read_index(tmp_path / "plain").info
     assert info.condition is None and not info.boxes
     pack(Gradient(), tmp_path / "boxed", shard_size=9)
@@ -193,15 +196,23 @@ def test_conditions_of_another_folder(tmp_path: Path) -> None:
         pack(Gradient(), tmp_path / "none", shard_size=9, condition=condition)
 
 
-def test_a_set_that_lacks_a_promised_condition_says_so(tmp_path: Path, make_images: Any, make_module: Make) -> None:
-    pack(make_images(train=3, val=2), tmp_path, shard_size=9)
-    index = read_index(tmp_path)
-    write_index(replace(index, conditions="edges"))
-    with pytest.raises(VarlabError, match=r"Sample 0000 .* lacks its condition"):
-        make_module(tmp_path).samples("train")
-    write_index(replace(index, boxes=True))
-    with pytest.raises(VarlabError, match=r"Sample 0000 .* does not tell its box"):
-        make_module(tmp_path).samples("train")
+def test_a_sample_without_the_condition_that_others_have_is_named(tmp_path: Path, make_images: Any) -> None:
+    pack(make_images(train=9, val=2), tmp_path, shard_size=9, condition=LowResolution(factor=2, resample="bilinear"))
+    shard = tmp_path / "train-000000.tar"
+    with tarfile.open(shard) as tar:
+        kept = [(m, tar.extractfile(m)) for m in tar.getmembers() if m.name != "0004.cond.png"]
+        with tarfile.open(tmp_path / "other.tar", "w", format=tarfile.USTAR_FORMAT) as other:
+            for member, content in kept:
+                other.addfile(member, content)
+    (tmp_path / "other.tar").replace(shard)
+    splits = {"train": ["train-000000.tar"], "val": ["val-000000.tar"]}
+    settings = Settings(label="auto", classes=None, decode=False, most_pixels=1 << 20, size=None)
+    rest: Any = {"settings": settings, "source": {"name": "x"}, "val_fraction": 0.0, "seed": 0, "workers": 0}
+    with pytest.raises(VarlabError, match=r"1 no_condition: no_condition: sample 0004 in train-000000\.tar"):
+        build_index(tmp_path, splits=splits, max_bad=0.0, **rest)
+    index, faults = build_index(tmp_path, splits=splits, max_bad=0.1, **rest)
+    assert index.info.counts == {"train": 8, "val": 2} and index.info.condition == "given"
+    assert [fault.key for fault in faults] == ["0004"]
 
 
 def test_edges_lie_where_grey_changes() -> None:

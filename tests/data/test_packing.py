@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 from varlab.data.index import read_index
 from varlab.data.pack import pack
 from varlab.data.reader import ShardReader
+from varlab.data.shards import ShardWriter
 from varlab.data.sources import Digits, Sample, Skipped
 from varlab.types import VarlabError
 
@@ -27,7 +29,7 @@ Contents = Callable[[Path], dict[str, bytes]]
 
 def test_webdataset_reads_what_we_read(made_set: Path) -> None:
     index = read_index(made_set)
-    reader = ShardReader(index=index, split="train", cache_bytes=0)
+    reader = ShardReader(index=index, split="train", cache_bytes=0, most_pixels=1 << 20)
     urls = [str(made_set / s.file) for s in index.splits["train"]]
     theirs = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("png", "cls", "__key__"))
     assert len(theirs) == len(reader) == 37
@@ -45,7 +47,13 @@ def test_packing_twice_gives_equal_bytes(
         pack(make_digits(), tmp_path / name, shard_size=700)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     shards = [f"train-{i:06d}.tar" for i in range(3)]
-    assert list(contents(tmp_path / "a")) == ["index.json", *shards, "val-000000.tar"]
+    assert list(contents(tmp_path / "a")) == [
+        "index.json",
+        *shards,
+        "train.samples.npy",
+        "val-000000.tar",
+        "val.samples.npy",
+    ]
 
 
 def test_hash_follows_the_bytes(tmp_path: Path, make_digits: Callable[..., Digits]) -> None:
@@ -57,12 +65,14 @@ def test_hash_follows_the_bytes(tmp_path: Path, make_digits: Callable[..., Digit
 
 
 def test_summary_and_info_agree(tmp_path: Path, make_images: Any) -> None:
-    told: list[int] = []
-    summary = pack(make_images(train=7, val=4), tmp_path, shard_size=3, progress=told.append)
+    told: list[tuple[int, int]] = []
+    summary = pack(
+        make_images(train=7, val=4), tmp_path, shard_size=3, progress=lambda *progress: told.append(progress)
+    )
     assert summary["images"] == read_index(tmp_path).info.counts == {"train": 7, "val": 4}
     assert summary["counts"]["train"] == {"a": 3, "b": 2, "c": 2}
     assert summary["shards"] == 5 and summary["skipped"] == []
-    assert told == list(range(1, 12))
+    assert told[-1] == (11, 11)
     info = read_index(tmp_path).info
     assert (info.classes, info.image_size, info.source) == (("a", "b", "c"), (8, 8), "made(train=7, val=4)")
     json.dumps(summary)
@@ -73,18 +83,27 @@ def test_a_full_disk_leaves_nothing_behind(
     tmp_path: Path, make_images: Any, contents: Contents, monkeypatch: pytest.MonkeyPatch, survivors: int
 ) -> None:
     pack(make_images(train=4, val=2), tmp_path, shard_size=2)
-    before, written, add = contents(tmp_path), [], tarfile.TarFile.addfile
+    before, written, add = contents(tmp_path), [], ShardWriter.add
 
-    def fills_up(tar: tarfile.TarFile, *args: Any) -> None:
+    def fills_up(writer: ShardWriter, *args: Any, **settings: Any) -> None:
         written.append(args)
         if len(written) > survivors:
             raise OSError(errno.ENOSPC, "No space left on device")
-        add(tar, *args)
+        add(writer, *args, **settings)
 
-    monkeypatch.setattr(tarfile.TarFile, "addfile", fills_up)
+    monkeypatch.setattr(ShardWriter, "add", fills_up)
     with pytest.raises(VarlabError, match=r"Could not write .*train-00000\d\.tar: the disk is full"):
         pack(make_images(train=40, val=2), tmp_path, shard_size=5)
-    assert contents(tmp_path) == before  # the shard set that was there is as whole as it was
+    shutil.copytree(tmp_path, tmp_path / "seen", ignore=shutil.ignore_patterns(".packing"))
+    assert contents(tmp_path / "seen") == before  # the shard set that was there is as whole as it was
+    shutil.rmtree(tmp_path / "seen")
+    monkeypatch.undo()
+    monkeypatch.setattr(ShardWriter, "add", lambda *args, **settings: (written.append(args), add(*args, **settings))[1])
+    written.clear()
+    pack(make_images(train=40, val=2), tmp_path, shard_size=5)
+    assert len(written) == 42 - survivors // 5 * 5  # whole shards are not made again
+    pack(make_images(train=40, val=2), tmp_path.with_name("anew"), shard_size=5)
+    assert contents(tmp_path) == contents(tmp_path.with_name("anew"))
 
 
 def test_packing_again_replaces_the_set(tmp_path: Path, make_images: Any) -> None:
@@ -92,7 +111,7 @@ def test_packing_again_replaces_the_set(tmp_path: Path, make_images: Any) -> Non
     pack(make_images(train=4, val=3), tmp_path, shard_size=9)
     index = read_index(tmp_path)
     assert index.info.counts == {"train": 4, "val": 3}
-    assert len(ShardReader(index=index, split="train", cache_bytes=0)) == 4
+    assert len(ShardReader(index=index, split="train", cache_bytes=0, most_pixels=1 << 20)) == 4
 
 
 class Odd:
@@ -107,8 +126,11 @@ class Odd:
     def describe(self) -> dict[str, Any]:
         return {"name": "odd"}
 
-    def samples(self, split: str) -> Iterator[Sample | Skipped]:
-        return iter(self._items if split == "train" else ())
+    def entries(self, split: str) -> range:
+        return range(len(self._items) if split == "train" else 0)
+
+    def load(self, split: str, entry: int) -> Sample | Skipped:
+        return self._items[entry]
 
 
 GREY = Image.new("L", (8, 8))
@@ -134,12 +156,11 @@ def test_impossible_samples_are_named(tmp_path: Path, contents: Contents, items:
 
 def test_a_source_that_fails_is_not_taken_for_a_full_disk(tmp_path: Path, contents: Contents) -> None:
     class Unplugged(Odd):
-        def samples(self, split: str) -> Iterator[Sample | Skipped]:
-            yield Sample("k", 0, GREY)
+        def load(self, split: str, entry: int) -> Sample | Skipped:
             raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(VarlabError, match=r"train images cannot be read \(.*Input/output error"):
-        pack(Unplugged(), tmp_path, shard_size=5)
+        pack(Unplugged(Sample("k", 0, GREY)), tmp_path, shard_size=5)
     assert contents(tmp_path) == {}
 
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from varlab.data.augment import Augment
+from varlab.data.batches import EvalBatches, TrainBatches
 from varlab.data.datamodule import ShardDataModule
-from varlab.data.stream import Augment, EvalBatches, TrainBatches, order
+from varlab.data.shuffle import Shuffle
 from varlab.rng import Rng
 from varlab.types import Batch, VarlabError
+
+
+def order(seed: int, epoch: int, n: int) -> Tensor:
+    return Shuffle(seed=seed, shard_N=np.zeros(n, dtype=int), open_shards=None).order(epoch)
+
 
 Make = Callable[..., ShardDataModule]
 N = 37  # images in the training split of made_set

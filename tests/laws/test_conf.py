@@ -25,7 +25,7 @@ from varlab.cli.kinds import KINDS
 from varlab.cli.main import main
 from varlab.cli.train import precision
 from varlab.data import ShardDataModule
-from varlab.data.sources import Sample, Skipped
+from varlab.data.sources import Sample, Skipped, samples
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
 from varlab.order.base import positions
@@ -172,7 +172,7 @@ def source(name: str, lab: Path, tmp_path: Path) -> None:
             Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / kind / f"{i}.png")
     config = composed("pack", f"source={name}", *([f"path={tmp_path}"] if name == "folder" else []))
     made = instantiate(config.source)
-    first = next(item for item in made.samples("train") if isinstance(item, Sample))
+    first = next(item for item in samples(made, "train") if isinstance(item, Sample))
     assert len(made.classes) >= 2 and 0 <= first.label < len(made.classes)
 
 
@@ -294,7 +294,7 @@ def test_no_file_is_left_out() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    needed = {"run": ["runs/a"], "runs": ["runs/a"], None: []}[COMMANDS[command].positional]
+    needed = [] if COMMANDS[command].positional is None else ["runs/a"]
     kind = ["format=var"] if command in ("import", "export") else []
     assert main([command, *needed, *kind, "--cfg", "job"]) == 0
     assert set(composed(command, *kind)) >= {"name", "out"} and "name:" in capsys.readouterr().out

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from varlab.errors import VarlabError
 
@@ -27,13 +26,13 @@ def rewrite(
     arguments: Sequence[str],
     *,
     command: str,
-    positional: Literal["run", "runs"] | None,
+    positional: str | None,
     is_group: Callable[[str], bool],
     renamed: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The arguments with bare paths named and awkward values quoted.
 
-    positional: the key that takes bare arguments: ``runs`` a list, ``run`` one (under ``-m`` one a job); None: no key.
+    positional: the key that takes bare arguments: ``runs`` a list, any other one (under ``-m`` one a job); None: no key.
     renamed: keys that conf has config groups for, but which are values in this command, to the keys of its configuration.
     is_group: whether a key with a slash is a config group; if not, the argument is a path.
     Raises VarlabError for a bare argument that the command can't take.
@@ -85,7 +84,7 @@ def _is_bare(argument: str, is_group: Callable[[str], bool]) -> bool:
     return Path(argument).exists() or not (group.startswith("hydra/") or is_group(group))
 
 
-def _name(bare: list[str], *, command: str, positional: Literal["run", "runs"] | None, multirun: bool) -> list[str]:
+def _name(bare: list[str], *, command: str, positional: str | None, multirun: bool) -> list[str]:
     if not bare:
         return []
     if positional is None:
@@ -95,6 +94,6 @@ def _name(bare: list[str], *, command: str, positional: Literal["run", "runs"] |
         return [f"runs=[{','.join(quoted)}]"]
     if len(bare) > 1 and not multirun:
         raise VarlabError(
-            f"one run at a time, not {len(bare)}: varlab {command} -m {' '.join(bare)} takes them one after another"
+            f"one {positional} at a time, not {len(bare)}: varlab {command} -m {' '.join(bare)} takes them one after another"
         )
-    return [f"run={','.join(quoted)}"]
+    return [f"{positional}={','.join(quoted)}"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 __all__ = ["COMMANDS", "Command"]
 
@@ -20,7 +19,7 @@ class Command:
     module: str
     purpose: str  # one line, for the list of commands
     example: str
-    positional: Literal["run", "runs"] | None = None  # the key that bare arguments are meant for
+    positional: str | None = None  # the key that bare arguments are meant for
     renamed: Mapping[str, str] = field(default_factory=dict)  # keys that are config groups elsewhere, but values here
     recorded: bool = True  # False: no run.json, and always done anew (a report: its inputs change)
 
@@ -35,6 +34,14 @@ COMMANDS: Mapping[str, Command] = _table(
         "varlab.cli.pack",
         "images into WebDataset shards",
         "varlab pack source=folder path=photos/",
+    ),
+    Command(
+        "index",
+        "varlab.cli.indexing",
+        "an index for shards that are there, or a check of them",
+        "varlab index /data/imagenet-wds check=true",
+        positional="path",
+        recorded=False,
     ),
     Command(
         "train",

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from varlab.cli.trained import shards
-from varlab.data.folder import ENDINGS, UNREADABLE, opaque
+from varlab.data.fitting import UNREADABLE, opaque
+from varlab.data.folder import ENDINGS
 from varlab.model import Model
 from varlab.tasks.source import HeldOut
 from varlab.tokenizer.condition import SpatialCondition

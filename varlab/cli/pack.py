@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from varlab.cli.dataset import summarise
 from varlab.cli.rundir import RunDirectory
+from varlab.cli.workers import bar, workers
 from varlab.data.conditions import Boxes, Condition
+from varlab.data.index import SPLITS, read_index
 from varlab.data.pack import pack
 from varlab.types import VarlabError
 
@@ -20,19 +20,29 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
+_SAID = 50  # skipped images that are named in the log; summary.html and run.json name all
+
 
 def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     """Pack ``cfg.source`` into shards of ``cfg.shard_size`` images in the run's directory, with a condition if asked."""
     source, condition = instantiate(cfg.source), _condition(cfg.get("condition"))
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("packing"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("packing", total=None)
-        written = functools.partial(_show, bar, task)
-        summary = pack(source, directory.path, shard_size=cfg.shard_size, progress=written, condition=condition)
+    jobs = sum(-(-len(source.entries(split)) // max(cfg.shard_size, 1)) for split in SPLITS)
+    with bar("packing") as progress:
+        summary = pack(
+            source,
+            directory.path,
+            shard_size=cfg.shard_size,
+            workers=workers(cfg.workers, jobs=jobs),
+            progress=progress,
+            condition=condition,
+        )
+    bad = [("skipped", skipped["name"], skipped["reason"]) for skipped in summary["skipped"]]
+    for skipped in summary["skipped"][:_SAID]:
+        logger.warning("%s is skipped: %s", skipped["name"], skipped["reason"])
+    summarise(read_index(directory.path), directory.path / "summary.html", bad=bad, sheet=cfg.sheet)
     images = ", ".join(f"{count} {split}" for split, count in summary["images"].items())
-    skipped = f"; {len(summary['skipped'])} skipped" if summary["skipped"] else ""
-    logger.info("packed %s images into %d shards%s: %s", images, summary["shards"], skipped, directory.path)
+    without = f"; {len(summary['skipped'])} skipped" if summary["skipped"] else ""
+    logger.info("packed %s images into %d shards%s: %s", images, summary["shards"], without, directory.path)
     return {"summary": summary}
 
 
@@ -46,7 +56,3 @@ def _condition(config: DictConfig | None) -> Condition | None:
     if config.kind == "coordinates":
         return Boxes()
     raise VarlabError(f"condition={config.kind} is for training: pack with edges, lowres, folder or coordinates.")
-
-
-def _show(bar: Progress, task: TaskID, written: int) -> None:
-    bar.update(task, completed=written)

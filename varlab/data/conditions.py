@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from varlab.data.folder import ENDINGS, UNREADABLE, fit, opaque
+from varlab.data.fitting import UNREADABLE, fit, opaque
+from varlab.data.folder import ENDINGS
 from varlab.data.sources import Sample, Skipped, resampling
 from varlab.errors import VarlabError
 

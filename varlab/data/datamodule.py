@@ -13,22 +13,35 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from varlab.data.augment import Augment
+from varlab.data.batches import EvalBatches, TrainBatches
+from varlab.data.crop import Crop
+from varlab.data.faults import Watch
+from varlab.data.files import folder_at
 from varlab.data.index import Index, read_index
 from varlab.data.reader import ShardReader
-from varlab.data.stream import Augment, EvalBatches, EvalSplit, TrainBatches, TrainStream, fetch
+from varlab.data.stream import EvalSplit, TrainStream, Views, fetch
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
-__all__ = ["ShardDataModule"]
+__all__ = ["Loader", "ShardDataModule"]
 
 
 class ShardDataModule(LightningDataModule):
     """Nothing is read before it is asked for.
 
     Args:
-        path: folder of the shard set. batch: global training batch, over all ranks. eval_batch: the same in evaluation.
-        seed: of the order and the augmentation. workers: loader processes per rank, 0 to load in the trainer's own.
-        augment: what training images go through. cache_bytes: splits up to this size are kept decoded in memory.
+        path: folder of the shard set, or its URL. batch: global training batch, over all ranks. eval_batch: the same in
+            evaluation. seed: of the order and the augmentation. workers: loader processes per rank, 0 to load in the
+            trainer's own.
+        size: images are cut to this square, or (H, W); None takes them as they are. crop: what training cuts out of each
+            image; None all of it (or the middle, where ``size`` is another). augment: what training batches go through.
+        views: each image is seen in a number of ways that are its own, see ``Views``; None draws a new one each time.
+        open_shards: how many shards an epoch mixes at a time; None mixes all, see ``Shuffle``.
+        cache_bytes: splits up to this size are kept decoded in memory. remote_cache, remote_bytes: folder and size of the
+            cache that shards of a URL come into.
+        max_bad: share of a split's samples that may be bad (missing, cut, corrupt …); others stand in for them in training,
+            and they are left out in evaluation. most_pixels: larger images count as bad.
         view: what stands for the images, "image", or "condition" for the second image of each sample: a tokenizer of the
             conditions is trained so.
 
@@ -50,6 +63,14 @@ class ShardDataModule(LightningDataModule):
         augment: Augment,
         cache_bytes: int,
         view: str = "image",
+        max_bad: float = 0.0,
+        most_pixels: int = 1 << 27,
+        remote_cache: str = "~/.cache/varlab/shards",
+        remote_bytes: int = 1 << 36,
+        size: int | Sequence[int] | None = None,
+        crop: Crop | None = None,
+        views: Views | None = None,
+        open_shards: int | None = None,
     ):
         super().__init__()
         for name, value, least in (("batch", batch, 1), ("eval_batch", eval_batch, 1), ("workers", workers, 0)):
@@ -57,28 +78,59 @@ class ShardDataModule(LightningDataModule):
                 raise VarlabError(f"data.{name} is {value}, but must be at least {least}.")
         if view not in ("image", "condition"):
             raise VarlabError(f"data.view={view} is unknown: use image or condition.")
-        self.path, self.batch, self.eval_batch, self._view = Path(path), batch, eval_batch, view
+        if not 0 <= max_bad <= 1:
+            raise VarlabError(f"data.max_bad is {max_bad}, but it is a share: give 0 to 1.")
+        self.path, self.batch, self.eval_batch, self._view = str(path), batch, eval_batch, view
         self._seed, self._workers, self._augment, self._cache_bytes = seed, workers, augment, cache_bytes
+        self._size = _pair(size)
+        self._crop, self._views, self._open_shards = crop, views, open_shards
+        self._max_bad, self._most_pixels = max_bad, most_pixels
+        self._remote_cache, self._remote_bytes = remote_cache, remote_bytes
         self._readers: dict[str, ShardReader] = {}
+        self.watches: dict[str, Watch] = {}
         self.start = 0
         self.stop: int | None = None
 
     @cached_property
     def index(self) -> Index:
         """The shard set's index."""
-        return read_index(self.path)
+        return read_index(folder_at(self.path, cache=self._remote_cache, cache_bytes=self._remote_bytes))
 
     @property
     def info(self) -> DataInfo:
         """Classes, image size, counts and hash, as the index has them; and the view."""
-        return replace(self.index.info, view=self._view)
+        info = self.index.info
+        return replace(info, view=self._view, image_size=self._size or info.image_size)
+
+    @property
+    def shuffling(self) -> dict[str, Any]:
+        """What decides the order of training's samples."""
+        return {"seed": self._seed, "open_shards": self._open_shards}
+
+    @property
+    def views(self) -> Views | None:
+        """The ways in which images are seen, where they are counted."""
+        return self._views
 
     def reader(self, split: str) -> ShardReader:
-        """The samples of a split by number; opened (and checked) once."""
+        """The samples of a split by number; opened (and what its shards' sizes tell, told) once.
+
+        Raises:
+            VarlabError: more bad samples than ``max_bad``.
+        """
         if self._view == "condition" and self.index.conditions is None:
             raise VarlabError(f"{self.path} holds no conditions to view: pack some (varlab pack condition=edges).")
         if split not in self._readers:
-            self._readers[split] = ShardReader(index=self.index, split=split, cache_bytes=self._cache_bytes)
+            reader = ShardReader(
+                index=self.index,
+                split=split,
+                cache_bytes=self._cache_bytes,
+                most_pixels=self._most_pixels,
+                size=self._size,
+            )
+            watch = Watch(where=self.path, split=split, n=len(reader), most=self._max_bad)
+            watch.note(reader.survey())
+            self._readers[split], self.watches[split] = reader, watch
         return self._readers[split]
 
     def images(self, split: str, index_N: Tensor | None = None) -> Tensor:
@@ -86,9 +138,16 @@ class ShardDataModule(LightningDataModule):
         return self.samples(split, index_N).img_u8_B3HW
 
     def samples(self, split: str, index_N: Tensor | None = None) -> Batch:
-        """Samples of a split by number, as they were packed: images, labels, and conditions where there are some."""
+        """Samples of a split by number, as they were packed: images, labels, and conditions where there are some. The next
+        whole one stands in for one that is bad."""
         reader = self.reader(split)
-        return fetch(reader, torch.arange(len(reader)) if index_N is None else index_N, self._view)
+        index_N = torch.arange(len(reader)) if index_N is None else index_N
+        batch = fetch(reader, index_N, self._view)
+        while not bool(batch.valid_B.all()):
+            self.watches[split].note(batch.faults)
+            index_N = torch.where(batch.valid_B, index_N, (index_N + 1) % len(reader))
+            batch = fetch(reader, index_N, self._view)
+        return batch
 
     def labels(self, split: str) -> Tensor:
         """All labels of a split, int64 ``label_N``."""
@@ -101,8 +160,19 @@ class ShardDataModule(LightningDataModule):
             VarlabError: a batch that ``world`` does not divide, or a ``start`` inside a batch.
         """
         batches = TrainBatches(start=start, stop=stop, batch=self.batch, rank=rank, world=world)
-        stream = TrainStream(reader=self.reader("train"), seed=self._seed, augment=self._augment, view=self._view)
-        return self._loader(stream, batches)
+        return self._loader("train", self.train_stream(), batches)
+
+    def train_stream(self) -> TrainStream:
+        """The samples of training by position."""
+        return TrainStream(
+            reader=self.reader("train"),
+            seed=self._seed,
+            augment=self._augment,
+            view=self._view,
+            crop=self._crop,
+            views=self._views,
+            open_shards=self._open_shards,
+        )
 
     def eval_loader(self, split: str, rank: int, world: int, batch: int | None = None) -> DataLoader[Batch]:
         """This rank's shares of a split, in its order: every sample exactly once over all ranks, equal shapes on all of
@@ -114,17 +184,10 @@ class ShardDataModule(LightningDataModule):
         reader = self.reader(split)
         size = self.eval_batch if batch is None else batch
         split_of = EvalSplit(reader=reader, view=self._view)
-        return self._loader(split_of, EvalBatches(n=len(reader), batch=size, rank=rank, world=world))
+        return self._loader(split, split_of, EvalBatches(n=len(reader), batch=size, rank=rank, world=world))
 
-    def _loader(self, dataset: Dataset[Batch], batches: Sampler[Sequence[int]]) -> DataLoader[Batch]:
-        return _Loader(
-            dataset,
-            batch_sampler=batches,  # type: ignore[arg-type]  # a range serves as the list of a batch, and travels lighter
-            num_workers=self._workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else the loader seeds its workers from the global generator
-        )
+    def _loader(self, split: str, dataset: Dataset[Batch], batches: Sampler[Sequence[int]]) -> DataLoader[Batch]:
+        return Loader(dataset, batches, workers=self._workers, watch=self.watches[split])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Lightning's hook: from ``start`` to ``stop`` on the trainer's ranks."""
@@ -142,16 +205,47 @@ class ShardDataModule(LightningDataModule):
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
-class _Loader(DataLoader[Batch]):
-    """Torch's loader, but an error of ours stays one sentence on its way out of a worker process."""
+class Loader(DataLoader[Batch]):
+    """Torch's loader of whole batches. Bad samples are counted here, in the trainer's process, in the order of batches; an
+    error of ours stays one sentence on its way out of a worker process."""
+
+    def __init__(self, dataset: Dataset[Batch], batches: Sampler[Sequence[int]], *, workers: int, watch: Watch):
+        super().__init__(
+            dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]  # a range serves as the list of a batch, and travels lighter
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else the loader seeds its workers from the global generator
+            worker_init_fn=_one_thread,
+        )
+        self._watch = watch
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
-            yield from super().__iter__()
+            for batch in super().__iter__():
+                self._watch.note(batch.faults)
+                yield batch
         except VarlabError as e:  # torch puts the worker's whole traceback into its text
             raise VarlabError(str(e).rsplit("VarlabError: ", 1)[-1].strip()) from e
+
+
+def _one_thread(worker: int) -> None:
+    """Workers share the cores among themselves."""
+    import cv2
+
+    cv2.setNumThreads(0)
 
 
 def _as_it_is(batch: Any) -> Any:
     """No collation: the dataset hands over whole batches."""
     return batch
+
+
+def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise VarlabError(f"data.size is {size}, but an image has at least one pixel.")
+    return height, width

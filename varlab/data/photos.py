@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -17,8 +16,6 @@ from varlab.errors import VarlabError
 from varlab.rng import Rng
 
 __all__ = ["Box", "Photos", "regions"]
-
-log = logging.getLogger(__name__)
 
 Box = tuple[int, int, int, int]
 """left, upper, right, lower, in pixels of the photograph, as Pillow has it."""
@@ -74,6 +71,8 @@ class Photos:
         self._crops = dict(zip(SPLITS, (train_crops, val_crops), strict=True))
         self._regions: dict[str, dict[str, Box]] = {}
         self._skipped: list[Skipped] = []
+        self._opened: dict[str, Image.Image] = {}
+        self._known: dict[tuple[str, str], list[Box]] = {}
         for name in photos:
             self._survey(name, val_fraction)
         if not self._regions:
@@ -88,7 +87,6 @@ class Photos:
             self._regions[name] = found
             return
         reason = f"{width}×{height} has no separate regions for train and val crops of {self._size} pixels"
-        log.warning("photograph %s is skipped: %s", name, reason)
         self._skipped.append(Skipped(name, reason))
 
     def describe(self) -> dict[str, Any]:
@@ -110,17 +108,26 @@ class Photos:
         y_N = upper + _floor(u_N3[:, 2] * (height - side_N + 1))
         return [(x, y, x + s, y + s) for x, y, s in zip(x_N.tolist(), y_N.tolist(), side_N.tolist(), strict=True)]
 
-    def samples(self, split: str) -> Iterator[Sample | Skipped]:
-        """Crop by crop, taking the photographs in turn. Mode L or RGB, as the photograph is."""
-        if split == SPLITS[0]:
-            yield from self._skipped
-        images = {name: _open(name) for name in self.classes}
-        boxes = {name: self.boxes(name, split) for name in self.classes}
-        for i in range(self._crops[split]):
-            for label, name in enumerate(self.classes):
-                image, box = images[name], boxes[name][i]
-                crop = image.crop(box).resize((self._size, self._size), self._filter)
-                yield Sample(key=f"{i:06d}-{name}", label=label, image=crop, box=_share(box, *image.size))
+    def entries(self, split: str) -> list[tuple[int, str] | Skipped]:
+        """Crop by crop, taking the photographs in turn; first those that are too small."""
+        crops = [(i, name) for i in range(self._crops[split]) for name in self.classes]
+        return [*(self._skipped if split == SPLITS[0] else ()), *crops]
+
+    def load(self, split: str, entry: tuple[int, str] | Skipped) -> Sample | Skipped:
+        """Mode L or RGB, as the photograph is."""
+        if isinstance(entry, Skipped):
+            return entry
+        i, name = entry
+        if name not in self._opened:
+            self._opened[name] = _open(name)
+        image, box = self._opened[name], self._boxes(name, split)[i]
+        crop = image.crop(box).resize((self._size, self._size), self._filter)
+        return Sample(key=f"{i:06d}-{name}", label=self.classes.index(name), image=crop, box=_share(box, *image.size))
+
+    def _boxes(self, photo: str, split: str) -> list[Box]:
+        if (photo, split) not in self._known:
+            self._known[photo, split] = self.boxes(photo, split)
+        return self._known[photo, split]
 
 
 def _share(box: Box, width: int, height: int) -> tuple[float, float, float, float]:

@@ -1,113 +1,237 @@
-"""Samples of a shard set by number: no streaming, no unpickling, and nothing cut off that would go unnoticed."""
+"""Samples of a shard set by number: read where they lie, verified, decoded. Nothing is streamed and nothing unpickled."""
 
 from __future__ import annotations
 
-import io
 import os
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
+from xxhash import xxh3_64_intdigest
 
+from varlab.data.crop import Box, Centre, cut
+from varlab.data.decode import decode, header
+from varlab.data.faults import BadSampleError
+from varlab.data.files import Folder, LocalFolder
 from varlab.data.index import Index, Shard
-from varlab.data.tar import FORMATS, Place, scan
+from varlab.data.table import FORMAT_NAMES
 from varlab.errors import VarlabError
+from varlab.types import Fault
 
-__all__ = ["ShardReader"]
+__all__ = ["Choose", "Read", "ShardReader"]
 
 U8 = NDArray[np.uint8]
-KINDS = sorted(set(FORMATS.values()))
+
+Choose = Callable[[int, int, int], Box]
+"""(row of the batch, height, width of its image) → the part of it that is wanted."""
+
+
+@dataclass
+class Read:
+    """Images of a batch, uint8 ``img_B3HW``; rows that could not be read are black and named in ``faults``.
+
+    box_B4: what was cut out, as shares of the image (top, left, bottom, right); None where nothing was.
+    """
+
+    img_B3HW: Tensor
+    faults: dict[int, Fault] = field(default_factory=dict)
+    box_B4: Tensor | None = None
 
 
 class ShardReader:
-    """One split of a shard set. Sample i is the i-th of its shards in the index's order.
+    """One split of a shard set. Sample i is the i-th of its table.
 
-    Reads with ``os.pread`` from files opened once per process, so it may be forked or sent to workers. A split whose
-    decoded images fit into ``cache_bytes`` is kept in memory, each image from its first use on (a copy per worker); its
-    conditions likewise, and apart. box_N4: where each sample lies in its picture, None where the shards do not tell.
+    Every sample's bytes are checked against the hash in the table, so that what was changed, cut or overwritten since is
+    a fault and never an image. Files are opened once per process, so it may be forked or sent to workers.
+
+    Args:
+        size: (H, W) of what is handed out; None takes the index's, from which no image may then differ.
+        cache_bytes: a split whose images fit into it is kept decoded in memory, each image from its first use on (a copy
+            per worker); its conditions likewise, and apart. Only images that are taken whole.
+        most_pixels: larger images are not decoded.
 
     Raises:
-        VarlabError: no images in that split, a shard that is missing, cut or damaged, a label outside the classes.
+        VarlabError: no images in that split, or images of various sizes and no ``size``.
     """
 
-    def __init__(self, *, index: Index, split: str, cache_bytes: int):
-        shards = index.splits.get(split, ())
-        if not sum(s.count for s in shards):
-            raise VarlabError(f"The shard set {index.path} holds no {split} images: pack one that does.")
-        files = _Files([index.path / s.file for s in shards])
-        shard_places = [_scan(index, s) for s in shards]
-        places = [p for shard in shard_places for p in shard]
-        shard_N = np.repeat(np.arange(len(shards)), [len(p) for p in shard_places])
-        self.label_N = torch.tensor([p.label for p in places], dtype=torch.int64)
-        self.box_N4 = torch.tensor([p.box for p in places], dtype=torch.float32) if index.boxes else None
-        images = [(p.offset, p.size, KINDS.index(p.format)) for p in places]
-        self._images = _Images(files, shard_N, images, size=index.image_size, cache_bytes=cache_bytes)
-        self._conditions: _Images | None = None
-        if index.conditions is not None:
-            seconds = [(*_condition(p, index), KINDS.index("PNG")) for p in places]
-            self._conditions = _Images(files, shard_N, seconds, size=index.image_size, cache_bytes=cache_bytes)
+    def __init__(
+        self, *, index: Index, split: str, cache_bytes: int, most_pixels: int, size: tuple[int, int] | None = None
+    ):
+        if size is None and index.image_size is None:
+            raise VarlabError(
+                f"{index.path} holds images of various sizes: say to which they are brought (data.size=256)."
+            )
+        self._table = table = index.table(split)
+        self._shards, self.size = index.splits[split], size or index.image_size or (0, 0)
+        self._whole = self.size == index.image_size  # else the middle is cut out
+        self._files = _Files(index.folder, self._shards)
+        self._most_pixels = most_pixels
+        self.label_N = torch.from_numpy(table["label"].astype(np.int64))
+        self.box_N4 = torch.from_numpy(table["box"].copy()) if index.boxes else None
+        room = cache_bytes if self._whole else 0
+        self._images = _Cache(len(table), self.size, room)
+        self._conditions = _Cache(len(table), self.size, room) if index.conditions is not None else None
 
     def __len__(self) -> int:
-        return self.label_N.shape[0]
+        return len(self._table)
 
     @property
     def has_conditions(self) -> bool:
         """Whether each sample has a second image."""
         return self._conditions is not None
 
+    @property
+    def shard_N(self) -> NDArray[np.uint32]:
+        """In which of the split's shards each sample lies."""
+        return self._table["shard"]
+
+    def key(self, i: int) -> str:
+        """The key of a sample."""
+        return str(self._table["key"][i].decode())
+
+    def survey(self) -> list[Fault]:
+        """What the shards' sizes tell, without reading them: those that are missing or cut, and what is lost with them.
+
+        Remote shards are not asked: they are looked at as they come.
+        """
+        found = []
+        for number, shard in enumerate(self._shards):
+            size = self._files.size_of(number)
+            if size is None or size == shard.bytes:
+                continue
+            mine = self._table[self._table["shard"] == number]
+            lost = int((mine["offset"] + mine["size"] > max(size, 0)).sum())
+            kind = "missing" if size < 0 else "empty" if size == 0 else "cut" if size < shard.bytes else "changed"
+            detail = "no such file" if size < 0 else f"{size} bytes, its index says {shard.bytes}"
+            found.append(Fault(kind, shard.file, "", f"{detail}; {lost} samples", samples=lost))
+        return found
+
+    def prefetch(self, shards: NDArray[np.integer]) -> None:
+        """Remote shards of these numbers will be wanted, in this order."""
+        self._files.prefetch([(self._shards[i].file, self._shards[i].bytes) for i in shards.tolist()])
+
+    def read(self, index_B: Tensor, choose: Choose | None = None, *, second: bool = False) -> Read:
+        """Images of those numbers; ``choose`` says which part of each (None: all of it). second: their conditions."""
+        if choose is None and not self._whole:
+            choose = self._centre
+        cache = self._conditions if second else self._images
+        if choose is not None or cache is None:
+            return self._cut(index_B, choose, second)
+        return cache.read(index_B, lambda missing_B: self._cut(missing_B, None, second))
+
     def images(self, index_B: Tensor) -> Tensor:
-        """The images of those numbers, uint8 ``img_B3HW`` in RGB (grey is repeated).
+        """Whole images by number, uint8 ``img_B3HW`` in RGB.
 
         Raises:
-            VarlabError: an image that cannot be decoded or has another size than the index says.
+            VarlabError: one that is bad.
         """
-        return self._images(index_B)
+        read = self.read(index_B)
+        for fault in read.faults.values():
+            raise VarlabError(f"{fault}: mend it (`varlab index DIR check=true` lists all that is wrong).")
+        return read.img_B3HW
 
-    def conditions(self, index_B: Tensor) -> Tensor:
-        """The second images of those numbers, as ``images``. Only where ``has_conditions``."""
-        assert self._conditions is not None
-        return self._conditions(index_B)
+    def _centre(self, row: int, height: int, width: int) -> Box:
+        return Centre().box(height, width, self.size[1] / self.size[0], ())
+
+    def _cut(self, index_B: Tensor, choose: Choose | None, second: bool) -> Read:
+        img_BHW3 = np.zeros((len(index_B), *self.size, 3), dtype=np.uint8)
+        share_B4 = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (len(index_B), 1))
+        faults = {}
+        for row, i in enumerate(index_B.tolist()):
+            try:
+                self._one(i, row, choose, second, img_BHW3[row], share_B4[row])
+            except BadSampleError as bad:
+                img_BHW3[row] = 0
+                faults[row] = Fault(bad.kind, self._shards[int(self._table["shard"][i])].file, self.key(i), bad.detail)
+        box_B4 = None if choose is None else torch.from_numpy(share_B4)
+        return Read(torch.from_numpy(img_BHW3).permute(0, 3, 1, 2), faults, box_B4)
+
+    def _one(
+        self, i: int, row: int, choose: Choose | None, second: bool, out_HW3: U8, share_4: NDArray[np.float32]
+    ) -> None:
+        encoded, form = self._encoded(i, second)
+        if choose is None:
+            img_HW3 = decode(encoded, form, most_pixels=self._most_pixels)
+            if img_HW3.shape != out_HW3.shape:
+                raise BadSampleError("wrong_size", f"{img_HW3.shape[:2]}, not {self.size} (H, W)")
+            out_HW3[...] = img_HW3
+            return
+        height, width = header(encoded, form)
+        top, left, h, w = choose(row, height, width)
+        share_4[:] = top / height, left / width, (top + h) / height, (left + w) / width
+        least = -(-height * self.size[0] // h), -(-width * self.size[1] // w)
+        img_HW3 = decode(encoded, form, most_pixels=self._most_pixels, least=least)
+        cut(img_HW3, _scaled((top, left, h, w), (height, width), img_HW3.shape[:2]), out_HW3)
+
+    def _encoded(self, i: int, second: bool) -> tuple[bytes, str]:
+        row = self._table[i]
+        names = ("cond_offset", "cond_size", "cond_check") if second else ("offset", "size", "check")
+        offset, size, check = (int(row[name]) for name in names)
+        if second and not size:
+            raise BadSampleError("no_condition", "no second image")
+        encoded = self._files.read(int(row["shard"]), size, offset)
+        if len(encoded) < size:
+            raise BadSampleError("cut", f"{len(encoded)} of its {size} bytes")
+        if xxh3_64_intdigest(encoded) != check:
+            raise BadSampleError("changed", "other bytes than were indexed")
+        return encoded, "PNG" if second else FORMAT_NAMES[row["format"]]
 
 
-def _scan(index: Index, shard: Shard) -> list[Place]:
-    path = index.path / shard.file
-    if not path.is_file():
-        raise VarlabError(f"The shard {path} is missing: pack the set again or copy it here.")
-    if (size := path.stat().st_size) != shard.bytes:
-        raise VarlabError(f"The shard {path} has {size} bytes, its index says {shard.bytes}: copy it again.")
-    places = list(scan(path, classes=len(index.classes), boxes=index.boxes))
-    if len(places) != shard.count:
-        raise VarlabError(f"The shard {path} has {len(places)} images, its index {shard.count}: pack it again.")
-    return places
-
-
-def _condition(place: Place, index: Index) -> tuple[int, int]:
-    if place.condition is None:
-        raise VarlabError(f"Sample {place.key} in {index.path} lacks its condition (cond.png): pack the set again.")
-    return place.condition
+def _scaled(box: Box, before: tuple[int, int], after: tuple[int, ...]) -> Box:
+    """The box in an image that was decoded at another size."""
+    if before == after:
+        return box
+    top, left, h, w = box
+    y, x = after[0] / before[0], after[1] / before[1]
+    height, width = max(1, round(h * y)), max(1, round(w * x))
+    return min(round(top * y), after[0] - height), min(round(left * x), after[1] - width), height, width
 
 
 class _Files:
-    """The shards of a split, each opened once per process."""
+    """The shards of a split, each opened once per process, those used longest ago closed first."""
 
-    def __init__(self, paths: list[Path]):
-        self.paths = paths
-        self._open: dict[int, int] = {}
+    def __init__(self, folder: Folder, shards: tuple[Shard, ...]):
+        self._folder, self._shards = folder, shards
+        self._open: OrderedDict[int, int] = OrderedDict()
         self._pid = os.getpid()
 
     def read(self, shard: int, size: int, offset: int) -> bytes:
-        """So many bytes from that offset on."""
-        if self._pid != os.getpid():  # forked: the parent's descriptors are the parent's to close
-            self._open, self._pid = {}, os.getpid()
-        if shard not in self._open:
-            self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
-        return os.pread(self._open[shard], size, offset)
+        """So many bytes (fewer at the end) from that offset on. BadSampleError where the shard cannot be read."""
+        try:
+            return os.pread(self._descriptor(shard), size, offset)
+        except OSError as e:
+            raise BadSampleError("missing", e.strerror or str(e)) from e
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"paths": self.paths, "_open": {}, "_pid": -1}
+    def size_of(self, shard: int) -> int | None:
+        """Bytes of a local shard, -1 where it is missing; None for a remote one."""
+        if not isinstance(self._folder, LocalFolder):
+            return None
+        path = self._folder.local(self._shards[shard].file)
+        return path.stat().st_size if path.is_file() else -1
+
+    def prefetch(self, files: list[tuple[str, int]]) -> None:
+        """Hand on to the folder."""
+        self._folder.prefetch(files)
+
+    def _descriptor(self, shard: int) -> int:
+        if self._pid != os.getpid():  # forked: the parent's descriptors are the parent's to close
+            self._open, self._pid = OrderedDict(), os.getpid()
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        told = self._shards[shard]
+        self._open[shard] = os.open(self._folder.local(told.file, told.bytes), os.O_RDONLY)
+        if len(self._open) > self._folder.most_open:
+            os.close(self._open.popitem(last=False)[1])
+        return self._open[shard]
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict(), "_pid": -1}
 
     def __del__(self) -> None:
         if getattr(self, "_pid", -1) == os.getpid():
@@ -115,59 +239,32 @@ class _Files:
                 os.close(fd)
 
 
-class _Images:
-    """One image of every sample. places: (offset, size, format) of each; shard_N: in which shard."""
+class _Cache:
+    """Decoded images of a split, if they all fit into ``room`` bytes."""
 
-    def __init__(
-        self,
-        files: _Files,
-        shard_N: NDArray[np.int64],
-        places: list[tuple[int, int, int]],
-        *,
-        size: tuple[int, int],
-        cache_bytes: int,
-    ):
-        self._files, self._shard_N, self._size = files, shard_N, size
-        self._place_N3 = np.array(places, dtype=np.int64).reshape(-1, 3)
-        self._cached = len(places) * 3 * size[0] * size[1] <= cache_bytes
-        self._cache_N3HW: Tensor | None = None
+    def __init__(self, n: int, size: tuple[int, int], room: int):
+        self._n, self._size = n, size
+        self._on = n * 3 * size[0] * size[1] <= room
+        self._img_N3HW: Tensor | None = None
         self._filled_N: Tensor | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_cache_N3HW": None, "_filled_N": None}
+        return {**self.__dict__, "_img_N3HW": None, "_filled_N": None}
 
-    def __call__(self, index_B: Tensor) -> Tensor:
-        if not self._cached:
-            return torch.from_numpy(self._decode_all(index_B))
-        if self._cache_N3HW is None or self._filled_N is None:
-            self._cache_N3HW = torch.empty((len(self._place_N3), 3, *self._size), dtype=torch.uint8)
-            self._filled_N = torch.zeros(len(self._place_N3), dtype=torch.bool)
+    def read(self, index_B: Tensor, decode_all: Callable[[Tensor], Read]) -> Read:
+        """Images of those numbers; ``decode_all`` reads those that are not in memory."""
+        if not self._on:
+            return decode_all(index_B)
+        if self._img_N3HW is None or self._filled_N is None:
+            self._img_N3HW = torch.empty((self._n, 3, *self._size), dtype=torch.uint8)
+            self._filled_N = torch.zeros(self._n, dtype=torch.bool)
         missing = torch.unique(index_B[~self._filled_N[index_B]])
+        bad: dict[int, Fault] = {}
         if len(missing):
-            self._cache_N3HW[missing] = torch.from_numpy(self._decode_all(missing))
+            read = decode_all(missing)
+            self._img_N3HW[missing] = read.img_B3HW
             self._filled_N[missing] = True
-        return self._cache_N3HW[index_B]
-
-    def _decode_all(self, index_B: Tensor) -> U8:
-        img_B3HW = np.empty((len(index_B), 3, *self._size), dtype=np.uint8)
-        for row, i in enumerate(index_B.tolist()):
-            img_B3HW[row] = self._decode(i)
-        return img_B3HW
-
-    def _decode(self, i: int) -> U8:
-        offset, size, kind = self._place_N3[i].tolist()
-        encoded = self._files.read(int(self._shard_N[i]), size, offset)
-        try:
-            with Image.open(io.BytesIO(encoded), formats=[KINDS[kind]]) as image:
-                img_HW3 = np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-            raise VarlabError(f"{self._name(i)} cannot be decoded ({e}): pack the set again.") from e
-        if img_HW3.shape[:2] != self._size:
-            raise VarlabError(f"{self._name(i)} is {img_HW3.shape[:2]}, its index says {self._size} (H, W).")
-        return img_HW3.transpose(2, 0, 1)
-
-    def _name(self, i: int) -> str:
-        """A sample as errors call it: its key is in the header before it."""
-        shard = int(self._shard_N[i])
-        header = self._files.read(shard, 100, int(self._place_N3[i, 0]) - 512)
-        return f"Sample {header.split(bytes(1))[0].decode(errors='replace')} in {self._files.paths[shard]}"
+            bad = {int(missing[row]): fault for row, fault in read.faults.items()}
+            self._filled_N[list(bad)] = False
+        faults = {row: bad[i] for row, i in enumerate(index_B.tolist()) if i in bad} if bad else {}
+        return Read(self._img_N3HW[index_B], faults)

@@ -13,7 +13,7 @@ from varlab.data.index import SPLITS
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["Digits", "Sample", "Skipped", "Source", "resampling", "stratified_split"]
+__all__ = ["Digits", "Sample", "Skipped", "Source", "resampling", "samples", "stratified_split"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,14 @@ class Sample:
     """One image on its way into a shard.
 
     key: unique within the split, at most 90 ASCII characters, without dots (WebDataset cuts names there).
-    label: in [0, classes). image: a PIL image, mode L or RGB, or the encoded bytes of a PNG, JPEG or WebP.
-    file: its path below the source's folder, where it comes from one. box: where it lies in the picture that it was cut
-    from, as (top, left, bottom, right) in [0, 1].
+    label: in [0, classes); None where the source has no labels.
+    image: a PIL image, mode L or RGB, or the encoded bytes of a PNG, JPEG or WebP.
+    file: its path below the source's folder, where it comes from one.
+    box: where it lies in the picture that it was cut from, as (top, left, bottom, right) in [0, 1].
     """
 
     key: str
-    label: int
+    label: int | None
     image: Image.Image | bytes
     file: str | None = None
     box: tuple[float, float, float, float] | None = None
@@ -42,14 +43,23 @@ class Skipped:
 
 
 class Source(Protocol):
-    """What ``pack`` packs. Asking twice for the samples of a split gives the same ones in the same order."""
+    """What ``pack`` packs. It is copied into worker processes, which load different samples of it."""
 
     @property
     def classes(self) -> Sequence[str]: ...  # the names, in label order
     @property
-    def image_size(self) -> tuple[int, int]: ...  # (H, W) of every sample
+    def image_size(self) -> tuple[int, int] | None: ...  # (H, W) of every sample, None where they differ
     def describe(self) -> dict[str, Any]: ...  # "name" and the arguments, JSON types
-    def samples(self, split: str) -> Iterator[Sample | Skipped]: ...
+    def entries(
+        self, split: str
+    ) -> Sequence[Any]: ...  # what there is to load, in order: cheap, and the same every time
+    def load(self, split: str, entry: Any) -> Sample | Skipped: ...
+
+
+def samples(source: Source, split: str) -> Iterator[Sample | Skipped]:
+    """The samples of a split, loaded one after another."""
+    for entry in source.entries(split):
+        yield source.load(split, entry)
 
 
 def resampling(name: str) -> Image.Resampling:
@@ -109,9 +119,12 @@ class Digits:
         """Name and arguments."""
         return {"name": "digits", **self._arguments}
 
-    def samples(self, split: str) -> Iterator[Sample | Skipped]:
-        """Mode L; the key is the digit's number in scikit-learn's array."""
+    def entries(self, split: str) -> list[int]:
+        """The digits' numbers in scikit-learn's array."""
+        return self._split[split]
+
+    def load(self, split: str, entry: int) -> Sample:
+        """Mode L; the key is the number."""
         height, width = self.image_size
-        for i in self._split[split]:
-            image = Image.fromarray(self._images_N88[i]).resize((width, height), self._filter)
-            yield Sample(key=f"{i:06d}", label=self._labels[i], image=image)
+        image = Image.fromarray(self._images_N88[entry]).resize((width, height), self._filter)
+        return Sample(key=f"{entry:06d}", label=self._labels[entry], image=image)

@@ -1,16 +1,22 @@
-"""Where the samples of a WebDataset tar lie: its headers read once, so that any sample can be fetched by offset."""
+"""What a WebDataset tar holds and where: its headers read once, so that any sample can be fetched by its offset.
+
+Nothing that is wrong ends the reading: each fault is named, and what is whole is found.
+"""
 
 from __future__ import annotations
 
 import json
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from varlab.errors import VarlabError
+from xxhash import xxh3_64_intdigest
 
-__all__ = ["FORMATS", "Place", "scan"]
+from varlab.data.faults import BadSampleError
+from varlab.types import Fault
+
+__all__ = ["CONDITION", "FORMATS", "Place", "Scan", "scan"]
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
 """The endings that are decoded, with Pillow's names for them. Nothing else is: least of all a pickle."""
@@ -19,92 +25,235 @@ CONDITION = "cond.png"
 """The ending of a sample's second image."""
 
 BLOCK = 512
+# the fields of a header
+_NAME, _SIZE, _SUM, _KIND = slice(0, 100), slice(124, 136), slice(148, 156), slice(156, 157)
+_MAGIC, _PREFIX = slice(257, 262), slice(345, 500)
+
+Span = tuple[int, int]
+"""Offset and size of a member's content in the tar."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One sample: its image is ``size`` bytes from ``offset`` on, in Pillow's ``format``. condition: (offset, size) of the
+    """One sample: its image lies at ``span``, in Pillow's ``format``, and hashes to ``check`` (xxh3, 64 bits).
+
+    label: a number, or a name yet to be numbered, or None where the shards have no labels. condition: span and hash of the
     second image, a PNG. box: of the image in the picture that it was cut from. None where there is none.
     """
 
     key: str
-    offset: int
-    size: int
+    span: Span
+    check: int
     format: str
-    label: int
-    condition: tuple[int, int] | None = None
+    label: int | str | None
+    condition: tuple[Span, int] | None = None
     box: tuple[float, ...] | None = None
 
 
-def scan(path: Path, *, classes: int, boxes: bool = False) -> Iterator[Place]:
-    """The samples of a shard in order. Members with unknown endings are passed over, and a JSON where no boxes are wanted.
+@dataclass
+class Scan:
+    """What was found in a shard."""
 
-    Raises:
-        VarlabError: a damaged tar, a sample without image or label, a label outside [0, classes).
+    places: list[Place] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def scan(path: Path, *, label: str = "auto") -> Scan:
+    """The samples of a shard in order, and what is wrong with it. Members of unknown endings are passed over.
+
+    label: where it is told: ``cls`` (a number in its own member), ``json:FIELD``, ``none``; ``auto`` takes the first of cls
+    and a JSON's ``label`` that there is.
     """
+    if not path.is_file():
+        return Scan(faults=[Fault("missing", path.name, "", "no such file", samples=0)])
+    if not path.stat().st_size:
+        return Scan(faults=[Fault("empty", path.name, "", "0 bytes", samples=0)])
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
-        key, members = "", dict[str, tuple[int, int]]()
-        for name, offset, size in _members(tar, path):
+        return _Scanner(tar, path.name, label).run()
+
+
+class _Scanner:
+    """The reading of one shard."""
+
+    def __init__(self, tar: mmap.mmap, shard: str, label: str):
+        self._tar, self._shard = tar, shard
+        self._source, _, self._field = label.partition(":")
+        self._found = Scan()
+        self._seen: dict[str, set[str]] = {}  # the members of each key so far
+        self._torn: set[str] = set()  # keys whose members stand apart
+
+    def run(self) -> Scan:
+        key, members = "", dict[str, Span]()
+        for name, span in _Members(self._tar, self._shard, self._found.faults):
             folder, _, base = name.rpartition("/")
             stem, _, ending = base.partition(".")  # WebDataset cuts at the first dot of the base name
             following = f"{folder}/{stem}" if folder else stem
             if following != key and members:
-                yield _place(tar, path, key, members, classes, boxes)
+                self._take(key, members)
                 members = {}
-            key = following
-            members[ending.lower()] = offset, size
+            key, ending = following, ending.lower()
+            if ending in members:
+                self._fault("duplicate", key, f"two members {ending}")
+            members.setdefault(ending, span)
         if members:
-            yield _place(tar, path, key, members, classes, boxes)
+            self._take(key, members)
+        self._found.places = [place for place in self._found.places if place.key not in self._torn]
+        return self._found
 
-
-def _place(
-    tar: mmap.mmap, path: Path, key: str, members: dict[str, tuple[int, int]], classes: int, boxes: bool
-) -> Place:
-    ending = next((e for e in members if e in FORMATS), None)
-    if ending is None or "cls" not in members:
-        lacks = f"an image ({', '.join(FORMATS)})" if ending is None else "its class (cls)"
-        raise VarlabError(f"Sample {key} in {path} lacks {lacks}: keep each sample's members together.")
-    offset, size = members["cls"]
-    text = tar[offset : offset + size].strip()
-    if not text.isdigit() or int(text) >= classes:
-        shown = text[:20].decode(errors="replace")
-        raise VarlabError(f"Sample {key} in {path} has the label {shown!r}, not one of 0 to {classes - 1}.")
-    offset, size = members[ending]
-    box = _box(tar, path, key, members) if boxes else None
-    return Place(key, offset, size, FORMATS[ending], int(text), members.get(CONDITION), box)
-
-
-def _box(tar: mmap.mmap, path: Path, key: str, members: dict[str, tuple[int, int]]) -> tuple[float, ...]:
-    """The box that a sample's JSON tells."""
-    try:
-        offset, size = members["json"]
-        top, left, bottom, right = map(float, json.loads(tar[offset : offset + size])["box"])
-    except (ValueError, TypeError, LookupError) as e:
-        raise VarlabError(f"Sample {key} in {path} does not tell its box ({e}): pack the set again.") from e
-    return top, left, bottom, right
-
-
-def _members(tar: mmap.mmap, path: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, size) of every plain file in the archive (ustar; pax records that rename nothing are fine)."""
-    at, end = 0, len(tar)
-    while at + BLOCK <= end:
-        header = tar[at : at + BLOCK]
-        if not any(header):
-            return
+    def _take(self, key: str, members: dict[str, Span]) -> None:
+        """One group of neighbouring members."""
         try:
-            size = int(header[124:136].strip(b" \0") or b"0", 8)
+            before = self._seen.setdefault(key, set())
+            again, apart = before & members.keys(), bool(before)
+            before.update(members)
+            if again:
+                raise BadSampleError(
+                    "duplicate", f"{', '.join(sorted(again))} stood further up already: the first counts"
+                )
+            if apart and key not in self._torn:
+                self._torn.add(key)
+                raise BadSampleError("interleaved", "other samples stand between its members")
+            if not apart:
+                self._found.places.append(self._place(key, members))
+        except BadSampleError as bad:
+            self._fault(bad.kind, key, bad.detail)
+
+    def _fault(self, kind: str, key: str, detail: str) -> None:
+        self._found.faults.append(Fault(kind, self._shard, key, detail))
+
+    def _place(self, key: str, members: dict[str, Span]) -> Place:
+        ending = next((e for e in members if e in FORMATS), None)
+        if ending is None:
+            raise BadSampleError("no_image", f"none of {', '.join(FORMATS)}, only {', '.join(members)}")
+        told = self._json(members)
+        condition = members.get(CONDITION)
+        return Place(
+            key=key,
+            span=members[ending],
+            check=self._hash(members[ending]),
+            format=FORMATS[ending],
+            label=self._label(members, told),
+            condition=None if condition is None else (condition, self._hash(condition)),
+            box=_box(told),
+        )
+
+    def _bytes(self, span: Span) -> bytes:
+        return self._tar[span[0] : span[0] + span[1]]
+
+    def _hash(self, span: Span) -> int:
+        return xxh3_64_intdigest(self._bytes(span))
+
+    def _json(self, members: dict[str, Span]) -> dict[str, object]:
+        if "json" not in members:
+            return {}
+        try:
+            told = json.loads(self._bytes(members["json"]))
         except ValueError:
-            size = -1
-        kind, offset = header[156:157], at + BLOCK
-        if header[257:262] != b"ustar" or size < 0 or offset + size > end:
-            raise VarlabError(f"The shard {path} is damaged at byte {at}: pack it again.")
-        if kind in b"LK" or (kind == b"x" and b" path=" in tar[offset : offset + size]):
-            raise VarlabError(f"The shard {path} has a name over 100 characters at byte {at}: use shorter ones.")
-        if kind in b"0\0":
-            prefix, name = (_text(header[a:b]) for a, b in ((345, 500), (0, 100)))
-            yield (f"{prefix}/{name}" if prefix else name), offset, size
-        at = offset + -(-size // BLOCK) * BLOCK
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def _label(self, members: dict[str, Span], told: dict[str, object]) -> int | str | None:
+        if self._source in ("auto", "cls") and "cls" in members:
+            text = self._bytes(members["cls"]).strip()
+            if not text.isdigit():
+                raise BadSampleError("bad_label", f"cls holds {text[:20].decode(errors='replace')!r}, not a number")
+            return int(text)
+        named = self._field or "label"
+        if self._source in ("auto", "json") and named in told:
+            label = told[named]
+            if isinstance(label, bool) or not isinstance(label, int | str) or (isinstance(label, int) and label < 0):
+                raise BadSampleError("bad_label", f"json holds {named}: {str(label)[:20]}")
+            return label
+        return None
 
 
-def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", errors="replace")
+def _box(told: dict[str, object]) -> tuple[float, ...] | None:
+    """The box that a sample's JSON tells: four numbers in [0, 1]."""
+    box = told.get("box")
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) and 0 <= x <= 1 for x in box):
+        return tuple(map(float, box))
+    return None
+
+
+class _Members:
+    """(name, span) of every plain file in the archive: ustar, GNU's long names, pax.
+
+    A header that cannot be read is a fault, and reading goes on at the next one that can be.
+    """
+
+    def __init__(self, tar: mmap.mmap, shard: str, faults: list[Fault]):
+        self._tar, self._shard, self._faults = tar, shard, faults
+
+    def _fault(self, kind: str, detail: str) -> None:
+        self._faults.append(Fault(kind, self._shard, "", detail))
+
+    def __iter__(self) -> Iterator[tuple[str, Span]]:
+        at, end, long_name = 0, len(self._tar), ""
+        while at + BLOCK <= end:
+            header = self._tar[at : at + BLOCK]
+            if not header.rstrip(b"\0"):
+                return
+            size = _size(header)
+            if size is None:
+                self._fault("damaged", f"no tar header at byte {at}")
+                at = self._next_header(at + BLOCK)
+                continue
+            offset, kind = at + BLOCK, header[_KIND]
+            if offset + size > end:
+                self._fault("cut", f"the member at byte {at} should reach to {offset + size}, the file to {end}")
+                return
+            if kind == b"L":
+                long_name = _text(self._tar[offset : offset + size])
+            elif kind == b"x":
+                long_name = _pax_path(self._tar[offset : offset + size])
+            else:
+                if kind in b"0\0":
+                    yield long_name or _name(header), (offset, size)
+                long_name = ""
+            at = offset + -(-size // BLOCK) * BLOCK
+        self._fault("cut", f"the file ends at byte {end} without an end of archive")
+
+    def _next_header(self, at: int) -> int:
+        """Where the next header with a right checksum (or the end) is."""
+        while at + BLOCK <= len(self._tar):
+            header = self._tar[at : at + BLOCK]
+            if header[_MAGIC] == b"ustar" and _size(header) is not None:
+                return at
+            at += BLOCK
+        return at
+
+
+def _size(header: bytes) -> int | None:
+    """The size of the member's content; None where this is no header."""
+    try:
+        told = int(header[_SUM].strip(b" \0") or b"-1", 8)
+        if told != sum(header) - sum(header[_SUM]) + 8 * 32:
+            return None
+        digits = header[_SIZE]
+        if digits[0] & 0x80:  # base 256, above 8 GiB
+            return int.from_bytes(digits[1:], "big")
+        return int(digits.strip(b" \0") or b"0", 8)
+    except ValueError:
+        return None
+
+
+def _name(header: bytes) -> str:
+    name, prefix = _text(header[_NAME]), _text(header[_PREFIX])
+    return f"{prefix}/{name}" if prefix and header[_MAGIC] == b"ustar" and header[262:263] != b" " else name
+
+
+def _pax_path(content: bytes) -> str:
+    """The path among pax records (``LENGTH key=value``), empty where there is none."""
+    while content:
+        length, _, _ = content.partition(b" ")
+        if not length.isdigit() or not 0 < int(length) <= len(content):
+            return ""
+        record, content = content[: int(length)], content[int(length) :]
+        key, _, value = record[len(length) + 1 : -1].partition(b"=")
+        if key == b"path":
+            return value.decode("utf-8", errors="replace")
+    return ""
+
+
+def _text(content: bytes) -> str:
+    return content.split(b"\0", 1)[0].decode("utf-8", errors="replace")

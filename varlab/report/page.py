@@ -19,7 +19,7 @@ from varlab.report.compare import ABSENT, Variant, differences, group_variants
 from varlab.report.read import Run, Score
 from varlab.report.units import duration, si, whole
 
-__all__ = ["ReportResult", "write"]
+__all__ = ["ReportResult", "stylesheet", "write", "write_whole"]
 
 _HERE = Path(__file__).parent
 _WIDEST_TABLE = 9  # columns; more are split in two tables
@@ -41,12 +41,13 @@ def write(runs: Sequence[Run], out: Path, *, title: str) -> ReportResult:
     trainings = [run for variant in variants for run in variant.runs]
     out.mkdir(parents=True, exist_ok=True)
     result = ReportResult(html=out / "report.html", csv=out / "results.csv")
-    _write_whole(result.csv, tables.results_csv(trainings, scores))
-    _write_whole(result.html, render(runs, variants, scores, title=title))
+    write_whole(result.csv, tables.results_csv(trainings, scores))
+    write_whole(result.html, render(runs, variants, scores, title=title))
     return result
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)
@@ -59,7 +60,7 @@ def render(runs: Sequence[Run], variants: Sequence[Variant], scores: dict[Path, 
     )
     return environment.get_template("template.html.j2").render(
         title=title,
-        css=Markup(_stylesheet()),
+        css=Markup(stylesheet()),
         count=len(runs),
         headline=verdict.headline(variants),
         verdict=verdict.verdict(variants, scores),
@@ -73,7 +74,8 @@ def render(runs: Sequence[Run], variants: Sequence[Variant], scores: dict[Path, 
     )
 
 
-def _stylesheet() -> str:
+def stylesheet() -> str:
+    """The style of every page."""
     light, dark = ("".join(f"--c{i}:{pair[tone]};" for i, pair in enumerate(style.PALETTE)) for tone in (0, 1))
     text = (_HERE / "style.css").read_text(encoding="utf-8")
     return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{text}"

@@ -1,0 +1,223 @@
+"""The shards of a packing, each made on its own: by any process, again with the same bytes, and kept until all are there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from varlab.data.conditions import Condition
+from varlab.data.decode import header
+from varlab.data.faults import BadSampleError
+from varlab.data.fitting import format_of
+from varlab.data.index import SPLITS, Shard, writing
+from varlab.data.shards import ShardWriter
+from varlab.data.sources import Sample, Skipped, Source
+from varlab.data.tar import Place
+from varlab.errors import VarlabError
+
+__all__ = ["Made", "Parts"]
+
+ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+
+
+@dataclass
+class Made:
+    """A finished shard, still in the workshop: what is in it, and what was skipped on the way."""
+
+    split: str
+    shard: Shard
+    places: list[Place]
+    counts: Counter[int]
+    skipped: list[Skipped]
+    boxed: bool
+
+    def to_json(self) -> str:
+        """All of it, but the split."""
+        return json.dumps({**asdict(self), "counts": list(self.counts.items())})
+
+    @staticmethod
+    def from_json(text: str) -> Made:
+        """What ``to_json`` wrote. ValueError, KeyError, TypeError where it did not."""
+        raw = json.loads(text)
+        return Made(
+            split=raw["split"],
+            shard=Shard(**raw["shard"]),
+            places=[_place(place) for place in raw["places"]],
+            counts=Counter(dict(map(tuple, raw["counts"]))),
+            skipped=[Skipped(**s) for s in raw["skipped"]],
+            boxed=raw["boxed"],
+        )
+
+
+def _place(raw: dict[str, Any]) -> Place:
+    condition = raw["condition"]
+    second = None if condition is None else ((condition[0][0], condition[0][1]), condition[1])
+    box = None if raw["box"] is None else tuple(raw["box"])
+    return Place(**{**raw, "span": tuple(raw["span"]), "condition": second, "box": box})
+
+
+class Parts(Dataset[Made]):
+    """Item i is the i-th shard of the packing, made when it is asked for; or taken up, where it was made before.
+
+    workshop: folder of finished shards and their notes. written: a shared counter of samples, for whoever shows progress.
+    """
+
+    def __init__(
+        self, source: Source, workshop: Path, *, shard_size: int, condition: Condition | None, written: Any = None
+    ):
+        self._source, self._workshop, self._condition, self._written = source, workshop, condition, written
+        self._entries = {split: source.entries(split) for split in SPLITS}
+        self._parts = [
+            (split, number, range(first, min(first + shard_size, len(entries))))
+            for split, entries in self._entries.items()
+            for number, first in enumerate(range(0, len(entries), shard_size))
+        ]
+        self.total = sum(map(len, self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def fingerprint(self) -> str:
+        """Of all that decides the shards: a workshop with another one holds nothing of use."""
+        told: list[Any] = [
+            self._source.describe(),
+            list(self._source.classes),
+            [[s, n, len(r)] for s, n, r in self._parts],
+        ]
+        if self._condition is not None:
+            told.append([self._condition.name, self._condition.describe()])
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+        for entries in self._entries.values():
+            digest.update(repr([str(entry) for entry in entries]).encode())
+        return digest.hexdigest()[:16]
+
+    def path(self, made: Made) -> Path:
+        """Where its shard lies."""
+        return self._workshop / made.shard.file
+
+    def __getitem__(self, i: int) -> Made:
+        split, number, chosen = self._parts[i]
+        name = f"{split}-{number:06d}.tar"
+        note = self._workshop / f"{name}.json"
+        before = _read_note(note, self._workshop / name)
+        if before is not None:
+            self._count(len(chosen))
+            return before
+        made = self._make(split, name, [self._entries[split][j] for j in chosen])
+        with writing(note):
+            partial = note.with_suffix(".partial")
+            partial.write_text(made.to_json())
+            partial.replace(note)
+        return made
+
+    def _make(self, split: str, name: str, entries: Sequence[Any]) -> Made:
+        path = self._workshop / name
+        counts, skipped, boxed = Counter[int](), list[Skipped](), self._condition is not None
+        try:
+            with writing(path), ShardWriter(path) as writer:
+                for sample, drawn in self._usable(split, entries, skipped):
+                    boxed = boxed and sample.box is not None
+                    writer.add(sample.key, self._members(sample, drawn), label=sample.label or 0, box=sample.box)
+                    counts[sample.label or 0] += 1
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return Made(split, writer.shard(name), writer.places, counts, skipped, boxed)
+
+    def _usable(
+        self, split: str, entries: Sequence[Any], skipped: list[Skipped]
+    ) -> Iterator[tuple[Sample, Image.Image | None]]:
+        """The samples that can be packed, each with its condition."""
+        for entry in entries:
+            self._count(1)
+            item = self._load(split, entry)
+            if isinstance(item, Sample):
+                _check(item, len(self._source.classes))
+                drawn = None if self._condition is None else self._condition.draw(item, _decoded(item))
+                if not isinstance(drawn, Skipped):
+                    yield item, drawn
+                    continue
+                item = drawn
+            skipped.append(item)
+
+    def _load(self, split: str, entry: Any) -> Sample | Skipped:
+        try:
+            return self._source.load(split, entry)
+        except OSError as e:  # else it would pass for a failure to write
+            raise VarlabError(f"The source's {split} images cannot be read ({e}): see that its files are there.") from e
+
+    def _members(self, sample: Sample, drawn: Image.Image | None) -> Iterator[tuple[str, bytes]]:
+        """Ending and content of each file of a sample."""
+        yield _encode(sample, self._source.image_size)
+        if sample.label is not None:
+            yield "cls", str(sample.label).encode()
+        if drawn is not None:
+            ending, content = _encode(replace(sample, image=drawn), self._source.image_size)
+            yield f"cond.{ending}", content
+        if self._condition is not None and sample.box is not None:
+            yield "json", json.dumps({"box": list(sample.box)}).encode()
+
+    def _count(self, samples: int) -> None:
+        if self._written is not None:
+            with self._written.get_lock():
+                self._written.value += samples
+
+
+def _read_note(note: Path, shard: Path) -> Made | None:
+    """A shard that was finished earlier and is still whole."""
+    try:
+        made = Made.from_json(note.read_text())
+        return made if shard.stat().st_size == made.shard.bytes else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _check(sample: Sample, classes: int) -> None:
+    if sample.label is not None and not 0 <= sample.label < classes:
+        raise VarlabError(f"Sample {sample.key} has label {sample.label}, but there are {classes} classes.")
+    if "." in sample.key or not sample.key.isascii() or not 0 < len(sample.key) <= 90:
+        raise VarlabError(f"The key {sample.key!r} must be unique ASCII without dots, 90 characters at most.")
+
+
+def _encode(sample: Sample, image_size: tuple[int, int] | None) -> tuple[str, bytes]:
+    """File ending and bytes: a PIL image becomes PNG, encoded bytes stay what they are."""
+    if not isinstance(sample.image, bytes):
+        _check_size(sample, sample.image.size[::-1], image_size)
+        return "png", _png(sample.image)
+    form = format_of(sample.image)
+    if form is None:
+        raise VarlabError(f"Sample {sample.key} is none of {', '.join(ENDINGS)}: leave it out.")
+    if image_size is not None:
+        try:
+            _check_size(sample, header(sample.image, form), image_size)
+        except BadSampleError as e:
+            raise VarlabError(f"Sample {sample.key} is none of {', '.join(ENDINGS)} ({e}): leave it out.") from e
+    return ENDINGS[form], sample.image
+
+
+def _check_size(sample: Sample, size: tuple[int, ...], promised: tuple[int, int] | None) -> None:
+    if promised is not None and size != promised:
+        raise VarlabError(f"Sample {sample.key} is {size[1]}×{size[0]}, but the source promised {promised[::-1]}.")
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _decoded(sample: Sample) -> Image.Image:
+    """What a condition is drawn from."""
+    if not isinstance(sample.image, bytes):
+        return sample.image
+    with Image.open(io.BytesIO(sample.image)) as image:
+        return image.convert("L" if image.mode == "L" else "RGB")
