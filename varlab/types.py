@@ -183,6 +183,8 @@ class DataInfo:
     source: str
     condition: str | None = None  # what the second image of each sample is (edges, lowres …); None: there is none
     boxes: bool = False  # whether each sample says where in its picture it lies
+    tokens: str | None = None  # the hash of the token maps that stand for the training images; None: they are images
+    encoded: int = 0  # images that were tokenized, once, for those
     view: str = "image"  # what is handed out as the image: "condition" turns a training to the second images
 
     @property

@@ -1,56 +1,219 @@
-"""``varlab encode``: the token maps of a data set, the same by a tokenizer and by a generator that carries it."""
+"""``varlab encode`` and training from what it wrote: the same as training from the images."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import varlab
 from tests import small
 from varlab.build import make
-from varlab.checkpoint import read_metadata, sha256
+from varlab.checkpoint import sha256
 from varlab.cli.main import main
-from varlab.types import to_float
+from varlab.data.tokenmodule import TokenDataModule
+from varlab.data.tokens import TokenReader, read_tokens
+from varlab.types import VarlabError, to_float
+
+SEEN = ("data.augment.flip=true", "data.augment.noise=3.0", "crop@data.crop=random")  # each image in its own ways
+TOKENS = ("order=next_scale", "data=tokens", "data.batch=32", "data.eval_batch=360")
 
 
 @pytest.fixture(scope="module")
-def encoded(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("encoded") / "multi"
+def sharded(world_folder: Path) -> Path:
+    """The digits in seven shards."""
     with small.inside(world_folder):
-        assert main(["encode", "runs/multi", f"out={out}", "batch=100"]) == 0
+        assert main(["pack", "source=digits", "out=runs/data/sharded", "shard_size=300"]) == 0
+    return world_folder / "runs" / "data" / "sharded"
+
+
+def encode(out: Path, *arguments: str) -> int:
+    return main(["encode", "runs/multi", f"out={out}", "batch=100", *arguments])
+
+
+def in_ways(shards: Path, views: int = 3) -> list[str]:
+    return ["data=shards", f"data.path={shards}", "data.workers=0", *SEEN, f"views={views}", "views_seed=5"]
+
+
+@pytest.fixture(scope="module")
+def plain(world_folder: Path, sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("encoded") / "plain"
+    with small.inside(world_folder):
+        assert encode(out, f"data.path={sharded}", "data=digits") == 0
     return out
 
 
-def test_every_image_of_every_split(encoded: Path) -> None:
+@pytest.fixture(scope="module")
+def ways(world_folder: Path, sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("encoded") / "ways"
+    with small.inside(world_folder):
+        assert encode(out, *in_ways(sharded)) == 0
+    return out
+
+
+def test_every_image_of_every_split(plain: Path) -> None:
+    tokens = read_tokens(plain)
+    assert tokens.views == 1 and tokens.tokens == 30 and tokens.bad == {"train": 0, "val": 0}
+    assert [len(tokens.splits[split]) for split in ("train", "val")] == [5, 2]
     for split, n in (("train", 1438), ("val", 359)):
-        tokens = load_file(encoded / f"{split}.safetensors")
-        assert tokens["idx_NP"].shape == (n, 30) and tokens["idx_NP"].dtype == torch.int32
-        assert int(tokens["idx_NP"].min()) >= 0 and int(tokens["idx_NP"].max()) < 32
-        assert tokens["label_N"].shape == (n,) and tokens["label_N"].unique().tolist() == list(range(10))
-    assert small.record(encoded)["outcome"]["images"] == {"train": 1438, "val": 359}
+        reader = TokenReader(tokens, split)
+        idx_NP, valid_N = reader.read(torch.arange(n))
+        assert len(reader) == n and idx_NP.shape == (n, 30) and bool(valid_N.all())
+        assert int(idx_NP.min()) >= 0 and int(idx_NP.max()) < 32
+        assert reader.label_N.unique().tolist() == list(range(10))
+    assert small.record(plain)["outcome"]["images"] == {"train": 1438, "val": 359}
 
 
-def test_they_are_what_the_tokenizer_says_of_those_images(encoded: Path, lab: Path) -> None:
-    data, model = make(small.record(lab / "multi")["config"]["data"]), varlab.load(lab / "multi")
+def test_they_are_what_the_tokenizer_says_of_those_images(plain: Path, lab: Path, sharded: Path) -> None:
+    data, model = (
+        make(small.record(lab / "multi")["config"]["data"] | {"path": str(sharded)}),
+        varlab.load(lab / "multi"),
+    )
     rows = torch.tensor([0, 99, 100, 358])
     maps = model.encode(to_float(data.images("val", rows)))
-    tokens = load_file(encoded / "val.safetensors")
-    assert torch.equal(torch.cat(maps, 1).int(), tokens["idx_NP"][rows])
-    assert torch.equal(data.labels("val"), tokens["label_N"])
+    reader = TokenReader(read_tokens(plain), "val")
+    assert torch.equal(torch.cat(maps, 1).int(), reader.read(rows)[0])
+    assert torch.equal(data.labels("val"), reader.label_N)
 
 
-def test_their_origin_is_told(encoded: Path, lab: Path) -> None:
-    origin, data = read_metadata(encoded / "val.safetensors"), small.record(lab / "multi")["data"]
+def test_their_origin_is_told(plain: Path, lab: Path) -> None:
+    origin = read_tokens(plain).origin
     assert origin["tokenizer_sha256"] == sha256(lab / "multi" / "weights.safetensors")
-    assert origin["data_hash"] == data["hash"] and origin["scales"] == "[[1, 1], [2, 2], [3, 3], [4, 4]]"
+    assert origin["scales"] == [[1, 1], [2, 2], [3, 3], [4, 4]]
 
 
-def test_a_generator_encodes_with_the_tokenizer_it_carries(encoded: Path, lab: Path, tmp_path: Path) -> None:
-    assert main(["encode", "runs/next_scale", f"out={tmp_path / 'out'}"]) == 0
+def test_a_generator_encodes_with_the_tokenizer_it_carries(
+    plain: Path, lab: Path, sharded: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert main(["encode", "runs/next_scale", f"out={out}", "data=digits", f"data.path={sharded}"]) == 0
+    assert read_tokens(out).origin["tokenizer_sha256"] == read_tokens(plain).origin["tokenizer_sha256"]
     for split in ("train", "val"):
-        one, other = (load_file(folder / f"{split}.safetensors") for folder in (encoded, tmp_path / "out"))
-        differing = (one["idx_NP"] != other["idx_NP"]).float().mean()
-        assert differing < 1e-3 and torch.equal(one["label_N"], other["label_N"])  # batches of another size: ties only
+        one, other = (TokenReader(read_tokens(folder), split) for folder in (plain, out))
+        every = torch.arange(len(one))
+        differing = (one.read(every)[0] != other.read(every)[0]).float().mean()
+        assert differing < 1e-3 and torch.equal(one.label_N, other.label_N)  # batches of another size: ties only
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines for key in ("train/loss", "val/loss") if key in line]
+
+
+def test_training_from_tokens_is_training_on_the_same_views(
+    ways: Path, lab: Path, sharded: Path, tmp_path: Path
+) -> None:
+    common = (*small.GENERATOR, "log.every=32", "seed=7")
+    online = (
+        *in_ways(sharded)[:3],
+        *SEEN,
+        "data.views=3",
+        "data.views_seed=5",
+        "order=next_scale",
+        "data.eval_batch=360",
+        "tokenizer_run=runs/multi",
+    )
+    assert small.train(tmp_path / "online", *common, *online) == 0
+    assert small.train(tmp_path / "tokens", *common, *TOKENS, f"data.path={ways}") == 0
+    one, other = losses(tmp_path / "online"), losses(tmp_path / "tokens")
+    assert len(one) == len(other) > 8
+    assert one == pytest.approx(other, rel=1e-5)
+    cost = small.record(tmp_path / "tokens")
+    assert cost["cost"]["encode_flops_per_image"] == 0
+    each = small.record(tmp_path / "online")["cost"]["encode_flops_per_image"]
+    stand = small.record(lab / "multi")["outcome"]["flops"]
+    assert cost["outcome"]["tokenizer_flops"] == stand + (3 * 1438 + 359) * each
+    assert main(["evaluate", str(tmp_path / "tokens"), "n=40", "batch=20", "extractor.run=runs/judge"]) == 0
+
+
+def test_views_are_different_and_all_are_seen(ways: Path) -> None:
+    reader = TokenReader(read_tokens(ways), "train")
+    every = torch.arange(400)
+    first, second = (reader.read(every, torch.full_like(every, view))[0] for view in (0, 1))
+    assert (first != second).any(1).float().mean() > 0.9
+    module = TokenDataModule(path=str(ways), batch=32, eval_batch=32, seed=1, workers=0)
+    positions = torch.arange(1438 * 4)
+    assert (next(iter(module.train_loader(0, 32, 0, 1))).tokens_BP.shape) == (32, 30)
+    from varlab.data.walk import Walk
+
+    walk = Walk(seed=1, shard_N=reader.shard_N, views=3)
+    seen = {(int(i), int(v)) for i, v in zip(walk.locate(positions), walk.view(positions), strict=True)}
+    assert len(seen) > 0.7 * 3 * 1438 and walk.view(positions).bincount().min() > 1700
+
+
+def test_a_stopped_encoding_goes_on(plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from varlab.cli import encode as module
+
+    out, plain_encode, done = tmp_path / "out", module._encode, []
+
+    def stops(*arguments: Any) -> Any:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(arguments[2].file)
+        return plain_encode(*arguments)
+
+    monkeypatch.setattr(module, "_encode", stops)
+    arguments = (f"data.path={sharded}", "data=digits")
+    assert encode(out, *arguments) != 0
+    with pytest.raises(VarlabError, match=r"holds no tokens\.json"):
+        read_tokens(out)
+    assert len(list(out.glob("*.npy"))) == 3
+    monkeypatch.setattr(module, "_encode", lambda *a: (done.append(a[2].file), plain_encode(*a))[1])
+    assert encode(out, *arguments) == 0
+    assert sorted(done) == sorted(shard.file for of in read_tokens(plain).splits.values() for shard in of)
+    assert read_tokens(out).hash == read_tokens(plain).hash
+
+
+def test_ranks_share_the_work(plain: Path, lab: Path, sharded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert encode(out, f"data.path={sharded}", "data=digits", "trainer.devices=2", "device=cpu") == 0
+    assert read_tokens(out).hash == read_tokens(plain).hash
+
+
+def test_a_tokenizer_that_does_not_match_is_refused(
+    ways: Path, lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (*small.GENERATOR, *TOKENS[1:], "order=raster", f"data.path={ways}", "tokenizer_run=runs/single")
+    assert small.train(tmp_path / "run", *asked) == 1
+    assert "holds tokens of the tokenizer runs/multi, not of runs/single as it is now" in capsys.readouterr().err
+    assert not any((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_damaged_tokens_are_named(plain: Path, sharded: Path, lab: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(plain, tmp_path / "copy"))
+    file = copy / "train-000001.npy"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-2] + b"xx")
+    reader = TokenReader(read_tokens(copy), "train")
+    reader.read(torch.tensor([0]))
+    with pytest.raises(VarlabError, match=r"train-000001\.npy holds other bytes"):
+        reader.read(torch.tensor([300]))
+    file.unlink()
+    with pytest.raises(VarlabError, match=r"train-000001\.npy is missing"):
+        reader.read(torch.tensor([300]))
+    told = json.loads((copy / "tokens.json").read_text())
+    (copy / "tokens.json").write_text(json.dumps(told | {"version": 7}))
+    with pytest.raises(VarlabError, match="has version 7"):
+        read_tokens(copy)
+
+
+def test_images_that_cannot_be_read_are_told_and_replaced(lab: Path, sharded: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(sharded, tmp_path / "copy"))
+    shard = copy / "train-000002.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"IDAT", b"IDOT", 2))
+    bad = (f"data.path={copy}", "data=digits", "data.max_bad=0.01", "data.cache_bytes=0")
+    assert encode(tmp_path / "out", *bad) == 0
+    tokens = read_tokens(tmp_path / "out")
+    assert tokens.bad == {"train": 2, "val": 0}
+    module = TokenDataModule(path=str(tmp_path / "out"), batch=1438, eval_batch=32, seed=1, workers=0)
+    changes = {"path": str(copy), "max_bad": 0.01, "batch": 1438, "seed": 1}
+    images = make({**small.record(lab / "multi")["config"]["data"], **changes})
+    (batch,), (online,) = list(module.train_loader(0, 1438, 0, 1)), list(images.train_loader(0, 1438, 0, 1))
+    assert bool(batch.valid_B.all()) and len(online.faults) == 2
+    assert torch.equal(batch.label_B, online.label_B)
+    assert np.iinfo(np.uint16).max not in batch.tokens_BP.unique().tolist()

@@ -157,8 +157,19 @@ def loss(name: str, lab: Path, tmp_path: Path) -> None:
     assert isinstance(gan, GanLoss) and gan.start == config["loss"]["gan"]["start"]
 
 
+def crop(name: str, lab: Path, tmp_path: Path) -> None:
+    made = make(train_config("data=digits", f"crop@data.crop={name}")["data"]["crop"])
+    top, left, height, width = made.box(30, 50, 1.0, [0.5] * 64)
+    assert 0 <= top <= top + height <= 30 and 0 <= left <= left + width <= 50
+
+
 def data(name: str, lab: Path, tmp_path: Path) -> None:
     where = "data.path='runs/data/source=digits'"
+    if name == "tokens":
+        assert main(["encode", "runs/multi", f"out={tmp_path / 'tokens'}"]) == 0
+        tokens = make(train_config("data=tokens", f"data.path={tmp_path / 'tokens'}", "data.batch=6")["data"])
+        assert next(iter(tokens.train_loader(0, 6, 0, 1))).tokens_BP.shape == (6, 30)
+        return
     module = make(train_config(f"data={name}", where, "data.workers=0", "data.batch=6")["data"])
     assert isinstance(module, ShardDataModule)
     batch = next(iter(module.train_loader(0, 6, 0, 1)))
@@ -256,6 +267,7 @@ CHECKS = {
     for check in (
         classifier,
         condition,
+        crop,
         data,
         discriminator,
         experiment,

@@ -11,7 +11,7 @@ from varlab.build import build_condition, check_image_size
 from varlab.checkpoint import atomic_write, sha256
 from varlab.cli import parents
 from varlab.cli.rundir import RunDirectory, read_run
-from varlab.data import ShardDataModule
+from varlab.data import Data, TokenDataModule
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition, SpatialCondition
 from varlab.types import DataInfo, VarlabError
@@ -20,11 +20,13 @@ Config = dict[str, Any]
 Record = dict[str, Any]
 
 
-def tokenizer_of(config: Config, data: ShardDataModule, directory: RunDirectory) -> tuple[Record, VQTokenizer]:
+def tokenizer_of(config: Config, data: Data, directory: RunDirectory) -> tuple[Record, VQTokenizer]:
     """The parent's record and the frozen tokenizer, from the copy in this directory once there is one."""
     setting, near = config["tokenizer_run"], directory.path
     if setting == "auto" and config.get("init"):
         setting = config["init"]
+    if setting == "auto" and isinstance(data, TokenDataModule):  # whose tokens they are
+        setting = data.tokens.origin["tokenizer_run"]
     return _own(
         "tokenizer",
         directory,
@@ -46,7 +48,7 @@ def _own(
 
 
 def condition_of(
-    config: Config, data: ShardDataModule, tokenizer: VQTokenizer, directory: RunDirectory
+    config: Config, data: Data, tokenizer: VQTokenizer, directory: RunDirectory
 ) -> tuple[Condition | None, Config | None, Record | None]:
     """The condition, what run.json builds it from, and the record of the run that it stands on."""
     asked: Config | None = config.get("condition")
@@ -68,6 +70,22 @@ def condition_of(
     spatial.check(data.info)
     check_image_size(own, data.info.image_size, data.info.path)
     return spatial, {"kind": "spatial", "tokenizer": stand["config"]}, stand
+
+
+def check_tokens(data: Data, stand: Record, tokenizer: VQTokenizer, *, conditioned: bool) -> None:
+    """Raises VarlabError where data brings tokens that another tokenizer has made, or that cannot be trained from."""
+    if not isinstance(data, TokenDataModule):
+        return
+    origin = data.tokens.origin
+    if origin["tokenizer_sha256"] != stand["weights_sha256"]:
+        raise VarlabError(
+            f"{data.path} holds tokens of the tokenizer {origin['tokenizer_run']}, not of {stand['run']} as it is now: encode "
+            "the images anew with it, or set tokenizer_run to the one that made them."
+        )
+    if [list(scale) for scale in tokenizer.scales] != origin["scales"]:
+        raise VarlabError(f"{data.path} holds token maps of {origin['scales']}, not of {list(tokenizer.scales)}.")
+    if conditioned:
+        raise VarlabError(f"{data.path} holds no conditions: train with a condition from images (data=shards).")
 
 
 def condition_flops(condition: Condition | None, info: DataInfo) -> int:

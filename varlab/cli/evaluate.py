@@ -13,7 +13,7 @@ from varlab.build import example_slots
 from varlab.cli import parents
 from varlab.cli.rundir import RunDirectory, write_json
 from varlab.cli.trained import sampler_of, shards, trained
-from varlab.data import ShardDataModule
+from varlab.data import Data
 from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.protocol import protocol, protocol_name
@@ -46,11 +46,11 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     return {"scores_file": str(file), **result}
 
 
-def _reference(data: ShardDataModule, split: str) -> Config:
+def _reference(data: Data, split: str) -> Config:
     return {"name": f"{data.info.source}/{split}", "hash": data.info.hash, "n": data.info.counts[split]}
 
 
-def _tokenizer(config: Config, model: Model, record: Config, data: ShardDataModule, extractor: Extractor) -> Config:
+def _tokenizer(config: Config, model: Model, record: Config, data: Data, extractor: Extractor) -> Config:
     """Reconstructions of the val split against the same images."""
     found = record["parents"].get("perceptual")
     perceptual, net = None, dict[str, Any]()
@@ -69,7 +69,7 @@ def _tokenizer(config: Config, model: Model, record: Config, data: ShardDataModu
     return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}, "images": _images(record)}
 
 
-def _generator(config: Config, model: Model, record: Config, data: ShardDataModule, extractor: Extractor) -> Config:
+def _generator(config: Config, model: Model, record: Config, data: Data, extractor: Extractor) -> Config:
     """Samples against the train split, beside the val split against it."""
     assert model.transformer is not None and model.order is not None
     knows, has = record["build"]["classes"], list(data.info.classes)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from varlab import flops
 from varlab.build import build_order, build_tokenizer, build_transformer, check_image_size, example_slots, make
 from varlab.cli import parents, pictures
-from varlab.cli.carried import carry, condition_flops, condition_of, tokenizer_of
+from varlab.cli.carried import carry, check_tokens, condition_flops, condition_of, tokenizer_of
 from varlab.cli.initial import Initial
 from varlab.cli.rundir import RunDirectory
-from varlab.data import ShardDataModule
+from varlab.data import Data
 from varlab.metrics.extractors import Extractor
 from varlab.rng import Rng
 from varlab.sample import Sampler
@@ -54,7 +54,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def classifier(config: Config, data: ShardDataModule, rng: Rng, directory: RunDirectory) -> Plan:
+def classifier(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> Plan:
     """The judge, or the perceptual net."""
     build = config["classifier"] | {"num_classes": data.info.num_classes}
     with rng.scope("init/classifier"):
@@ -69,7 +69,7 @@ def classifier(config: Config, data: ShardDataModule, rng: Rng, directory: RunDi
     )
 
 
-def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDirectory) -> Plan:
+def tokenizer(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> Plan:
     """VQGAN-style: reconstruction, perceptual and adversarial losses."""
     info = data.info
     initial = Initial(config["init"], "tokenizer") if config.get("init") else None
@@ -118,13 +118,14 @@ def tokenizer(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
     )
 
 
-def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDirectory) -> Plan:
+def generator(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> Plan:
     """A transformer over the tokens of a trained tokenizer, whose weights are copied into the run's directory."""
     info = data.info
     initial = Initial(config["init"], "generator") if config.get("init") else None
     architecture = config["transformer"] if initial is None else initial.build["transformer"]
     stand, own_tokenizer = tokenizer_of(config, data, directory)
     check_image_size(own_tokenizer, info.image_size, info.path)
+    check_tokens(data, stand, own_tokenizer, conditioned=config.get("condition") is not None)
     order = build_order(config["order"], own_tokenizer)
     condition, cond_build, cond_stand = condition_of(config, data, own_tokenizer, directory)
     model = build_transformer(
@@ -143,6 +144,9 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
     forward = flops.transformer_flops(model, slots, width=model.width, depth=model.depth)
     task.train_flops_per_image = flops.TRAINING * forward
     encode, cond_encode = flops.encode_flops(own_tokenizer, info.image_size), condition_flops(condition, info)
+    once = info.encoded * encode  # for tokens that the data bring
+    if info.tokens is not None:
+        encode = 0
     sampler: Sampler = make(config["sampler"])
     source = SampleSource(
         transformer=model,
@@ -193,14 +197,14 @@ def generator(config: Config, data: ShardDataModule, rng: Rng, directory: RunDir
             "steps_per_image": len(order.steps),
         },
         tokenizer_flops=lambda images: (
-            int(stand["flops"]) + int((cond_stand or {}).get("flops", 0)) + images * (encode + cond_encode)
+            int(stand["flops"]) + int((cond_stand or {}).get("flops", 0)) + once + images * (encode + cond_encode)
         ),
         draw=lambda: pictures.samples(source, data, count=config["pictures"]["count"]),
         scores=scores,
     )
 
 
-KINDS: Mapping[str, Callable[[Config, ShardDataModule, Rng, RunDirectory], Plan]] = {
+KINDS: Mapping[str, Callable[[Config, Data, Rng, RunDirectory], Plan]] = {
     "classifier": classifier,
     "tokenizer": tokenizer,
     "generator": generator,

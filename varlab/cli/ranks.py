@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from varlab.cli.rundir import RunDirectory, write_json
 from varlab.errors import VarlabError
 
-__all__ = ["global_rank", "inside", "launch_ranks", "to_start", "world"]
+__all__ = ["global_rank", "inside", "launch_ranks", "local_rank", "to_start", "world"]
 
 GRACE = 5.0  # seconds between asking a process to end and ending it
 POLL = 0.05
@@ -67,6 +67,13 @@ def global_rank() -> int:
     if inside() is None:
         return int(os.environ.get("NODE_RANK", "0"))
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ["LOCAL_RANK"])
+
+
+def local_rank() -> int | None:
+    """This process's number among the ranks of its machine; None where nobody has started several."""
+    if inside() is None:
+        return None
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
 def to_start(config: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from rich.console import Console
 from varlab.build import make
 from varlab.cli.kinds import KINDS, Plan
 from varlab.cli.rundir import IGNORED, RunDirectory
-from varlab.data import ShardDataModule
+from varlab.data import Data
 from varlab.rng import Rng
 from varlab.tasks import Task, fit
 from varlab.tasks.callbacks import (
@@ -43,7 +43,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     auto = directory.read()["auto"] or {
         "precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])
     }
-    data: ShardDataModule = make(config["data"])
+    data: Data = make(config["data"])
     _check_same_data(data, directory)
     plan = KINDS[config["kind"]](config, data, Rng(config["seed"]), directory)
     images = budget_images(plan.task, data.batch, **config["budget"])
@@ -99,7 +99,7 @@ def budget_images(task: Task, batch: int, *, images: int | None, flops: float | 
     return high * batch
 
 
-def _fit(config: Config, auto: Config, data: ShardDataModule, plan: Plan, images: int, directory: RunDirectory) -> None:
+def _fit(config: Config, auto: Config, data: Data, plan: Plan, images: int, directory: RunDirectory) -> None:
     path, digest = directory.path, _config_hash(config, auto)
     journal = Journal(directory=path, tensorboard=config["tensorboard"])
     resume = Resume(
@@ -142,20 +142,21 @@ def _config_hash(config: Config, auto: Config) -> str:
     return hashlib.sha256(json.dumps([kept, auto], sort_keys=True).encode()).hexdigest()
 
 
-def _check_same_data(data: ShardDataModule, directory: RunDirectory) -> None:
+def _check_same_data(data: Data, directory: RunDirectory) -> None:
     """Raises VarlabError where a run is to be resumed on other images than it began with."""
     before = directory.read()["data"]
-    if before is not None and before["hash"] != data.info.hash:
+    if before is not None and (before["hash"], before.get("tokens")) != (data.info.hash, data.info.tokens):
         raise VarlabError(
             f"{data.info.path} holds other images than when {directory.path} began: take another out= to begin anew."
         )
 
 
-def _data_record(data: ShardDataModule) -> Config:
+def _data_record(data: Data) -> Config:
     info = data.info
     return {
         "path": str(info.path),
         "hash": info.hash,
+        "tokens": info.tokens,
         "source": info.source,
         "num_classes": info.num_classes,
         "classes": list(info.classes),

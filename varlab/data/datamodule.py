@@ -20,7 +20,7 @@ from varlab.data.faults import Watch
 from varlab.data.files import folder_at
 from varlab.data.index import Index, read_index
 from varlab.data.reader import ShardReader
-from varlab.data.stream import EvalSplit, TrainStream, Views, fetch
+from varlab.data.stream import EvalSplit, TrainStream, fetch
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
@@ -36,7 +36,7 @@ class ShardDataModule(LightningDataModule):
             trainer's own.
         size: images are cut to this square, or (H, W); None takes them as they are. crop: what training cuts out of each
             image; None all of it (or the middle, where ``size`` is another). augment: what training batches go through.
-        views: each image is seen in a number of ways that are its own, see ``Views``; None draws a new one each time.
+        views: images are seen in so many ways each, drawn by views_seed, see ``TrainStream``; 0 draws a new one each time.
         open_shards: how many shards an epoch mixes at a time; None mixes all, see ``Shuffle``.
         cache_bytes: splits up to this size are kept decoded in memory. remote_cache, remote_bytes: folder and size of the
             cache that shards of a URL come into.
@@ -69,7 +69,8 @@ class ShardDataModule(LightningDataModule):
         remote_bytes: int = 1 << 36,
         size: int | Sequence[int] | None = None,
         crop: Crop | None = None,
-        views: Views | None = None,
+        views: int = 0,
+        views_seed: int = 0,
         open_shards: int | None = None,
     ):
         super().__init__()
@@ -83,7 +84,12 @@ class ShardDataModule(LightningDataModule):
         self.path, self.batch, self.eval_batch, self._view = str(path), batch, eval_batch, view
         self._seed, self._workers, self._augment, self._cache_bytes = seed, workers, augment, cache_bytes
         self._size = _pair(size)
-        self._crop, self._views, self._open_shards = crop, views, open_shards
+        if views < 0:
+            raise VarlabError(
+                f"data.views is {views}, but an image is seen in at least one way, or in ever new ones (0)."
+            )
+        self._crop, self._open_shards = crop, open_shards
+        self.views, self.views_seed = views, views_seed
         self._max_bad, self._most_pixels = max_bad, most_pixels
         self._remote_cache, self._remote_bytes = remote_cache, remote_bytes
         self._readers: dict[str, ShardReader] = {}
@@ -101,16 +107,6 @@ class ShardDataModule(LightningDataModule):
         """Classes, image size, counts and hash, as the index has them; and the view."""
         info = self.index.info
         return replace(info, view=self._view, image_size=self._size or info.image_size)
-
-    @property
-    def shuffling(self) -> dict[str, Any]:
-        """What decides the order of training's samples."""
-        return {"seed": self._seed, "open_shards": self._open_shards}
-
-    @property
-    def views(self) -> Views | None:
-        """The ways in which images are seen, where they are counted."""
-        return self._views
 
     def reader(self, split: str) -> ShardReader:
         """The samples of a split by number; opened (and what its shards' sizes tell, told) once.
@@ -170,7 +166,8 @@ class ShardDataModule(LightningDataModule):
             augment=self._augment,
             view=self._view,
             crop=self._crop,
-            views=self._views,
+            views=self.views,
+            views_seed=self.views_seed,
             open_shards=self._open_shards,
         )
 
@@ -185,6 +182,31 @@ class ShardDataModule(LightningDataModule):
         size = self.eval_batch if batch is None else batch
         split_of = EvalSplit(reader=reader, view=self._view)
         return self._loader(split, split_of, EvalBatches(n=len(reader), batch=size, rank=rank, world=world))
+
+    def in_order(self, split: str, first: int, last: int, batch: int) -> DataLoader[Batch]:
+        """Samples first to last (not included) of a split in their order, in batches; training images, where they are seen
+        in counted ways, in one after another of them. Bad samples are not valid."""
+        views = self.views if split == "train" else 0
+        reader = self.reader(split)
+        samples: Dataset[Batch] = (
+            _Ways(self.train_stream(), views) if views else EvalSplit(reader=reader, view=self._view)
+        )
+        chunks = _Chunks(first * max(views, 1), last * max(views, 1), batch)
+        return self._loader(split, samples, chunks)
+
+    @property
+    def opened_by(self) -> dict[str, Any]:
+        """The arguments, in JSON types, that open the same images again."""
+        return {
+            "path": self.path,
+            "size": None if self._size is None else list(self._size),
+            "view": self._view,
+            "cache_bytes": self._cache_bytes,
+            "max_bad": self._max_bad,
+            "most_pixels": self._most_pixels,
+            "remote_cache": self._remote_cache,
+            "remote_bytes": self._remote_bytes,
+        }
 
     def _loader(self, split: str, dataset: Dataset[Batch], batches: Sampler[Sequence[int]]) -> DataLoader[Batch]:
         return Loader(dataset, batches, workers=self._workers, watch=self.watches[split])
@@ -203,6 +225,34 @@ class ShardDataModule(LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+class _Ways(Dataset[Batch]):
+    """Item i · ways + j is sample i of training in its j-th way."""
+
+    def __init__(self, stream: TrainStream, ways: int):
+        self._stream, self._ways = stream, ways
+
+    def __getitem__(self, item: int) -> Batch:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: Sequence[int]) -> Batch:
+        item_B = torch.as_tensor(items, dtype=torch.int64)
+        return self._stream.seen(item_B // self._ways, item_B % self._ways)
+
+
+class _Chunks(Sampler[Sequence[int]]):
+    """A range in pieces of at most ``size``."""
+
+    def __init__(self, first: int, last: int, size: int):
+        self._starts, self._last, self._size = range(first, last, size), last, size
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        for start in self._starts:
+            yield range(start, min(start + self._size, self._last))
 
 
 class Loader(DataLoader[Batch]):

@@ -1,15 +1,8 @@
-"""The exact stream: which sample stands at which position, as a pure function of the seed.
-
-Training sees one endless sequence of positions p = 0, 1, 2, …; epoch p // n visits all n samples once in its own order.
-Global batch i is the positions [i·B, (i+1)·B), and rank r of R takes the r-th contiguous share of it. So the same
-global batches come on any number of ranks and workers, a batch may span epochs, and the whole state is one integer: the
-images consumed. (MosaicML Streaming calls this elastic determinism.)
-"""
+"""The exact stream: the samples of the walk, read, cropped and augmented as functions of (seed, position) alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,31 +11,12 @@ from torch.utils.data import Dataset
 from varlab.data.augment import Augment
 from varlab.data.crop import Box, Crop
 from varlab.data.reader import Choose, ShardReader
-from varlab.data.shuffle import Shuffle
+from varlab.data.walk import ATTEMPTS, Walk
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 from varlab.types import Batch, Fault
 
-__all__ = ["EvalSplit", "TrainStream", "Views", "fetch"]
-
-ATTEMPTS = 64  # at finding a sample that is whole
-
-
-@dataclass(frozen=True)
-class Views:
-    """Each image is seen in one of ``count`` ways (crop, flip, noise) that are its own and the same in every epoch, so that
-    they can be encoded once. seed: of the ways; which of them comes is the training seed's."""
-
-    count: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise VarlabError(f"data.views.count is {self.count}, but an image is seen in at least one way.")
-
-    def ids(self, index_B: Tensor, view_B: Tensor) -> Tensor:
-        """What randomness is drawn by."""
-        return index_B * self.count + view_B
+__all__ = ["Augment", "EvalSplit", "TrainStream", "fetch"]
 
 
 class Look:
@@ -85,8 +59,11 @@ class Look:
 class TrainStream(Dataset[Batch]):
     """The endless stream, keyed by global position. A list of positions is fetched at once, as one batch.
 
-    A sample that cannot be read is replaced by another, which is a function of (seed, position) alone, and named in the
-    batch's faults. view: "image", or "condition" to hand out the conditions as the images.
+    A sample that cannot be read is replaced by another and named in the batch's faults.
+
+    view: "image", or "condition" to hand out the conditions as the images. views: 0 sees an image in another way (crop,
+    flip, noise) each time; else in one of so many that are its own and the same in every epoch, so that they can be encoded
+    once. views_seed: of those ways; which of them comes is the training seed's.
     """
 
     def __init__(
@@ -97,36 +74,15 @@ class TrainStream(Dataset[Batch]):
         augment: Augment,
         view: str = "image",
         crop: Crop | None = None,
-        views: Views | None = None,
+        views: int = 0,
+        views_seed: int = 0,
         open_shards: int | None = None,
     ):
-        self._reader, self._rng, self._views = reader, Rng(seed), views
-        drawn = self._rng if views is None else Rng(views.seed)
+        self._reader, self._views = reader, views
+        drawn = Rng(views_seed if views else seed)
         self._look = Look(reader=reader, augment=augment, crop=crop, rng=drawn, view=view)
-        self._shuffle = Shuffle(seed=seed, shard_N=reader.shard_N, open_shards=open_shards)
-        self._orders: dict[int, Tensor] = {}
+        self.walk = Walk(seed=seed, shard_N=reader.shard_N, views=views, open_shards=open_shards)
         self._last = -1
-
-    def locate(self, position_B: Tensor) -> Tensor:
-        """Which sample stands at each position."""
-        n = len(self._reader)
-        epoch_B, place_B = position_B // n, position_B % n
-        index_B = torch.empty_like(position_B)
-        for epoch in torch.unique(epoch_B).tolist():
-            here_B = epoch_B == epoch
-            index_B[here_B] = self._order(epoch)[place_B[here_B]]
-        return index_B
-
-    def view(self, position_B: Tensor) -> Tensor:
-        """In which of its ways the sample at each position is seen."""
-        count = 1 if self._views is None else self._views.count
-        return self._rng.stream("view", position_B).integers(count).view(-1)
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}  # a batch may span two epochs
-            self._orders[epoch] = self._shuffle.order(epoch)
-        return self._orders[epoch]
 
     def __getitem__(self, position: int) -> Batch:
         return self.__getitems__([position])
@@ -134,13 +90,19 @@ class TrainStream(Dataset[Batch]):
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         position_B = torch.as_tensor(positions, dtype=torch.int64)
         self._announce(int(position_B[0]))
-        index_B = self.locate(position_B)
+        index_B = self.walk.locate(position_B)
         batch, bad_B = self._look(index_B, self._ids(index_B, position_B))
         batch.position_B = position_B
         return self._substituted(batch, bad_B) if bool(bad_B.any()) else batch
 
     def _ids(self, index_B: Tensor, position_B: Tensor) -> Tensor:
-        return position_B if self._views is None else self._views.ids(index_B, self.view(position_B))
+        return index_B * self._views + self.walk.view(position_B) if self._views else position_B
+
+    def seen(self, index_B: Tensor, view_B: Tensor) -> Batch:
+        """Samples by number, each in one of its counted ways; bad ones are not valid."""
+        batch, bad_B = self._look(index_B, index_B * self._views + view_B)
+        batch.valid_B = ~bad_B
+        return batch
 
     def _substituted(self, batch: Batch, bad_B: Tensor) -> Batch:
         """The batch with whole samples in its bad rows."""
@@ -148,7 +110,7 @@ class TrainStream(Dataset[Batch]):
         for attempt in range(1, ATTEMPTS + 1):
             row_b = bad_B.nonzero()[:, 0]
             position_b = batch.position_B[row_b]
-            index_b = self._rng.stream("substitute", position_b, attempt).integers(len(self._reader)).view(-1)
+            index_b = self.walk.substitute(position_b, attempt)
             other, still_b = self._look(index_b, self._ids(index_b, position_b))
             for name in ("img_u8_B3HW", "label_B", "cond_u8_B3HW", "box_B4"):
                 if getattr(batch, name) is not None:
@@ -164,7 +126,7 @@ class TrainStream(Dataset[Batch]):
         """Tell the reader which shards are coming, once for each group of them."""
         n = len(self._reader)
         wanted = (
-            self._shuffle.wanted(position // n, position % n) if position // max(n // 64, 1) != self._last else None
+            self.walk.shuffle.wanted(position // n, position % n) if position // max(n // 64, 1) != self._last else None
         )
         self._last = position // max(n // 64, 1)
         if wanted is not None:

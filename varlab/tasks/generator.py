@@ -88,7 +88,7 @@ class GeneratorTask(Task):
     def pack(self, batch: Batch, *, training: bool) -> tuple[Slots, Tensor]:
         """Pixels → token maps → slots (the condition's first) and targets_BL, in float32."""
         with self.full_precision():
-            maps = self.tokenizer.encode(to_float(batch.img_u8_B3HW))
+            maps = self.maps(batch)
             stream = self.rng.stream("order", batch.position_B)
             known = self.corrupt(maps, batch.position_B) if training and self.pkeep < 1 else maps
             slots, targets_BL = self.order.pack(known, self.tokenizer, stream)
@@ -97,6 +97,14 @@ class GeneratorTask(Task):
             if self.condition is not None:
                 slots = self.order.conditioned(slots, self.condition.tokens(batch), 0)
             return slots, targets_BL
+
+    def maps(self, batch: Batch) -> Maps:
+        """The token maps that the batch brings, or else those of its images."""
+        if batch.tokens_BP is None:
+            encoded: Maps = self.tokenizer.encode(to_float(batch.img_u8_B3HW))
+            return encoded
+        sizes = [h * w for h, w in self.tokenizer.scales]
+        return list(batch.tokens_BP.long().split(sizes, 1))
 
     def corrupt(self, maps: Maps, position_B: Tensor) -> Maps:
         """Token maps with each token kept with probability pkeep, else drawn uniformly from the vocabulary."""
