@@ -110,7 +110,7 @@ def _fit(config: Config, auto: Config, data: Data, plan: Plan, images: int, dire
         on_resume=lambda resumed: directory.update(resumes=[*directory.read()["resumes"], resumed]),
     )
     callbacks: list[Any] = [
-        TrainingLog(journal=journal, every=config["log"]["every"]),
+        TrainingLog(journal=journal, every=config["log"]["every"], bad=lambda: data.watches.get("train")),
         Validation(
             journal=journal,
             loader=lambda rank, world: data.eval_loader("val", rank, world),

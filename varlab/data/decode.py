@@ -15,7 +15,7 @@ __all__ = ["decode", "header"]
 
 U8 = NDArray[np.uint8]
 _DIRECT = ("Gray", "YCbCr")  # colour spaces that simplejpeg brings to RGB as Pillow does, to the last bit
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError)
 
 
 def decode(encoded: bytes, form: str, *, most_pixels: int, least: tuple[int, int] | None = None) -> U8:
@@ -36,6 +36,8 @@ def decode(encoded: bytes, form: str, *, most_pixels: int, least: tuple[int, int
         with Image.open(io.BytesIO(encoded), formats=[form]) as image:
             _check_size(image.height, image.width, most_pixels)
             return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError as e:
+        raise BadSampleError("too_large", str(e)) from e
     except _UNREADABLE as e:
         raise BadSampleError("corrupt", f"no {form} image: {e}") from e
 
@@ -48,6 +50,8 @@ def header(encoded: bytes, form: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(encoded), formats=[form]) as image:
             return image.height, image.width
+    except Image.DecompressionBombError as e:
+        raise BadSampleError("too_large", str(e)) from e
     except _UNREADABLE as e:
         raise BadSampleError("corrupt", f"no {form} image: {e}") from e
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -108,3 +109,12 @@ def add_up_named(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, value in part.items():
             total[name] = total[name] + value if name in total else value
     return total
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What each rank has, in their order: small plain data."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 
@@ -10,14 +11,28 @@ from varlab.tasks import ranks
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic, passes
+from varlab.types import Fault
+
+
+class BadSamples(Protocol):
+    """Who counts the bad samples that this rank has met."""
+
+    @property
+    def faults(self) -> Mapping[Any, Fault]: ...
+    @property
+    def lost(self) -> int: ...
+    def note(self, faults: Iterable[Fault]) -> None: ...  # raises VarlabError above what is allowed
 
 
 class TrainingLog(Periodic):
-    """Writes ``train/*``: means since the last log point, and what the task observes at the log point alone."""
+    """Writes ``train/*``: means since the last log point, and what the task observes at the log point alone.
 
-    def __init__(self, *, journal: Journal, every: int | None):
+    bad: gives who counts the bad samples of training. What one rank has met, all know at the next log point.
+    """
+
+    def __init__(self, *, journal: Journal, every: int | None, bad: Callable[[], BadSamples | None] = lambda: None):
         super().__init__(every=every)
-        self._journal = journal
+        self._journal, self._bad = journal, bad
         self._mark = (0.0, 0)  # seconds and images at the last log point
 
     def on_train_start(self, trainer: Trainer, task: Any) -> None:
@@ -38,6 +53,11 @@ class TrainingLog(Periodic):
         rate = (task.images - images) / max(self._mark[0] - seconds, 1e-9)
         values["train/images_per_second"] = rate
         values["train/eta_seconds"] = (task.total_images - task.images) / max(rate, 1e-9)
+        watch = self._bad()
+        if watch is not None:
+            for others in ranks.gather_objects(list(watch.faults.values())):
+                watch.note(others)
+            values["train/bad_samples"] = float(watch.lost)
         if trainer.is_global_zero:
             self._journal.write(task, values)
 
