@@ -44,6 +44,13 @@ COMMANDS: Mapping[str, Command] = _table(
         recorded=False,
     ),
     Command(
+        "bench",
+        "varlab.cli.bench",
+        "how fast samples come, part by part, beside plain webdataset",
+        "varlab bench data.path=runs/data/photos crop@data.crop=random_resized",
+        recorded=False,
+    ),
+    Command(
         "train",
         "varlab.cli.train",
         "a tokenizer, a generator or a classifier",

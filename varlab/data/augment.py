@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,16 +31,16 @@ class Augment:
         self._flip, self._crop, self._noise = flip, crop, noise
 
     def __call__(self, img_u8_B3HW: Tensor, ids_B: Tensor, rng: Rng) -> Tensor:
-        """uint8 in, uint8 of the same shape out."""
+        """uint8 in, uint8 of the same shape out; what is given may be written into."""
         return self._noisy(self.moved(img_u8_B3HW, ids_B, rng), ids_B, rng)
 
     def moved(self, img_u8_B3HW: Tensor, ids_B: Tensor, rng: Rng) -> Tensor:
-        """Crop and flip alone: what an image and its condition go through alike."""
+        """Crop and flip alone: what an image and its condition go through alike. What is given may be written into."""
         flip_B, u_B, v_B = self._draws(ids_B, rng)
         if self._crop > 1:
             img_u8_B3HW = self._random_crop(img_u8_B3HW, u_B, v_B)
         if self._flip:
-            img_u8_B3HW = torch.where(flip_B[:, None, None, None], img_u8_B3HW.flip(3), img_u8_B3HW)
+            _mirror(img_u8_B3HW, flip_B)
         return img_u8_B3HW
 
     def boxes(self, box_B4: Tensor, size: tuple[int, int], ids_B: Tensor, rng: Rng) -> Tensor:
@@ -78,3 +79,14 @@ class Augment:
         windows = large.round().to(torch.uint8).unfold(2, height, 1).unfold(3, width, 1)
         y_B, x_B = (u_B * windows.shape[2]).long(), (v_B * windows.shape[3]).long()
         return windows[torch.arange(len(u_B)), :, y_B, x_B]
+
+
+def _mirror(img_u8_B3HW: Tensor, flip_B: Tensor) -> None:
+    """Turn those images around, in place: one by one where colours lie together, as they do when they were just read."""
+    img_BHW3 = img_u8_B3HW.permute(0, 2, 3, 1)
+    if not img_BHW3.is_contiguous():
+        img_u8_B3HW[flip_B] = img_u8_B3HW[flip_B].flip(3)
+        return
+    pixels = img_BHW3.numpy()
+    for row in flip_B.nonzero()[:, 0].tolist():
+        cv2.flip(pixels[row], 1, dst=pixels[row])

@@ -69,12 +69,13 @@ class RandomResizedCrop:
     def __init__(self, *, scale: tuple[float, float], ratio: tuple[float, float]):
         if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
             raise VarlabError(f"crop.scale={list(scale)}, ratio={list(ratio)}: give two rising numbers, scale up to 1.")
-        self._scale, self._log_ratio = scale, (math.log(ratio[0]), math.log(ratio[1]))
+        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
+        self._log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
 
     def box(self, height: int, width: int, aspect: float, u: Sequence[float]) -> Box:
         """Uniform over the places of the first box that fits."""
         for first in range(0, self.draws, 4):
-            area = height * width * _between(self._scale, u[first])
+            area = height * width * _between(self.scale, u[first])
             ratio = aspect * math.exp(_between(self._log_ratio, u[first + 1]))
             h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if 0 < h <= height and 0 < w <= width:

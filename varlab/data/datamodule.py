@@ -88,7 +88,7 @@ class ShardDataModule(LightningDataModule):
             raise VarlabError(
                 f"data.views is {views}, but an image is seen in at least one way, or in ever new ones (0)."
             )
-        self._crop, self._open_shards = crop, open_shards
+        self.crop, self._open_shards = crop, open_shards
         self.views, self.views_seed = views, views_seed
         self._max_bad, self._most_pixels = max_bad, most_pixels
         self._remote_cache, self._remote_bytes = remote_cache, remote_bytes
@@ -165,7 +165,7 @@ class ShardDataModule(LightningDataModule):
             seed=self._seed,
             augment=self._augment,
             view=self._view,
-            crop=self._crop,
+            crop=self.crop,
             views=self.views,
             views_seed=self.views_seed,
             open_shards=self._open_shards,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import simplejpeg
@@ -46,6 +47,9 @@ def header(encoded: bytes, form: str) -> tuple[int, int]:
     """(H, W) as the file's header tells. BadSampleError where there is none."""
     if form == "JPEG":
         height, width, _ = _jpeg_header(encoded)
+        return height, width
+    if form == "PNG" and encoded[12:16] == b"IHDR" and len(encoded) >= 24:
+        width, height = struct.unpack(">II", encoded[16:24])
         return height, width
     try:
         with Image.open(io.BytesIO(encoded), formats=[form]) as image:

@@ -152,11 +152,12 @@ def _publish(source: Source, folder: Path, parts: Parts, made: list[Made], condi
             rows[m.split] += [Row(number, place) for place in m.places]
     conditions = None if condition is None else condition.name
     boxes = condition is not None and all(m.boxed for m in made)
+    sizes = set().union(*(m.sizes for m in made))
     index = Index(
         folder=LocalFolder(folder),
         source=_made(source, condition),
         classes=tuple(source.classes),
-        image_size=source.image_size,
+        image_size=source.image_size or (sizes.pop() if len(sizes) == 1 else None),
         splits={split: tuple(of) for split, of in shards.items()},
         tables={},
         conditions=conditions,

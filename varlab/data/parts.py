@@ -31,7 +31,7 @@ ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
 @dataclass
 class Made:
-    """A finished shard, still in the workshop: what is in it, and what was skipped on the way."""
+    """A finished shard, still in the workshop: what is in it, and what was skipped on the way. sizes: (H, W) of its images."""
 
     split: str
     shard: Shard
@@ -39,10 +39,11 @@ class Made:
     counts: Counter[int]
     skipped: list[Skipped]
     boxed: bool
+    sizes: set[tuple[int, int]]
 
     def to_json(self) -> str:
         """All of it, but the split."""
-        return json.dumps({**asdict(self), "counts": list(self.counts.items())})
+        return json.dumps({**asdict(self), "counts": list(self.counts.items()), "sizes": sorted(self.sizes)})
 
     @staticmethod
     def from_json(text: str) -> Made:
@@ -55,6 +56,7 @@ class Made:
             counts=Counter(dict(map(tuple, raw["counts"]))),
             skipped=[Skipped(**s) for s in raw["skipped"]],
             boxed=raw["boxed"],
+            sizes={(height, width) for height, width in raw["sizes"]},
         )
 
 
@@ -122,16 +124,18 @@ class Parts(Dataset[Made]):
     def _make(self, split: str, name: str, entries: Sequence[Any]) -> Made:
         path = self._workshop / name
         counts, skipped, boxed = Counter[int](), list[Skipped](), self._condition is not None
+        sizes = set[tuple[int, int]]()
         try:
             with writing(path), ShardWriter(path) as writer:
                 for sample, drawn in self._usable(split, entries, skipped):
                     boxed = boxed and sample.box is not None
+                    sizes.add(_size(sample))
                     writer.add(sample.key, self._members(sample, drawn), label=sample.label or 0, box=sample.box)
                     counts[sample.label or 0] += 1
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return Made(split, writer.shard(name), writer.places, counts, skipped, boxed)
+        return Made(split, writer.shard(name), writer.places, counts, skipped, boxed, sizes)
 
     def _usable(
         self, split: str, entries: Sequence[Any], skipped: list[Skipped]
@@ -188,25 +192,26 @@ def _check(sample: Sample, classes: int) -> None:
         raise VarlabError(f"The key {sample.key!r} must be unique ASCII without dots, 90 characters at most.")
 
 
-def _encode(sample: Sample, image_size: tuple[int, int] | None) -> tuple[str, bytes]:
-    """File ending and bytes: a PIL image becomes PNG, encoded bytes stay what they are."""
+def _size(sample: Sample) -> tuple[int, int]:
+    """(H, W) of its image."""
     if not isinstance(sample.image, bytes):
-        _check_size(sample, sample.image.size[::-1], image_size)
-        return "png", _png(sample.image)
+        return sample.image.height, sample.image.width
     form = format_of(sample.image)
-    if form is None:
-        raise VarlabError(f"Sample {sample.key} is none of {', '.join(ENDINGS)}: leave it out.")
-    if image_size is not None:
-        try:
-            _check_size(sample, header(sample.image, form), image_size)
-        except BadSampleError as e:
-            raise VarlabError(f"Sample {sample.key} is none of {', '.join(ENDINGS)} ({e}): leave it out.") from e
-    return ENDINGS[form], sample.image
+    try:
+        if form is not None:
+            return header(sample.image, form)
+    except BadSampleError as e:
+        raise VarlabError(f"Sample {sample.key} is none of {', '.join(ENDINGS)} ({e}): leave it out.") from e
+    raise VarlabError(f"Sample {sample.key} is none of {', '.join(ENDINGS)}: leave it out.")
 
 
-def _check_size(sample: Sample, size: tuple[int, ...], promised: tuple[int, int] | None) -> None:
-    if promised is not None and size != promised:
+def _encode(sample: Sample, promised: tuple[int, int] | None) -> tuple[str, bytes]:
+    """File ending and bytes: a PIL image becomes PNG, encoded bytes stay what they are."""
+    if promised is not None and (size := _size(sample)) != promised:
         raise VarlabError(f"Sample {sample.key} is {size[1]}×{size[0]}, but the source promised {promised[::-1]}.")
+    if isinstance(sample.image, bytes):
+        return ENDINGS[str(format_of(sample.image))], sample.image
+    return "png", _png(sample.image)
 
 
 def _png(image: Image.Image) -> bytes:

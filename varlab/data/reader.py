@@ -139,7 +139,7 @@ class ShardReader:
         return Centre().box(height, width, self.size[1] / self.size[0], ())
 
     def _cut(self, index_B: Tensor, choose: Choose | None, second: bool) -> Read:
-        img_BHW3 = np.zeros((len(index_B), *self.size, 3), dtype=np.uint8)
+        img_BHW3 = np.empty((len(index_B), *self.size, 3), dtype=np.uint8)
         share_B4 = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (len(index_B), 1))
         faults = {}
         for row, i in enumerate(index_B.tolist()):
@@ -154,7 +154,7 @@ class ShardReader:
     def _one(
         self, i: int, row: int, choose: Choose | None, second: bool, out_HW3: U8, share_4: NDArray[np.float32]
     ) -> None:
-        encoded, form = self._encoded(i, second)
+        encoded, form = self.encoded(i, second=second)
         if choose is None:
             img_HW3 = decode(encoded, form, most_pixels=self._most_pixels)
             if img_HW3.shape != out_HW3.shape:
@@ -168,7 +168,8 @@ class ShardReader:
         img_HW3 = decode(encoded, form, most_pixels=self._most_pixels, least=least)
         cut(img_HW3, _scaled((top, left, h, w), (height, width), img_HW3.shape[:2]), out_HW3)
 
-    def _encoded(self, i: int, second: bool) -> tuple[bytes, str]:
+    def encoded(self, i: int, *, second: bool = False) -> tuple[bytes, str]:
+        """An image's bytes, verified, and Pillow's name of their format. BadSampleError where there is something wrong."""
         row = self._table[i]
         names = ("cond_offset", "cond_size", "cond_check") if second else ("offset", "size", "check")
         offset, size, check = (int(row[name]) for name in names)

@@ -30,10 +30,10 @@ class Look:
 
     def __call__(self, index_B: Tensor, ids_B: Tensor) -> tuple[Batch, Tensor]:
         """The samples, at positions yet to be given; and which rows (bool) are bad, named in the batch's faults."""
-        batch = fetch(self._reader, index_B, self._view, self._choose(ids_B))
+        batch = fetch(self._reader, index_B, self._view, self.choose(ids_B))
         cond, box, size = batch.cond_u8_B3HW, batch.box_B4, (batch.img_u8_B3HW.shape[2], batch.img_u8_B3HW.shape[3])
         seen = Batch(
-            img_u8_B3HW=self._augment(batch.img_u8_B3HW, ids_B, self._rng),
+            img_u8_B3HW=self.augmented(batch.img_u8_B3HW, ids_B),
             label_B=batch.label_B,
             position_B=ids_B,
             valid_B=torch.ones_like(batch.valid_B),
@@ -43,7 +43,12 @@ class Look:
         )
         return seen, ~batch.valid_B
 
-    def _choose(self, ids_B: Tensor) -> Choose | None:
+    def augmented(self, img_u8_B3HW: Tensor, ids_B: Tensor) -> Tensor:
+        """What becomes of a batch that is cut out already."""
+        return self._augment(img_u8_B3HW, ids_B, self._rng)
+
+    def choose(self, ids_B: Tensor) -> Choose | None:
+        """What is cut out of the images of those ids; None: all of them."""
         crop = self._crop
         if crop is None:
             return None
@@ -80,7 +85,7 @@ class TrainStream(Dataset[Batch]):
     ):
         self._reader, self._views = reader, views
         drawn = Rng(views_seed if views else seed)
-        self._look = Look(reader=reader, augment=augment, crop=crop, rng=drawn, view=view)
+        self.look = Look(reader=reader, augment=augment, crop=crop, rng=drawn, view=view)
         self.walk = Walk(seed=seed, shard_N=reader.shard_N, views=views, open_shards=open_shards)
         self._last = -1
 
@@ -91,7 +96,7 @@ class TrainStream(Dataset[Batch]):
         position_B = torch.as_tensor(positions, dtype=torch.int64)
         self._announce(int(position_B[0]))
         index_B = self.walk.locate(position_B)
-        batch, bad_B = self._look(index_B, self._ids(index_B, position_B))
+        batch, bad_B = self.look(index_B, self._ids(index_B, position_B))
         batch.position_B = position_B
         return self._substituted(batch, bad_B) if bool(bad_B.any()) else batch
 
@@ -100,7 +105,7 @@ class TrainStream(Dataset[Batch]):
 
     def seen(self, index_B: Tensor, view_B: Tensor) -> Batch:
         """Samples by number, each in one of its counted ways; bad ones are not valid."""
-        batch, bad_B = self._look(index_B, index_B * self._views + view_B)
+        batch, bad_B = self.look(index_B, index_B * self._views + view_B)
         batch.valid_B = ~bad_B
         return batch
 
@@ -111,7 +116,7 @@ class TrainStream(Dataset[Batch]):
             row_b = bad_B.nonzero()[:, 0]
             position_b = batch.position_B[row_b]
             index_b = self.walk.substitute(position_b, attempt)
-            other, still_b = self._look(index_b, self._ids(index_b, position_b))
+            other, still_b = self.look(index_b, self._ids(index_b, position_b))
             for name in ("img_u8_B3HW", "label_B", "cond_u8_B3HW", "box_B4"):
                 if getattr(batch, name) is not None:
                     getattr(batch, name)[row_b] = getattr(other, name)

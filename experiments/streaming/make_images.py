@@ -1,0 +1,44 @@
+"""JPEG files to measure with: crops of scikit-image's photographs, 256×256, about 16 KB each, in ten classes.
+
+    python experiments/streaming/make_images.py OUT N
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+from skimage import data
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "cat", "hubble_deep_field", "immunohistochemistry", "retina")
+QUALITY = 84  # about 16 KB
+
+
+def main(out: Path, n: int) -> None:
+    """Every crop is another place, size and mirror of a photograph, so no two files are alike."""
+    photos = [np.asarray(Image.open(f"{data.data_dir}/{name}.png" if _png(name) else f"{data.data_dir}/{name}.jpg").convert("RGB")) for name in PHOTOS if _png(name) or _jpg(name)]
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        photo = photos[i % len(photos)]
+        side = int(rng.integers(180, min(photo.shape[:2]) + 1))
+        top, left = (int(rng.integers(0, edge - side + 1)) for edge in photo.shape[:2])
+        crop = Image.fromarray(photo[top : top + side, left : left + side]).resize((256, 256), Image.Resampling.BICUBIC)
+        folder = out / f"class{i % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.ascontiguousarray(np.asarray(crop)[:, :: 1 if rng.random() < 0.5 else -1])
+        (folder / f"{i:06d}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, quality=QUALITY, colorsubsampling="420"))
+
+
+def _png(name: str) -> bool:
+    return Path(data.data_dir, f"{name}.png").is_file()
+
+
+def _jpg(name: str) -> bool:
+    return Path(data.data_dir, f"{name}.jpg").is_file()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
