@@ -48,6 +48,10 @@ class Stream:
         """The same stream at another step."""
         return Stream(self._key, self.ids_B, step)
 
+    def only(self, row: int) -> Stream:
+        """The stream of one of the ids."""
+        return Stream(self._key, self.ids_B[row : row + 1], self._step)
+
     def _bits(self, n: int) -> Tensor:
         row_B = _mix(_mix(self.ids_B + self._key) + _signed(self._step * _GOLDEN))
         counter_n = torch.arange(1, n + 1, device=self.ids_B.device, dtype=torch.int64)

@@ -20,13 +20,8 @@ def plain_pipeline(data: ShardDataModule, *, batch: int) -> Iterable[Any]:
     index, size = data.index, data.reader("train").size
     crop = data.crop
     scale, ratio = (crop.scale, crop.ratio) if isinstance(crop, RandomResizedCrop) else ((1.0, 1.0), (1.0, 1.0))
-    picture = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(size, scale=scale, ratio=ratio),
-            transforms.RandomHorizontalFlip(0.5),
-            transforms.PILToTensor(),
-        ]
-    )
+    steps = [transforms.RandomResizedCrop(size, scale=scale, ratio=ratio), transforms.PILToTensor()]
+    picture = transforms.Compose(steps)
     urls = [str(index.folder.local(shard.file, shard.bytes)) for shard in index.splits["train"]]
     shards = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
     samples = shards.shuffle(1000).decode("pilrgb").to_tuple("jpg;png;jpeg;webp", "cls").map_tuple(picture, int)

@@ -21,17 +21,16 @@ Box = tuple[int, int, int, int]
 
 
 class Crop(Protocol):
-    """Chooses the box that is cut out and brought to the size (H, W) that is trained on."""
+    """Chooses the box that is cut out and brought to the size (H, W) that is trained on.
 
-    draws: int  # uniform numbers that a choice takes
+    aspect: width / height that is wanted. u: as many uniform numbers in [0, 1) as are asked for.
+    """
 
-    def box(self, height: int, width: int, aspect: float, u: Sequence[float]) -> Box: ...  # aspect: width / height
+    def box(self, height: int, width: int, aspect: float, u: Sequence[float]) -> Box: ...
 
 
 class Centre:
     """The largest box of the wanted aspect, in the middle: evaluation, and training without variation."""
-
-    draws = 0
 
     def box(self, height: int, width: int, aspect: float, u: Sequence[float]) -> Box:
         """Draws nothing."""
@@ -42,8 +41,6 @@ class Centre:
 class RandomCrop:
     """A box of 1/``enlarge`` of the largest one's side, anywhere: VAR's training crop (1.125), without storing enlarged
     images. Images stored at 1.125 times the size are cut without resampling."""
-
-    draws = 2
 
     def __init__(self, *, enlarge: float):
         if enlarge < 1:
@@ -64,7 +61,6 @@ class RandomResizedCrop:
     """
 
     TRIES = 10
-    draws = 4 * TRIES
 
     def __init__(self, *, scale: tuple[float, float], ratio: tuple[float, float]):
         if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
@@ -74,7 +70,7 @@ class RandomResizedCrop:
 
     def box(self, height: int, width: int, aspect: float, u: Sequence[float]) -> Box:
         """Uniform over the places of the first box that fits."""
-        for first in range(0, self.draws, 4):
+        for first in range(0, 4 * self.TRIES, 4):
             area = height * width * _between(self.scale, u[first])
             ratio = aspect * math.exp(_between(self._log_ratio, u[first + 1]))
             h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ Choose = Callable[[int, int, int], Box]
 class Read:
     """Images of a batch, uint8 ``img_B3HW``; rows that could not be read are black and named in ``faults``.
 
-    box_B4: what was cut out, as shares of the image (top, left, bottom, right); None where nothing was.
+    box_B4: what was cut out, as shares of the image (top, left, bottom, right); None where nothing
+    was, or nobody asks.
     """
 
     img_B3HW: Tensor
@@ -71,6 +73,7 @@ class ShardReader:
         self._whole = self.size == index.image_size  # else the middle is cut out
         self._files = _Files(index.folder, self._shards)
         self._most_pixels = most_pixels
+        self._buffers = _Buffers()
         self.label_N = torch.from_numpy(table["label"].astype(np.int64))
         self.box_N4 = torch.from_numpy(table["box"].copy()) if index.boxes else None
         room = cache_bytes if self._whole else 0
@@ -139,48 +142,64 @@ class ShardReader:
         return Centre().box(height, width, self.size[1] / self.size[0], ())
 
     def _cut(self, index_B: Tensor, choose: Choose | None, second: bool) -> Read:
-        img_BHW3 = np.empty((len(index_B), *self.size, 3), dtype=np.uint8)
-        share_B4 = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (len(index_B), 1))
-        faults = {}
-        for row, i in enumerate(index_B.tolist()):
+        img_BHW3 = self._buffers.take((len(index_B), *self.size, 3))
+        shares, faults = [(0.0, 0.0, 1.0, 1.0)] * len(index_B), {}
+        for row, place in enumerate(self._places(index_B.numpy(), second)):
             try:
-                self._one(i, row, choose, second, img_BHW3[row], share_B4[row])
+                shares[row] = self._one(self._bytes(place), place.form, row, choose, img_BHW3[row])
             except BadSampleError as bad:
                 img_BHW3[row] = 0
-                faults[row] = Fault(bad.kind, self._shards[int(self._table["shard"][i])].file, self.key(i), bad.detail)
-        box_B4 = None if choose is None else torch.from_numpy(share_B4)
+                faults[row] = Fault(bad.kind, self._shards[place.shard].file, self.key(int(index_B[row])), bad.detail)
+        box_B4 = None if choose is None or self.box_N4 is None else torch.tensor(shares)
         return Read(torch.from_numpy(img_BHW3).permute(0, 3, 1, 2), faults, box_B4)
 
     def _one(
-        self, i: int, row: int, choose: Choose | None, second: bool, out_HW3: U8, share_4: NDArray[np.float32]
-    ) -> None:
-        encoded, form = self.encoded(i, second=second)
+        self, encoded: bytes, form: str, row: int, choose: Choose | None, out_HW3: U8
+    ) -> tuple[float, float, float, float]:
+        """Write an image, or the chosen part of it, into ``out_HW3``; that part's shares of the image."""
         if choose is None:
             img_HW3 = decode(encoded, form, most_pixels=self._most_pixels)
             if img_HW3.shape != out_HW3.shape:
                 raise BadSampleError("wrong_size", f"{img_HW3.shape[:2]}, not {self.size} (H, W)")
             out_HW3[...] = img_HW3
-            return
+            return 0.0, 0.0, 1.0, 1.0
         height, width = header(encoded, form)
         top, left, h, w = choose(row, height, width)
-        share_4[:] = top / height, left / width, (top + h) / height, (left + w) / width
         least = -(-height * self.size[0] // h), -(-width * self.size[1] // w)
         img_HW3 = decode(encoded, form, most_pixels=self._most_pixels, least=least)
         cut(img_HW3, _scaled((top, left, h, w), (height, width), img_HW3.shape[:2]), out_HW3)
+        return top / height, left / width, (top + h) / height, (left + w) / width
 
-    def encoded(self, i: int, *, second: bool = False) -> tuple[bytes, str]:
+    def encoded(self, i: int) -> tuple[bytes, str]:
         """An image's bytes, verified, and Pillow's name of their format. BadSampleError where there is something wrong."""
-        row = self._table[i]
+        (place,) = self._places(np.array([i]), False)
+        return self._bytes(place), place.form
+
+    def _places(self, index_B: NDArray[np.int64], second: bool) -> list[_Place]:
+        rows = self._table[index_B]  # the whole batch at once: field by field it would take as long as reading
         names = ("cond_offset", "cond_size", "cond_check") if second else ("offset", "size", "check")
-        offset, size, check = (int(row[name]) for name in names)
-        if second and not size:
+        forms = ["PNG"] * len(rows) if second else [FORMAT_NAMES[form] for form in rows["format"].tolist()]
+        return list(map(_Place, rows["shard"].tolist(), *(rows[name].tolist() for name in names), forms))
+
+    def _bytes(self, place: _Place) -> bytes:
+        if not place.size:
             raise BadSampleError("no_condition", "no second image")
-        encoded = self._files.read(int(row["shard"]), size, offset)
-        if len(encoded) < size:
-            raise BadSampleError("cut", f"{len(encoded)} of its {size} bytes")
-        if xxh3_64_intdigest(encoded) != check:
+        encoded = self._files.read(place.shard, place.size, place.offset)
+        if len(encoded) < place.size:
+            raise BadSampleError("cut", f"{len(encoded)} of its {place.size} bytes")
+        if xxh3_64_intdigest(encoded) != place.check:
             raise BadSampleError("changed", "other bytes than were indexed")
-        return encoded, "PNG" if second else FORMAT_NAMES[row["format"]]
+        return encoded
+
+
+class _Place(NamedTuple):
+    """Where an image's bytes lie, what they hash to, and Pillow's name of their format."""
+
+    shard: int
+    offset: int
+    size: int
+    check: int
+    form: str
 
 
 def _scaled(box: Box, before: tuple[int, int], after: tuple[int, ...]) -> Box:
@@ -238,6 +257,30 @@ class _Files:
         if getattr(self, "_pid", -1) == os.getpid():
             for fd in self._open.values():
                 os.close(fd)
+
+
+class _Buffers:
+    """Arrays for batches, each used again once nobody holds it: to touch new memory takes longer than to fill old."""
+
+    MOST = 4
+
+    def __init__(self) -> None:
+        self._arrays: list[U8] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_arrays": []}
+
+    def take(self, shape: tuple[int, ...]) -> U8:
+        """An array of that shape, filled with anything."""
+        for array in self._arrays:
+            if array.shape == shape and sys.getrefcount(array) == _UNHELD:
+                return array
+        array = np.empty(shape, dtype=np.uint8)
+        self._arrays = [*self._arrays[1 - self.MOST :], array]
+        return array
+
+
+_UNHELD = 3  # references to an array that only the list, the loop over it and the count itself know
 
 
 class _Cache:
