@@ -111,6 +111,8 @@ def test_trainings_that_cannot_be(arguments: list[str], says: str, refused: Refu
         ("encode", ["runs/multi", "data=digits", "data.path=nowhere"], "no shard folder nowhere"),
         ("pack", ["source=folder", "path=nowhere"], "There is no image folder nowhere"),
         ("pack", ["source=folder"], "path has no value: give one with path="),
+        ("pack", ["source=tars", "path=nowhere"], "There is no folder of shards nowhere"),
+        ("pack", ["source=tars", "path=runs/data/source=digits", "source.classes=[a]"], "has 10 classes, not 1"),
         ("pack", ["source=fodler"], "source has no 'fodler': did you mean 'folder'?"),
     ],
     ids=lambda value: value.replace("/", "_")[:40] if isinstance(value, str) else "",
