@@ -112,6 +112,7 @@ def test_trainings_that_cannot_be(arguments: list[str], says: str, refused: Refu
         ("pack", ["source=folder", "path=nowhere"], "There is no image folder nowhere"),
         ("pack", ["source=folder"], "path has no value: give one with path="),
         ("pack", ["source=tars", "path=nowhere"], "There is no folder of shards nowhere"),
+        ("pack", ["source=parquet", "path=nowhere"], "There is no Parquet file or folder nowhere"),
         ("pack", ["source=tars", "path=runs/data/source=digits", "source.classes=[a]"], "has 10 classes, not 1"),
         ("pack", ["source=fodler"], "source has no 'fodler': did you mean 'folder'?"),
     ],

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from pyarrow import parquet
 from torch import nn
 
 from tests import small
@@ -191,13 +193,18 @@ def _as_tars(folder: Path) -> None:
                 tar.addfile(member, io.BytesIO(content))
 
 
+def _as_parquet(folder: Path) -> None:
+    rows = {"image": [{"bytes": _png(i), "path": None} for i in range(8)], "label": [i % 2 for i in range(8)]}
+    parquet.write_table(pyarrow.table(rows), folder / "data.parquet")
+
+
 def _png(i: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (20, 20), (i, 0, 0)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-FOUND = {"folder": _as_folder, "tars": _as_tars}
+FOUND = {"folder": _as_folder, "parquet": _as_parquet, "tars": _as_tars}
 """The sources that take what is there: something for each of them."""
 
 

@@ -11,10 +11,12 @@ from varlab.data.tar import Scan
 from varlab.errors import VarlabError
 from varlab.types import Fault
 
-__all__ = ["UNLABELLED", "class_names", "names_of", "number_labels"]
+__all__ = ["UNLABELLED", "class_names", "names_of", "number_labels", "numbering"]
 
 UNLABELLED = ("image",)
 """The one class of samples without labels."""
+
+Numbering = Callable[[int | str | None], int]
 
 _MOST = 1_000_000  # more classes than this are row numbers taken for labels
 
@@ -47,6 +49,22 @@ def names_of(labels: Collection[int | str | None]) -> tuple[str, ...]:
     return tuple(found) if found else tuple(str(i) for i in range(highest + 1))
 
 
+def numbering(names: Sequence[str], *, missing: str) -> Numbering:
+    """From a label to its number among so many classes. A call raises BadSampleError for none (``missing`` says what is
+    not there) and for one that is no class."""
+    number = {name: i for i, name in enumerate(names)}
+
+    def numbered(label: int | str | None) -> int:
+        if label is None:
+            raise BadSampleError("no_label", missing)
+        i = number.get(label, -1) if isinstance(label, str) else label
+        if not 0 <= i < len(names):
+            raise BadSampleError("bad_label", f"{label!r} is none of the {len(names)} classes")
+        return i
+
+    return numbered
+
+
 def number_labels(scans: Mapping[str, Scan], *, label: str, classes: tuple[str, ...] | None) -> tuple[str, ...]:
     """Give every sample the number of its label, drop (as a fault) those without one; the classes' names.
 
@@ -57,21 +75,11 @@ def number_labels(scans: Mapping[str, Scan], *, label: str, classes: tuple[str, 
         _relabel(scans, lambda label: 0)
         return classes or UNLABELLED
     names = classes or names_of(labels)
-    number = {name: i for i, name in enumerate(names)}
-
-    def numbered(label: int | str | None) -> int:
-        if label is None:
-            raise BadSampleError("no_label", "neither cls nor a label in its json")
-        i = number.get(label, -1) if isinstance(label, str) else label
-        if not 0 <= i < len(names):
-            raise BadSampleError("bad_label", f"{label!r} is none of the {len(names)} classes")
-        return i
-
-    _relabel(scans, numbered)
+    _relabel(scans, numbering(names, missing="neither cls nor a label in its json"))
     return names
 
 
-def _relabel(scans: Mapping[str, Scan], numbered: Callable[[int | str | None], int]) -> None:
+def _relabel(scans: Mapping[str, Scan], numbered: Numbering) -> None:
     for shard, scan in scans.items():
         kept = []
         for place in scan.places:
