@@ -225,6 +225,13 @@ def test_any_number_of_workers_gives_the_same_bytes(made_copy: Path, contents: C
     assert contents(tmp_path / "by0") == contents(tmp_path / "by2")
 
 
+def test_old_shards_are_not_written_over(made_copy: Path, contents: Contents) -> None:
+    before = contents(made_copy)
+    with pytest.raises(VarlabError, match="is where the source lies: pack into another folder"):
+        pack(tars(made_copy), made_copy, shard_size=5)
+    assert contents(made_copy) == before
+
+
 def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(VarlabError, match="There is no folder of shards"):
         tars(tmp_path / "nowhere")
