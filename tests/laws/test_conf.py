@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from pyarrow import parquet
 from torch import nn
 
 from tests import small
@@ -177,14 +181,42 @@ def data(name: str, lab: Path, tmp_path: Path) -> None:
 
 
 def source(name: str, lab: Path, tmp_path: Path) -> None:
-    for kind in ("a", "b"):
-        (tmp_path / kind).mkdir()
-        for i in range(4):
-            Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / kind / f"{i}.png")
-    config = composed("pack", f"source={name}", *([f"path={tmp_path}"] if name == "folder" else []))
+    FOUND.get(name, lambda folder: None)(tmp_path)
+    config = composed("pack", f"source={name}", *([f"path={tmp_path}"] if name in FOUND else []))
     made = instantiate(config.source)
     first = next(item for item in samples(made, "train") if isinstance(item, Sample))
     assert len(made.classes) >= 2 and 0 <= first.label < len(made.classes)
+
+
+def _as_folder(folder: Path) -> None:
+    for kind in ("a", "b"):
+        (folder / kind).mkdir()
+        for i in range(4):
+            (folder / kind / f"{i}.png").write_bytes(_png(i))
+
+
+def _as_tars(folder: Path) -> None:
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for i in range(8):
+            for ending, content in (("png", _png(i)), ("cls", b"%d" % (i % 2))):
+                member = tarfile.TarInfo(f"{i:04d}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def _as_parquet(folder: Path) -> None:
+    rows = {"image": [{"bytes": _png(i), "path": None} for i in range(8)], "label": [i % 2 for i in range(8)]}
+    parquet.write_table(pyarrow.table(rows), folder / "data.parquet")
+
+
+def _png(i: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), (i, 0, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+FOUND = {"folder": _as_folder, "parquet": _as_parquet, "tars": _as_tars}
+"""The sources that take what is there: something for each of them."""
 
 
 def condition(name: str, lab: Path, tmp_path: Path) -> None:

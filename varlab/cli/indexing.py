@@ -18,6 +18,7 @@ from varlab.data.checking import check_index
 from varlab.data.faults import KINDS, table_of
 from varlab.data.index import FILE, Index, read_index
 from varlab.data.indexing import build_index
+from varlab.data.labels import class_names
 from varlab.data.looking import Settings, split_files
 from varlab.types import Fault, VarlabError
 
@@ -81,23 +82,14 @@ def _check(config: dict[str, Any], folder: Path, directory: RunDirectory) -> dic
 
 
 def _settings(config: dict[str, Any], before: dict[str, Any]) -> Settings:
-    size, classes = config["size"], config["classes"]
-    if isinstance(classes, str):
-        classes = _lines(Path(classes).expanduser())
+    size = config["size"]
     return Settings(
         label=config["label"],
-        classes=tuple(classes or before.get("classes", ())) or None,
+        classes=class_names(config["classes"] or before.get("classes")),
         decode=config["decode"],
         most_pixels=config["most_pixels"],
         size=None if size is None else (int(size[0]), int(size[1])),
     )
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise VarlabError(f"classes={path} cannot be read ({e}): give a file with one name a line.") from e
 
 
 def _before(folder: Path) -> dict[str, Any]:

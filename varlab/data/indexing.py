@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from varlab.data.faults import BadSampleError, listed, table_of
+from varlab.data.faults import listed, table_of
 from varlab.data.files import LocalFolder
 from varlab.data.index import SPLITS, Index, Shard, write_index
+from varlab.data.labels import number_labels
 from varlab.data.looking import Looked, Progress, Settings, look_at_all
 from varlab.data.table import Row, make_table
 from varlab.data.tar import Scan
@@ -45,7 +46,8 @@ def build_index(
     """
     looked = look_at_all(folder, splits, settings, workers, progress)
     everything = [shard for of in looked.values() for shard in of]
-    classes = _number_labels(everything, settings)
+    scans = {shard.file: shard.scan for shard in everything}
+    classes = number_labels(scans, label=settings.label, classes=settings.classes)
     seconds, boxes = _seconds(everything)
     conditions = (conditions or "given") if seconds else None
     faults = [fault for shard in everything for fault in shard.scan.faults]
@@ -86,41 +88,6 @@ def _entry(shard: Looked) -> Shard:
 
 def _rows(shards: Iterable[Looked]) -> list[Row]:
     return [Row(number, place) for number, shard in enumerate(shards) for place in shard.scan.places]
-
-
-def _number_labels(shards: Sequence[Looked], settings: Settings) -> tuple[str, ...]:
-    """Give every sample the number of its label, drop (as a fault) those without one; the classes' names."""
-    labels = {place.label for shard in shards for place in shard.scan.places}
-    if settings.label == "none" or labels <= {None}:
-        names = settings.classes or ("image",)
-        _relabel(shards, lambda label: 0)
-        return names
-    found = sorted(label for label in labels if isinstance(label, str))
-    highest = max((label for label in labels if isinstance(label, int)), default=-1)
-    names = settings.classes or (tuple(found) if found else tuple(str(i) for i in range(highest + 1)))
-    number = {name: i for i, name in enumerate(names)}
-
-    def numbered(label: int | str | None) -> int:
-        if label is None:
-            raise BadSampleError("no_label", "neither cls nor a label in its json")
-        i = number.get(label, -1) if isinstance(label, str) else label
-        if not 0 <= i < len(names):
-            raise BadSampleError("bad_label", f"{label!r} is none of the {len(names)} classes")
-        return i
-
-    _relabel(shards, numbered)
-    return names
-
-
-def _relabel(shards: Sequence[Looked], numbered: Callable[[int | str | None], int]) -> None:
-    for shard in shards:
-        kept = []
-        for place in shard.scan.places:
-            try:
-                kept.append(replace(place, label=numbered(place.label)))
-            except BadSampleError as bad:
-                shard.scan.faults.append(Fault(bad.kind, shard.file, place.key, bad.detail))
-        shard.scan.places = kept
 
 
 def _seconds(shards: Sequence[Looked]) -> tuple[bool, bool]:

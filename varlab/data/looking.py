@@ -17,7 +17,7 @@ from varlab.data.tar import Place, Scan, scan
 from varlab.errors import VarlabError
 from varlab.types import Fault
 
-__all__ = ["Looked", "Progress", "Settings", "look_at_all", "split_files"]
+__all__ = ["Looked", "Progress", "Settings", "look_at_all", "split_files", "split_of"]
 
 Progress = Callable[[int, int], None]
 """Told how many shards are looked at, and how many there are."""
@@ -50,23 +50,31 @@ class Looked:
     sizes: set[tuple[int, int]]
 
 
-def split_files(folder: Path, patterns: Mapping[str, str]) -> dict[str, list[str]]:
-    """The tars below a folder by split, in order of name; the first pattern that matches takes a file.
+def split_files(folder: Path, patterns: Mapping[str, str], *, ending: str = "tar") -> dict[str, list[str]]:
+    """The files of that ending below a folder by split, in order of name; the first pattern that matches takes a file.
 
     Raises:
         VarlabError: none is there, or one is taken by no split.
     """
-    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.tar") if ".packing" not in p.parts)
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob(f"*.{ending}") if ".packing" not in p.parts)
     if not files:
-        raise VarlabError(f"{folder} holds no *.tar: give the folder that the shards lie in.")
+        raise VarlabError(f"{folder} holds no *.{ending}: give the folder that they lie in.")
     found: dict[str, list[str]] = {split: [] for split in patterns}
     for file in files:
-        wanted = (s for s, pattern in patterns.items() if any(fnmatch.fnmatch(file, p) for p in pattern.split("|")))
-        split = next(wanted, None)
-        if split is None:
-            raise VarlabError(f"{folder / file} belongs to no split: set split.train or split.val to match it.")
-        found[split].append(file)
+        found[split_of(folder, file, patterns)].append(file)
     return found
+
+
+def split_of(folder: Path, file: str, patterns: Mapping[str, str]) -> str:
+    """The first split with a pattern (several with | between them) that matches the file's path below the folder.
+
+    Raises:
+        VarlabError: there is none.
+    """
+    for split, pattern in patterns.items():
+        if any(fnmatch.fnmatch(file, p) for p in pattern.split("|")):
+            return split
+    raise VarlabError(f"{folder / file} belongs to no split: set split.train or split.val to match it.")
 
 
 def look_at_all(

@@ -52,11 +52,13 @@ def pack(
     Returns:
         {"images": {split: n}, "counts": {split: {class: n}}, "shards": n, "skipped": [{"name", "reason"}], "hash"}.
     Raises:
-        VarlabError: a source with nothing to pack or with impossible samples, or a disk that is full.
+        VarlabError: a source with nothing to pack or with impossible samples, a disk that is full, or ``out`` is the folder
+            that the source reads.
     """
     if shard_size < 1:
         raise VarlabError(f"shard_size is {shard_size}, but a shard holds at least one image.")
     folder = Path(out)
+    _check_apart(source, folder)
     workshop = folder / WORKSHOP
     written = multiprocessing.get_context("fork").Value("q", 0)
     parts = Parts(source, workshop, shard_size=shard_size, condition=condition, written=written)
@@ -76,6 +78,13 @@ def pack(
     index = _publish(source, folder, parts, [m for m in made if m.places], condition)
     shutil.rmtree(workshop, ignore_errors=True)
     return {**_summary(source, made), "shards": sum(map(len, index.splits.values())), "hash": index.hash}
+
+
+def _check_apart(source: Source, folder: Path) -> None:
+    """Raises VarlabError where new shards could take the places of the source's own."""
+    path = source.describe().get("path")
+    if path is not None and Path(path).expanduser().resolve() == folder.resolve():
+        raise VarlabError(f"{folder} is where the source lies: pack into another folder with out=.")
 
 
 def _open_workshop(workshop: Path, fingerprint: str) -> None:
