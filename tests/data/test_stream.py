@@ -125,7 +125,7 @@ def test_padding_is_masked(made_set: Path, make_module: Make, world: int, batch:
 def test_augmentation_belongs_to_the_position(places: list[int], flip: bool, crop: float) -> None:
     augment, rng = Augment(flip=flip, crop=crop, noise=0.0), Rng(5)
     img_u8_B3HW = Rng(0).stream("noise", torch.arange(12)).integers(256, 3, 6, 6).to(torch.uint8)
-    together = augment(img_u8_B3HW, torch.arange(12), rng)
+    together = augment(img_u8_B3HW.clone(), torch.arange(12), rng)
     p_B = torch.tensor(places[:5])
     assert torch.equal(augment(img_u8_B3HW[p_B], p_B, rng), together[p_B])
     assert together.shape == img_u8_B3HW.shape and together.dtype == torch.uint8
@@ -134,11 +134,11 @@ def test_augmentation_belongs_to_the_position(places: list[int], flip: bool, cro
 def test_augmentation_flips_half_and_crops_everywhere() -> None:
     ramp_HW = torch.arange(16, dtype=torch.uint8).mul(16).expand(16, 16)
     img_u8_B3HW = ramp_HW.expand(400, 3, 16, 16)
-    flipped = Augment(flip=True, crop=1.0, noise=0.0)(img_u8_B3HW, torch.arange(400), Rng(0))
+    flipped = Augment(flip=True, crop=1.0, noise=0.0)(img_u8_B3HW.clone(), torch.arange(400), Rng(0))
     is_flipped = (flipped == img_u8_B3HW.flip(3)).flatten(1).all(1)
     assert torch.equal(flipped[~is_flipped], img_u8_B3HW[~is_flipped])
     assert 160 < int(is_flipped.sum()) < 240
-    cropped = Augment(flip=False, crop=1.25, noise=0.0)(img_u8_B3HW, torch.arange(400), Rng(0))
+    cropped = Augment(flip=False, crop=1.25, noise=0.0)(img_u8_B3HW.clone(), torch.arange(400), Rng(0))
     corners = cropped[:, 0, 0, 0].unique()
     assert len(corners) == 5 and corners.min() == 0  # 20 pixels leave five places for 16
     with pytest.raises(VarlabError, match=r"augment\.crop is 0\.5"):

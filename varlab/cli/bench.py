@@ -45,6 +45,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
 
 def _image_works(data: ShardDataModule, config: dict[str, Any]) -> dict[str, Work]:
     parts = Parts(data, images=config["images"], batch=config["batch"])
+    parts.warm(config["warm_bytes"])
     works: dict[str, Work] = {
         "read and verify": parts.read,
         "decode": parts.decode,

@@ -36,6 +36,8 @@ class Augment:
 
     def moved(self, img_u8_B3HW: Tensor, ids_B: Tensor, rng: Rng) -> Tensor:
         """Crop and flip alone: what an image and its condition go through alike. What is given may be written into."""
+        if not self._flip and self._crop == 1:
+            return img_u8_B3HW
         flip_B, u_B, v_B = self._draws(ids_B, rng)
         if self._crop > 1:
             img_u8_B3HW = self._random_crop(img_u8_B3HW, u_B, v_B)

@@ -144,9 +144,12 @@ class ShardReader:
     def _cut(self, index_B: Tensor, choose: Choose | None, second: bool) -> Read:
         img_BHW3 = self._buffers.take((len(index_B), *self.size, 3))
         shares, faults = [(0.0, 0.0, 1.0, 1.0)] * len(index_B), {}
-        for row, place in enumerate(self._places(index_B.numpy(), second)):
+        places = self._places(index_B.numpy(), second)
+        for row, (place, encoded) in enumerate(zip(places, [self._tried(place) for place in places], strict=True)):
             try:
-                shares[row] = self._one(self._bytes(place), place.form, row, choose, img_BHW3[row])
+                if isinstance(encoded, BadSampleError):
+                    raise encoded
+                shares[row] = self._one(encoded, place.form, row, choose, img_BHW3[row])
             except BadSampleError as bad:
                 img_BHW3[row] = 0
                 faults[row] = Fault(bad.kind, self._shards[place.shard].file, self.key(int(index_B[row])), bad.detail)
@@ -180,6 +183,13 @@ class ShardReader:
         names = ("cond_offset", "cond_size", "cond_check") if second else ("offset", "size", "check")
         forms = ["PNG"] * len(rows) if second else [FORMAT_NAMES[form] for form in rows["format"].tolist()]
         return list(map(_Place, rows["shard"].tolist(), *(rows[name].tolist() for name in names), forms))
+
+    def _tried(self, place: _Place) -> bytes | BadSampleError:
+        """A sample's bytes, or why there are none. All reads of a batch are made in a row: between decodings they are slower."""
+        try:
+            return self._bytes(place)
+        except BadSampleError as bad:
+            return bad
 
     def _bytes(self, place: _Place) -> bytes:
         if not place.size:
