@@ -12,6 +12,7 @@ import numpy as np
 from varlab.data.faults import BadSampleError, listed, table_of
 from varlab.data.files import LocalFolder
 from varlab.data.index import SPLITS, Index, Shard, write_index
+from varlab.data.labels import numbered
 from varlab.data.looking import Looked, Progress, Settings, look_at_all
 from varlab.data.table import Row, make_table
 from varlab.data.tar import Scan
@@ -100,24 +101,16 @@ def _number_labels(shards: Sequence[Looked], settings: Settings) -> tuple[str, .
     names = settings.classes or (tuple(found) if found else tuple(str(i) for i in range(highest + 1)))
     number = {name: i for i, name in enumerate(names)}
 
-    def numbered(label: int | str | None) -> int:
-        if label is None:
-            raise BadSampleError("no_label", "neither cls nor a label in its json")
-        i = number.get(label, -1) if isinstance(label, str) else label
-        if not 0 <= i < len(names):
-            raise BadSampleError("bad_label", f"{label!r} is none of the {len(names)} classes")
-        return i
-
-    _relabel(shards, numbered)
+    _relabel(shards, lambda label: numbered(label, names, number))
     return names
 
 
-def _relabel(shards: Sequence[Looked], numbered: Callable[[int | str | None], int]) -> None:
+def _relabel(shards: Sequence[Looked], number: Callable[[int | str | None], int]) -> None:
     for shard in shards:
         kept = []
         for place in shard.scan.places:
             try:
-                kept.append(replace(place, label=numbered(place.label)))
+                kept.append(replace(place, label=number(place.label)))
             except BadSampleError as bad:
                 shard.scan.faults.append(Fault(bad.kind, shard.file, place.key, bad.detail))
         shard.scan.places = kept

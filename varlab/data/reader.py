@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from varlab.data.table import FORMAT_NAMES
 from varlab.errors import VarlabError
 from varlab.types import Fault
 
-__all__ = ["Choose", "Read", "ShardReader"]
+__all__ = ["Choose", "Read", "ShardReader", "read_part"]
 
 U8 = NDArray[np.uint8]
 
@@ -161,12 +162,8 @@ class ShardReader:
                 raise BadSampleError("wrong_size", f"{img_HW3.shape[:2]}, not {self.size} (H, W)")
             out_HW3[...] = img_HW3
             return
-        height, width = header(encoded, form)
-        top, left, h, w = choose(row, height, width)
-        share_4[:] = top / height, left / width, (top + h) / height, (left + w) / width
-        least = -(-height * self.size[0] // h), -(-width * self.size[1] // w)
-        img_HW3 = decode(encoded, form, most_pixels=self._most_pixels, least=least)
-        cut(img_HW3, _scaled((top, left, h, w), (height, width), img_HW3.shape[:2]), out_HW3)
+        box_of = partial(choose, row)
+        share_4[:] = read_part(encoded, form, box_of, most_pixels=self._most_pixels, out_HW3=out_HW3)
 
     def encoded(self, i: int, *, second: bool = False) -> tuple[bytes, str]:
         """An image's bytes, verified, and Pillow's name of their format. BadSampleError where there is something wrong."""
@@ -181,6 +178,23 @@ class ShardReader:
         if xxh3_64_intdigest(encoded) != check:
             raise BadSampleError("changed", "other bytes than were indexed")
         return encoded, "PNG" if second else FORMAT_NAMES[row["format"]]
+
+
+def read_part(
+    encoded: bytes, form: str, box_of: Callable[[int, int], Box], *, most_pixels: int, out_HW3: U8
+) -> tuple[float, float, float, float]:
+    """Decode an image no larger than needed, and write the part of it that ``box_of`` (height, width) chooses into
+    ``out_HW3``, brought to its size; where that part lies, as shares of the image (top, left, bottom, right).
+
+    Raises:
+        BadSampleError: corrupt, or too_large.
+    """
+    height, width = header(encoded, form)
+    top, left, h, w = box_of(height, width)
+    least = -(-height * out_HW3.shape[0] // h), -(-width * out_HW3.shape[1] // w)
+    img_HW3 = decode(encoded, form, most_pixels=most_pixels, least=least)
+    cut(img_HW3, _scaled((top, left, h, w), (height, width), img_HW3.shape[:2]), out_HW3)
+    return top / height, left / width, (top + h) / height, (left + w) / width
 
 
 def _scaled(box: Box, before: tuple[int, int], after: tuple[int, ...]) -> Box:
