@@ -25,6 +25,7 @@ from varlab.cli.kinds import KINDS
 from varlab.cli.main import main
 from varlab.cli.train import precision
 from varlab.data import ShardDataModule
+from varlab.data.pipeline import StreamDataModule
 from varlab.data.sources import Sample, Skipped, samples
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
@@ -170,8 +171,14 @@ def data(name: str, lab: Path, tmp_path: Path) -> None:
         tokens = make(train_config("data=tokens", f"data.path={tmp_path / 'tokens'}", "data.batch=6")["data"])
         assert next(iter(tokens.train_loader(0, 6, 0, 1))).tokens_BP.shape == (6, 30)
         return
-    module = make(train_config(f"data={name}", where, "data.workers=0", "data.batch=6")["data"])
-    assert isinstance(module, ShardDataModule)
+    overrides = [where, "data.workers=0", "data.batch=6"]
+    if name == "stream":
+        files = "runs/data/source=digits/{}-{{000000,000000}}.tar"
+        overrides[0] = "data.classes=10"
+        overrides += [f"data.{split}='{files.format(split)}'" for split in ("train", "val")]
+        overrides += ["data.size=16", "data.train_images=2876", "data.val_images=300"]
+    module = make(train_config(f"data={name}", *overrides)["data"])
+    assert isinstance(module, StreamDataModule if name == "stream" else ShardDataModule)
     batch = next(iter(module.train_loader(0, 6, 0, 1)))
     assert batch.img_u8_B3HW.shape == (6, 3, 16, 16)
 
