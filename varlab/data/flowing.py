@@ -101,6 +101,8 @@ class Endless(_Flowing):
                 labels.append(label)
             if len(labels) == len(position_B):
                 break
+        else:  # an error ended it, and somebody asks again
+            raise VarlabError(f"{flow.name} gives no more samples: the error before this one tells why.")
         batch = self._batch(img_BHW3, labels, position_B)
         batch.img_u8_B3HW = self._augment(batch.img_u8_B3HW, position_B, self._rng)
         batch.faults = flow.take()

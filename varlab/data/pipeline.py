@@ -51,6 +51,8 @@ class StreamDataModule(LightningDataModule):
         max_bad: share of a split's samples that may be bad; the next one is taken in place of each. Of a shard that is
             missing or cut, as many count as one holds on average. most_pixels: larger images count as bad.
 
+    A silent server is given up after three minutes, a silent ``pipe:`` command never: give it a timeout of its own.
+
     Training is deterministic for the same start, ranks and workers. From another start other samples come, so that a run
     that is resumed is as good as one that was not, but not the same.
 

@@ -190,6 +190,8 @@ def read_part(
         BadSampleError: corrupt, or too_large.
     """
     height, width = header(encoded, form)
+    if not height * width:
+        raise BadSampleError("corrupt", f"{width}×{height} pixels, says its header")
     top, left, h, w = box_of(height, width)
     least = -(-height * out_HW3.shape[0] // h), -(-width * out_HW3.shape[1] // w)
     img_HW3 = decode(encoded, form, most_pixels=most_pixels, least=least)
