@@ -1,6 +1,6 @@
 """JPEG files to measure with: crops of scikit-image's photographs, 256×256, about 16 KB each, in ten classes.
 
-    python experiments/streaming/make_images.py OUT N
+python experiments/streaming/make_images.py OUT N
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ QUALITY = 84  # about 16 KB
 
 def main(out: Path, n: int) -> None:
     """Every crop is another place, size and mirror of a photograph, so no two files are alike."""
-    photos = [np.asarray(Image.open(f"{data.data_dir}/{name}.png" if _png(name) else f"{data.data_dir}/{name}.jpg").convert("RGB")) for name in PHOTOS if _png(name) or _jpg(name)]
+    photos = [
+        np.asarray(
+            Image.open(f"{data.data_dir}/{name}.png" if _png(name) else f"{data.data_dir}/{name}.jpg").convert("RGB")
+        )
+        for name in PHOTOS
+        if _png(name) or _jpg(name)
+    ]
     rng = np.random.default_rng(0)
     for i in range(n):
         photo = photos[i % len(photos)]

@@ -65,6 +65,7 @@ def reference(many: Path) -> list[Item]:
     return listed(many, 1, 0, 0, FIRST)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 3), (2, 1), (4, 2)])
 def test_the_first_10000_are_the_same_on_any_ranks_and_workers(
     many: Path, reference: list[Item], ranks: int, workers: int

@@ -28,7 +28,7 @@ from varlab.cli.commands import COMMANDS
 from varlab.cli.kinds import KINDS
 from varlab.cli.main import main
 from varlab.cli.train import precision
-from varlab.data import ShardDataModule
+from varlab.data import ShardDataModule, StreamDataModule
 from varlab.data.sources import Sample, Skipped, samples
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
@@ -174,8 +174,13 @@ def data(name: str, lab: Path, tmp_path: Path) -> None:
         tokens = make(train_config("data=tokens", f"data.path={tmp_path / 'tokens'}", "data.batch=6")["data"])
         assert next(iter(tokens.train_loader(0, 6, 0, 1))).tokens_BP.shape == (6, 30)
         return
-    module = make(train_config(f"data={name}", where, "data.workers=0", "data.batch=6")["data"])
-    assert isinstance(module, ShardDataModule)
+    overrides = [where]
+    if name == "stream":
+        overrides = [f"data.{s}='runs/data/source=digits/{s}-00000{{0,0}}.tar'" for s in ("train", "val")]
+        overrides += ["data.classes=10", "data.size=16", "data.train_images=2876", "data.val_images=300"]
+    overrides += ["data.workers=0", "data.batch=6"]
+    module = make(train_config(f"data={name}", *overrides)["data"])
+    assert isinstance(module, StreamDataModule if name == "stream" else ShardDataModule)
     batch = next(iter(module.train_loader(0, 6, 0, 1)))
     assert batch.img_u8_B3HW.shape == (6, 3, 16, 16)
 

@@ -91,6 +91,11 @@ def _data_config(config: dict[str, Any], record: dict[str, Any]) -> dict[str, An
     own = dict(config.get("data") or record["config"].get("data") or {})
     if own.get("_target_", "").endswith("TokenDataModule"):
         raise VarlabError(f"{config['run']} was trained on tokens: give the images, with data=shards data.path=DIR.")
+    if own.get("_target_", "").endswith("StreamDataModule"):
+        raise VarlabError(
+            f"{config['run']} was trained on a stream, whose samples have no numbers: varlab index the shards, and give "
+            "data=shards data.path=DIR."
+        )
     own |= {"views": config["views"], "views_seed": config["views_seed"]}
     return own if config["workers"] is None else own | {"workers": config["workers"]}
 

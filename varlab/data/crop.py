@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from varlab.errors import VarlabError
+from varlab.rng import Stream
 
-__all__ = ["Box", "Centre", "Crop", "RandomCrop", "RandomResizedCrop", "cut"]
+__all__ = ["Box", "Centre", "Crop", "RandomCrop", "RandomResizedCrop", "cut", "draws"]
 
 U8 = NDArray[np.uint8]
 
@@ -77,6 +78,30 @@ class RandomResizedCrop:
             if 0 < h <= height and 0 < w <= width:
                 return int(u[first + 2] * (height - h + 1)), int(u[first + 3] * (width - w + 1)), h, w
         return Centre().box(height, width, aspect, u)
+
+
+def draws(stream: Stream) -> list[Sequence[float]]:
+    """For each id of a stream as many uniform numbers as a choice asks for."""
+    return [_Drawn(first, stream, row) for row, first in enumerate(stream.uniform(_FIRST).tolist())]
+
+
+_FIRST = 12  # uniform numbers that nearly every choice of a crop can do with: three tries
+
+
+class _Drawn(Sequence[float]):
+    """The uniform numbers of one image, those after the first few drawn only if they are asked for."""
+
+    def __init__(self, first: list[float], draws: Stream, row: int):
+        self._numbers, self._draws, self._row = first, draws, row
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        while i >= len(self._numbers):  # a longer draw begins with the same numbers
+            more = self._draws.only(self._row).uniform(4 * len(self._numbers))
+            self._numbers = more[0].tolist()
+        return self._numbers[i]
 
 
 def cut(img_HW3: U8, box: Box, out_HW3: U8) -> None:

@@ -61,11 +61,12 @@ def listed(faults: Sequence[Fault]) -> str:
 class Watch:
     """Counts the bad samples of a split as they are met: each once, whatever epoch meets it again.
 
-    n: samples of the split. most: the share of them that may be bad before ``note`` raises.
+    n: samples of the split. most: the share of them that may be bad before ``note`` raises. remedy: what to do then.
     """
 
-    def __init__(self, *, where: str, split: str, n: int, most: float):
+    def __init__(self, *, where: str, split: str, n: int, most: float, remedy: str | None = None):
         self._where, self._split, self._n, self._most = where, split, n, most
+        self._remedy = remedy or f"mend them (`varlab index {where} check=true` lists all)"
         self.faults: dict[tuple[str, str], Fault] = {}
         self.lost = 0  # samples
 
@@ -84,5 +85,5 @@ class Watch:
         if self.lost > before and self.lost > self._most * self._n:
             raise VarlabError(
                 f"{self.lost} of {self._n} {self._split} samples in {self._where} are bad, over data.max_bad={self._most:g} "
-                f"({listed(list(self.faults.values()))}): mend them (`varlab index {self._where} check=true` lists all)."
+                f"({listed(list(self.faults.values()))}): {self._remedy}."
             )

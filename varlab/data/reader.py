@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from varlab.data.table import FORMAT_NAMES
 from varlab.errors import VarlabError
 from varlab.types import Fault
 
-__all__ = ["Choose", "Read", "ShardReader"]
+__all__ = ["Choose", "Read", "ShardReader", "read_part"]
 
 U8 = NDArray[np.uint8]
 
@@ -166,12 +167,7 @@ class ShardReader:
                 raise BadSampleError("wrong_size", f"{img_HW3.shape[:2]}, not {self.size} (H, W)")
             out_HW3[...] = img_HW3
             return 0.0, 0.0, 1.0, 1.0
-        height, width = header(encoded, form)
-        top, left, h, w = choose(row, height, width)
-        least = -(-height * self.size[0] // h), -(-width * self.size[1] // w)
-        img_HW3 = decode(encoded, form, most_pixels=self._most_pixels, least=least)
-        cut(img_HW3, _scaled((top, left, h, w), (height, width), img_HW3.shape[:2]), out_HW3)
-        return top / height, left / width, (top + h) / height, (left + w) / width
+        return read_part(encoded, form, partial(choose, row), most_pixels=self._most_pixels, out_HW3=out_HW3)
 
     def encoded(self, i: int) -> tuple[bytes, str]:
         """An image's bytes, verified, and Pillow's name of their format. BadSampleError where there is something wrong."""
@@ -185,7 +181,7 @@ class ShardReader:
         return list(map(_Place, rows["shard"].tolist(), *(rows[name].tolist() for name in names), forms))
 
     def _tried(self, place: _Place) -> bytes | BadSampleError:
-        """A sample's bytes, or why there are none. All reads of a batch are made in a row: between decodings they are slower."""
+        """A sample's bytes, or why there are none. Reads of a batch in a row are faster than between decodings."""
         try:
             return self._bytes(place)
         except BadSampleError as bad:
@@ -210,6 +206,25 @@ class _Place(NamedTuple):
     size: int
     check: int
     form: str
+
+
+def read_part(
+    encoded: bytes, form: str, box_of: Callable[[int, int], Box], *, most_pixels: int, out_HW3: U8
+) -> tuple[float, float, float, float]:
+    """Decode an image no larger than needed, and write the part of it that ``box_of`` (height, width) chooses into
+    ``out_HW3``, brought to its size; where that part lies, as shares of the image (top, left, bottom, right).
+
+    Raises:
+        BadSampleError: corrupt, or too_large.
+    """
+    height, width = header(encoded, form)
+    if not height * width:
+        raise BadSampleError("corrupt", f"{width}×{height} pixels, says its header")
+    top, left, h, w = box_of(height, width)
+    least = -(-height * out_HW3.shape[0] // h), -(-width * out_HW3.shape[1] // w)
+    img_HW3 = decode(encoded, form, most_pixels=most_pixels, least=least)
+    cut(img_HW3, _scaled((top, left, h, w), (height, width), img_HW3.shape[:2]), out_HW3)
+    return top / height, left / width, (top + h) / height, (left + w) / width
 
 
 def _scaled(box: Box, before: tuple[int, int], after: tuple[int, ...]) -> Box:

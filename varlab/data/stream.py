@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from varlab.data.augment import Augment
-from varlab.data.crop import Box, Crop
+from varlab.data.crop import Box, Crop, draws
 from varlab.data.reader import Choose, ShardReader
 from varlab.data.walk import ATTEMPTS, Walk
 from varlab.errors import VarlabError
-from varlab.rng import Rng, Stream
+from varlab.rng import Rng
 from varlab.types import Batch, Fault
 
 __all__ = ["Augment", "EvalSplit", "TrainStream", "fetch"]
@@ -54,32 +53,12 @@ class Look:
         if crop is None:
             return None
         aspect = self._reader.size[1] / self._reader.size[0]
-        draws = self._rng.stream("crop", ids_B)
-        first_BN = draws.uniform(_FIRST).tolist()
+        drawn_B = draws(self._rng.stream("crop", ids_B))
 
         def choose(row: int, height: int, width: int) -> Box:
-            return crop.box(height, width, aspect, _Drawn(first_BN[row], draws, row))
+            return crop.box(height, width, aspect, drawn_B[row])
 
         return choose
-
-
-_FIRST = 12  # uniform numbers that nearly every choice of a crop can do with: three tries
-
-
-class _Drawn(Sequence[float]):
-    """The uniform numbers of one image, those after the first few drawn only if they are asked for."""
-
-    def __init__(self, first: list[float], draws: Stream, row: int):
-        self._numbers, self._draws, self._row = first, draws, row
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, i: Any) -> Any:
-        while i >= len(self._numbers):  # a longer draw begins with the same numbers
-            more = self._draws.only(self._row).uniform(4 * len(self._numbers))
-            self._numbers = more[0].tolist()
-        return self._numbers[i]
 
 
 class TrainStream(Dataset[Batch]):

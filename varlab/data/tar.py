@@ -5,7 +5,6 @@ Nothing that is wrong ends the reading: each fault is named, and what is whole i
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from xxhash import xxh3_64_intdigest
 
 from varlab.data.faults import BadSampleError
+from varlab.data.telling import json_of, label_of
 from varlab.types import Fault
 
 __all__ = ["CONDITION", "FORMATS", "Place", "Scan", "scan"]
@@ -61,8 +61,7 @@ class Scan:
 def scan(path: Path, *, label: str = "auto") -> Scan:
     """The samples of a shard in order, and what is wrong with it. Members of unknown endings are passed over.
 
-    label: where it is told: ``cls`` (a number in its own member), ``json:FIELD``, ``none``; ``auto`` takes the first of cls
-    and a JSON's ``label`` that there is.
+    label: where it is told, see ``label_of``.
     """
     if not path.is_file():
         return Scan(faults=[Fault("missing", path.name, "", "no such file", samples=0)])
@@ -76,8 +75,7 @@ class _Scanner:
     """The reading of one shard."""
 
     def __init__(self, tar: mmap.mmap, shard: str, label: str):
-        self._tar, self._shard = tar, shard
-        self._source, _, self._field = label.partition(":")
+        self._tar, self._shard, self._label = tar, shard, label
         self._found = Scan()
         self._seen: dict[str, set[str]] = {}  # the members of each key so far
         self._torn: set[str] = set()  # keys whose members stand apart
@@ -125,14 +123,14 @@ class _Scanner:
         ending = next((e for e in members if e in FORMATS), None)
         if ending is None:
             raise BadSampleError("no_image", f"none of {', '.join(FORMATS)}, only {', '.join(members)}")
-        told = self._json(members)
+        told = json_of(self._content(members, "json"))
         condition = members.get(CONDITION)
         return Place(
             key=key,
             span=members[ending],
             check=self._hash(members[ending]),
             format=FORMATS[ending],
-            label=self._label(members, told),
+            label=label_of(self._content(members, "cls"), told, self._label),
             condition=None if condition is None else (condition, self._hash(condition)),
             box=_box(told),
         )
@@ -140,31 +138,11 @@ class _Scanner:
     def _bytes(self, span: Span) -> bytes:
         return self._tar[span[0] : span[0] + span[1]]
 
+    def _content(self, members: dict[str, Span], ending: str) -> bytes | None:
+        return self._bytes(members[ending]) if ending in members else None
+
     def _hash(self, span: Span) -> int:
         return xxh3_64_intdigest(self._bytes(span))
-
-    def _json(self, members: dict[str, Span]) -> dict[str, object]:
-        if "json" not in members:
-            return {}
-        try:
-            told = json.loads(self._bytes(members["json"]))
-        except ValueError:
-            return {}
-        return told if isinstance(told, dict) else {}
-
-    def _label(self, members: dict[str, Span], told: dict[str, object]) -> int | str | None:
-        if self._source in ("auto", "cls") and "cls" in members:
-            text = self._bytes(members["cls"]).strip()
-            if not text.isdigit():
-                raise BadSampleError("bad_label", f"cls holds {text[:20].decode(errors='replace')!r}, not a number")
-            return int(text)
-        named = self._field or "label"
-        if self._source in ("auto", "json") and named in told:
-            label = told[named]
-            if isinstance(label, bool) or not isinstance(label, int | str) or (isinstance(label, int) and label < 0):
-                raise BadSampleError("bad_label", f"json holds {named}: {str(label)[:20]}")
-            return label
-        return None
 
 
 def _box(told: dict[str, object]) -> tuple[float, ...] | None:
