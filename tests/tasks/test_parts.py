@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from varlab.data.grid import grid
 from varlab.tasks import WarmupDecay
 from varlab.tasks.bookkeeping import Faults, Means, Stopwatch
-from varlab.tasks.callbacks import grid, passes
+from varlab.tasks.callbacks import passes
 from varlab.tasks.codebook import Revival
 from varlab.tasks.ema import EMA
 from varlab.tasks.optim import build_optimizer, forget_rows, parameter_groups, scale_learning_rate

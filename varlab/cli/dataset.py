@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from varlab.data.grid import grid
 from varlab.data.index import SPLITS, Index
 from varlab.data.reader import ShardReader
 from varlab.report.dataset import DatasetFacts, write_dataset_page
-from varlab.tasks.callbacks import grid
 
 __all__ = ["class_counts", "summarise"]
 

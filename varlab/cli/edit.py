@@ -17,9 +17,9 @@ from torch import Tensor
 from varlab.checkpoint import atomic_write
 from varlab.cli.rundir import RunDirectory
 from varlab.cli.trained import sampler_of, trained
+from varlab.data.grid import grid
 from varlab.model import Model
 from varlab.sample.images import Growth
-from varlab.tasks.callbacks import grid
 from varlab.types import VarlabError, to_float, to_uint8
 
 __all__ = ["run"]

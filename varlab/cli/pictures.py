@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from varlab.data import Data
+from varlab.data.grid import grid
 from varlab.sample.images import Growth
-from varlab.tasks.callbacks import grid
 from varlab.tasks.source import HeldOut, SampleSource, balanced_labels
 from varlab.tokenizer import VQTokenizer
 from varlab.types import to_float, to_uint8

@@ -19,10 +19,10 @@ from varlab.cli.conditions import Given
 from varlab.cli.pictures import columns_for
 from varlab.cli.rundir import RunDirectory
 from varlab.cli.trained import sampler_of, shards, trained
+from varlab.data.grid import grid
 from varlab.model import Model
 from varlab.sample import Sampler
 from varlab.sample.images import Growth
-from varlab.tasks.callbacks import grid
 from varlab.tasks.source import Rejection, balanced_labels
 from varlab.types import VarlabError, to_uint8
 

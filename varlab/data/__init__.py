@@ -1,10 +1,27 @@
-"""Shards, packing, the exact stream and webdataset's. Knows images and classes, never a model."""
+"""Shards, packing, and the exact stream. Knows images and classes, never a model."""
 
-from varlab.data.datamodule import ShardDataModule
-from varlab.data.pipeline import StreamDataModule
-from varlab.data.tokenmodule import TokenDataModule
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from varlab.data.datamodule import ShardDataModule
+    from varlab.data.pipeline import StreamDataModule
+    from varlab.data.tokenmodule import TokenDataModule
+
+    Data = ShardDataModule | StreamDataModule | TokenDataModule
+    """What a training may be fed by."""
 
 __all__ = ["Data", "ShardDataModule", "StreamDataModule", "TokenDataModule"]
 
-Data = ShardDataModule | StreamDataModule | TokenDataModule
-"""What a training may be fed by."""
+_HOMES = {"ShardDataModule": "datamodule", "StreamDataModule": "pipeline", "TokenDataModule": "tokenmodule"}
+
+
+def __getattr__(name: str) -> Any:
+    """Each module is imported when it is asked for: packing needs none of them, and Lightning takes its time."""
+    if name == "Data":
+        return Any
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

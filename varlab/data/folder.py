@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from varlab.rng import Rng
 __all__ = ["ENDINGS", "Folder"]
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+
+_ONCE = 1 << 20  # bytes that are read at once
 
 Entry = tuple[int, str, int]
 """Place in the split, path below the root, label."""
@@ -57,10 +61,9 @@ class Folder:
         if strangers:
             raise VarlabError(f"{folder} has a class {strangers[0]!r}, but train has none: make them agree.")
         found = [
-            (str(file.relative_to(self._root)), label)
+            (os.path.relpath(file, self._root), label)
             for label, name in enumerate(self.classes)
-            for file in sorted((folder / name).rglob("*"))
-            if file.suffix.lower() in ENDINGS and file.is_file()
+            for file in _files(folder / name)
         ]
         if not found:
             raise VarlabError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))}) in its subfolders.")
@@ -79,7 +82,7 @@ class Folder:
         i, name, label = entry
         path = self._root / name
         try:
-            image = self._fit(path.read_bytes())
+            image = self._fit(_read(path))
         except (BadSampleError, OSError) as e:
             return Skipped(name, str(e))
         key = f"{i:08d}-{re.sub('[^A-Za-z0-9_-]', '_', path.stem)[:60]}"
@@ -91,6 +94,28 @@ def _classes(folder: Path) -> tuple[str, ...]:
     if not names:
         raise VarlabError(f"{folder} has no subfolders: an image folder needs one for each class.")
     return tuple(names)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The images below a folder, in order of their paths. Strings: a million Path objects take their time."""
+    found = (f"{where}/{name}" for where, _, names in os.walk(folder, followlinks=True) for name in names)
+    yield from sorted((path for path in found if _ending(path) in ENDINGS), key=lambda path: path.split("/"))
+
+
+def _ending(path: str) -> str:
+    return "." + path.rpartition(".")[2].lower()
+
+
+def _read(path: Path) -> bytes:
+    """A small file's content, with as few calls to the system as it takes: half of the time of packing files as they are."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        parts = [os.read(file, _ONCE)]
+        while parts[-1]:
+            parts.append(os.read(file, _ONCE))
+        return parts[0] if len(parts) == 2 else b"".join(parts)
+    finally:
+        os.close(file)
 
 
 def _shuffled(found: list[tuple[str, int]], *, seed: int, name: str) -> list[Entry]:

@@ -7,7 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,11 @@ class Made:
     sizes: set[tuple[int, int]]
 
     def to_json(self) -> str:
-        """All of it, but the split."""
-        return json.dumps({**asdict(self), "counts": list(self.counts.items()), "sizes": sorted(self.sizes)})
+        """All of it."""
+        places = [(p.key, p.span, p.check, p.format, p.label, p.condition, p.box) for p in self.places]
+        counts, sizes = list(self.counts.items()), sorted(self.sizes)
+        plain = {"split": self.split, "shard": vars(self.shard), "skipped": [vars(s) for s in self.skipped]}
+        return json.dumps({**plain, "boxed": self.boxed, "places": places, "counts": counts, "sizes": sizes})
 
     @staticmethod
     def from_json(text: str) -> Made:
@@ -52,7 +55,7 @@ class Made:
         return Made(
             split=raw["split"],
             shard=Shard(**raw["shard"]),
-            places=[_place(place) for place in raw["places"]],
+            places=[_place(*place) for place in raw["places"]],
             counts=Counter(dict(map(tuple, raw["counts"]))),
             skipped=[Skipped(**s) for s in raw["skipped"]],
             boxed=raw["boxed"],
@@ -60,11 +63,9 @@ class Made:
         )
 
 
-def _place(raw: dict[str, Any]) -> Place:
-    condition = raw["condition"]
+def _place(key: str, span: Any, check: int, form: str, label: int, condition: Any, box: Any) -> Place:
     second = None if condition is None else ((condition[0][0], condition[0][1]), condition[1])
-    box = None if raw["box"] is None else tuple(raw["box"])
-    return Place(**{**raw, "span": tuple(raw["span"]), "condition": second, "box": box})
+    return Place(key, (span[0], span[1]), check, form, label, second, None if box is None else tuple(box))
 
 
 class Parts(Dataset[Made]):

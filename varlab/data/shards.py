@@ -49,12 +49,15 @@ class ShardWriter:
 
     def add(self, key: str, members: Iterable[tuple[str, bytes]], *, label: int, box: tuple[float, ...] | None) -> None:
         """One sample: the ending and the content of each of its members."""
+        parts: list[bytes] = []
         spans: dict[str, tuple[Span, int]] = {}
+        at = self._at
         for ending, content in members:
-            self._write(_header(f"{key}.{ending}", len(content)))
-            spans[ending] = (self._at, len(content)), xxh3_64_intdigest(content)
-            self._write(content)
-            self._write(bytes(-len(content) % BLOCK))
+            padding = -len(content) % BLOCK
+            parts += (_header(f"{key}.{ending}", len(content)), content, bytes(padding))
+            spans[ending] = (at + BLOCK, len(content)), xxh3_64_intdigest(content)
+            at += BLOCK + len(content) + padding
+        self._write(b"".join(parts))
         ending = next(e for e in spans if e in FORMATS)
         span, check = spans[ending]
         self.places.append(Place(key, span, check, FORMATS[ending], label, spans.get(CONDITION), box))
@@ -69,15 +72,27 @@ class ShardWriter:
         self._at += len(content)
 
 
-def _header(name: str, size: int) -> bytes:
-    """A ustar header of a plain file, mode 644."""
+def _template() -> bytes:
+    """The header of a plain file without name, size and checksum."""
     fields = (
-        name.encode().ljust(100, b"\x00"),
+        bytes(100),
         *(b"%07o\x00" % number for number in (0o644, 0, 0)),  # mode, owner, group
-        *(b"%011o\x00" % number for number in (size, 0)),  # and time
+        bytes(12),
+        b"%011o\x00" % 0,  # time
         b" " * 8,  # stands for the checksum in its own sum
         b"0".ljust(101, b"\x00"),
         b"ustar\x00" + b"00",
     )
-    header = b"".join(fields).ljust(BLOCK, b"\x00")
-    return header[:148] + b"%06o\x00 " % sum(header) + header[156:]
+    return b"".join(fields).ljust(BLOCK, b"\x00")
+
+
+_TEMPLATE = _template()
+_TEMPLATE_SUM = sum(_TEMPLATE)
+
+
+def _header(name: str, size: int) -> bytes:
+    """A ustar header of a plain file, mode 644."""
+    encoded, told = name.encode(), b"%011o\x00" % size
+    total = _TEMPLATE_SUM + sum(encoded) + sum(told)
+    rest = (_TEMPLATE[100:124], told, _TEMPLATE[136:148], b"%06o\x00 " % total, _TEMPLATE[156:])
+    return b"".join((encoded.ljust(100, b"\x00"), *rest))

@@ -1,7 +1,7 @@
 """What happens around updates: logging, evaluation, checkpoints. None of it has a say in the weights."""
 
 from varlab.tasks.callbacks.checkpointing import Checkpointer, Resume, restore
-from varlab.tasks.callbacks.evaluations import InTrainingScores, Pictures, Validation, grid
+from varlab.tasks.callbacks.evaluations import InTrainingScores, Pictures, Validation
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic, passes
 from varlab.tasks.callbacks.progress import ProgressBar
@@ -17,7 +17,6 @@ __all__ = [
     "Resume",
     "TrainingLog",
     "Validation",
-    "grid",
     "passes",
     "restore",
 ]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic
-from varlab.types import Batch, VarlabError
+from varlab.types import Batch
 
 
 class Validation(Periodic):
@@ -63,17 +62,3 @@ class Pictures(Periodic):
 def _float32(task: Task) -> torch.autocast:
     """Scores and pictures look at float32 models, whatever precision trains them."""
     return torch.autocast(task.device.type, enabled=False)
-
-
-def grid(img_u8_N3HW: Tensor, *, columns: int) -> Tensor:
-    """Images row by row in one picture ``img_u8_3HW``, a sixteenth of an image apart, on white; the last row may be short."""
-    if columns < 1 or len(img_u8_N3HW) == 0:
-        raise VarlabError(f"A grid of {len(img_u8_N3HW)} images in {columns} columns has nothing to show.")
-    missing = -len(img_u8_N3HW) % columns
-    n, channels, height, width = img_u8_N3HW.shape
-    gap = max(height // 16, 1)
-    white = img_u8_N3HW.new_full((missing, channels, height, width), 255)
-    rows = (n + missing) // columns
-    tiles = F.pad(torch.cat([img_u8_N3HW, white]), (0, gap, 0, gap), value=255)
-    joined = tiles.view(rows, columns, channels, height + gap, width + gap).permute(2, 0, 3, 1, 4)
-    return joined.reshape(channels, rows * (height + gap), columns * (width + gap))[:, :-gap, :-gap]
