@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report test check format clean
+.PHONY: help env demo report test test-slow check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -35,6 +35,9 @@ report: env  ## one page over everything under runs/
 
 test: env  ## every law and contract
 	$(PYTEST) -n 2 -m "not slow"
+
+test-slow: env  ## what takes minutes: twenty random kills, in one process and two
+	$(BIN)/python -m pytest -m slow
 
 check: env  ## style, types, tests
 	$(BIN)/ruff check .

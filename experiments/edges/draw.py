@@ -19,9 +19,9 @@ import varlab
 from varlab.data import ShardDataModule
 from varlab.data.augment import Augment
 from varlab.data.conditions import Edges
+from varlab.data.grid import grid
 from varlab.data.photos import Photos
 from varlab.model import Model
-from varlab.data.grid import grid
 from varlab.types import to_float, to_uint8
 
 EDGES = Edges(sigma=1.5, low=0.04, high=0.1)  # as the shards were packed

@@ -103,13 +103,17 @@ class RemoteFolder:
 
     def prefetch(self, files: Sequence[tuple[str, int]]) -> None:
         """Fetch these in the background, one after another. Errors are left to whoever reads."""
-        if self._pid != os.getpid():  # forked: the parent's threads are not ours
-            self._pool, self._fs, self._coming, self._pid = None, None, {}, os.getpid()
+        self._after_fork()
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="fetch")
         for file, size in files:
             if file not in self._coming and not (self._cache / file).is_file():
                 self._coming[file] = self._pool.submit(self.local, file, size)
         self._coming = {file: future for file, future in self._coming.items() if not future.done()}
+
+    def _after_fork(self) -> None:
+        """The parent's threads and connections are not ours."""
+        if self._pid != os.getpid():
+            self._pool, self._fs, self._coming, self._pid = None, None, {}, os.getpid()
 
     def _fetch(self, file: str, path: Path, size: int | None) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -132,6 +136,7 @@ class RemoteFolder:
             partial.unlink(missing_ok=True)
 
     def _filesystem(self) -> Any:
+        self._after_fork()
         if self._fs is None:
             import fsspec
 
@@ -143,7 +148,7 @@ class RemoteFolder:
 
     def _make_room(self, size: int, *, keep: Path) -> None:
         if size > self._limit:
-            raise VarlabError(f"{self.name} has a shard of {size} bytes: raise data.cache_bytes above {self._limit}.")
+            raise VarlabError(f"{self.name} has a shard of {size} bytes: raise data.remote_bytes above {self._limit}.")
         with _locked(self._root / ".room"):
             found = [(s.st_mtime, s.st_size, p) for p in self._root.rglob("*.tar") for s in [_stat(p)] if s is not None]
             total = sum(bytes_ for _, bytes_, _ in found) + size

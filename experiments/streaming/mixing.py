@@ -1,0 +1,29 @@
+"""How well an epoch is mixed when only so many shards are open at a time: 1281 shards of 1000 samples, sorted by class."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from varlab.data.shuffle import Shuffle, quality
+
+SHARDS, EACH, CLASSES, BATCH = 1281, 1000, 1000, 256
+
+
+def main() -> None:
+    """A row for each number of open shards; 1, 1 and 0 is a shuffle of all with all."""
+    shard_N = np.repeat(np.arange(SHARDS), EACH)
+    label_N = np.arange(SHARDS * EACH) * CLASSES // (SHARDS * EACH)
+    sys.stdout.write(
+        "| open shards | shards in a batch | spread of classes | memory of the last epoch |\n|---|---|---|---|\n"
+    )
+    for open_shards in (1, 4, 16, 64, 256, None):
+        shuffle = Shuffle(seed=0, shard_N=shard_N, open_shards=open_shards)
+        found = quality(shuffle, shard_N=shard_N, label_N=label_N, batch=BATCH)
+        name = "all" if open_shards is None else open_shards
+        sys.stdout.write(f"| {name} | {found['shards']:.3f} | {found['labels']:.2f} | {found['memory']:+.3f} |\n")
+
+
+if __name__ == "__main__":
+    main()
