@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 
 from varlab.errors import VarlabError
 
-__all__ = ["EvalBatches", "TrainBatches"]
+__all__ = ["Chunks", "EvalBatches", "TrainBatches"]
 
 
 class TrainBatches(Sampler[Sequence[int]]):
@@ -55,6 +55,20 @@ class EvalBatches(Sampler[Sequence[int]]):
         for first in range(0, self._total, self._batch):
             share = min(self._batch, self._total - first) // self._world
             yield range(first + self._rank * share, first + (self._rank + 1) * share)
+
+
+class Chunks(Sampler[Sequence[int]]):
+    """A range in pieces of at most ``size``."""
+
+    def __init__(self, first: int, last: int, size: int):
+        self._starts, self._last, self._size = range(first, last, size), last, size
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        for start in self._starts:
+            yield range(start, min(start + self._size, self._last))
 
 
 def _check_share(batch: int, world: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +14,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from varlab.data.augment import Augment
-from varlab.data.batches import EvalBatches, TrainBatches
+from varlab.data.batches import Chunks, EvalBatches, TrainBatches
 from varlab.data.crop import Crop
 from varlab.data.faults import Watch
 from varlab.data.files import folder_at
 from varlab.data.index import Index, read_index
+from varlab.data.loader import Loader
 from varlab.data.reader import ShardReader
-from varlab.data.stream import EvalSplit, TrainStream, fetch
+from varlab.data.stream import EvalSplit, TrainStream, Ways, fetch
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
-__all__ = ["Loader", "ShardDataModule"]
+__all__ = ["ShardDataModule"]
 
 
 class ShardDataModule(LightningDataModule):
@@ -189,9 +190,9 @@ class ShardDataModule(LightningDataModule):
         views = self.views if split == "train" else 0
         reader = self.reader(split)
         samples: Dataset[Batch] = (
-            _Ways(self.train_stream(), views) if views else EvalSplit(reader=reader, view=self._view)
+            Ways(self.train_stream(), views) if views else EvalSplit(reader=reader, view=self._view)
         )
-        chunks = _Chunks(first * max(views, 1), last * max(views, 1), batch)
+        chunks = Chunks(first * max(views, 1), last * max(views, 1), batch)
         return self._loader(split, samples, chunks)
 
     @property
@@ -225,71 +226,6 @@ class ShardDataModule(LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-
-class _Ways(Dataset[Batch]):
-    """Item i · ways + j is sample i of training in its j-th way."""
-
-    def __init__(self, stream: TrainStream, ways: int):
-        self._stream, self._ways = stream, ways
-
-    def __getitem__(self, item: int) -> Batch:
-        return self.__getitems__([item])
-
-    def __getitems__(self, items: Sequence[int]) -> Batch:
-        item_B = torch.as_tensor(items, dtype=torch.int64)
-        return self._stream.seen(item_B // self._ways, item_B % self._ways)
-
-
-class _Chunks(Sampler[Sequence[int]]):
-    """A range in pieces of at most ``size``."""
-
-    def __init__(self, first: int, last: int, size: int):
-        self._starts, self._last, self._size = range(first, last, size), last, size
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __iter__(self) -> Iterator[Sequence[int]]:
-        for start in self._starts:
-            yield range(start, min(start + self._size, self._last))
-
-
-class Loader(DataLoader[Batch]):
-    """Torch's loader of whole batches. Bad samples are counted here, in the trainer's process, in the order of batches; an
-    error of ours stays one sentence on its way out of a worker process."""
-
-    def __init__(self, dataset: Dataset[Batch], batches: Sampler[Sequence[int]], *, workers: int, watch: Watch):
-        super().__init__(
-            dataset,
-            batch_sampler=batches,  # type: ignore[arg-type]  # a range serves as the list of a batch, and travels lighter
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else the loader seeds its workers from the global generator
-            worker_init_fn=_one_thread,
-        )
-        self._watch = watch
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        try:
-            for batch in super().__iter__():
-                self._watch.note(batch.faults)
-                yield batch
-        except VarlabError as e:  # torch puts the worker's whole traceback into its text
-            raise VarlabError(str(e).rsplit("VarlabError: ", 1)[-1].strip()) from e
-
-
-def _one_thread(worker: int) -> None:
-    """Workers share the cores among themselves."""
-    import cv2
-
-    cv2.setNumThreads(0)
-
-
-def _as_it_is(batch: Any) -> Any:
-    """No collation: the dataset hands over whole batches."""
-    return batch
 
 
 def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from varlab.data.augment import Augment
 from varlab.data.batches import EvalBatches, TrainBatches
 from varlab.data.crop import Crop
-from varlab.data.datamodule import Loader
 from varlab.data.faults import Watch
 from varlab.data.flow import Flow, Opened
 from varlab.data.flowing import Endless, Held, InOrder, hold
+from varlab.data.loader import Loader
 from varlab.data.opening import shard_urls
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo

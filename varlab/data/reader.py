@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +15,9 @@ from xxhash import xxh3_64_intdigest
 from varlab.data.crop import Box, Centre, cut
 from varlab.data.decode import decode, header
 from varlab.data.faults import BadSampleError
-from varlab.data.files import Folder, LocalFolder
-from varlab.data.index import Index, Shard
+from varlab.data.index import Index
+from varlab.data.memory import Buffers, Cache, Read
+from varlab.data.opened import OpenShards
 from varlab.data.table import FORMAT_NAMES
 from varlab.errors import VarlabError
 from varlab.types import Fault
@@ -31,19 +28,6 @@ U8 = NDArray[np.uint8]
 
 Choose = Callable[[int, int, int], Box]
 """(row of the batch, height, width of its image) → the part of it that is wanted."""
-
-
-@dataclass
-class Read:
-    """Images of a batch, uint8 ``img_B3HW``; rows that could not be read are black and named in ``faults``.
-
-    box_B4: what was cut out, as shares of the image (top, left, bottom, right); None where nothing
-    was, or nobody asks.
-    """
-
-    img_B3HW: Tensor
-    faults: dict[int, Fault] = field(default_factory=dict)
-    box_B4: Tensor | None = None
 
 
 class ShardReader:
@@ -72,14 +56,14 @@ class ShardReader:
         self._table = table = index.table(split)
         self._shards, self.size = index.splits[split], size or index.image_size or (0, 0)
         self._whole = self.size == index.image_size  # else the middle is cut out
-        self._files = _Files(index.folder, self._shards)
+        self._files = OpenShards(index.folder, self._shards)
         self._most_pixels = most_pixels
-        self._buffers = _Buffers()
+        self._buffers = Buffers()
         self.label_N = torch.from_numpy(table["label"].astype(np.int64))
         self.box_N4 = torch.from_numpy(table["box"].copy()) if index.boxes else None
         room = cache_bytes if self._whole else 0
-        self._images = _Cache(len(table), self.size, room)
-        self._conditions = _Cache(len(table), self.size, room) if index.conditions is not None else None
+        self._images = Cache(len(table), self.size, room)
+        self._conditions = Cache(len(table), self.size, room) if index.conditions is not None else None
 
     def __len__(self) -> int:
         return len(self._table)
@@ -235,105 +219,3 @@ def _scaled(box: Box, before: tuple[int, int], after: tuple[int, ...]) -> Box:
     y, x = after[0] / before[0], after[1] / before[1]
     height, width = max(1, round(h * y)), max(1, round(w * x))
     return min(round(top * y), after[0] - height), min(round(left * x), after[1] - width), height, width
-
-
-class _Files:
-    """The shards of a split, each opened once per process, those used longest ago closed first."""
-
-    def __init__(self, folder: Folder, shards: tuple[Shard, ...]):
-        self._folder, self._shards = folder, shards
-        self._open: OrderedDict[int, int] = OrderedDict()
-        self._pid = os.getpid()
-
-    def read(self, shard: int, size: int, offset: int) -> bytes:
-        """So many bytes (fewer at the end) from that offset on. BadSampleError where the shard cannot be read."""
-        try:
-            return os.pread(self._descriptor(shard), size, offset)
-        except OSError as e:
-            raise BadSampleError("missing", e.strerror or str(e)) from e
-
-    def size_of(self, shard: int) -> int | None:
-        """Bytes of a local shard, -1 where it is missing; None for a remote one."""
-        if not isinstance(self._folder, LocalFolder):
-            return None
-        path = self._folder.local(self._shards[shard].file)
-        return path.stat().st_size if path.is_file() else -1
-
-    def prefetch(self, files: list[tuple[str, int]]) -> None:
-        """Hand on to the folder."""
-        self._folder.prefetch(files)
-
-    def _descriptor(self, shard: int) -> int:
-        if self._pid != os.getpid():  # forked: the parent's descriptors are the parent's to close
-            self._open, self._pid = OrderedDict(), os.getpid()
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
-        told = self._shards[shard]
-        self._open[shard] = os.open(self._folder.local(told.file, told.bytes), os.O_RDONLY)
-        if len(self._open) > self._folder.most_open:
-            os.close(self._open.popitem(last=False)[1])
-        return self._open[shard]
-
-    def __getstate__(self) -> Mapping[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_pid": -1}
-
-    def __del__(self) -> None:
-        if getattr(self, "_pid", -1) == os.getpid():
-            for fd in self._open.values():
-                os.close(fd)
-
-
-class _Buffers:
-    """Arrays for batches, each used again once nobody holds it: to touch new memory takes longer than to fill old."""
-
-    MOST = 4
-
-    def __init__(self) -> None:
-        self._arrays: list[U8] = []
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"_arrays": []}
-
-    def take(self, shape: tuple[int, ...]) -> U8:
-        """An array of that shape, filled with anything."""
-        for array in self._arrays:
-            if array.shape == shape and sys.getrefcount(array) == _UNHELD:
-                return array
-        array = np.empty(shape, dtype=np.uint8)
-        self._arrays = [*self._arrays[1 - self.MOST :], array]
-        return array
-
-
-_UNHELD = 3  # references to an array that only the list, the loop over it and the count itself know
-
-
-class _Cache:
-    """Decoded images of a split, if they all fit into ``room`` bytes."""
-
-    def __init__(self, n: int, size: tuple[int, int], room: int):
-        self._n, self._size = n, size
-        self._on = n * 3 * size[0] * size[1] <= room
-        self._img_N3HW: Tensor | None = None
-        self._filled_N: Tensor | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_img_N3HW": None, "_filled_N": None}
-
-    def read(self, index_B: Tensor, decode_all: Callable[[Tensor], Read]) -> Read:
-        """Images of those numbers; ``decode_all`` reads those that are not in memory."""
-        if not self._on:
-            return decode_all(index_B)
-        if self._img_N3HW is None or self._filled_N is None:
-            self._img_N3HW = torch.empty((self._n, 3, *self._size), dtype=torch.uint8)
-            self._filled_N = torch.zeros(self._n, dtype=torch.bool)
-        missing = torch.unique(index_B[~self._filled_N[index_B]])
-        bad: dict[int, Fault] = {}
-        if len(missing):
-            read = decode_all(missing)
-            self._img_N3HW[missing] = read.img_B3HW
-            self._filled_N[missing] = True
-            bad = {int(missing[row]): fault for row, fault in read.faults.items()}
-            self._filled_N[list(bad)] = False
-        faults = {row: bad[i] for row, i in enumerate(index_B.tolist()) if i in bad} if bad else {}
-        return Read(self._img_N3HW[index_B], faults)

@@ -16,7 +16,7 @@ from varlab.errors import VarlabError
 from varlab.rng import Rng
 from varlab.types import Batch, Fault
 
-__all__ = ["Augment", "EvalSplit", "TrainStream", "fetch"]
+__all__ = ["Augment", "EvalSplit", "TrainStream", "Ways", "fetch"]
 
 
 class Look:
@@ -180,3 +180,17 @@ class EvalSplit(Dataset[Batch]):
         batch = fetch(self._reader, position_B.clamp(max=len(self._reader) - 1), self._view)
         batch.valid_B &= position_B < len(self._reader)
         return batch
+
+
+class Ways(Dataset[Batch]):
+    """Item i · ways + j is sample i of training in its j-th way."""
+
+    def __init__(self, stream: TrainStream, ways: int):
+        self._stream, self._ways = stream, ways
+
+    def __getitem__(self, item: int) -> Batch:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: Sequence[int]) -> Batch:
+        item_B = torch.as_tensor(items, dtype=torch.int64)
+        return self._stream.seen(item_B // self._ways, item_B % self._ways)

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from varlab.data.augment import Augment
 from varlab.data.batches import TrainBatches
-from varlab.data.datamodule import Loader, ShardDataModule
+from varlab.data.datamodule import ShardDataModule
 from varlab.data.faults import Watch
+from varlab.data.loader import Loader
 from varlab.data.tokens import TokenReader, TokenSet, read_tokens
 from varlab.data.walk import ATTEMPTS, Walk
 from varlab.errors import VarlabError
