@@ -49,7 +49,7 @@ model=(task=generator order=raster transformer=tiny_gpt2 transformer.width=192 t
   budget.images=1024 data.batch=32 pictures.every=null val.every=null tokenizer_run="$out/tokenizer" tensorboard=false log.every=64)
 for round in 1 2 3; do
   varlab train "${model[@]}" data=photos data.path="$out/photos" data.workers=0 data.views=4 out="$out/online$round"
-  varlab train "${model[@]}" data=tokens data.path="$out/encoded" out="$out/tokens$round"
+  varlab train "${model[@]}" data=photos data.path="$out/photos" data.tokens="$out/encoded" out="$out/tokens$round"
 done
 python "$here/speedup.py" "$out"
 say "done"

@@ -123,6 +123,9 @@ def test_training_from_tokens_is_training_on_the_same_views(
     one, other = losses(tmp_path / "online"), losses(tmp_path / "tokens")
     assert len(one) == len(other) > 8
     assert one == pytest.approx(other, rel=1e-5)
+    beside = (*online[:3], "order=next_scale", "data.eval_batch=360", f"data.tokens={ways}")
+    assert small.train(tmp_path / "beside", *common, *beside) == 0  # as an option of the shards: the same
+    assert losses(tmp_path / "beside") == other
     cost = small.record(tmp_path / "tokens")
     assert cost["cost"]["encode_flops_per_image"] == 0
     each = small.record(tmp_path / "online")["cost"]["encode_flops_per_image"]

@@ -96,7 +96,9 @@ def _data_config(config: dict[str, Any], record: dict[str, Any]) -> dict[str, An
             f"{config['run']} was trained on a stream, whose samples have no numbers: varlab index the shards, and give "
             "data=shards data.path=DIR."
         )
-    own |= {"views": config["views"], "views_seed": config["views_seed"]}
+    own |= {"views": config["views"], "views_seed": config["views_seed"]} | (
+        {"tokens": None} if "tokens" in own else {}
+    )
     return own if config["workers"] is None else own | {"workers": config["workers"]}
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from varlab.data.augment import Augment
 from varlab.data.batches import Chunks, EvalBatches, TrainBatches
-from varlab.data.crop import Crop
+from varlab.data.crop import Centre, Crop
 from varlab.data.faults import Watch
 from varlab.data.files import folder_at
 from varlab.data.index import Index, read_index
@@ -89,7 +89,8 @@ class ShardDataModule(LightningDataModule):
             raise VarlabError(
                 f"data.views is {views}, but an image is seen in at least one way, or in ever new ones (0)."
             )
-        self.crop, self._open_shards = crop, open_shards
+        self.crop = None if isinstance(crop, Centre) else crop  # what a reader does by itself
+        self._open_shards = open_shards
         self.views, self.views_seed = views, views_seed
         self._max_bad, self._most_pixels = max_bad, most_pixels
         self._remote_cache, self._remote_bytes = remote_cache, remote_bytes

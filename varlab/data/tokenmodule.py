@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -21,7 +22,7 @@ from varlab.data.walk import ATTEMPTS, Walk
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
-__all__ = ["TokenDataModule"]
+__all__ = ["TokenDataModule", "shards_or_tokens"]
 
 
 class TokenDataModule(LightningDataModule):
@@ -128,6 +129,18 @@ class TokenDataModule(LightningDataModule):
         trainer = self.trainer
         rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         return self.train_loader(self.start, self.stop, rank, world)
+
+
+def shards_or_tokens(*, tokens: str | None, **shards: Any) -> ShardDataModule | TokenDataModule:
+    """The data module of a shard set; with ``tokens``, the folder of what ``varlab encode`` made of it, trained from those.
+
+    shards: arguments of ``ShardDataModule``; those that say how images are seen have no say in what was encoded.
+    """
+    images = ShardDataModule(**shards)
+    if tokens is None:
+        return images
+    own = {name: shards[name] for name in ("batch", "eval_batch", "seed", "workers")}
+    return TokenDataModule(path=tokens, images=images, open_shards=shards.get("open_shards"), **own)
 
 
 class _TokenStream(Dataset[Batch]):
