@@ -25,7 +25,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from varlab.cli import logs
+from varlab.cli import logs, sweep
 from varlab.cli.arguments import rewrite
 from varlab.cli.commands import Command
 from varlab.cli.errors import one_of, sentence, show_traceback, unknown_key
@@ -138,7 +138,12 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
         done = hydra.run(name, job, [*overrides, "hydra.mode=RUN"])
         results = [done.return_value]
     else:
-        batches = hydra.multirun(name, job, [*overrides, "hydra.mode=MULTIRUN"])
+        folders = sweep.begin(hydra, command.name, name, _HYDRA_SETTINGS, overrides[len(_HYDRA_SETTINGS) :])
+        try:
+            batches = hydra.multirun(name, job, [*overrides, "hydra.mode=MULTIRUN"])
+        finally:  # a job that was lost cannot say so itself
+            for folder in folders:
+                sweep.refresh(folder)
         results = [done.return_value for batch in batches for done in batch]
     failed = [result for result in results if result.error is not None]
     for line in _summary(results, failed) if multirun else [f"varlab {command.name}: {r.error}" for r in failed]:

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from varlab.cli import logs, ranks
+from varlab.cli import logs, ranks, sweep
 from varlab.cli.commands import Command
 from varlab.cli.errors import sentence, show_traceback
 from varlab.cli.names import run_path
@@ -53,6 +53,9 @@ def run_job(command: Command, cfg: DictConfig) -> JobResult:
         _in_directory(command, path, config, list(overrides), choices)
     except Exception as error:
         return JobResult(overrides, str(path) if path else None, _say(error))
+    finally:
+        if path is not None and ranks.global_rank() == 0:
+            sweep.refresh(path.parent)
     return JobResult(overrides, str(path), None)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import varlab
 
-__all__ = ["code", "command_line", "hardware", "versions"]
+__all__ = ["code", "command_line", "hardware", "slurm_job", "versions"]
 
 DIFF_LIMIT = 1_000_000  # characters of uncommitted changes kept in run.json
 _PACKAGES = (
@@ -32,6 +32,12 @@ _PACKAGES = (
     "pillow",
     "safetensors",
 )
+
+
+def slurm_job() -> str | None:
+    """The job that this process belongs to, as squeue has it (``12_3`` in an array); None outside Slurm."""
+    array, number = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{number}" if array and number else os.environ.get("SLURM_JOB_ID")
 
 
 def code(package: Path | None = None) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class RunDirectory:
         record = before or _new_record(command, config, overrides, name, choices) | {"source": source}
         if self.resuming:
             _warn_of_changes(record, self.path)
+        record |= {"attempts": record.get("attempts", 0) + 1, "slurm_job": provenance.slurm_job()}
         self._write(record | {"outcome": record["outcome"] | {"state": "running", "error": None}})
         return True
 

@@ -23,6 +23,8 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportResult
 
     Raises VarlabError where a given path does not exist or holds no run.
     """
+    from varlab.report.ledger import find_ledgers
     from varlab.report.page import write
 
-    return write(find_runs([Path(run) for run in runs]), Path(out), title=title)
+    paths = [Path(run) for run in runs]
+    return write(find_runs(paths), Path(out), title=title, ledgers=find_ledgers(paths))

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from varlab.report import pictures, style, tables, verdict
+from varlab.report import ledger, pictures, style, tables, verdict
 from varlab.report.charts import charts
 from varlab.report.compare import ABSENT, Variant, differences, group_variants
 from varlab.report.read import Run, Score
@@ -34,15 +34,16 @@ class ReportResult:
     csv: Path
 
 
-def write(runs: Sequence[Run], out: Path, *, title: str) -> ReportResult:
-    """Write ``report.html`` and ``results.csv`` into ``out``, each whole or not at all."""
+def write(runs: Sequence[Run], out: Path, *, title: str, ledgers: Sequence[Path] = ()) -> ReportResult:
+    """Write ``report.html`` and ``results.csv`` into ``out``, each whole or not at all. ledgers: folders of sweeps."""
     variants = group_variants(runs)
     scores = {run.path: tables.main_score(run, runs) for run in runs}
     trainings = [run for variant in variants for run in variant.runs]
     out.mkdir(parents=True, exist_ok=True)
     result = ReportResult(html=out / "report.html", csv=out / "results.csv")
     write_whole(result.csv, tables.results_csv(trainings, scores))
-    write_whole(result.html, render(runs, variants, scores, title=title))
+    sweeps = [_sweep(folder) for folder in ledgers]
+    write_whole(result.html, render(runs, variants, scores, title=title, sweeps=sweeps))
     return result
 
 
@@ -53,7 +54,14 @@ def write_whole(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def render(runs: Sequence[Run], variants: Sequence[Variant], scores: dict[Path, Score | None], *, title: str) -> str:
+def render(
+    runs: Sequence[Run],
+    variants: Sequence[Variant],
+    scores: dict[Path, Score | None],
+    *,
+    title: str,
+    sweeps: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The page as text."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -71,7 +79,15 @@ def render(runs: Sequence[Run], variants: Sequence[Variant], scores: dict[Path, 
         differences=[table for kind in _KINDS if (table := _differences(kind, variants))],
         runs=[_run_details(run) for run in runs],
         palette=len(style.PALETTE),
+        sweeps=sweeps,
     )
+
+
+def _sweep(folder: Path) -> dict[str, Any]:
+    """What the page says of a sweep: how things stand, and the jobs that are not done."""
+    found = ledger.entries(folder)
+    open_jobs = [entry for entry in found if entry.state != "finished"]
+    return {"folder": str(folder), "count": len(found), "states": ledger.summary(found), "open": open_jobs}
 
 
 def stylesheet() -> str:

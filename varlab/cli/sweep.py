@@ -1,0 +1,63 @@
+"""A sweep before it begins: which jobs it stands for, and where their runs will lie."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+
+from varlab.cli.names import run_path
+from varlab.report import ledger
+from varlab.report.ledger import Job
+
+__all__ = ["begin", "refresh"]
+
+logger = logging.getLogger(__name__)
+
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_PLACED_BY = ("experiment", "name", "out", "task")  # overrides that have a say in where a run lies
+
+
+def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overrides: Sequence[str]) -> list[Path]:
+    """Begin the ledgers of a sweep: one in each folder that its runs lie in; returns those folders.
+
+    settings: overrides of Hydra itself. A sweeper that decides as it goes has no list of jobs, and no ledger.
+    """
+    jobs = _jobs(hydra, name, [*settings, *overrides], overrides)
+    folders: dict[Path, list[Job]] = {}
+    placed: dict[tuple[str, ...], tuple[str | None, str]] = {}
+    for job in jobs:
+        deciding = tuple(o for o in job if o.partition("=")[0].lstrip("+~") in _PLACED_BY)
+        if deciding not in placed:
+            cfg = hydra.compose_config(name, [*settings, *job], run_mode=RunMode.RUN, with_log_configuration=False)
+            placed[deciding] = (cfg.get("out"), str(cfg.get("name") or command))
+        out, run = placed[deciding]
+        path = run_path(out=out, name=run, overrides=job, multirun=True)
+        folders.setdefault(path.parent, []).append(Job(tuple(job), path.name))
+    for folder, of in folders.items():
+        ledger.begin(folder, of)
+    return list(folders)
+
+
+def refresh(folder: Path) -> None:
+    """Bring the ledger of a folder up to date; a folder that no sweep began in is left alone."""
+    try:
+        ledger.refresh(folder)
+    except OSError as error:  # of a full disk: the run itself has its own word on that
+        logger.warning("the ledger in %s could not be written: %s", folder, error)
+
+
+def _jobs(hydra: Hydra, name: str, everything: Sequence[str], overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job, in Hydra's order."""
+    cfg = hydra.compose_config(name, list(everything), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    if cfg.hydra.sweeper["_target_"] != _BASIC:
+        return []
+    asked = [str(override) for override in cfg.hydra.overrides.task]
+    parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(asked)
+    batches = BasicSweeper.split_arguments(parsed, None)
+    return [list(map(str, job)) for batch in batches for job in batch]
