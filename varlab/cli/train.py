@@ -14,6 +14,7 @@ from rich.console import Console
 
 from varlab.build import make
 from varlab.cli.kinds import KINDS, Plan
+from varlab.cli.pace import images_per_second
 from varlab.cli.rundir import IGNORED, RunDirectory
 from varlab.data import Data
 from varlab.rng import Rng
@@ -46,7 +47,8 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     data: Data = make(config["data"])
     _check_same_data(data, directory)
     plan = KINDS[config["kind"]](config, data, Rng(config["seed"]), directory)
-    images = budget_images(plan.task, data.batch, **config["budget"])
+    budget = _in_images(config, auto, data, directory)
+    images = budget_images(plan.task, data.batch, images=budget["images"], flops=budget["flops"])
     directory.update(
         data=_data_record(data),
         auto=auto,
@@ -67,6 +69,26 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     }
 
 
+def _in_images(config: Config, auto: Config, data: Data, directory: RunDirectory) -> Config:
+    """The budget, one of time turned into images: by a trial when the run begins, by its record ever after."""
+    budget = {"images": None, "flops": None, "seconds": None} | config["budget"]
+    seconds = budget["seconds"]
+    if seconds is None:
+        return budget
+    if budget["images"] is not None or budget["flops"] is not None:
+        raise VarlabError(
+            "Give the length of the training once: one of budget.images, budget.flops and budget.seconds."
+        )
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise VarlabError(f"budget.seconds is {seconds}, but it must be a number above 0.")
+    known = directory.read()["budget"].get("images")
+    if known is None:
+        pace = images_per_second(config, auto, data, directory)
+        known = max(1, round(seconds * pace))
+        logger.info("%.0f images a second: %g seconds are %d images", pace, seconds, known)
+    return {"images": known, "flops": None}
+
+
 def precision(asked: str, accelerator: str) -> str:
     """bf16-mixed where the processor multiplies bf16 in hardware, else 32-true; anything but "auto" as it was asked."""
     if asked != "auto":
@@ -83,7 +105,9 @@ def precision(asked: str, accelerator: str) -> str:
 def budget_images(task: Task, batch: int, *, images: int | None, flops: float | None) -> int:
     """The length of a training in whole batches: as many images as asked, or the fewest that spend so many FLOPs."""
     if (images is None) == (flops is None):
-        raise VarlabError("Give the length of the training: one of budget.images=N and budget.flops=F.")
+        raise VarlabError(
+            "Give the length of the training: one of budget.images=N, budget.flops=F and budget.seconds=S."
+        )
     for name, value in (("images", images), ("flops", flops)):
         if value is not None and (not isinstance(value, int | float) or not 0 < value < math.inf):
             raise VarlabError(f"budget.{name} is {value}, but it must be a number above 0.")

@@ -1,0 +1,61 @@
+"""A budget of time becomes images once, and is what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import small
+from varlab.cli import pace
+
+TIMED = (
+    *small.GENERATOR[:-1],
+    "order=raster",
+    "budget.images=null",
+    "budget.seconds=2",
+    "pictures.every=null",
+    "val.every=null",
+)
+
+
+def test_seconds_become_images_once(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    assert small.train(run, *TIMED, *small.FAST) == 0
+    record = small.record(run)
+    images = record["budget"]["images"]
+    assert record["outcome"]["images"] == images > 0 and images % 32 == 0
+    assert 0.5 < record["outcome"]["seconds"] < 60  # of two: a noisy machine
+    assert not list(run.rglob("*trial*"))
+    (run / "last.ckpt").unlink()  # as if it had stopped before its first checkpoint
+    told = record | {"outcome": {"state": "failed", "error": "x"}}
+    (run / "run.json").write_text(json.dumps(told))
+    monkeypatch.setattr(pace, "BATCHES", 0)  # no second trial
+    assert small.train(run, *TIMED, *small.FAST) == 0
+    assert small.record(run)["budget"]["images"] == images
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("budget.seconds=-1",), "budget.seconds is -1"),
+        (("budget.images=10", "budget.seconds=1"), "Give the length of the training once"),
+        (("budget.seconds=1", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"), "is for one process"),
+        ((), "one of budget.images=N, budget.flops=F and budget.seconds=S"),
+    ],
+)
+def test_budgets_that_make_no_sense(
+    asked: tuple[str, ...], said: str, lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = [o for o in small.GENERATOR if not o.startswith("budget.")]
+    assert small.train(tmp_path / "run", *rest, "order=raster", *asked) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_the_same_seed_trains_the_same_whether_timed_or_counted(lab: Path, tmp_path: Path) -> None:
+    assert small.train(tmp_path / "timed", *TIMED, *small.FAST, "budget.seconds=1") == 0
+    images = small.record(tmp_path / "timed")["budget"]["images"]
+    counted = (*small.GENERATOR, "order=raster", "pictures.every=null", "val.every=null", f"budget.images={images}")
+    assert small.train(tmp_path / "counted", *counted) == 0
+    assert small.weights(tmp_path / "timed") == small.weights(tmp_path / "counted")
