@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from varlab.cli.rundir import RunDirectory
-from varlab.report import write_report
+from varlab.report import write_report, write_study
 
 __all__ = ["run"]
 
@@ -20,4 +20,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     """Write report.html and results.csv into the directory, which may itself hold the runs that it is about."""
     result = write_report([Path(path) for path in cfg.runs], directory.path, title=cfg.title)
     logger.info("report: %s", result.html)
+    if cfg.readme is not None:
+        write_study([Path(path) for path in cfg.runs], Path(cfg.readme), section=cfg.section)
+        logger.info("table: %s, section %s", cfg.readme, cfg.section)
     return {"html": str(result.html), "csv": str(result.csv)}

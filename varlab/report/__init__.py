@@ -15,7 +15,7 @@ from varlab.report.read import Run, Score, find_runs, read_run
 if TYPE_CHECKING:
     from varlab.report.page import ReportResult
 
-__all__ = ["Run", "Score", "compare", "differences", "find_runs", "read_run", "write_report"]
+__all__ = ["Run", "Score", "compare", "differences", "find_runs", "read_run", "write_report", "write_study"]
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportResult:
@@ -28,3 +28,13 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportResult
 
     paths = [Path(run) for run in runs]
     return write(find_runs(paths), Path(out), title=title, ledgers=find_ledgers(paths))
+
+
+def write_study(runs: Sequence[Path], readme: Path, *, section: str) -> None:
+    """Write the study's table into its README, between the marks of a section.
+
+    Raises VarlabError where there is no finished training, or no such marks.
+    """
+    from varlab.report.study import study_table, write_section
+
+    write_section(readme, section, study_table(find_runs([Path(run) for run in runs])))

@@ -1,0 +1,51 @@
+"""Intervals and paired tests: right on known numbers, and as sure as they say they are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from varlab.report.paired import interval, paired
+from varlab.report.study import write_section
+from varlab.types import VarlabError
+
+
+def test_known_numbers() -> None:
+    """Student (1908), the sleep data: mean difference 1.58, t = 4.0621, p = .00283."""
+    first = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
+    second = dict(enumerate([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]))
+    found = paired(first, second)
+    assert found is not None and found.n == 10 and found.clear
+    assert found.mean == pytest.approx(1.58) and found.p == pytest.approx(0.00283, abs=1e-5)
+    assert (found.low, found.high) == (pytest.approx(0.7001, abs=1e-4), pytest.approx(2.4599, abs=1e-4))
+    assert found.p == pytest.approx(stats.ttest_rel(list(second.values()), list(first.values())).pvalue)
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 3))
+    covered = np.mean([(found := interval(row.tolist())).low < 3.0 < found.high for row in draws])
+    assert 0.94 < covered < 0.96
+
+
+def test_only_shared_seeds_are_compared() -> None:
+    found = paired({0: 1.0, 1: 2.0, 2: 9.0}, {1: 2.5, 0: 1.5, 7: 0.0})
+    assert found is not None and (found.n, found.mean, found.low, found.high, found.p) == (2, 0.5, 0.5, 0.5, 0.0)
+    assert paired({0: 1.0}, {1: 2.0}) is None
+    single = paired({0: 1.0}, {0: 2.0})
+    assert single is not None and math.isnan(single.low) and math.isnan(single.p) and not single.clear
+    same = paired({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0})
+    assert same is not None and same.p == 1.0 and not same.clear
+
+
+def test_a_table_lands_between_its_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# x\n<!-- a -->\nold\n<!-- /a -->\nrest\n<!-- b -->\n<!-- /b -->\n")
+    write_section(readme, "a", "| new |")
+    write_section(readme, "a", "| newer |")
+    assert readme.read_text() == "# x\n<!-- a -->\n| newer |\n<!-- /a -->\nrest\n<!-- b -->\n<!-- /b -->\n"
+    with pytest.raises(VarlabError, match="has no lines <!-- c -->"):
+        write_section(readme, "c", "x")
