@@ -41,12 +41,12 @@ python "$here/mixing.py"
 
 say "a generator from images and from tokens, turn by turn"
 varlab pack source=photos out="$out/photos" source.size=128 source.train_crops=64
-common=(tokenizer.scales='[[16,16]]' tokenizer.attention='[]' data=photos data.path="$out/photos" data.workers=0 tensorboard=false log.every=64)
+common=(tokenizer.channels=24 tokenizer.scales='[[16,16]]' tokenizer.attention='[]' data=photos data.path="$out/photos" data.workers=0 tensorboard=false log.every=64)
 varlab train task=tokenizer tokenizer=single "${common[@]}" budget.images=256 data.batch=16 perceptual=none discriminator=none \
   tokenizer.channel_mult='[1,2,2,4]' pictures.every=null out="$out/tokenizer"
 varlab encode "$out/tokenizer" views=4 out="$out/encoded" batch=32
 model=(task=generator order=raster transformer=tiny_gpt2 transformer.width=192 transformer.depth=6 transformer.heads=6
-  budget.images=1024 data.batch=32 pictures.every=null val.every=null tokenizer_run="$out/tokenizer" tensorboard=false log.every=64)
+  budget.images=640 data.batch=32 pictures.every=null val.every=null tokenizer_run="$out/tokenizer" tensorboard=false log.every=64)
 for round in 1 2 3; do
   varlab train "${model[@]}" data=photos data.path="$out/photos" data.workers=0 data.views=4 out="$out/online$round"
   varlab train "${model[@]}" data=photos data.path="$out/photos" data.tokens="$out/encoded" out="$out/tokens$round"

@@ -114,6 +114,7 @@ def _surroundings(threads: int | None) -> Iterator[None]:
                 "does not have many workers",
                 "in eval mode at the start",
                 "across ranks is zero",
+                "`srun` command is available",
                 "LeafSpec",
             ):
                 warnings.filterwarnings("ignore", message=f".*{known}.*")
