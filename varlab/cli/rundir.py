@@ -34,11 +34,13 @@ class RunDirectory:
     """One run's directory, held by this process between ``prepare`` and ``close`` (or as a context manager).
 
     rank: of this process; only rank 0 locks and writes, the others' changes are dropped.
-    held: another process of the same run (the one that started the ranks) holds the lock already.
+    held: another process of the same run (the one that started the ranks) holds the lock already. patience: seconds to
+    wait for the lock, or None for LOCK_PATIENCE.
     """
 
-    def __init__(self, path: Path, *, rank: int = 0, held: bool = False):
+    def __init__(self, path: Path, *, rank: int = 0, held: bool = False, patience: float | None = None):
         self.path = Path(path)
+        self._patience = LOCK_PATIENCE if patience is None else patience
         self.rank = rank
         self.resuming = False  # known after prepare: the run was begun before
         self._held = held
@@ -95,7 +97,7 @@ class RunDirectory:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        deadline = time.monotonic() + LOCK_PATIENCE
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

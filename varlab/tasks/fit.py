@@ -115,6 +115,7 @@ def _surroundings(threads: int | None) -> Iterator[None]:
                 "in eval mode at the start",
                 "across ranks is zero",
                 "LeafSpec",
+                "`srun` command is available",
             ):
                 warnings.filterwarnings("ignore", message=f".*{known}.*")
             yield
