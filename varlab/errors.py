@@ -13,5 +13,5 @@ class Stopped(BaseException):
     """A signal asked to stop, and the state is saved. No Exception: as with Ctrl-C, nothing that follows is begun."""
 
     def __init__(self, number: int, where: str):
-        self.number = number
+        self.number, self.where = number, where
         super().__init__(f"Stopped by {signal.Signals(number).name} {where}; the same command goes on from there.")

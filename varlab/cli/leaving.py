@@ -9,11 +9,10 @@ from types import FrameType
 from typing import NoReturn
 
 from varlab.cli.attempt import STOPPED, Attempt
-from varlab.cli.ranks import global_rank
+from varlab.cli.ranks import SIGNALS, global_rank
 
-__all__ = ["SIGNALS", "at_any_moment", "failed", "group", "stopped"]
+__all__ = ["at_any_moment", "failed", "group", "stopped"]
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # preemption and scancel; submitit's choice for the time limit
 FAILED = 1
 # What the end of one rank looks like to another
 _CONSEQUENCES = ("gloo", "Connection closed", "Connection reset", "Broken pipe", "NCCL", "TCPStore", "store timeout")

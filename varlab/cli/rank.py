@@ -15,10 +15,12 @@ import traceback
 from pathlib import Path
 
 from varlab.cli import leaving, logs
+from varlab.cli.attempt import STOPPED
 from varlab.cli.errors import sentence, show_traceback
 from varlab.cli.job import execute
 from varlab.cli.ranks import global_rank
 from varlab.cli.rundir import RunDirectory, write_json
+from varlab.errors import Stopped
 
 __all__ = ["main"]
 
@@ -33,6 +35,10 @@ def main(job: str, alive: str) -> int:
     directory.resuming = todo["resuming"]
     try:
         outcome = execute(todo["module"], todo["config"], directory)
+    except Stopped as stopped:
+        write_json(Path(job).with_name(f"{rank}.stopped"), {"number": stopped.number, "where": stopped.where})
+        sys.stderr.flush()
+        os._exit(STOPPED)
     except Exception as error:
         text = sentence(error)
         if text is None or show_traceback():

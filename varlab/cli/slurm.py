@@ -27,7 +27,18 @@ logger = logging.getLogger(__name__)
 
 # States after which nothing more comes; a job that is to be requeued passes some of them too, but not for long.
 _OVER = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT GONE".split()
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "TIMEOUT",
+        "GONE",
+    ]
 )
 _SETTLED = 2  # looks in a row that find a job over
 
