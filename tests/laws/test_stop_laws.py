@@ -24,7 +24,6 @@ TRAINING = (
     "log.every=96",
     "val.every=64",  # most of the time goes into validation and pictures
     "pictures.every=96",
-    "data.workers=1",
 )
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 ASKED = {signal.SIGTERM: 143, signal.SIGUSR2: 140}

@@ -20,8 +20,8 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# cred_expire: a requeued job waits that long before it may start
-AuthInfo=socket=$D/munge/munge.sock,cred_expire=3
+# cred_expire: a requeued job waits that long before it may start (less than 5 counts as 120)
+AuthInfo=socket=$D/munge/munge.sock,cred_expire=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 MpiDefault=none
 ProctrackType=proctrack/linuxproc

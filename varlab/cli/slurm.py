@@ -13,12 +13,12 @@ from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from varlab.cli.attempt import Attempt
 from varlab.cli.job import JobResult
 from varlab.cli.names import run_path
-from varlab.cli.rundir import RunDirectory, read_run
+from varlab.cli.rundir import RunDirectory, differences, read_run
 from varlab.errors import VarlabError
 
 __all__ = ["launch"]
@@ -51,15 +51,20 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     """
     settings = launcher.params["settings"]
     folder = Path(launcher.params["submitit_folder"]).absolute()
-    sets = [list(overrides) for overrides in job_overrides]
-    arguments = [
-        (overrides, "hydra.sweep.dir", first + i, f"job {first + i}", Singleton.get_state())
-        for i, overrides in enumerate(sets)
-    ]
-    jobs = _submit(launcher, _executor(folder, settings), arguments)
-    logger.info("%d jobs submitted: %s", len(jobs), ", ".join(job.job_id for job in jobs))
-    states = _wait([job.job_id for job in jobs], settings["poll"])
-    return [_result(launcher, job, overrides, states[job.job_id]) for job, overrides in zip(jobs, sets, strict=True)]
+    results: dict[int, JobReturn] = {}
+    arguments = {}
+    for i, overrides in enumerate(map(list, job_overrides)):
+        if _is_finished(launcher, overrides):
+            results[i] = _told(launcher, overrides, None)
+        else:
+            arguments[i] = (overrides, "hydra.sweep.dir", first + i, f"job {first + i}", Singleton.get_state())
+    if arguments:
+        jobs = _submit(launcher, _executor(folder, settings), list(arguments.values()))
+        logger.info("%d jobs submitted: %s", len(jobs), ", ".join(job.job_id for job in jobs))
+        states = _wait([job.job_id for job in jobs], settings["poll"])
+        for i, job in zip(arguments, jobs, strict=True):
+            results[i] = _result(launcher, job, arguments[i][0], states[job.job_id])
+    return [results[i] for i in range(len(job_overrides))]
 
 
 def _executor(folder: Path, settings: Mapping[str, Any]) -> Any:
@@ -138,18 +143,44 @@ def _result(launcher: Any, job: Any, overrides: list[str], state: str) -> JobRet
         if outcome == "success":
             returned: JobReturn = value
             return returned
-    path = _path(launcher, overrides)
-    error = _lost(path, f"Slurm job {job.job_id} ended as {state}; its log is {job.task(0).paths.stdout}")
-    result = JobReturn(overrides=overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED)
-    result.return_value = JobResult(tuple(overrides), str(path), error)
-    return result
+    why = f"Slurm job {job.job_id} ended as {state}; its log is {job.task(0).paths.stdout}"
+    return _told(launcher, overrides, _lost(_path(launcher, _config(launcher, overrides)), why))
 
 
-def _path(launcher: Any, overrides: list[str]) -> Path:
-    config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, overrides)
-    task = [str(override) for override in OmegaConf.to_container(config.hydra.overrides.task) or []]
-    name = str(config.get("name") or config.hydra.job.name)
+def _told(launcher: Any, overrides: list[str], error: str | None) -> JobReturn:
+    """As if the job had returned it."""
+    path = _path(launcher, _config(launcher, overrides))
+    told = JobReturn(overrides=overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED)
+    told.return_value = JobResult(tuple(overrides), str(path), error)
+    return told
+
+
+def _config(launcher: Any, overrides: list[str]) -> DictConfig:
+    config: DictConfig = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, overrides)
+    return config
+
+
+def _path(launcher: Any, config: DictConfig) -> Path:
+    task = [str(override) for override in config.hydra.overrides.task]
+    name = str(config.get("name") or _command(launcher))
     return run_path(out=config.get("out"), name=name, overrides=task, multirun=True)
+
+
+def _command(launcher: Any) -> str:
+    name: str = launcher.task_function.args[0].name  # a partial of run_job
+    return name
+
+
+def _is_finished(launcher: Any, overrides: list[str]) -> bool:
+    """Whether the very run is there, so that a job would do nothing. Only trainings: other commands look at runs."""
+    config = _config(launcher, overrides)
+    path = _path(launcher, config)
+    if _command(launcher) != "train" or not (path / "run.json").exists():
+        return False
+    record = read_run(path)
+    asked = [str(key) for key in config if key != "hydra"]
+    resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, asked), resolve=True)
+    return record["outcome"]["state"] == "finished" and not differences(record["config"], resolved)  # type: ignore[arg-type]
 
 
 def _lost(path: Path, why: str) -> str | None:

@@ -32,32 +32,26 @@ class Stop(Callback):
 
     def __init__(self, *, path: Path, config_hash: str):
         self._path, self._config_hash = path, config_hash
-        self._number = 0
-        self._before: dict[int, Any] = {}
+        self._number, self._images = 0, 0
         self._acting: Any = None  # the hook, while rank 0 is at what follows an update
         self._means: dict[str, Any] = {}  # not yet logged, as they were when it began
 
-    # -- the handler ---------------------------------------------------------------------------------------------------
+    def on_train_start(self, trainer: Trainer, task: Any) -> None:
+        """From here on a signal finds something to save. A resumed run begins with what is owed to its last update.
 
-    def on_fit_start(self, trainer: Trainer, task: Any) -> None:
-        """From here on a signal finds something to save."""
-        self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        Lightning has put its own handlers in place before (they send messages to other ranks in the middle of
+        anything), and afterwards brings back those that it found.
+        """
+        for number in SIGNALS:
+            signal.signal(number, self._hear)
+        self._begin_acting(trainer, task)
 
     def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
         """However training ended."""
         self._end_acting()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self._number = number
-
-    def on_train_start(self, trainer: Trainer, task: Any) -> None:
-        """A resumed run begins with what is owed to its last update."""
-        self._begin_acting(trainer, task)
-
-    # -- after an update -----------------------------------------------------------------------------------------------
 
     def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Agree, and stop or go on. After the last update there is nothing left to stop."""
@@ -77,6 +71,7 @@ class Stop(Callback):
 
     def _begin_acting(self, trainer: Trainer, task: Any) -> None:
         if trainer.is_global_zero:
+            self._images = task.images
             self._means = copy.deepcopy(task.means.state())
             self._acting = register_module_forward_pre_hook(self._look_up)
 
@@ -88,12 +83,12 @@ class Stop(Callback):
     def _look_up(self, module: Any, inputs: Any) -> None:
         """Between two modules all is in order: the averaged weights are in the model, and will be put back."""
         if self._number:
-            raise _Interrupted(self._number, "during what follows an update")
+            raise _Interrupted(self._number, f"after {self._images} images")
 
     def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
         """Of rank 0, where it has left what follows an update."""
+        self._end_acting()
         if isinstance(exception, _Interrupted):
-            self._end_acting()
             task.means.load_state(self._means)
             self._save(task)
 
