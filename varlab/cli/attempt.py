@@ -57,6 +57,13 @@ class Attempt:
         """Rank 0 has taken the run's directory."""
         self._note("begun", {"path": str(path.absolute()), "todo": todo, "resuming": resuming})
 
+    def told(self) -> dict[str, Any]:
+        """For the run's record: the job, and the attempts so far, this one among them."""
+        earlier = [
+            json.loads(file.read_text()) for file in sorted(self.folder.parent.glob("*/ended.json"), key=_number)
+        ]
+        return {"job": self.folder.parent.name, "attempts": int(self.folder.name) + 1, "ended": earlier}
+
     def begun(self) -> dict[str, Any]:
         """What rank 0 said at the beginning, as soon as it has. VarlabError where it failed, or says nothing."""
         deadline = time.monotonic() + BEGIN_PATIENCE
@@ -122,6 +129,10 @@ class Attempt:
     def _read(self, name: str) -> dict[str, Any]:
         value: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
         return value
+
+
+def _number(ended: Path) -> int:
+    return int(ended.parent.name)
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

@@ -120,6 +120,8 @@ def _prepare(directory: RunDirectory, attempt: Attempt | None, record: dict[str,
         directory.resuming = begun["resuming"]
         return bool(begun["todo"])
     todo = directory.prepare(**record)
+    if todo:
+        directory.update(slurm=attempt.told())
     attempt.begin(directory.path, todo=todo, resuming=directory.resuming)
     return todo
 
