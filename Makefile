@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report test test-slow check format clean
+.PHONY: help env demo report test test-slow slurm-test check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -34,16 +34,21 @@ report: env  ## one page over everything under runs/
 	$(BIN)/varlab report runs out=runs/report/all
 
 test: env  ## every law and contract
-	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) -n 2 -m "not slow and not slurm"
 
 test-slow: env  ## what takes minutes: twenty random kills, in one process and two
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not slurm"
+
+slurm-test: env  ## a real Slurm of two nodes on this machine (Debian, root): sweeps, preemption, kills
+	command -v slurmctld slurmd slurmdbd munged mariadbd >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge slurmdbd mariadb-server; }
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev,slurm]'
+	$(PYTEST) -m slurm tests/slurm
 
 check: env  ## style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) -n 2 -m "not slow and not slurm"
 
 format: env  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,6 +109,10 @@ class Child:
         """As kill -9 does."""
         self._process.kill()
         self._process.join()
+
+    def signal(self, number: signal.Signals) -> None:
+        """As kill does."""
+        os.kill(self.pid, number)
 
     def wait(self, patience: float = 60) -> int:
         """The exit code, at the end."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from varlab.errors import VarlabError
+from varlab.errors import Stopped, VarlabError
 
 __all__ = ["one_of", "sentence", "show_traceback", "unknown_key"]
 
-_PLUGINS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/submitit_slurm": "slurm"}
+_PLUGINS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/varlab_slurm": "slurm"}
 
 
 def show_traceback() -> bool:
@@ -27,7 +27,7 @@ def sentence(error: BaseException) -> str | None:
     """What was wrong, on one line; None for an error that nobody foresaw."""
     cause: BaseException | None = error
     while cause is not None:  # Hydra and Lightning wrap what a constructor or a loader raised
-        if isinstance(cause, VarlabError):
+        if isinstance(cause, VarlabError | Stopped):
             return _line(str(cause))
         cause = cause.__cause__
     if isinstance(error, MissingConfigException):

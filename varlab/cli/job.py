@@ -14,16 +14,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from varlab.cli import logs, ranks, sweep
+from varlab.cli import leaving, logs, ranks, sweep
+from varlab.cli.attempt import Attempt
 from varlab.cli.commands import Command
 from varlab.cli.errors import sentence, show_traceback
 from varlab.cli.names import run_path
 from varlab.cli.rundir import RunDirectory
-from varlab.errors import VarlabError
+from varlab.errors import Stopped, VarlabError
 
 __all__ = ["JobResult", "execute", "run_job"]
 
 logger = logging.getLogger(__name__)
+
+ATTEMPT_PATIENCE = 50.0  # seconds: after a lost node, its processes may hold the directory until Slurm ends them
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class JobResult:
 def run_job(command: Command, cfg: DictConfig) -> JobResult:
     """Run one job. An error is a result, never an exception: a sweep's other jobs go on, on every launcher."""
     logs.configure()
+    attempt = Attempt.current()
+    if attempt is not None:
+        leaving.at_any_moment(attempt)
     hydra = HydraConfig.get()
     overrides = tuple(str(override) for override in hydra.overrides.task)
     path: Path | None = None
@@ -51,7 +57,14 @@ def run_job(command: Command, cfg: DictConfig) -> JobResult:
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         choices = {str(k): v for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
         _in_directory(command, path, config, list(overrides), choices)
+        leaving.group()
+    except Stopped as stopped:
+        if attempt is None:
+            raise
+        leaving.stopped(attempt, str(stopped))
     except Exception as error:
+        if attempt is not None and ranks.inside() is not None:
+            leaving.failed(attempt, error, _say(error))
         return JobResult(overrides, str(path) if path else None, _say(error))
     finally:
         if path is not None and ranks.global_rank() == 0:
@@ -70,19 +83,20 @@ def _say(error: Exception) -> str:
 def _in_directory(
     command: Command, path: Path, config: dict[str, Any], overrides: list[str], choices: dict[str, Any]
 ) -> None:
-    with RunDirectory(path, rank=ranks.global_rank()) as directory:
+    attempt = Attempt.current()
+    with RunDirectory(path, rank=ranks.global_rank(), patience=ATTEMPT_PATIENCE if attempt else None) as directory:
         if not command.recorded:
             execute(command.module, config, directory)
             return
-        name = config.get("name") or command.name
-        if not directory.prepare(
-            command=command.name,
-            config=config,
-            overrides=overrides,
-            name=name,
-            choices=choices,
-            source=_weights_hash(config.get("run")),
-        ):
+        record = {
+            "command": command.name,
+            "config": config,
+            "overrides": overrides,
+            "name": config.get("name") or command.name,
+            "choices": choices,
+            "source": _weights_hash(config.get("run")),
+        }
+        if not _prepare(directory, attempt, record):
             logger.info("%s is finished: nothing to do", path)
             return
         logger.info("%s: %s", "resuming" if directory.resuming else "run", path)
@@ -91,13 +105,28 @@ def _in_directory(
                 outcome = ranks.launch_ranks(command.module, config, directory)
             else:
                 outcome = execute(command.module, config, directory)
-        except BaseException as error:  # Ctrl-C too: the record tells why the run stands where it does
-            with contextlib.suppress(
-                OSError, VarlabError
-            ):  # of a full disk, say: the error itself is what is to be heard
-                directory.fail(sentence(error) or f"{type(error).__name__}: {error}".rstrip(": "))
+        except BaseException as error:  # the record tells why the run stands where it does
+            asked = isinstance(error, Stopped | KeyboardInterrupt)
+            end = directory.stop if asked else directory.fail
+            with contextlib.suppress(OSError, VarlabError):  # of a full disk, say: the error itself is to be heard
+                end(sentence(error) or f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         directory.finish(outcome)
+
+
+def _prepare(directory: RunDirectory, attempt: Attempt | None, record: dict[str, Any]) -> bool:
+    """Whether there is something to do: rank 0 looks, and tells the ranks that Slurm has started beside it."""
+    if attempt is None:
+        return directory.prepare(**record)
+    if directory.rank != 0:
+        begun = attempt.begun()
+        directory.resuming = begun["resuming"]
+        return bool(begun["todo"])
+    todo = directory.prepare(**record)
+    if todo:
+        directory.update(slurm=attempt.told())
+    attempt.begin(directory.path, todo=todo, resuming=directory.resuming)
+    return todo
 
 
 def _weights_hash(run: Any) -> str | None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from varlab.cli.commands import COMMANDS, Command
+from varlab.errors import Stopped
 
 __all__ = ["main"]
 
@@ -18,7 +19,8 @@ INTERRUPTED = 130  # what a shell calls death by Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
-    """Run ``varlab ARGV`` and return its exit code: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    """Run ``varlab ARGV`` and return its exit code: 0 done, 1 failed, 2 not understood, 130 interrupted, 128 and
+    more for a signal."""
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv), commands)
         sys.stdout.flush()
@@ -52,6 +54,9 @@ def _run(command: Command, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("varlab: interrupted; the same command again goes on from its last checkpoint", file=sys.stderr)
         return INTERRUPTED
+    except Stopped as stopped:
+        print(f"varlab: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
 
 
 def usage(commands: Mapping[str, Command]) -> str:

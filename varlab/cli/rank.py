@@ -14,11 +14,13 @@ import time
 import traceback
 from pathlib import Path
 
-from varlab.cli import logs
+from varlab.cli import leaving, logs
+from varlab.cli.attempt import STOPPED
 from varlab.cli.errors import sentence, show_traceback
 from varlab.cli.job import execute
 from varlab.cli.ranks import global_rank
 from varlab.cli.rundir import RunDirectory, write_json
+from varlab.errors import Stopped
 
 __all__ = ["main"]
 
@@ -33,6 +35,10 @@ def main(job: str, alive: str) -> int:
     directory.resuming = todo["resuming"]
     try:
         outcome = execute(todo["module"], todo["config"], directory)
+    except Stopped as stopped:
+        write_json(Path(job).with_name(f"{rank}.stopped"), {"number": stopped.number, "where": stopped.where})
+        sys.stderr.flush()
+        os._exit(STOPPED)
     except Exception as error:
         text = sentence(error)
         if text is None or show_traceback():
@@ -42,16 +48,8 @@ def main(job: str, alive: str) -> int:
         sys.stderr.flush()
         os._exit(1)  # at once: leaving in order would wait for ranks that wait for this one
     directory.update(outcome=outcome)
-    _leave_group()
+    leaving.group()
     return 0
-
-
-def _leave_group() -> None:
-    """Part from the other ranks in order: a group still open when Python exits can abort the process (gloo's threads)."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 def _follow(alive: int) -> None:

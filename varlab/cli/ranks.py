@@ -14,16 +14,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias
 
+from varlab.cli.attempt import STOPPED
 from varlab.cli.rundir import RunDirectory, write_json
-from varlab.errors import VarlabError
+from varlab.errors import Stopped, VarlabError
 
 __all__ = ["global_rank", "inside", "launch_ranks", "local_rank", "to_start", "world"]
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # preemption, scancel and time limits, as Slurm says them
 GRACE = 5.0  # seconds between asking a process to end and ending it
 POLL = 0.05
 _LAST_LINES = 20
@@ -105,7 +109,8 @@ def launch_ranks(module: str, config: Mapping[str, Any], directory: RunDirectory
         processes = [_start(job, rank, environment, folder, read_end) for rank in range(local)]
         os.close(read_end)
         try:
-            _wait(processes, folder)
+            with _passing_on(processes):
+                _wait(processes, folder)
         finally:
             _end(processes)
     finally:
@@ -146,16 +151,46 @@ def _start(job: Path, local_rank: int, environment: dict[str, str], folder: Path
         return subprocess.Popen(command, env=environment, pass_fds=(alive,), stdout=log, stderr=log)
 
 
+@contextlib.contextmanager
+def _passing_on(processes: list[_Process]) -> Iterator[None]:
+    """What asks this process to stop asks the ranks: they know when they can."""
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, tell) for number in SIGNALS} if _is_main_thread() else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def _wait(processes: list[_Process], folder: Path) -> None:
     """Return when all have ended well. Raises VarlabError soon after one has not."""
     while True:
         codes = [process.poll() for process in processes]
         if any(codes):
+            _raise_stopped(processes, folder)
             time.sleep(4 * POLL)  # a rank's death brings others down: let the errors arrive, the first one is the cause
             raise VarlabError(_cause([process.poll() for process in processes], folder))
         if all(code == 0 for code in codes):
             return
         time.sleep(POLL)
+
+
+def _raise_stopped(processes: list[_Process], folder: Path) -> None:
+    """Raises Stopped where the ranks have saved their state and ended because of a signal; rank 0 is the one that saves."""
+    if any(process.poll() == STOPPED for process in processes):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            processes[0].wait(GRACE)
+    for file in sorted(folder.glob("*.stopped")):
+        raise Stopped(**json.loads(file.read_text()))
 
 
 def _cause(codes: list[int | None], folder: Path) -> str:

@@ -34,11 +34,13 @@ class RunDirectory:
     """One run's directory, held by this process between ``prepare`` and ``close`` (or as a context manager).
 
     rank: of this process; only rank 0 locks and writes, the others' changes are dropped.
-    held: another process of the same run (the one that started the ranks) holds the lock already.
+    held: another process of the same run (the one that started the ranks) holds the lock already. patience: seconds to
+    wait for the lock, or None for LOCK_PATIENCE.
     """
 
-    def __init__(self, path: Path, *, rank: int = 0, held: bool = False):
+    def __init__(self, path: Path, *, rank: int = 0, held: bool = False, patience: float | None = None):
         self.path = Path(path)
+        self._patience = LOCK_PATIENCE if patience is None else patience
         self.rank = rank
         self.resuming = False  # known after prepare: the run was begun before
         self._held = held
@@ -96,7 +98,7 @@ class RunDirectory:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        deadline = time.monotonic() + LOCK_PATIENCE
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,10 +147,17 @@ class RunDirectory:
         self.update(outcome={**outcome, "state": "finished", "error": None}, hardware=provenance.hardware())
 
     def fail(self, error: str) -> None:
-        """The run stopped; running it again resumes it."""
+        """The run could not go on; running it again resumes it."""
+        self._end("failed", error)
+
+    def stop(self, why: str) -> None:
+        """Somebody asked the run to stop: a person or Slurm. Running it again resumes it."""
+        self._end("stopped", why)
+
+    def _end(self, state: str, why: str) -> None:
         done = _progress(self.path)
         images = {} if done is None else {"images": done}
-        self.update(outcome={**images, "state": "failed", "error": error})
+        self.update(outcome={**images, "state": state, "error": why})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self.rank == 0:
@@ -197,7 +206,7 @@ def _new_record(
 
 def _came_nowhere(record: Mapping[str, Any], path: Path) -> bool:
     """A run that failed before its first update leaves nothing to resume: a corrected one may take its place."""
-    return record["outcome"]["state"] == "failed" and not (_progress(path) or (path / "last.ckpt").exists())
+    return record["outcome"]["state"] in ("failed", "stopped") and not (_progress(path) or (path / "last.ckpt").exists())
 
 
 def _progress(path: Path) -> int | None:

@@ -26,6 +26,7 @@ from varlab.tasks.callbacks import (
     Pictures,
     ProgressBar,
     Resume,
+    Stop,
     TrainingLog,
     Validation,
 )
@@ -152,6 +153,7 @@ def _fit(config: Config, auto: Config, data: Data, plan: Plan, images: int, dire
         data,
         images=images,
         resume=resume,
+        stop=Stop(path=path / "last.ckpt", config_hash=digest),
         callbacks=callbacks,
         checkpointer=Checkpointer(
             path=path / "last.ckpt", every=config["checkpoint"]["every"], config_hash=digest, weights=path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Loader(DataLoader[Batch]):
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else the loader seeds its workers from the global generator
-            worker_init_fn=_one_thread,
+            worker_init_fn=_worker,
         )
         self._watch = watch
 
@@ -40,10 +41,12 @@ class Loader(DataLoader[Batch]):
             raise VarlabError(str(e).rsplit("VarlabError: ", 1)[-1].strip()) from e
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the cores among themselves."""
+def _worker(worker: int) -> None:
+    """Workers share the cores among themselves, and leave signals to the process they work for: they end with it."""
     import cv2
 
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # Slurm sends them to all processes of a job
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

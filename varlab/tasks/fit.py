@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.checkpointing import Checkpointer, Resume
+from varlab.tasks.callbacks.stopping import Stop
 from varlab.tasks.ranks import RanksStrategy, cluster_environment
 from varlab.types import Batch, VarlabError
 
@@ -34,6 +35,7 @@ def fit(
     *,
     images: int,
     resume: Resume,
+    stop: Stop | None = None,
     callbacks: Sequence[Callback],
     checkpointer: Checkpointer,
     accelerator: str,
@@ -48,7 +50,7 @@ def fit(
     accelerator, devices, num_nodes, precision, deterministic: as Lightning's Trainer takes them; precision may not be
     fp16 (updates are made here, without a gradient scaler). threads: of torch on the CPU, or None to leave them.
     Several ranks must have been started already, with the environment that tells each who it is.
-    Raises VarlabError, and KeyboardInterrupt where the person interrupts.
+    Raises VarlabError, Stopped after a signal that ``stop`` hears, and KeyboardInterrupt where the person interrupts.
     """
     if precision.startswith("16"):
         raise VarlabError(
@@ -68,6 +70,7 @@ def fit(
                 deterministic=deterministic,  # type: ignore[arg-type]
                 callbacks=[
                     resume,
+                    *([] if stop is None else [stop]),
                     *callbacks,
                     checkpointer,
                 ],  # its checkpoint comes after all that is done at an update
@@ -116,6 +119,7 @@ def _surroundings(threads: int | None) -> Iterator[None]:
                 "across ranks is zero",
                 "`srun` command is available",
                 "LeafSpec",
+                "`srun` command is available",
             ):
                 warnings.filterwarnings("ignore", message=f".*{known}.*")
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,9 @@ def cluster_environment() -> ClusterEnvironment:
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if SLURMEnvironment.detect() and SLURMEnvironment().world_size() > 1:
+        # a port of this attempt: ranks of an earlier one, on a node that Slurm had lost, may hold theirs for a while
+        job, restarts = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        os.environ.setdefault("MASTER_PORT", str(15000 + (97 * job + restarts) % 15000))
         return SLURMEnvironment(auto_requeue=False)  # requeueing belongs to the launcher alone
     return LightningEnvironment()
 

@@ -5,6 +5,7 @@ from varlab.tasks.callbacks.evaluations import InTrainingScores, Pictures, Valid
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic, passes
 from varlab.tasks.callbacks.progress import ProgressBar
+from varlab.tasks.callbacks.stopping import Stop
 from varlab.tasks.callbacks.training_log import TrainingLog
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Pictures",
     "ProgressBar",
     "Resume",
+    "Stop",
     "TrainingLog",
     "Validation",
     "passes",

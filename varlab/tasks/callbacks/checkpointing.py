@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from varlab.checkpoint import check_state, load_checkpoint, save_checkpoint, save_weights
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
+from varlab.tasks.callbacks.periodic import Periodic
 from varlab.types import VarlabError
 
 _log = logging.getLogger(__name__)
@@ -38,15 +39,16 @@ class Resume(Callback):
         self._checkpoint, self._progress = checkpoint, progress
         self._config_hash, self._journal, self._on_resume = config_hash, journal, on_resume
         self._descriptor: int | None = None
+        self._owed = 0
 
     def on_fit_start(self, trainer: Trainer, task: Any) -> None:
         """All ranks restore the same file; nobody writes before all have taken part in an update."""
         if self._checkpoint.exists():
-            restore(task, self._checkpoint, self._config_hash)
+            self._owed = restore(task, self._checkpoint, self._config_hash)
         if not trainer.is_global_zero:
             return
         done = _read_count(self._progress)
-        self._journal.cut(task.images)
+        self._journal.cut(task.images - bool(self._owed))
         if done is not None or task.images:
             resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
             _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
@@ -54,6 +56,14 @@ class Resume(Callback):
         self._progress.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
         self._count(task.images)
+
+    def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
+        """Before the first update comes what is still owed to the last one: see ``Stop``."""
+        if self._owed:
+            task.last_batch, self._owed = self._owed, 0
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Periodic):
+                    callback.on_train_batch_end(trainer, task, None, batch, batch_idx)
 
     def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After each update, before anything else is done about it."""
@@ -106,13 +116,16 @@ class Checkpointer(Callback):
             save_weights(self._weights / "weights_raw.safetensors", task.model.state_dict(), clock)
 
 
-def restore(task: Task, path: Path, config_hash: str) -> None:
-    """Read a checkpoint into a task. VarlabError if it was written under another configuration or is damaged."""
+def restore(task: Task, path: Path, config_hash: str) -> int:
+    """Read a checkpoint into a task; returns the images of its last update if what follows an update is still owed to it.
+
+    VarlabError if it was written under another configuration or is damaged."""
     state = load_checkpoint(path)
     if state.get("config_hash") != config_hash:
         raise VarlabError(f"{path} is a checkpoint of another configuration: give this run another directory (out=…).")
     check_state(task.model.state_dict(), state["modules"]["model"], path)
     task.load_state(state)
+    return int(state.get("owed", 0))
 
 
 def _read_count(path: Path) -> int | None:

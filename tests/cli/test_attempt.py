@@ -1,0 +1,72 @@
+"""Attempts of a Slurm job, without a Slurm: who decides what happens next, and by what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from varlab.cli.attempt import STOPPED, Attempt
+from varlab.errors import VarlabError
+
+
+@pytest.fixture
+def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+    monkeypatch.setenv("VARLAB_MAX_TIMEOUTS", "2")
+    monkeypatch.setenv("VARLAB_MAX_ATTEMPTS", "3")
+    return number(tmp_path, 0)
+
+
+def number(folder: Path, restarts: int) -> Attempt:
+    (folder / str(restarts)).mkdir()
+    return Attempt(folder / str(restarts))
+
+
+def test_outside_of_slurm_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VARLAB_ATTEMPT", raising=False)
+    assert Attempt.current() is None
+
+
+def test_the_first_rank_with_an_error_of_its_own_is_the_cause(attempt: Attempt) -> None:
+    attempt.fail(0, "Connection closed by peer", consequence=True)
+    attempt.fail(3, "the lights went out", consequence=False)
+    attempt.fail(1, "so it is dark", consequence=False)
+    attempt.end(1)
+    assert attempt.another() == "rank 3 failed: the lights went out"
+
+
+def test_killed_goes_on_until_max_attempts(attempt: Attempt) -> None:
+    attempt.end(137)
+    assert attempt.another() is None
+    second, third = (number(attempt.folder.parent, i) for i in (1, 2))
+    second.fail(0, "Connection closed by peer", consequence=True)
+    second.end(1)
+    assert second.another() is None
+    third.end(137)
+    assert "launch.max_attempts allows no more" in str(third.another())
+
+
+@pytest.mark.parametrize(("name", "limited"), [("SIGUSR2", True), ("SIGTERM", False)])
+def test_only_time_limits_are_counted(name: str, limited: bool, attempt: Attempt) -> None:
+    for restarts in range(3):
+        now = attempt if restarts == 0 else number(attempt.folder.parent, restarts)
+        now.stop(f"Stopped by {name} after 96 images.")
+        now.end(STOPPED)
+    assert ("launch.max_timeouts allows no more" in str(now.another())) == limited
+    assert [ended["how"] for ended in now.told()["ended"]] == ["time limit" if limited else "stopped"] * 3
+
+
+def test_killed_for_memory_is_not_tried_again(attempt: Attempt) -> None:
+    attempt.end(253)
+    assert "launch.memory_gb" in str(attempt.another())
+
+
+def test_other_ranks_hear_of_the_beginning(attempt: Attempt) -> None:
+    attempt.begin(Path("run"), todo=True, resuming=False)
+    assert attempt.begun() == {"path": str(Path("run").absolute()), "todo": True, "resuming": False}
+
+
+def test_other_ranks_do_not_wait_for_one_that_failed(attempt: Attempt) -> None:
+    attempt.fail(0, "another run lives here", consequence=False)
+    with pytest.raises(VarlabError, match="rank 0 could not begin"):
+        attempt.begun()

@@ -1,0 +1,95 @@
+"""Law 8 where a run is asked to stop: it saves where it stands, and goes on from there with the same bits."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import small
+from tests.small import Child
+from varlab.cli.main import main
+from varlab.rng import Rng
+
+IMAGES = 640
+TRAINING = (
+    *small.GENERATOR,
+    "order=random",
+    f"budget.images={IMAGES}",
+    "checkpoint.every=100000",  # none but what a stop saves
+    "log.every=96",
+    "val.every=64",  # most of the time goes into validation and pictures
+    "pictures.every=96",
+)
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+ASKED = {signal.SIGTERM: 143, signal.SIGUSR2: 140}
+
+
+def command(out: Path, ranks: int) -> list[str]:
+    return ["train", f"out={out}", *TRAINING, *(TWO if ranks == 2 else ())]
+
+
+@pytest.fixture(scope="module")
+def whole(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """ranks → a run that was never stopped."""
+
+    @functools.cache
+    def run(ranks: int) -> Path:
+        out = tmp_path_factory.mktemp("whole") / str(ranks)
+        with small.inside(world_folder):
+            assert main(command(out, ranks)) == 0
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("number", ASKED, ids=lambda n: n.name)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_asked_again_and_again(
+    ranks: int, number: signal.Signals, whole: Callable[[int], Path], lab: Path, tmp_path: Path
+) -> None:
+    """At random moments: in updates, validation, pictures, saving. Not one image is trained twice."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    moments = [64, 160, 320, 512] if ranks == 1 else [160, 416]
+    for moment in moments:
+        child = Child(*command(run, ranks), log=log)
+        assert child.until(lambda moment=moment: small.progress(run) >= moment), log.read_text()
+        time.sleep(0.1 * float(Rng(moment).stream("moment", int(number)).uniform()))
+        child.signal(number)
+        assert child.wait() == ASKED[number], log.read_text()
+        outcome = small.record(run)["outcome"]
+        assert outcome["state"] == "failed" and outcome["error"].startswith(f"Stopped by {number.name} after"), outcome
+        assert log.read_text().splitlines()[-1].endswith("the same command goes on from there.")
+    assert Child(*command(run, ranks), log=log).wait() == 0, log.read_text()
+    assert small.weights(run) == small.weights(whole(ranks))
+    assert small.lines(run) == small.lines(whole(ranks))
+    resumes = small.record(run)["resumes"]
+    assert len(resumes) == len(moments)
+    assert [resumed["repeated"] for resumed in resumes] == [0] * len(moments)
+
+
+def test_asked_in_the_middle_of_validation(whole: Callable[[int], Path], lab: Path, tmp_path: Path) -> None:
+    """It is left at once, and made again: the state saved is the one before it, its log point not yet written."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    wordy = ("val.every=64", "log.every=96")
+    child = Child(*command(run, 1), *wordy, log=log)
+
+    def logged() -> bool:
+        return (run / "metrics.jsonl").exists() and any(line["images"] == 192 for line in small.lines(run))
+
+    assert child.until(lambda: small.progress(run) >= 192 and _safely(logged)), log.read_text()
+    child.signal(signal.SIGTERM)  # the line of 192 images is there, its validation is under way
+    assert child.wait() == 143, log.read_text()
+    assert Child(*command(run, 1), *wordy, log=log).wait() == 0, log.read_text()
+    assert small.lines(run) == small.lines(whole(1)) and small.weights(run) == small.weights(whole(1))
+
+
+def _safely(look: Callable[[], bool]) -> bool:
+    try:
+        return look()
+    except ValueError:  # half a line
+        return False
