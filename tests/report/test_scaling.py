@@ -107,14 +107,14 @@ def test_the_frontier_of_curves_that_touch_a_law_is_the_law() -> None:
     for index, x, y in points:
         assert y in curves[index].y[curves[index].x == x]
         assert all(y <= curve.y[curve.x <= x].min(initial=np.inf) for curve in curves)
-    fit = frontier_law(curves, points)
+    fit = frontier_law(points)
     assert fit is not None and len(fit.x) == 7 and fit.b == pytest.approx(-0.13, rel=0.01)
 
 
 def test_the_frontier_interval_covers_the_truth_93_to_97_times_in_100() -> None:
     rng = np.random.default_rng(3)
     drawn = [tangents(SEVEN, luck=0.01 * rng.normal(size=7)) for _ in range(1000)]
-    fits = [frontier_law(curves, frontier(curves), draws=399) for curves in drawn]
+    fits = [frontier_law(frontier(curves), draws=399) for curves in drawn]
     held = [fit.b_interval[0] <= -0.13 <= fit.b_interval[1] for fit in fits if fit is not None]
     assert len(held) > 990 and 0.93 <= np.mean(held) <= 0.97, np.mean(held)
 
@@ -124,4 +124,4 @@ def test_the_frontier_ends_where_a_single_size_is_left() -> None:
     far = Curve(2, np.array([2.0, 4, 9]), np.array([6.0, 2, 1]))
     assert frontier([near, far]) == [(0, 2.0, 4.0), (0, 3.0, 3.0)]
     assert frontier([near]) == [] and frontier([]) == []
-    assert frontier_law([near, far], frontier([near, far])) is None
+    assert frontier_law(frontier([near, far])) is None

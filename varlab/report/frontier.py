@@ -46,23 +46,23 @@ def frontier(curves: Sequence[Curve]) -> list[Point]:
     return found
 
 
-def frontier_law(curves: Sequence[Curve], points: Sequence[Point], *, draws: int = 4999) -> PowerLaw | None:
+def frontier_law(points: Sequence[Point], *, draws: int = 4999) -> PowerLaw | None:
     """The power law of a frontier; None where fewer than FEWEST trainings are on it.
 
-    A training on the frontier counts once, where a line of the law's own slope touches its curve: points of one curve
-    share its luck and are no independent measurements, and where curves cross is decided by luck. The slope begins as that
-    of all points and is repeated with that of the touching ones until these stay.
+    A training on the frontier counts once, at the one of its points there that a line of the law's own slope, coming from
+    below, meets first: points of one curve share its luck and are no independent measurements, and where curves cross is
+    decided by luck. The slope begins as that of all points and is repeated with that of the touched ones until these stay.
     """
-    on_it = [curves[index] for index in sorted({index for index, _, _ in points})]
-    if len({curve.size for curve in on_it}) < 2:
+    spans = [np.array([(x, y) for at, x, y in points if at == i]) for i in sorted({at for at, _, _ in points})]
+    if len(spans) < FEWEST:
         return None
-    touching = np.array([(x, y) for _, x, y in points])
+    touched = np.concatenate(spans)
     for _ in range(_MOST_ROUNDS):
-        slope = _slope(touching)
-        before, touching = touching, np.array([_touch(curve, slope) for curve in on_it])
-        if np.array_equal(before, touching):
+        slope = _slope(touched)
+        before, touched = touched, np.array([_touch(span, slope) for span in spans])
+        if np.array_equal(before, touched):
             break
-    x, y = touching.T
+    x, y = touched.T
     return fit_power_law(x, y, draws=draws) if len(set(x)) >= FEWEST else None
 
 
@@ -71,7 +71,7 @@ def _slope(points: Array) -> float:
     return float(np.polyfit(log_x, log_y, 1)[0])
 
 
-def _touch(curve: Curve, slope: float) -> tuple[float, float]:
-    """The point of a curve that a line of this slope, coming from below, meets first; in logarithms."""
-    first = int(np.argmin(np.log(curve.y) - slope * np.log(curve.x)))
-    return float(curve.x[first]), float(curve.y[first])
+def _touch(span: Array, slope: float) -> Array:
+    log_x, log_y = np.log(span).T
+    touched: Array = span[np.argmin(log_y - slope * log_x)]
+    return touched

@@ -13,10 +13,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from varlab.report import pictures, style, tables, verdict
+from varlab.report import pictures, scaling_page, style, tables, verdict
 from varlab.report.charts import charts
 from varlab.report.compare import ABSENT, Variant, differences, group_variants
 from varlab.report.read import Run, Score
+from varlab.report.studies import Law, Study, laws, scaling_csv, studies
 from varlab.report.units import duration, si, whole
 
 __all__ = ["ReportResult", "stylesheet", "write", "write_whole"]
@@ -32,17 +33,21 @@ class ReportResult:
 
     html: Path
     csv: Path
+    scaling: Path | None = None  # where a scaling study is among the runs
 
 
 def write(runs: Sequence[Run], out: Path, *, title: str) -> ReportResult:
-    """Write ``report.html`` and ``results.csv`` into ``out``, each whole or not at all."""
+    """Write ``report.html``, ``results.csv`` and, where sizes were studied, ``scaling.csv``; each whole or not at all."""
     variants = group_variants(runs)
     scores = {run.path: tables.main_score(run, runs) for run in runs}
     trainings = [run for variant in variants for run in variant.runs]
     out.mkdir(parents=True, exist_ok=True)
-    result = ReportResult(html=out / "report.html", csv=out / "results.csv")
+    scaling = [(study, found) for study in studies(trainings) if (found := laws(study))]
+    result = ReportResult(out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None)
     write_whole(result.csv, tables.results_csv(trainings, scores))
-    write_whole(result.html, render(runs, variants, scores, title=title))
+    if result.scaling:
+        write_whole(result.scaling, scaling_csv({study.label: found for study, found in scaling}))
+    write_whole(result.html, render(runs, variants, scores, scaling, title=title))
     return result
 
 
@@ -53,7 +58,14 @@ def write_whole(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def render(runs: Sequence[Run], variants: Sequence[Variant], scores: dict[Path, Score | None], *, title: str) -> str:
+def render(
+    runs: Sequence[Run],
+    variants: Sequence[Variant],
+    scores: dict[Path, Score | None],
+    scaling: Sequence[tuple[Study, Sequence[Law]]],
+    *,
+    title: str,
+) -> str:
     """The page as text."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -66,6 +78,7 @@ def render(runs: Sequence[Run], variants: Sequence[Variant], scores: dict[Path, 
         verdict=verdict.verdict(variants, scores),
         cautions=verdict.cautions(runs, variants, scores),
         chapters=[_chapter(kind, variants, scores) for kind in _KINDS if any(v.kind == kind for v in variants)],
+        scaling=[scaling_page.chapter(study, found) for study, found in scaling],
         glossary=_glossary(variants),
         protocols=_protocols(runs, scores),
         differences=[table for kind in _KINDS if (table := _differences(kind, variants))],

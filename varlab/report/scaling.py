@@ -92,7 +92,8 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, *, draws: int = 4999, seed: int = 
 
     Raises VarlabError where an x or y is not above 0, or fewer than FEWEST different x are given.
     """
-    log_x, log_y = _logarithms(x, y)
+    different, log_y = _means(x, y)
+    log_x = np.log(different)
     line = _least_squares(log_x, log_y)
     fitted, _ = line.heights(log_x)
     residuals = log_y - fitted
@@ -110,22 +111,22 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, *, draws: int = 4999, seed: int = 
         a_interval=(_exp(a_lower), _exp(a_upper)),
         b_interval=(float(b_lower), float(b_upper)),
         correlation=_correlation(log_x, log_y),
-        x=np.exp(log_x),
+        x=different,
         y=np.exp(log_y),
         _line=line,
         _draws=again,
     )
 
 
-def _logarithms(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    """Of the different x in ascending order, and of the geometric mean of y at each."""
+def _means(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """The different x in ascending order, and the mean logarithm of y at each."""
     given_x, given_y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if not ((given_x > 0) & (given_y > 0) & np.isfinite(given_x) & np.isfinite(given_y)).all():
         raise VarlabError("A power law is fitted to numbers above 0, and here is one that is not.")
     different, where = np.unique(given_x, return_inverse=True)
     if len(different) < FEWEST:
         raise VarlabError(f"A power law is fitted to at least {FEWEST} different sizes; here are {len(different)}.")
-    return np.log(different), np.bincount(where, np.log(given_y)) / np.bincount(where)
+    return different, np.bincount(where, np.log(given_y)) / np.bincount(where)
 
 
 def _least_squares(log_x: Array, log_y: Array) -> _Lines:
