@@ -19,7 +19,8 @@ from varlab.report.scaling import FEWEST, Array, PowerLaw, fit_power_law
 
 __all__ = ["MEASURES", "Law", "Measure", "Study", "laws", "scaling_csv", "studies"]
 
-_SIZE_AND_BUDGET = ("seed", "out", "launch", "name", "transformer", "budget", "trainer", "shrink", "tensorboard")
+_SIZE = tuple(f"transformer.{key}" for key in ("width", "depth", "heads", "drop_path"))  # VAR's rule ties them all
+_MAY_DIFFER = (*_SIZE, "seed", "out", "launch", "name", "budget", "trainer", "shrink", "tensorboard")
 """Keys of a configuration (with all below them) in which the runs of one study may differ."""
 
 
@@ -166,7 +167,7 @@ def _images(run: Run) -> float:
 
 def _shared(run: Run) -> str:
     """All that the runs of a study have in common, the tokenizer's weights and the images included."""
-    left_out = tuple(f"{key}." for key in _SIZE_AND_BUDGET)
+    left_out = tuple(f"{key}." for key in _MAY_DIFFER)
     config = {key: value for key, value in flatten(run.config).items() if not f"{key}.".startswith(left_out)}
     tokenizer = flatten(run.part("parents")).get("tokenizer.weights_sha256")
     return json.dumps([run.order, tokenizer, run.part("data").get("hash"), config], sort_keys=True, default=str)
