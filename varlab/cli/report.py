@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
-    """Write report.html and results.csv into the directory, which may itself hold the runs that it is about."""
+    """Write report.html, results.csv and scaling.csv into the directory, which may itself hold the runs they are about."""
     result = write_report([Path(path) for path in cfg.runs], directory.path, title=cfg.title)
     logger.info("report: %s", result.html)
     if cfg.readme is not None:
         write_study([Path(path) for path in cfg.runs], Path(cfg.readme), section=cfg.section)
         logger.info("table: %s, section %s", cfg.readme, cfg.section)
-    return {"html": str(result.html), "csv": str(result.csv)}
+    scaling = {"scaling": str(result.scaling)} if result.scaling else {}
+    return {"html": str(result.html), "csv": str(result.csv), **scaling}

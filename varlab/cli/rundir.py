@@ -206,7 +206,9 @@ def _new_record(
 
 def _came_nowhere(record: Mapping[str, Any], path: Path) -> bool:
     """A run that failed before its first update leaves nothing to resume: a corrected one may take its place."""
-    return record["outcome"]["state"] in ("failed", "stopped") and not (_progress(path) or (path / "last.ckpt").exists())
+    return record["outcome"]["state"] in ("failed", "stopped") and not (
+        _progress(path) or (path / "last.ckpt").exists()
+    )
 
 
 def _progress(path: Path) -> int | None:

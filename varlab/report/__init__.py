@@ -19,7 +19,8 @@ __all__ = ["Run", "Score", "compare", "differences", "find_runs", "read_run", "w
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportResult:
-    """Write ``out/report.html`` and ``out/results.csv`` from run directories, or folders that hold some.
+    """Write ``out/report.html`` and ``out/results.csv`` from run directories, or folders that hold some; ``out/scaling.csv``
+    where finished generators of at least four sizes are alike in all but size, budget and seed.
 
     Raises VarlabError where a given path does not exist or holds no run.
     """

@@ -13,10 +13,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from varlab.report import ledger, pictures, style, tables, verdict
+from varlab.report import ledger, pictures, scaling_page, style, tables, verdict
 from varlab.report.charts import charts
 from varlab.report.compare import ABSENT, Variant, differences, group_variants
 from varlab.report.read import Run, Score
+from varlab.report.studies import Law, Study, laws, scaling_csv, studies
 from varlab.report.units import duration, si, whole
 
 __all__ = ["ReportResult", "stylesheet", "write", "write_whole"]
@@ -32,18 +33,25 @@ class ReportResult:
 
     html: Path
     csv: Path
+    scaling: Path | None = None  # where a scaling study is among the runs
 
 
 def write(runs: Sequence[Run], out: Path, *, title: str, ledgers: Sequence[Path] = ()) -> ReportResult:
-    """Write ``report.html`` and ``results.csv`` into ``out``, each whole or not at all. ledgers: folders of sweeps."""
+    """Write ``report.html``, ``results.csv`` and, where sizes were studied, ``scaling.csv``; each whole or not at all.
+
+    ledgers: folders of sweeps, shown as they stand.
+    """
     variants = group_variants(runs)
     scores = {run.path: tables.main_score(run, runs) for run in runs}
     trainings = [run for variant in variants for run in variant.runs]
     out.mkdir(parents=True, exist_ok=True)
-    result = ReportResult(html=out / "report.html", csv=out / "results.csv")
+    scaling = [(study, found) for study in studies(trainings) if (found := laws(study))]
+    result = ReportResult(out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None)
     write_whole(result.csv, tables.results_csv(trainings, scores))
+    if result.scaling:
+        write_whole(result.scaling, scaling_csv({study.label: found for study, found in scaling}))
     sweeps = [_sweep(folder) for folder in ledgers]
-    write_whole(result.html, render(runs, variants, scores, title=title, sweeps=sweeps))
+    write_whole(result.html, render(runs, variants, scores, scaling, title=title, sweeps=sweeps))
     return result
 
 
@@ -58,6 +66,7 @@ def render(
     runs: Sequence[Run],
     variants: Sequence[Variant],
     scores: dict[Path, Score | None],
+    scaling: Sequence[tuple[Study, Sequence[Law]]],
     *,
     title: str,
     sweeps: Sequence[Mapping[str, Any]] = (),
@@ -74,6 +83,7 @@ def render(
         verdict=verdict.verdict(variants, scores),
         cautions=verdict.cautions(runs, variants, scores),
         chapters=[_chapter(kind, variants, scores) for kind in _KINDS if any(v.kind == kind for v in variants)],
+        scaling=[scaling_page.chapter(study, found) for study, found in scaling],
         glossary=_glossary(variants),
         protocols=_protocols(runs, scores),
         differences=[table for kind in _KINDS if (table := _differences(kind, variants))],

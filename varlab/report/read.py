@@ -72,7 +72,8 @@ class Run:
 
     @property
     def state(self) -> str:
-        """``finished``, ``running`` (which a killed run still says of itself), ``stopped`` (as it was asked to), ``failed`` or ``unreadable``."""
+        """``finished``, ``running`` (which a killed run still says of itself), ``stopped`` (it was asked to), ``failed`` or
+        ``unreadable``."""
         return str(self.outcome.get("state") or "running")
 
     @property

@@ -1,0 +1,117 @@
+"""Scaling studies: which runs are one, which laws they follow, what the page and scaling.csv say of them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from varlab.report import find_runs, write_report
+from varlab.report.studies import laws, studies
+
+from . import make_runs
+from .test_page import parse
+
+DEPTHS = (2, 3, 4, 5, 6)
+B = {"loss": -0.20, "loss/last": -0.23, "error": -0.010, "error/last": -0.016}
+
+
+def train(root: Path, depth: int, *, images: int = 4000, seed: int = 0, levels: int = 3, **changed: object) -> Path:
+    """A generator's directory whose last validation lies on a law of its 4608·depth³ parameters, moved by its seed."""
+    parameters = 4608 * depth**3
+    end = {key: (1e-9 * parameters) ** b * 0.98 for key, b in B.items()}
+    metrics = []
+    for seen in range(500, images + 1, 500):
+        late = 1 + 0.4 * (1 - seen / images) ** 2 + 0.001 * (seed - 0.5)
+        loss, last = end["loss"] * late, end["loss/last"] * late
+        line = {"images": seen, "flops": 6.0 * parameters * seen, "seconds": seen / 100}
+        line |= {"val/loss": loss, "val/accuracy": 1 - end["error"] * (late + 4) / 6}
+        if levels > 1:
+            line |= {"val/loss/last": last, "val/accuracy/last": 1 - end["error/last"] * (late + 4) / 6}
+        line |= {f"val/loss/{k}": loss for k in range(levels)}
+        metrics += [line, {"images": seen, "flops": line["flops"], "val/accuracy": 0.99}]  # the judge's, of samples
+    config = {"transformer": {"depth": depth}, "budget": {"images": images}, "data": {"batch": 64}, **changed}
+    outcome = {"state": "finished", "images": images, "flops": 6.0 * parameters * images}
+    record = make_runs.record(name="g", seed=seed, config=config, overrides=["order=next_scale"], outcome=outcome,
+                              cost={"parameters": parameters}, build={"transformer": {"depth": depth}})  # fmt: skip
+    return make_runs.write_run(root / f"d{depth}+{images}+{seed}", record, metrics)
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five sizes × two budgets × two seeds."""
+    root = tmp_path_factory.mktemp("sizes")
+    for depth in DEPTHS:
+        for images in (2000, 4000):
+            for seed in (0, 1):
+                train(root, depth, images=images, seed=seed)
+    return root
+
+
+def test_runs_that_differ_in_size_budget_and_seed_are_one_study(sizes: Path) -> None:
+    (study,) = studies(find_runs([sizes]))
+    assert study.label == "next_scale" and len(study.runs) == 20
+    assert study.sizes == tuple(4608 * depth**3 for depth in DEPTHS)
+
+
+def test_the_laws_of_the_runs_come_back(sizes: Path) -> None:
+    found = {(law.measure.key, law.against): law for law in laws(studies(find_runs([sizes]))[0])}
+    assert set(found) == {(key, against) for key in B for against in "NC"}
+    for key, b in B.items():
+        assert found[key, "N"].fit.b == pytest.approx(b, rel=0.01)
+    assert found["loss", "N"].fit.correlation == pytest.approx(-1) and found["loss", "N"].paper == -0.20
+
+
+def test_the_longest_trainings_of_each_size_enter_and_seeds_are_averaged(sizes: Path) -> None:
+    (study,) = studies(find_runs([sizes]))
+    law = laws(study)[0]
+    assert law.seen is not None and len(law.seen[0]) == 10 and len(law.fit.x) == 5
+    expected = [(1e-9 * size) ** -0.20 * 0.98 * np.sqrt(0.9995 * 1.0005) for size in study.sizes]
+    assert law.fit.y == pytest.approx(expected, rel=1e-9)
+    assert len(study.curves(law.measure)) == 10
+
+
+def test_a_judges_accuracy_is_no_error_rate_of_tokens(sizes: Path) -> None:
+    (study,) = studies(find_runs([sizes]))
+    error = next(measure for measure in study.measures if measure.key == "error")
+    assert min(study.longest(error)[1]) > 0.5
+
+
+def test_three_sizes_are_no_study_nor_are_runs_that_differ_in_more(tmp_path: Path) -> None:
+    for depth in DEPTHS[:3]:
+        train(tmp_path, depth)
+    train(tmp_path, 6, data={"batch": 32})
+    train(tmp_path, 5, transformer={"depth": 5, "block": {"qk_norm": False}})
+    assert studies(find_runs([tmp_path])) == []
+    result = write_report([tmp_path], tmp_path / "report", title="t")
+    assert result.scaling is None and "Scaling of" not in result.html.read_text()
+    assert not (tmp_path / "report" / "scaling.csv").exists()
+
+
+def test_one_level_has_no_last_one_and_one_log_point_no_frontier(tmp_path: Path) -> None:
+    for depth in DEPTHS:
+        train(tmp_path, depth, images=500, levels=1)
+    (study,) = studies(find_runs([tmp_path]))
+    assert [measure.key for measure in study.measures] == ["loss", "error"]
+    assert {law.measure.key for law in laws(study)} == {"loss", "error"}
+
+
+def test_the_page_has_the_chapter_and_the_table_its_numbers(sizes: Path, tmp_path: Path) -> None:
+    result = write_report([sizes], tmp_path, title="t")
+    page = result.html.read_text()
+    assert parse(page).open == [] and "<h2>Scaling of next_scale</h2>" in page
+    assert page.count("Against parameters</h3>") == page.count("Against compute</h3>") == 1
+    assert "5 sizes from 36.9 k to 995 k parameters, 20 runs." in page and "−0.200" in page
+    rows = list(csv.DictReader((tmp_path / "scaling.csv").open()))
+    assert len(rows) == 8 and {row["study"] for row in rows} == {"next_scale"}
+    loss = next(row for row in rows if (row["measure"], row["against"]) == ("loss", "N"))
+    assert float(loss["b"]) == pytest.approx(-0.20, rel=0.01) and float(loss["paper_b"]) == -0.20
+    assert float(loss["b_low"]) <= float(loss["b"]) <= float(loss["b_high"]) and loss["points"] == "5"
+
+
+def test_the_same_runs_give_the_same_table(sizes: Path, tmp_path: Path) -> None:
+    first, second = (write_report([sizes], tmp_path / name, title="t") for name in "ab")
+    assert first.scaling and second.scaling and first.scaling.read_bytes() == second.scaling.read_bytes()
+    assert first.html.read_bytes() == second.html.read_bytes()
