@@ -20,6 +20,7 @@ _FLAGS_WITH_VALUE = frozenset(
 )
 _MULTIRUN = frozenset({"-m", "--multirun"})
 _GROUPED = frozenset("'\"[]{}()$\\")  # the value speaks Hydra's grammar already: lists, quotes, sweeps, interpolations
+_TEXTS = frozenset({"title"})  # for people: commas, apostrophes and all
 
 
 def rewrite(
@@ -60,10 +61,16 @@ def _renamed(argument: str, names: Mapping[str, str]) -> str:
 def quote(argument: str, *, multirun: bool) -> str:
     """``key=value``, the value quoted where Hydra would trip over an ``=``. Under ``-m`` commas separate values."""
     key, equals, value = argument.partition("=")
+    if key in _TEXTS and not _is_quoted(value):
+        return f"{key}={_quoted(value)}"
     if not equals or "=" not in value or _GROUPED & set(value):
         return argument
     values = value.split(",") if multirun else [value]
     return f"{key}={','.join(_quoted(one) if '=' in one else one for one in values)}"
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
 
 
 def _quoted(value: str) -> str:

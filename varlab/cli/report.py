@@ -21,7 +21,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     result = write_report([Path(path) for path in cfg.runs], directory.path, title=cfg.title)
     logger.info("report: %s", result.html)
     if cfg.readme is not None:
-        write_study([Path(path) for path in cfg.runs], Path(cfg.readme), section=cfg.section)
+        write_study([Path(path) for path in cfg.runs], Path(cfg.readme), section=cfg.section, against=cfg.against)
         logger.info("table: %s, section %s", cfg.readme, cfg.section)
     scaling = {"scaling": str(result.scaling)} if result.scaling else {}
     return {"html": str(result.html), "csv": str(result.csv), **scaling}

@@ -31,11 +31,12 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportResult
     return write(find_runs(paths), Path(out), title=title, ledgers=find_ledgers(paths))
 
 
-def write_study(runs: Sequence[Path], readme: Path, *, section: str) -> None:
-    """Write the study's table into its README, between the marks of a section.
+def write_study(runs: Sequence[Path], readme: Path, *, section: str, against: str = "first") -> None:
+    """Write the study's table into its README, between the marks of a section; each row is compared with the ``first``
+    one, the ``previous`` one, or the one of that label.
 
     Raises VarlabError where there is no finished training, or no such marks.
     """
     from varlab.report.study import study_table, write_section
 
-    write_section(readme, section, study_table(find_runs([Path(run) for run in runs])))
+    write_section(readme, section, study_table(find_runs([Path(run) for run in runs]), against=against))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ ABSENT = "—"
 
 _NOT_SCIENCE = ("seed", "out", "launch", "name")
 """Keys of a configuration (with all below them) that say where or how often a run was made, not what it is."""
+_HOW = frozenset({"experiment", "trainer", "task", "data"})
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,18 @@ def _identity(run: Run) -> str:
 
 def _science(config: Mapping[str, Any]) -> dict[str, Any]:
     left_out = tuple(f"{key}." for key in _NOT_SCIENCE)
-    return {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(left_out)}
+    seed = config.get("seed")  # some parts are given it
+    kept = {
+        key: value
+        for key, value in flatten(config).items()
+        if not f"{key}.".startswith(left_out) and not (key.endswith(".seed") and value == seed)
+    }
+    return {key: _any_seed(value) if key.endswith("run") else value for key, value in kept.items()}
+
+
+def _any_seed(run: Any) -> Any:
+    """The path of another run that this one builds on: a study may train both anew for each seed."""
+    return re.sub(r"\bseed=\d+", "seed", run) if isinstance(run, str) else run
 
 
 def _canonical(value: Any) -> str:
@@ -131,7 +144,24 @@ def _what_sets_apart(run: Run, rivals: Sequence[Run]) -> str:
     rows = differences({str(index): rival.config for index, rival in enumerate(rivals)})
     mine = next(str(index) for index, rival in enumerate(rivals) if rival is run)
     if 1 <= len(rows) <= 2:
-        return ", ".join(f"{key.rsplit('.', 1)[-1]} {row[mine]}" for key, row in rows.items())
+        return _told({key: row[mine] for key, row in rows.items()})
     if not rows and len({rival.seed for rival in rivals}) == len(rivals):
         return f"seed {run.seed}"
-    return run.path.name
+    asked = differences({str(index): _asked(rival) for index, rival in enumerate(rivals)})
+    own = {key: row[mine] for key, row in asked.items() if row[mine] != ABSENT}
+    return _told(own) if 1 <= len(own) <= 3 else run.path.name
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    """What was asked for: the options taken, and single keys."""
+    named = dict(override.lstrip("+").split("=", 1) for override in run.overrides if "=" in override)
+    return {key: value for key, value in {**named, **run.part("choices")}.items() if key not in _HOW}
+
+
+def _told(values: Mapping[str, Any]) -> str:
+    """Keys by their last word; of a path what is particular to it."""
+    short = {key: str(value).rsplit("/", 1)[-1] if key.endswith("run") else value for key, value in values.items()}
+    return ", ".join(
+        f"{key.rsplit('.', 1)[-1]} {re.sub('^seed[+]', '', value) if isinstance(value, str) else value}"
+        for key, value in short.items()
+    )

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from varlab.errors import VarlabError
 from varlab.report.compare import Variant, group_variants
 from varlab.report.paired import Interval, interval, paired
-from varlab.report.read import Run
+from varlab.report.read import Run, Score, number
 from varlab.report.tables import main_score, value
 from varlab.report.units import si, significant
 
 __all__ = ["study_table", "write_section"]
 
-_METRICS = (("fid", "FID"), ("accuracy", "accuracy"), ("recall", "recall"), ("val_nll", "val NLL"))
-_KEPT = {"tokenizer": (("rfid", "rFID"), ("psnr", "PSNR"), ("perceptual", "perceptual"))}
+_METRICS = {
+    "generator": {"fid": "FID", "accuracy": "accuracy", "recall": "recall", "val_nll": "val NLL"},
+    "tokenizer": {"rfid": "rFID", "psnr": "PSNR", "perceptual": "perceptual", "usage": "codes used"},
+}
 
 
-def study_table(runs: Sequence[Run]) -> str:
-    """A row for each variant of the first kind there is: means over seeds with 95% intervals, cost; below it the paired
-    differences of each to the first. Unfinished runs are named and left out.
+@dataclass(frozen=True)
+class _Row:
+    """A variant, or one of the settings of the sampler that it was scored with. scores: of each run, by seed."""
+
+    label: str
+    variant: Variant
+    scores: Mapping[int, tuple[Run, Score | None]]
+
+    def numbers(self, key: str) -> dict[int, float]:
+        """A metric by seed."""
+        found = {seed: _number(run, score, key) for seed, (run, score) in self.scores.items()}
+        return {seed: x for seed, x in found.items() if x is not None}
+
+
+def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
+    """A row for each variant of the first kind there is, and for each setting of the sampler where there were several: means
+    over seeds with 95% intervals, cost; below it paired differences, each row's to the ``first`` one, the ``previous`` one, or
+    the one of that label. Unfinished runs are named and left out.
 
     Raises:
-        VarlabError: no finished training among the runs.
+        VarlabError: no finished training among the runs, or no row that ``against`` names.
     """
-    done = [run for run in runs if run.finished]
-    variants = group_variants(done)
+    variants = group_variants([run for run in runs if run.finished])
     if not variants:
         raise VarlabError("There is no finished training to make a table of: run the study's command to its end.")
-    variants = [variant for variant in variants if variant.kind == variants[0].kind]
-    metrics = [m for m in _KEPT.get(variants[0].kind, _METRICS) if any(_by_seed(v, m[0], done) for v in variants)]
-    lines = _rows(variants, metrics, done) + _differences(variants, metrics, done)
-    missing = [run for run in runs if not run.finished and run.kind == variants[0].kind]
+    kind = variants[0].kind
+    rows = [row for variant in variants if variant.kind == kind for row in _settings(variant, runs)]
+    metrics = {key: title for key, title in _METRICS.get(kind, {}).items() if any(row.numbers(key) for row in rows)}
+    lines = [*_table(rows, metrics), *_differences(rows, metrics, against)]
+    missing = [run for run in runs if not run.finished and run.kind == kind]
     if missing:
         lines += ["", f"Not finished, and not in the table: {', '.join(run.path.name for run in missing)}."]
     return "\n".join(lines)
@@ -56,50 +77,117 @@ def write_section(readme: Path, section: str, text: str) -> None:
     draft.replace(readme)
 
 
-def _rows(variants: Sequence[Variant], metrics: Sequence[tuple[str, str]], runs: Sequence[Run]) -> list[str]:
-    titles = ["", "seeds", "images", "FLOPs", "seconds", *(title for _, title in metrics)]
+def _settings(variant: Variant, runs: Sequence[Run]) -> list[_Row]:
+    """One row; several where the same runs were scored, with equally many samples, under several settings of the sampler."""
+    most = max((_samples(score) for run in variant.runs for score in run.scores), default=0)
+    kept = {run.path: [score for score in run.scores if _samples(score) == most] for run in variant.runs}
+    samplers = {_canonical(score): score.protocol.get("sampler") for scores in kept.values() for score in scores}
+    if len(samplers) < 2 and not _several(runs):
+        scores = {run.seed or 0: (run, main_score(run, runs)) for run in variant.runs}
+        return [_Row(variant.label, variant, scores)]
+    rows = []
+    for name, sampler in sorted(samplers.items(), key=lambda item: _strength(item[1])):
+        found = {
+            run.seed or 0: (run, next((s for s in kept[run.path] if _canonical(s) == name), None))
+            for run in variant.runs
+        }
+        rows.append(_Row(f"{variant.label} · {_setting(sampler)}", variant, found))
+    return rows
+
+
+def _several(runs: Sequence[Run]) -> bool:
+    """Whether the study compares settings of the sampler: some run was scored under two, with equally many samples."""
+    return any(
+        len({_canonical(score) for score in run.scores if _samples(score) == max(map(_samples, run.scores))}) > 1
+        for run in runs
+    )
+
+
+def _samples(score: Score) -> int:
+    return int(score.protocol.get("n") or 0)
+
+
+def _canonical(score: Score) -> str:
+    return json.dumps(score.protocol.get("sampler"), sort_keys=True)
+
+
+_OFF: Mapping[str, Any] = {"cfg": 0.0, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+"""Values with which a setting changes nothing."""
+
+
+def _on(sampler: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (sampler or {}).items() if key in _OFF and value != _OFF[key]}
+
+
+def _strength(sampler: Mapping[str, Any] | None) -> tuple[int, list[float]]:
+    """Plain sampling first; then what it adds, and how much of it."""
+    on = _on(sampler)
+    return len(on), [float(on.get(key, 0)) for key in _OFF]
+
+
+def _setting(sampler: Mapping[str, Any] | None) -> str:
+    on = _on(sampler)
+    return ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in on.items()) or "plain"
+
+
+def _number(run: Run, score: Score | None, key: str) -> float | None:
+    if key == "usage":
+        shares = [number(x) for name, x in (score.values if score else {}).items() if name.startswith("usage/")]
+        known = [x for x in shares if x is not None]
+        return statistics.fmean(known) if known else None
+    return value(run, score, key)
+
+
+def _table(rows: Sequence[_Row], metrics: Mapping[str, str]) -> list[str]:
+    titles = ["", "seeds", "images", "FLOPs", "seconds", *metrics.values()]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for variant in variants:
-        cost = [_mean(variant, key) for key in ("images", "flops", "seconds")]
-        cells = [
-            _interval(interval(list(found.values()))) if (found := _by_seed(variant, key, runs)) else "–"
-            for key, _ in metrics
-        ]
-        lines.append(f"| {' | '.join([variant.label, str(len(variant.runs)), *cost, *cells])} |")
+    for row in rows:
+        cost = [_mean(row.variant, key, show) for key, show in _COSTS]
+        cells = [_interval(interval(list(found.values()))) if (found := row.numbers(key)) else "–" for key in metrics]
+        lines.append(f"| {' | '.join([row.label, str(len(row.variant.runs)), *cost, *cells])} |")
     return lines
 
 
-def _differences(variants: Sequence[Variant], metrics: Sequence[tuple[str, str]], runs: Sequence[Run]) -> list[str]:
-    base, lines = variants[0], list[str]()
-    for other in variants[1:]:
-        told = [_difference(base, other, key, title, runs) for key, title in metrics]
-        found = [text for text in told if text]
-        if found:
-            seeds = len({run.seed for run in base.runs} & {run.seed for run in other.runs})
-            lines.append(f"- **{other.label} less {base.label}**, paired over {seeds} seeds: {'; '.join(found)}.")
+def _differences(rows: Sequence[_Row], metrics: Mapping[str, str], against: str) -> list[str]:
+    fixed = None if against == "previous" else _named(rows, against)
+    lines = list[str]()
+    for above, other in zip([None, *rows], rows, strict=False):
+        base = fixed or above
+        if base is None or base is other:
+            continue
+        told = [_difference(base, other, key, title) for key, title in metrics.items()]
+        if found := [text for text in told if text]:
+            seeds = len(base.scores.keys() & other.scores.keys())
+            lines.append(f"- **{other.label}** less {base.label}, paired over {seeds} seeds: {'; '.join(found)}.")
     return ["", *lines] if lines else []
 
 
-def _difference(base: Variant, other: Variant, key: str, title: str, runs: Sequence[Run]) -> str:
-    found = paired(_by_seed(base, key, runs), _by_seed(other, key, runs))
+def _named(rows: Sequence[_Row], label: str) -> _Row:
+    found = rows[0] if label == "first" else next((row for row in rows if row.label == label), None)
+    if found is None:
+        labels = ", ".join(row.label for row in rows)
+        raise VarlabError(f"against={label} names no row: give first, previous, or one of {labels}.")
+    return found
+
+
+def _difference(base: _Row, other: _Row, key: str, title: str) -> str:
+    found = paired(base.numbers(key), other.numbers(key))
     if found is None or found.n < 2:
         return ""
     span = f"[{_signed(found.low)}, {_signed(found.high)}]"
     return f"{title} {_signed(found.mean)} {span}, p {found.p:.2g}" + ("" if found.clear else ", not clear of zero")
 
 
-def _by_seed(variant: Variant, key: str, runs: Sequence[Run]) -> dict[int, float]:
-    found = {run.seed or 0: value(run, main_score(run, runs), key) for run in variant.runs}
-    return {seed: number for seed, number in found.items() if number is not None}
+_COSTS: tuple[tuple[str, Callable[[float], str]], ...] = (
+    ("images", lambda x: f"{x:,.0f}"),
+    ("flops", lambda x: f"{x:.2e}"),
+    ("seconds", si),
+)
 
 
-def _cell(found: dict[int, float]) -> str:
-    return _interval(interval(list(found.values()))) if found else "–"
-
-
-def _mean(variant: Variant, key: str) -> str:
+def _mean(variant: Variant, key: str, show: Callable[[float], str]) -> str:
     totals = [total for run in variant.runs if (total := run.total(key)) is not None]
-    return si(sum(totals) / len(totals)) if totals else "–"
+    return show(statistics.fmean(totals)) if totals else "–"
 
 
 def _interval(found: Interval) -> str:

@@ -1,0 +1,72 @@
+"""Every study under experiments/: its command runs at two steps a run, and its cluster preset composes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tests import small
+from tests.experiments.commands import ROOT, answer, jobs, run
+from varlab.cli.app import conf_dir
+from varlab.cli.names import run_path
+
+STUDIES = sorted(file.parent.name for file in (ROOT / "experiments").glob("*/run.sh"))
+SHARED = [study for study in STUDIES if "common.sh" in (ROOT / "experiments" / study / "run.sh").read_text()]
+
+TABLES = {
+    study: re.findall(r"<!-- (\w\S*) -->", (ROOT / "experiments" / study / "README.md").read_text()) for study in SHARED
+}
+
+
+@pytest.fixture
+def place(world_folder: Path, tmp_path: Path):
+    """A folder of its own, with the small world's shards."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "data").symlink_to(world_folder / "runs" / "data")
+    with small.inside(tmp_path):
+        yield tmp_path
+
+
+@pytest.mark.parametrize("study", SHARED)
+def test_a_study_runs_as_written(study: str, place: Path) -> None:
+    readme = place / "README.md"
+    shutil.copy(ROOT / "experiments" / study / "README.md", readme)
+    seeds = "0,1" if study in ("var_ladder", "phi") else "0"
+    settings = {"README": str(readme), "N": "40", "SEEDS": seeds, "LAUNCH": "local"}
+    run(ROOT / "experiments" / study / "run.sh", lambda command: answer(command, place / "conf"), place, **settings)
+    text = readme.read_text()
+    tables = [name for name in TABLES[study] if name.startswith("digits")]
+    assert tables
+    for name in tables:
+        table = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+        assert "| seeds |" in table and "–" not in table, (name, table)
+        assert ("paired over 2 seeds" in table) == (seeds == "0,1" and table.count("\n| ") > 2), (name, table)
+
+
+@pytest.mark.parametrize("study", SHARED)
+def test_the_cluster_preset_composes(study: str, tmp_path: Path) -> None:
+    """Every job of every command, at the papers' sizes; nothing is run."""
+    composed = 0
+
+    def compose_all(command: list[str]) -> int:
+        nonlocal composed
+        if command[0] in ("train", "evaluate"):
+            words = [word for word in command[1:] if word not in ("-m",) and not word.startswith("launch=")]
+            for job in jobs(words):
+                config = compose(command[0], [*job, "launch=slurm"])
+                composed += 1
+                if command[0] == "train":
+                    path = run_path(out=config.out, name=config.name, overrides=job, multirun=True)
+                    path.mkdir(parents=True, exist_ok=True)
+                    (path / "weights.safetensors").touch()
+        return 0
+
+    (tmp_path / "runs/imagenet/var_d16/default").mkdir(parents=True)
+    (tmp_path / "runs/imagenet/var_d16/default/weights.safetensors").touch()
+    with small.inside(tmp_path), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        asked = run(ROOT / "experiments" / study / "run.sh", compose_all, tmp_path, SET="imagenet", SEEDS="0,1")
+    assert composed and all("launch=slurm" in words for words in asked if words[0] in ("train", "evaluate"))
