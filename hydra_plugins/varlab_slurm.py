@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, run_job, setup_globals
+from omegaconf import DictConfig, open_dict
 
 try:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
@@ -25,6 +27,22 @@ else:
             from varlab.cli.slurm import launch
 
             return launch(self, job_overrides, initial_job_idx)
+
+        def __call__(self, config: DictConfig, number: int, state: dict[type, Singleton]) -> JobReturn:  # type: ignore[override]
+            """One job, on its node: with the configuration that was composed when it was submitted."""
+            import submitit
+
+            Singleton.set_state(state)
+            setup_globals()
+            with open_dict(config.hydra.job) as job:
+                job.id, job.num = submitit.JobEnvironment().job_id, number
+            return run_job(
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
 
     node: dict[str, Any] = {"_target_": f"{VarlabSlurm.__module__}.VarlabSlurm"}
     ConfigStore.instance().store(group="hydra/launcher", name="varlab_slurm", node=node, provider="varlab")

@@ -95,7 +95,7 @@ def test_a_missing_launcher_says_how_to_get_it() -> None:
 
     from varlab.cli.errors import sentence
 
-    error = MissingConfigException("In 'launch/slurm': Could not find …", "hydra/launcher/submitit_slurm", ["basic"])
+    error = MissingConfigException("In 'launch/slurm': Could not find …", "hydra/launcher/varlab_slurm", ["basic"])
     assert "pip install 'varlab[slurm]'" in (sentence(error) or "")
 
 

@@ -54,11 +54,12 @@ class Cluster:
         """What a command of Slurm's answers."""
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60).stdout
 
-    def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """``varlab …`` as from a shell."""
+    def start(self, *arguments: str, log: Path, code: Path = ROOT) -> subprocess.Popen[bytes]:
+        """``varlab …`` as from a shell. code: the checkout to run from."""
         with log.open("ab") as out:
             command = [sys.executable, "-m", "varlab.cli.main", *arguments]
-            return subprocess.Popen(command, env=self.environment, stdout=out, stderr=out)
+            environment = self.environment | {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
+            return subprocess.Popen(command, env=environment, stdout=out, stderr=out)
 
     def jobs(self) -> dict[str, str]:
         """State by number, of all that is in the queue or was until lately."""

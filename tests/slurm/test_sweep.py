@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -80,6 +82,7 @@ def test_everything_at_once(cluster: Cluster, place: Path, whole: Callable[..., 
     assert f"2 of {len(SEEDS)} runs failed" in said and "last.ckpt" in said and "CANCELLED" in said
     ended = states()
     assert {seed for seed, state in ended.items() if state == "failed"} == {FAILS, CANCELLED}, ended
+    check_ledger({seed: "failed" if seed in (FAILS, CANCELLED) else "finished" for seed in SEEDS}, preempted)
     for seed in set(SEEDS) - {FAILS, CANCELLED}:
         check(seed, whole, at_least={ON_TIME: 2}.get(seed, 1 if seed in preempted else 0))
     done = {seed: (run_of(seed) / "run.json").stat().st_mtime_ns for seed in set(SEEDS) - {FAILS, CANCELLED}}
@@ -89,9 +92,26 @@ def test_everything_at_once(cluster: Cluster, place: Path, whole: Callable[..., 
     assert again.wait(PATIENCE) == 0, log.read_text()
     assert "2 jobs submitted" in log.read_text()
     assert set(states().values()) == {"finished"}
+    check_ledger(dict.fromkeys(SEEDS, "finished"), preempted)
     assert done == {seed: (run_of(seed) / "run.json").stat().st_mtime_ns for seed in done}
     for seed in (FAILS, CANCELLED):
         check(seed, whole, at_least=0)
+
+
+def check_ledger(wanted: dict[int, str], preempted: list[int]) -> None:
+    """A line a job: how it ended and why, its number in Slurm, how often it was begun, what it cost."""
+    with Path("sweep/sweep.csv").open() as file:
+        lines = {int(re.search(r"seed=(\d)", line["overrides"])[1]): line for line in csv.DictReader(file)}
+    assert {seed: line["state"] for seed, line in lines.items()} == wanted
+    assert all(line["slurm_job"] and line["config_hash"] for line in lines.values())
+    for line in lines.values():
+        if line["state"] == "finished":
+            assert (line["why"], line["images"]) == ("", str(float(IMAGES))) and line["score"].startswith("val_nll="), (
+                line
+            )
+    if wanted[FAILS] == "failed":
+        assert "last.ckpt" in lines[FAILS]["why"] and "CANCELLED" in lines[CANCELLED]["why"]
+    assert int(lines[ON_TIME]["attempts"]) >= 3 and all(int(lines[seed]["attempts"]) >= 2 for seed in preempted)
 
 
 def check(seed: int, whole: Callable[..., Path], *, at_least: int) -> None:

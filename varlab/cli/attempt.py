@@ -4,7 +4,7 @@ Every attempt has a folder that all its ranks and its batch script see; its name
 often Slurm has restarted it. Ranks leave notes there. When they have ended, the batch script, which outlives them all,
 calls ``python -m varlab.cli.attempt CODE``: a job that saved its state because it was asked to, or of which a process
 was killed, goes back into the queue; one that failed gets the sentence into its record. Preemption and lost nodes are
-Slurm's own to requeue. Standard library only.
+Slurm's own to requeue.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from varlab.cli.rundir import RunDirectory, write_json
 from varlab.errors import VarlabError
+from varlab.report import ledger
 
 __all__ = ["STOPPED", "Attempt", "main"]
 
@@ -145,19 +146,26 @@ def main(code: int) -> int:
     if attempt is None or code == 0:
         return code
     attempt.end(code)
-    if not _ours(os.environ):
-        return code  # cancelled, preempted, or begun anew elsewhere: Slurm's own affair
-    refusal = attempt.another()
-    if refusal is None:
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
-        return code
-    print(f"varlab: {refusal}", file=sys.stderr)
-    if (path := attempt.path()) is not None and (path / "run.json").exists():
+    path = attempt.path()
+    if _ours(os.environ):  # else cancelled, preempted, or begun anew elsewhere: Slurm's own affair
+        refusal = attempt.another()
+        if refusal is None:
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
+        else:
+            print(f"varlab: {refusal}", file=sys.stderr)
+            if path is not None:
+                _record(path, refusal)
+    if path is not None:
+        ledger.refresh(path.parent)
+    return code
+
+
+def _record(path: Path, refusal: str) -> None:
+    if (path / "run.json").exists():
         with RunDirectory(path) as directory:
             directory.lock()
             if directory.read()["outcome"]["state"] != "finished":
                 directory.fail(refusal)
-    return code
 
 
 def _ours(environment: Mapping[str, str]) -> bool:

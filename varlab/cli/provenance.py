@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -15,6 +16,7 @@ import varlab
 
 __all__ = ["code", "command_line", "hardware", "slurm_job", "versions"]
 
+CODE = "code.json"  # of a copy of the code: where it came from
 DIFF_LIMIT = 1_000_000  # characters of uncommitted changes kept in run.json
 _PACKAGES = (
     "torch",
@@ -41,8 +43,12 @@ def slurm_job() -> str | None:
 
 
 def code(package: Path | None = None) -> dict[str, Any]:
-    """``{"version", "commit", "diff", "untracked"}``; commit and diff are None outside a git checkout of varlab."""
+    """``{"version", "commit", "diff", "untracked"}``; commit and diff are None outside a git checkout of varlab. Of a copy that
+    a sweep runs from: those of what was copied, and ``snapshot``, its folder."""
     package = package or Path(varlab.__file__).parent
+    if (package.parent / CODE).is_file():  # a copy, made when a sweep was submitted
+        told: dict[str, Any] = json.loads((package.parent / CODE).read_text(encoding="utf-8"))
+        return told | {"snapshot": str(package.parent)}
     record: dict[str, Any] = {"version": varlab.__version__, "commit": None, "diff": None, "untracked": []}
     root = package.parent
     if not _git(root, "ls-files", "--", package.name):

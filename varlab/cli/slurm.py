@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from varlab.cli.attempt import Attempt
 from varlab.cli.job import JobResult
 from varlab.cli.names import run_path
 from varlab.cli.rundir import RunDirectory, differences, read_run
+from varlab.cli.snapshot import snapshot
 from varlab.errors import VarlabError
+from varlab.report import ledger
 
 __all__ = ["launch"]
 
@@ -43,32 +46,60 @@ _OVER = frozenset(
 _SETTLED = 2  # looks in a row that find a job over
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A job of the sweep: its place in it, what it is, and where its run lies."""
+
+    number: int
+    overrides: list[str]
+    config: DictConfig
+    path: Path
+
+
 def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """Submit one job for each list of overrides and wait. What became of a lost one is told like any other's error.
 
+    What is finished, or still in the queue from an earlier call of the same sweep, is not submitted again.
     launcher: Hydra's plugin, which travels to the nodes and runs there. Raises VarlabError where Slurm is not there or
     refuses the settings.
     """
     settings = launcher.params["settings"]
     folder = Path(launcher.params["submitit_folder"]).absolute()
-    results: dict[int, JobReturn] = {}
-    arguments = {}
-    for i, overrides in enumerate(map(list, job_overrides)):
-        if _is_finished(launcher, overrides):
-            results[i] = _told(launcher, overrides, None)
-        else:
-            arguments[i] = (overrides, "hydra.sweep.dir", first + i, f"job {first + i}", Singleton.get_state())
-    if arguments:
-        jobs = _submit(launcher, _executor(folder, settings), list(arguments.values()))
-        logger.info("%d jobs submitted: %s", len(jobs), ", ".join(job.job_id for job in jobs))
-        states = _wait([job.job_id for job in jobs], settings["poll"])
-        for i, job in zip(arguments, jobs, strict=True):
-            results[i] = _result(launcher, job, arguments[i][0], states[job.job_id])
-    return [results[i] for i in range(len(job_overrides))]
+    asked = [_asked(launcher, list(overrides), first + i) for i, overrides in enumerate(job_overrides)]
+    wanted = [job for job in asked if not _is_finished(launcher, job)]
+    jobs = _in_queue(folder, wanted) if wanted else {}
+    if new := [job for job in wanted if job.number not in jobs]:
+        jobs |= _submit(launcher, _executor(folder, settings, new[0].path.parent), new)
+    states = _wait([job.job_id for job in jobs.values()], settings["poll"]) if jobs else {}
+    return [
+        _result(job, jobs[job.number], states[jobs[job.number].job_id]) if job.number in jobs else _told(job, None)
+        for job in asked
+    ]
 
 
-def _executor(folder: Path, settings: Mapping[str, Any]) -> Any:
-    """Submitit's, with our batch script around the ranks."""
+def _asked(launcher: Any, overrides: list[str], number: int) -> _Asked:
+    config: DictConfig = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, overrides)
+    task = [str(override) for override in config.hydra.overrides.task]
+    name = str(config.get("name") or _command(launcher))
+    path = run_path(out=config.get("out"), name=name, overrides=task, multirun=True)
+    return _Asked(number, overrides, config, path)
+
+
+def _in_queue(folder: Path, wanted: Sequence[_Asked]) -> dict[int, Any]:
+    """The jobs that were submitted before and are not over yet, by number in the sweep."""
+    import submitit
+
+    known = {job.number: ledger.slurm_job(job.path.parent, job.path.name) for job in wanted}
+    ids = {number: job_id for number, job_id in known.items() if job_id}
+    states = _queue(list(ids.values())) if ids else {}
+    alive = {n: job_id for n, job_id in ids.items() if (states or {}).get(job_id, "GONE") not in _OVER}
+    if alive:
+        logger.info("%d jobs are in the queue already: %s", len(alive), ", ".join(alive.values()))
+    return {n: submitit.SlurmJob(folder=folder, job_id=job_id, tasks=[0]) for n, job_id in alive.items()}
+
+
+def _executor(folder: Path, settings: Mapping[str, Any], sweep: Path) -> Any:
+    """Submitit's, with our batch script around the ranks. sweep: the folder of the runs, where the code's copy goes."""
     import submitit
 
     try:
@@ -89,11 +120,18 @@ def _executor(folder: Path, settings: Mapping[str, Any]) -> Any:
         # one rank's end is all ranks' end; they wait for each other otherwise
         "srun_args": ["--kill-on-bad-exit=1"],
         "additional_parameters": {"requeue": True, **settings["sbatch"]},
-        "setup": [*settings["setup"], *_before(folder, settings)],
+        "setup": [*settings["setup"], *_code(sweep), *_before(folder, settings)],
         "teardown": [f"{shlex.quote(sys.executable)} -m varlab.cli.attempt $?"],
     }
     executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
     return executor
+
+
+def _code(sweep: Path) -> list[str]:
+    """The job runs from a copy: what is edited while it is in the queue does not reach it."""
+    copy = shlex.quote(str(snapshot(sweep.absolute() / ".code")))
+    # safe: without it Python would look into the current folder first, which may be a checkout
+    return ["export PYTHONSAFEPATH=1", f"export PYTHONPATH={copy}${{PYTHONPATH:+:$PYTHONPATH}}"]
 
 
 def _before(folder: Path, settings: Mapping[str, Any]) -> list[str]:
@@ -101,13 +139,22 @@ def _before(folder: Path, settings: Mapping[str, Any]) -> list[str]:
     return Attempt.setup(attempts, max_timeouts=settings["max_timeouts"], max_attempts=settings["max_attempts"])
 
 
-def _submit(launcher: Any, executor: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _submit(launcher: Any, executor: Any, wanted: Sequence[_Asked]) -> dict[int, Any]:
+    """Submitit's jobs by number in the sweep; noted in the ledger at once."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    state = Singleton.get_state()
     try:
-        return list(executor.map_array(launcher, *zip(*arguments, strict=True)))
+        jobs = list(
+            executor.map_array(launcher, *zip(*((job.config, job.number, state) for job in wanted), strict=True))
+        )
     except (FailedJobError, FailedSubmissionError) as error:
         raise VarlabError(f"Slurm refuses the jobs ({' '.join(str(error).split())}): see launch.*") from error
+    logger.info("%d jobs submitted: %s", len(jobs), ", ".join(job.job_id for job in jobs))
+    for folder in {job.path.parent for job in wanted}:
+        numbers = {a.path.name: job.job_id for a, job in zip(wanted, jobs, strict=True) if a.path.parent == folder}
+        ledger.submitted(folder, numbers)
+    return {asked.number: job for asked, job in zip(wanted, jobs, strict=True)}
 
 
 def _wait(ids: Sequence[str], poll: float) -> dict[str, str]:
@@ -136,7 +183,7 @@ def _queue(ids: Sequence[str]) -> dict[str, str] | None:
     return {job.removesuffix("_N/A"): state for job, state in pairs}
 
 
-def _result(launcher: Any, job: Any, overrides: list[str], state: str) -> JobReturn:
+def _result(asked: _Asked, job: Any, state: str) -> JobReturn:
     """What the job's rank 0 returned; else what its record says; else what Slurm says."""
     if job.task(0).paths.result_pickle.exists():
         outcome, value = job.task(0)._get_outcome_and_result()  # the rank's own words, whatever other ranks did
@@ -144,26 +191,14 @@ def _result(launcher: Any, job: Any, overrides: list[str], state: str) -> JobRet
             returned: JobReturn = value
             return returned
     why = f"Slurm job {job.job_id} ended as {state}; its log is {job.task(0).paths.stdout}"
-    return _told(launcher, overrides, _lost(_path(launcher, _config(launcher, overrides)), why))
+    return _told(asked, _lost(asked.path, why))
 
 
-def _told(launcher: Any, overrides: list[str], error: str | None) -> JobReturn:
+def _told(asked: _Asked, error: str | None) -> JobReturn:
     """As if the job had returned it."""
-    path = _path(launcher, _config(launcher, overrides))
-    told = JobReturn(overrides=overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED)
-    told.return_value = JobResult(tuple(overrides), str(path), error)
+    told = JobReturn(overrides=asked.overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED)
+    told.return_value = JobResult(tuple(asked.overrides), str(asked.path), error)
     return told
-
-
-def _config(launcher: Any, overrides: list[str]) -> DictConfig:
-    config: DictConfig = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, overrides)
-    return config
-
-
-def _path(launcher: Any, config: DictConfig) -> Path:
-    task = [str(override) for override in config.hydra.overrides.task]
-    name = str(config.get("name") or _command(launcher))
-    return run_path(out=config.get("out"), name=name, overrides=task, multirun=True)
 
 
 def _command(launcher: Any) -> str:
@@ -171,15 +206,13 @@ def _command(launcher: Any) -> str:
     return name
 
 
-def _is_finished(launcher: Any, overrides: list[str]) -> bool:
+def _is_finished(launcher: Any, asked: _Asked) -> bool:
     """Whether the very run is there, so that a job would do nothing. Only trainings: other commands look at runs."""
-    config = _config(launcher, overrides)
-    path = _path(launcher, config)
-    if _command(launcher) != "train" or not (path / "run.json").exists():
+    if _command(launcher) != "train" or not (asked.path / "run.json").exists():
         return False
-    record = read_run(path)
-    asked = [str(key) for key in config if key != "hydra"]
-    resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, asked), resolve=True)
+    record = read_run(asked.path)
+    keys = [str(key) for key in asked.config if key != "hydra"]
+    resolved = OmegaConf.to_container(OmegaConf.masked_copy(asked.config, keys), resolve=True)
     return record["outcome"]["state"] == "finished" and not differences(record["config"], resolved)  # type: ignore[arg-type]
 
 

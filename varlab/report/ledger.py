@@ -13,16 +13,29 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from varlab.report.read import Run, read_run
 from varlab.report.tables import main_score, value
 
-__all__ = ["COLUMNS", "LIST", "TABLE", "Entry", "Job", "begin", "entries", "find_ledgers", "refresh", "summary"]
+__all__ = [
+    "COLUMNS",
+    "LIST",
+    "TABLE",
+    "Entry",
+    "Job",
+    "begin",
+    "entries",
+    "find_ledgers",
+    "refresh",
+    "slurm_job",
+    "submitted",
+    "summary",
+]
 
 LIST, TABLE = "sweep.json", "sweep.csv"
 STATES = ("finished", "running", "pending", "stopped", "failed")
@@ -34,10 +47,11 @@ _UNHASHED = frozenset({"out", "name", "launch", "shrink", "trainer"})
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep: its overrides, and its directory's name in the sweep's folder."""
+    """One job of a sweep: its overrides, its directory's name in the sweep's folder, its number in Slurm once it has one."""
 
     overrides: tuple[str, ...]
     path: str
+    slurm_job: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,9 +81,24 @@ def begin(folder: Path, jobs: Sequence[Job]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         known = {job.path: job for job in _jobs(folder)}
-        known |= {job.path: job for job in jobs}
-        _write(folder / LIST, json.dumps([asdict(job) for job in known.values()], indent=1) + "\n")
+        known |= {
+            job.path: replace(job, slurm_job=known[job.path].slurm_job) if job.path in known else job for job in jobs
+        }
+        _write_list(folder, known.values())
     refresh(folder)
+
+
+def submitted(folder: Path, numbers: Mapping[str, str]) -> None:
+    """Note the numbers that Slurm gave to jobs, by the names of their directories."""
+    with _alone(folder):
+        jobs = [replace(job, slurm_job=numbers.get(job.path, job.slurm_job)) for job in _jobs(folder)]
+        _write_list(folder, jobs)
+    refresh(folder)
+
+
+def slurm_job(folder: Path, path: str) -> str:
+    """The number that a job was last submitted under; empty where it never was."""
+    return next((job.slurm_job for job in _jobs(folder) if job.path == path), "")
 
 
 def refresh(folder: Path) -> None:
@@ -109,14 +138,16 @@ def summary(found: Sequence[Entry]) -> str:
 def _jobs(folder: Path) -> list[Job]:
     try:
         raw = json.loads((folder / LIST).read_text(encoding="utf-8"))
-        return [Job(tuple(job["overrides"]), job["path"]) for job in raw]
+        return [Job(tuple(job["overrides"]), job["path"], job.get("slurm_job", "")) for job in raw]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
 def _entry(number: int, job: Job, run: Run | None, runs: Sequence[Run], folder: Path) -> Entry:
     if run is None:
-        return Entry(number, " ".join(job.overrides), "", "", "pending", 0, "", "", None, None, None, job.path)
+        return Entry(
+            number, " ".join(job.overrides), "", job.slurm_job, "pending", 0, "", "", None, None, None, job.path
+        )
     state = run.state
     if state == "running" and not _held(folder / job.path):
         state = "stopped"
@@ -124,7 +155,7 @@ def _entry(number: int, job: Job, run: Run | None, runs: Sequence[Run], folder: 
         job=number,
         overrides=" ".join(job.overrides),
         config_hash=_hash(run.config),
-        slurm_job=str(run.record.get("slurm_job") or ""),
+        slurm_job=job.slurm_job or str(run.record.get("slurm_job") or ""),
         state=state,
         attempts=int(run.record.get("attempts") or 1),
         why=run.error,
@@ -166,6 +197,10 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / ".sweep.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _write_list(folder: Path, jobs: Iterable[Job]) -> None:
+    _write(folder / LIST, json.dumps([asdict(job) for job in jobs], indent=1) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

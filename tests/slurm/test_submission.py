@@ -1,0 +1,68 @@
+"""Between submission and start: the code may be edited, and the process that submitted may go away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import small
+from tests.slurm.conftest import LAUNCH, ROOT, TRAINING, Cluster, until
+
+SHORT = (*TRAINING, "budget.images=640", "trainer.devices=1")
+
+pytestmark = pytest.mark.slurm
+
+
+def release(cluster: Cluster) -> None:
+    """Let held jobs run."""
+    jobs = cluster.say("squeue", "--noheader", "--array", "--format=%A").split()
+    cluster.say("scontrol", "release", *jobs)
+
+
+def held(cluster: Cluster) -> bool:
+    return "JobHeldUser" in cluster.say("squeue", "--noheader", "--format=%r")
+
+
+def test_source_edited_after_submission(
+    cluster: Cluster, place: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A queued job runs the code and the configuration that were submitted, and says which."""
+    checkout, log = tmp_path / "checkout", Path("edited.log")
+    for part in ("varlab", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    words = ("train", "-m", "out=edited", *LAUNCH, "+launch.sbatch.hold=true", *SHORT, "seed=5")
+    process = cluster.start(*words, log=log, code=checkout)
+    until(lambda: held(cluster) or process.poll() is not None, 60, "the job waits")
+    for file in ("cli/train.py", "tasks/fit.py", "transformer/__init__.py"):
+        (checkout / "varlab" / file).write_text("raise SystemExit('edited')\n")
+    (checkout / "conf/task/generator.yaml").write_text("kind: edited\n")
+    release(cluster)
+    assert process.wait(200) == 0, log.read_text()
+    (run,) = (path for path in Path("edited").iterdir() if (path / "run.json").exists())
+    assert small.weights(run) == small.weights(whole(*SHORT, "seed=5"))
+    code = small.record(run)["code"]
+    assert Path(code["snapshot"]).parent == Path("edited/.code").absolute()
+    assert json.loads((Path(code["snapshot"]) / "code.json").read_text())["version"] == code["version"]
+
+
+def test_the_submitting_process_goes_away(cluster: Cluster, place: Path, whole: Callable[..., Path]) -> None:
+    """The same command again waits for the jobs that are in the queue, and submits none twice."""
+    log = Path("away.log")
+    words = ("train", "-m", "out=away", *LAUNCH, "+launch.sbatch.hold=true", *SHORT, "seed=6,7")
+    first = cluster.start(*words, log=log)
+    until(lambda: held(cluster) or first.poll() is not None, 60, "the jobs wait")
+    until(lambda: "2 jobs submitted" in log.read_text(), 30, "their numbers are noted")
+    first.kill()
+    again = cluster.start(*words, log=log)
+    until(lambda: "in the queue already" in log.read_text() or again.poll() is not None, 60, "they are found")
+    release(cluster)
+    assert again.wait(200) == 0, log.read_text()
+    assert log.read_text().count("jobs submitted") == 1
+    for seed in (6, 7):
+        (run,) = Path("away").glob(f"*seed={seed}*")
+        assert small.record(run)["attempts"] == 1
+        assert small.weights(run) == small.weights(whole(*SHORT, f"seed={seed}"))
