@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Scaling laws on digits: six sizes × three budgets × two seeds, then the fits. Each command may be run again.
-set -euo pipefail
-out=${OUT:-runs/scaling}
-started=$SECONDS
-here() { printf '\n== %s (%d s)\n' "$1" $((SECONDS - started)); }
+# Scaling laws (Tian et al. 2024, section 5): sizes × budgets × seeds, then the fits of L = (a·x)^b over parameters and over least compute.
+#
+#   bash experiments/scaling/run.sh               digits: six sizes of 8.6 thousand to 1 million parameters
+#   SET=imagenet bash experiments/scaling/run.sh  VAR-d12 to d30, on a cluster
+SEEDS=${SEEDS:-0,1}
+source "$(dirname "$0")/../common.sh"
 
-here "shards, a perceptual net, one tokenizer for all"
-varlab pack source=digits
-varlab train experiment=digits/perceptual out="$out/perceptual"
-varlab train experiment=digits/tokenizer tokenizer=multi perceptual.run="$out/perceptual" out="$out/tokenizer"
+multi=$out/tokenizer/tokenizer=multi generator=(experiment="$set_/scaling") budgets=18432,9216,4608
+sizes=tiny_d6,tiny_d5,tiny_d4,tiny_d3,tiny_d2,tiny_d1 # the largest first: two cores end together
+if [ "$set_" = imagenet ]; then
+  multi=runs/imagenet/var_tokenizer generator=(experiment=imagenet/var_d16 val.every=128117) budgets=256233400,128116700,64058350
+  sizes=var_d30,var_d24,var_d20,var_d16,var_d12
+fi
 
-here "sizes × budgets × seeds, the largest first; a core each"
-varlab train -m launch=joblib experiment=digits/scaling tokenizer_run="$out/tokenizer" out="$out/generator" \
-  budget.images=18432,9216,4608 transformer=tiny_d6,tiny_d5,tiny_d4,tiny_d3,tiny_d2,tiny_d1 seed=0,1
-
-here "the fits"
-varlab report "$out/generator" title="Scaling laws on digits" out="$out"
-here "done: $out/report.html, $out/scaling.csv"
+prepare tokenizer=multi
+say "sizes × budgets × seeds"
+train "${generator[@]}" tokenizer_run="$multi" budget.images=$budgets transformer=$sizes seed="$seeds" out="$out/generator"
+table "$set_" "Scaling laws on $set_" "$out/generator"
+say "done: $readme"

@@ -33,7 +33,7 @@ def job(cluster: Cluster, name: str, *more: str) -> Iterator[tuple[Path, subproc
     process = cluster.start("train", "-m", f"out={name}", *LAUNCH, "launch.max_attempts=30", *LONG, *more, log=log)
     try:
         until(lambda: process.poll() is not None or any(Path(name).glob("*/progress")), 2 * HANG, f"{name} begins")
-        (run,) = Path(name).iterdir()
+        (run,) = (file.parent for file in Path(name).glob("*/progress"))
         yield run, process, log
     finally:
         process.kill()

@@ -73,7 +73,7 @@ def preempt(cluster: Cluster) -> list[int]:
 
 def test_everything_at_once(cluster: Cluster, place: Path, whole: Callable[..., Path]) -> None:
     plan(cluster)
-    assert len(list(Path("plan").glob("*"))) == len(SEEDS)
+    assert len(list(Path("plan").glob("*/run.json"))) == len(SEEDS)
     obstacle, log = spoil(FAILS), Path("sweep.log")
     process = cluster.start("train", "-m", *LAUNCH, *SWEEP, *EVERYWHERE, log=log)
     preempted = _disturb(cluster, process, log)
@@ -156,7 +156,7 @@ def test_a_real_time_limit_twice(cluster: Cluster, place: Path, whole: Callable[
     finally:
         process.terminate()
         cluster.say("scancel", "--user=root")
-    (run,) = Path("limit").glob("*")
+    (run,) = (file.parent for file in Path("limit").glob("*/run.json"))
     assert [resumed["repeated"] for resumed in small.record(run)["resumes"]] == [0, 0]
 
 

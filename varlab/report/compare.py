@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from varlab.report.read import Run
 
-__all__ = ["ABSENT", "Variant", "compare", "differences", "flatten", "group_variants"]
+__all__ = ["ABSENT", "Variant", "compare", "differences", "flatten", "group_variants", "science"]
 
 ABSENT = "—"
 """What a configuration that lacks a key shows in its place."""
@@ -56,7 +56,7 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
     Keys that aren't science (seed, out, launch, name) are left out. A key that one configuration lacks counts as different.
     """
-    flat = {label: _science(config) for label, config in configs.items()}
+    flat = {label: science(config) for label, config in configs.items()}
     keys = dict.fromkeys(key for config in flat.values() for key in config)
     rows = {key: {label: config.get(key, ABSENT) for label, config in flat.items()} for key in keys}
     return {key: row for key, row in rows.items() if len({_canonical(value) for value in row.values()}) > 1}
@@ -95,11 +95,12 @@ def _reading_order(run: Run) -> tuple[int, bool, float]:
 def _identity(run: Run) -> str:
     if not run.finished:
         return str(run.path.resolve())
-    return _canonical([run.kind, _science(run.config), run.choice("order"), run.choice("tokenizer")])
+    return _canonical([run.kind, science(run.config), run.choice("order"), run.choice("tokenizer")])
 
 
-def _science(config: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = tuple(f"{key}." for key in _NOT_SCIENCE)
+def science(config: Mapping[str, Any], *, but: Collection[str] = ()) -> dict[str, Any]:
+    """What a configuration asks for, flat: without what says where or how often, and without the keys in ``but``."""
+    left_out = tuple(f"{key}." for key in (*_NOT_SCIENCE, *but))
     seed = config.get("seed")  # some parts are given it
     kept = {
         key: value

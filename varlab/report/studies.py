@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from varlab.report.compare import flatten
+from varlab.report.compare import flatten, science
 from varlab.report.frontier import Curve, Point, frontier, frontier_law
 from varlab.report.read import Run, number
 from varlab.report.scaling import FEWEST, Array, PowerLaw, fit_power_law
 
-__all__ = ["MEASURES", "Law", "Measure", "Study", "laws", "scaling_csv", "studies"]
+__all__ = ["MEASURES", "Law", "Measure", "Study", "laws", "scaling_csv", "scaling_table", "studies"]
 
 _SIZE = tuple(f"transformer.{key}" for key in ("width", "depth", "heads", "drop_path"))  # VAR's rule ties them all
-_MAY_DIFFER = (*_SIZE, "seed", "out", "launch", "name", "budget", "trainer", "shrink", "tensorboard")
-"""Keys of a configuration (with all below them) in which the runs of one study may differ."""
+_MAY_DIFFER = (*_SIZE, "budget", "trainer", "shrink", "tensorboard")
+"""Keys of a configuration (with all below them) in which the runs of one study may differ, beside seed and place."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,26 @@ def _images(run: Run) -> float:
 
 def _shared(run: Run) -> str:
     """All that the runs of a study have in common, the tokenizer's weights and the images included."""
-    left_out = tuple(f"{key}." for key in _MAY_DIFFER)
-    config = {key: value for key, value in flatten(run.config).items() if not f"{key}.".startswith(left_out)}
+    config = science(run.config, but=_MAY_DIFFER)
     tokenizer = flatten(run.part("parents")).get("tokenizer.weights_sha256")
     return json.dumps([run.order, tokenizer, run.part("data").get("hash"), config], sort_keys=True, default=str)
 
 
 def _folder(study: Study) -> str:
     return Path(study.runs[0].path).parent.as_posix()
+
+
+def scaling_table(found: Sequence[Law]) -> list[str]:
+    """The laws of a study as a table in Markdown: exponents beside the paper's."""
+    lines = ["| L = (a·x)^b | x | b | of the paper | a | correlation | points |", "|---|---|---|---|---|---|---|"]
+    for law in found:
+        fit, x = law.fit, {"N": "parameters", "C": "least FLOPs"}[law.against]
+        low, high = fit.b_interval
+        lines.append(
+            f"| {law.measure.label} | {x} | {fit.b:.3f} [{low:.3f}, {high:.3f}] | {'–' if law.paper is None else law.paper} "
+            f"| {fit.a:.2e} | {fit.correlation:.4f} | {len(fit.x)} |"
+        )
+    return lines
 
 
 def scaling_csv(found: Mapping[str, Sequence[Law]]) -> str:

@@ -14,6 +14,7 @@ from varlab.errors import VarlabError
 from varlab.report.compare import Variant, group_variants
 from varlab.report.paired import Interval, interval, paired
 from varlab.report.read import Run, Score, number
+from varlab.report.studies import laws, scaling_table, studies
 from varlab.report.tables import main_score, value
 from varlab.report.units import si, significant
 
@@ -42,7 +43,7 @@ class _Row:
 def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
     """A row for each variant of the first kind there is, and for each setting of the sampler where there were several: means
     over seeds with 95% intervals, cost; below it paired differences, each row's to the ``first`` one, the ``previous`` one, or
-    the one of that label. Unfinished runs are named and left out.
+    the one of that label; where sizes were studied, the laws instead. Unfinished runs are named and left out.
 
     Raises:
         VarlabError: no finished training among the runs, or no row that ``against`` names.
@@ -53,7 +54,8 @@ def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
     kind = variants[0].kind
     rows = [row for variant in variants if variant.kind == kind for row in _settings(variant, runs)]
     metrics = {key: title for key, title in _METRICS.get(kind, {}).items() if any(row.numbers(key) for row in rows)}
-    lines = [*_table(rows, metrics), *_differences(rows, metrics, against)]
+    scaling = [line for study in studies(runs) for line in ["", *scaling_table(laws(study))]]
+    lines = [*_table(rows, metrics), *(scaling or _differences(rows, metrics, against))]
     missing = [run for run in runs if not run.finished and run.kind == kind]
     if missing:
         lines += ["", f"Not finished, and not in the table: {', '.join(run.path.name for run in missing)}."]
