@@ -183,7 +183,7 @@ def scaling_table(found: Sequence[Law]) -> list[str]:
         fit, x = law.fit, {"N": "parameters", "C": "least FLOPs"}[law.against]
         low, high = fit.b_interval
         lines.append(
-            f"| {law.measure.label} | {x} | {fit.b:.3f} [{low:.3f}, {high:.3f}] | {'–' if law.paper is None else law.paper} "
+            f"| {law.measure.label} | {x} | {fit.b:.3f} [{low:.3f}, {high:.3f}] | {'' if law.paper is None else law.paper} "
             f"| {fit.a:.2e} | {fit.correlation:.4f} | {len(fit.x)} |"
         )
     return lines
