@@ -9,13 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from varlab.report.apart import told_apart
 from varlab.report.compare import compare, differences
 from varlab.report.read import Run, Score, find_runs, read_run
 
 if TYPE_CHECKING:
     from varlab.report.page import ReportResult
 
-__all__ = ["Run", "Score", "compare", "differences", "find_runs", "read_run", "write_report", "write_study"]
+__all__ = [
+    "Run",
+    "Score",
+    "compare",
+    "differences",
+    "find_runs",
+    "read_run",
+    "told_apart",
+    "write_report",
+    "write_study",
+]
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportResult:
