@@ -131,13 +131,13 @@ def _disturb(cluster: Cluster, process: subprocess.Popen[bytes], log: Path) -> l
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and not (cancelled and asked == 2 and preempted):
         assert time.monotonic() < deadline, log.read_text()
-        if not cancelled and reached(CANCELLED, 320):
+        if not cancelled and reached(CANCELLED, 320) and states()[CANCELLED] == "running":
             cluster.say("scancel", cluster.job_of(run_of(CANCELLED)))
             cancelled = True
-        if asked < 2 and reached(ON_TIME, 1280 + 3200 * asked) and states()[ON_TIME] == "running":
+        due = asked < 2 and reached(ON_TIME, 1280 + 3200 * asked) and states()[ON_TIME] == "running"
+        if due and len(small.record(run_of(ON_TIME))["resumes"]) == asked:
             cluster.say("scancel", "--signal=USR2", cluster.job_of(run_of(ON_TIME)))
             asked += 1
-            until(lambda: states()[ON_TIME] != "running", 60, "the run is saved at its time limit")
         if not preempted and any(reached(seed, 640) and states()[seed] == "running" for seed in (0, 4, 5)):
             preempted = preempt(cluster)
         time.sleep(0.1)

@@ -196,7 +196,7 @@ def _result(asked: _Asked, job: Any, state: str) -> JobReturn:
 
 def _told(asked: _Asked, error: str | None) -> JobReturn:
     """As if the job had returned it."""
-    told = JobReturn(overrides=asked.overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED)
+    told = JobReturn(overrides=asked.overrides, status=JobStatus.COMPLETED)  # an error is a result, as in run_job
     told.return_value = JobResult(tuple(asked.overrides), str(asked.path), error)
     return told
 
