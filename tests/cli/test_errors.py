@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests import small
 from varlab.cli.main import main
-from varlab.tasks import Task
+from varlab.tasks import GeneratorTask, Task
 from varlab.types import VarlabError
 
 Refused = Callable[..., str]
@@ -312,3 +313,23 @@ def test_other_images_under_a_stopped_run(
     record["data"]["hash"] = "0" * 64
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     assert "holds other images than when" in refused("train", *stopped)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=["gpu", "torch", "python"],
+)
+def test_out_of_memory_ends_with_a_sentence_in_the_record(
+    error: BaseException, refused: Refused, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, batch: object) -> None:
+        raise error
+
+    monkeypatch.setattr(GeneratorTask, "update", fail)
+    assert refused("train", f"out={tmp_path / 'run'}", *small.GENERATOR).startswith("Out of memory (")
+    assert "trainer.micro_batch" in small.record(tmp_path / "run")["outcome"]["error"]

@@ -29,6 +29,9 @@ def sentence(error: BaseException) -> str | None:
     while cause is not None:  # Hydra and Lightning wrap what a constructor or a loader raised
         if isinstance(cause, VarlabError | Stopped):
             return _line(str(cause))
+        if _is_out_of_memory(cause):
+            remedy = "try trainer.micro_batch=N (the same update in parts), or a smaller batch or model"
+            return f"Out of memory ({_first_line(cause)}): {remedy}."
         cause = cause.__cause__
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
@@ -45,6 +48,15 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {_first_line(error)}" if error.full_key else _first_line(error)
     return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Told by name: torch, which raises most of them, is not imported for this."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def one_of(name: str, options: Iterable[str], prefix: str = "") -> str:
