@@ -31,15 +31,21 @@ def place(world_folder: Path, tmp_path: Path):
         yield tmp_path
 
 
-@pytest.mark.parametrize("study", SHARED)
-def test_a_study_runs_as_written(study: str, place: Path) -> None:
+@pytest.mark.parametrize(
+    ("study", "data"),
+    [
+        *((study, "digits") for study in SHARED),
+        pytest.param("raster_vs_next_scale", "photos", marks=pytest.mark.slow),
+    ],
+)
+def test_a_study_runs_as_written(study: str, data: str, place: Path) -> None:
     readme = place / "README.md"
     shutil.copy(ROOT / "experiments" / study / "README.md", readme)
     seeds = "0,1" if study in ("var_ladder", "phi") else "0"
-    settings = {"README": str(readme), "N": "40", "SEEDS": seeds, "LAUNCH": "local"}
+    settings = {"README": str(readme), "N": "40", "SEEDS": seeds, "LAUNCH": "local", "SET": data}
     run(ROOT / "experiments" / study / "run.sh", lambda command: answer(command, place / "conf"), place, **settings)
     text = readme.read_text()
-    tables = [name for name in TABLES[study] if name.startswith("digits")]
+    tables = [name for name in TABLES[study] if name.startswith(data)]
     assert tables
     for name in tables:
         table = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]

@@ -161,8 +161,9 @@ def _asked(run: Run) -> dict[str, Any]:
 
 def _told(values: Mapping[str, Any]) -> str:
     """Keys by their last word; of a path what is particular to it."""
-    short = {key: str(value).rsplit("/", 1)[-1] if key.endswith("run") else value for key, value in values.items()}
     return ", ".join(
-        f"{key.rsplit('.', 1)[-1]} {re.sub('^seed[+]', '', value) if isinstance(value, str) else value}"
-        for key, value in short.items()
+        str(value).rsplit("/", 1)[-1].removeprefix("seed+")
+        if key.endswith("run")
+        else f"{key.rsplit('.', 1)[-1]} {value}"
+        for key, value in values.items()
     )
