@@ -98,10 +98,15 @@ def test_everything_at_once(cluster: Cluster, place: Path, whole: Callable[..., 
         check(seed, whole, at_least=0)
 
 
+def ledger() -> dict[int, dict[str, str]]:
+    """The sweep's lines by seed."""
+    with Path("sweep/sweep.csv").open() as file:
+        return {int(re.search(r"seed=(\d)", line["overrides"])[1]): line for line in csv.DictReader(file)}
+
+
 def check_ledger(wanted: dict[int, str], preempted: list[int]) -> None:
     """A line a job: how it ended and why, its number in Slurm, how often it was begun, what it cost."""
-    with Path("sweep/sweep.csv").open() as file:
-        lines = {int(re.search(r"seed=(\d)", line["overrides"])[1]): line for line in csv.DictReader(file)}
+    lines = ledger()
     assert {seed: line["state"] for seed, line in lines.items()} == wanted
     assert all(line["slurm_job"] and line["config_hash"] for line in lines.values())
     for line in lines.values():
@@ -132,11 +137,11 @@ def _disturb(cluster: Cluster, process: subprocess.Popen[bytes], log: Path) -> l
     while process.poll() is None and not (cancelled and asked == 2 and preempted):
         assert time.monotonic() < deadline, log.read_text()
         if not cancelled and reached(CANCELLED, 320) and states()[CANCELLED] == "running":
-            cluster.say("scancel", cluster.job_of(run_of(CANCELLED)))
+            cluster.say("scancel", ledger()[CANCELLED]["slurm_job"])
             cancelled = True
         due = asked < 2 and reached(ON_TIME, 1280 + 3200 * asked) and states()[ON_TIME] == "running"
         if due and len(small.record(run_of(ON_TIME))["resumes"]) == asked:
-            cluster.say("scancel", "--signal=USR2", cluster.job_of(run_of(ON_TIME)))
+            cluster.say("scancel", "--signal=USR2", ledger()[ON_TIME]["slurm_job"])
             asked += 1
         if not preempted and any(reached(seed, 640) and states()[seed] == "running" for seed in (0, 4, 5)):
             preempted = preempt(cluster)
