@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,8 +43,9 @@ class Stop(Callback):
         Lightning has put its own handlers in place before (they send messages to other ranks in the middle of
         anything), and afterwards brings back those that it found.
         """
-        for number in SIGNALS:
-            signal.signal(number, self._hear)
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
+            for number in SIGNALS:
+                signal.signal(number, self._hear)
         self._begin_acting(trainer, task)
 
     def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
