@@ -111,7 +111,7 @@ def check_ledger(wanted: dict[int, str], preempted: list[int]) -> None:
     assert all(line["slurm_job"] and line["config_hash"] for line in lines.values())
     for line in lines.values():
         if line["state"] == "finished":
-            assert (line["why"], line["images"]) == ("", str(float(IMAGES))) and line["score"].startswith("val_nll="), (
+            assert (line["why"], line["images"]) == ("", str(IMAGES)) and line["score"].startswith("val_nll="), (
                 line
             )
     if wanted[FAILS] == "failed":
