@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -34,11 +35,15 @@ KINDS: Mapping[str, str] = {
 
 _NAMED = 8  # faults named one by one in a sentence
 
+# Pillow names the buffer: the same fault would read otherwise each time
+_ADDRESS = re.compile(r" <[^<>]* object at 0x[0-9a-f]+>")
+
 
 class BadSampleError(Exception):
     """Raised while one sample is read; whoever reads turns it into a Fault."""
 
     def __init__(self, kind: str, detail: str):
+        detail = _ADDRESS.sub("", detail)
         super().__init__(detail)
         self.kind, self.detail = kind, detail
 
