@@ -3,9 +3,10 @@
 #
 #   bash experiments/downsampling/run.sh               digits: f = 2, 4, 8 (64, 16 and 4 tokens)
 #   SET=imagenet bash experiments/downsampling/run.sh  f = 8, 16, 32, on a cluster
+SEEDS=${SEEDS:-0,1}
 source "$(dirname "$0")/../common.sh"
 
-tokenizer=(experiment="$set_/study_tokenizer" tokenizer=single) generator=(experiment="$set_/study") fs="2 4 8"
+tokenizer=(experiment="$set_/study_tokenizer" tokenizer=single) generator=(experiment="$set_/study" budget.images=12000) fs="2 4 8"
 declare -A grid=([2]='[[8,8]]' [4]='[[4,4]]' [8]='[[2,2]]') stages=([2]='[1,2]' [4]='[1,2,4]' [8]='[1,2,4,4]')
 if [ "$set_" = imagenet ]; then
   tokenizer=(experiment=imagenet/vqgan_tokenizer) generator=(experiment=imagenet/vqgan_transformer) fs="8 16 32"

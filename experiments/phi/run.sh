@@ -3,9 +3,10 @@
 #
 #   bash experiments/phi/run.sh               digits
 #   SET=imagenet bash experiments/phi/run.sh  VAR's tokenizer, on a cluster
+SEEDS=${SEEDS:-0,1}
 source "$(dirname "$0")/../common.sh"
 
-tokenizer=(experiment="$set_/study_tokenizer") generator=(experiment="$set_/study") counts=0,1,4,5
+tokenizer=(experiment="$set_/study_tokenizer") generator=(experiment="$set_/study" budget.images=12000) counts=0,1,4,5
 if [ "$set_" = imagenet ]; then
   tokenizer=(experiment=imagenet/var_tokenizer) generator=(experiment=imagenet/var_d16 sampler=default) counts=0,1,4,10
 fi

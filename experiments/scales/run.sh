@@ -3,9 +3,10 @@
 #
 #   bash experiments/scales/run.sh               digits: 2 to 5 scales up to 4×4
 #   SET=imagenet bash experiments/scales/run.sh  5 to 10 scales up to 16×16, on a cluster
+SEEDS=${SEEDS:-0,1}
 source "$(dirname "$0")/../common.sh"
 
-tokenizer=(experiment="$set_/study_tokenizer") generator=(experiment="$set_/study")
+tokenizer=(experiment="$set_/study_tokenizer") generator=(experiment="$set_/study" budget.images=12000)
 schedules='[[1,1],[4,4]],[[1,1],[2,2],[4,4]],[[1,1],[2,2],[3,3],[4,4]],[[1,1],[1,2],[2,2],[2,4],[4,4]]'
 if [ "$set_" = imagenet ]; then
   tokenizer=(experiment=imagenet/var_tokenizer) generator=(experiment=imagenet/var_d16 sampler=default)
