@@ -10,7 +10,7 @@ out=${OUT:-runs/$(basename "$here")/$set_} readme=${README:-$here/README.md} mor
 if [ "$set_" = imagenet ]; then
   launch=${LAUNCH:-slurm} seeds=${SEEDS:-0} protocol=(extractor=inception n="${N:-50000}")
 else
-  launch=${LAUNCH:-joblib} seeds=${SEEDS:-0,1,2} protocol=(n="${N:-1800}" batch=300)
+  launch=${LAUNCH:-joblib} seeds=${SEEDS:-${usual:-0,1,2}} protocol=(n="${N:-1800}" batch=300)
 fi
 recipe=tokenizer
 [ "$set_" = photos ] && recipe=study_tokenizer

@@ -3,7 +3,7 @@
 #
 #   bash experiments/guidance/run.sh               digits
 #   SET=imagenet bash experiments/guidance/run.sh  VAR-d16 (imported or trained as runs/imagenet/var_d16/default), on a cluster
-SEEDS=${SEEDS:-0}
+usual=0 # seed
 source "$(dirname "$0")/../common.sh"
 
 cfgs=0,0.5,1,2,4 top_ks=0,32,8 top_ps=1.0,0.9 generator=$out/generator

@@ -3,7 +3,7 @@
 #
 #   bash experiments/scaling/run.sh               digits: six sizes of 8.6 thousand to 1 million parameters
 #   SET=imagenet bash experiments/scaling/run.sh  VAR-d12 to d30, on a cluster
-SEEDS=${SEEDS:-0,1}
+usual=0,1 # seeds
 source "$(dirname "$0")/../common.sh"
 
 multi=$out/tokenizer/tokenizer=multi generator=(experiment="$set_/scaling") budgets=18432,9216,4608
