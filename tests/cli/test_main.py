@@ -128,7 +128,7 @@ def test_a_failed_run_goes_on(varlab, workplace: Path) -> None:
 def test_ctrl_c_is_recorded(varlab, workplace: Path) -> None:
     code, _, err = varlab("fake", "out=here", "action=interrupted")
     assert code == 130 and "interrupted" in err
-    assert read_run(workplace / "here")["outcome"]["state"] == "failed"
+    assert read_run(workplace / "here")["outcome"]["state"] == "stopped"
 
 
 def test_hydra_leaves_no_files(varlab, workplace: Path) -> None:
@@ -148,7 +148,7 @@ def test_under_multirun_a_failed_job_loses_no_other(varlab, workplace: Path, lau
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     code, _, err = varlab("fake", "-m", "action=refuse,work", "seed=0,1", "out=many", f"launch={launch}")
     assert code == 1
-    states = {path.name: read_run(path)["outcome"]["state"] for path in (workplace / "many").iterdir()}
+    states = {path.name: read_run(path)["outcome"]["state"] for path in (workplace / "many").iterdir() if path.is_dir()}
     assert states == {
         "action=refuse+seed=0": "failed",
         "action=refuse+seed=1": "failed",
@@ -162,5 +162,5 @@ def test_under_multirun_a_failed_job_loses_no_other(varlab, workplace: Path, lau
 
 def test_multirun_takes_several_paths(varlab, workplace: Path) -> None:
     assert varlab("fake", "-m", "runs/a=1", "runs/b=2", "out=many")[0] == 0
-    outcomes = [read_run(path)["outcome"]["run"] for path in sorted((workplace / "many").iterdir())]
+    outcomes = [read_run(path)["outcome"]["run"] for path in sorted((workplace / "many").iterdir()) if path.is_dir()]
     assert outcomes == ["runs/a=1", "runs/b=2"]

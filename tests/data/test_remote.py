@@ -141,3 +141,20 @@ def test_a_flaky_server_is_tried_again_and_a_dead_one_is_a_sentence(
         read_index(folder_at("http://127.0.0.1:9/nothing", cache=tmp_path / "two", cache_bytes=1))
     with pytest.raises(VarlabError, match="nosuch://x cannot be read"):
         read_index(folder_at("nosuch://x", cache=tmp_path / "three", cache_bytes=1))
+
+
+def test_what_is_being_fetched_has_its_room(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two fetches at once: neither takes the room that the other is about to fill."""
+    names = [(path.name, path.stat().st_size) for path in sorted(shards.glob("train*.tar"))][:4]
+    largest, both = max(size for _, size in names), threading.Barrier(2)
+    folder = folder_at(f"file://{shards}", cache=tmp_path, cache_bytes=3 * largest)
+    for name, size in names[:2]:
+        folder.local(name, size)
+    plain = RemoteFolder._fetch
+    monkeypatch.setattr(RemoteFolder, "_fetch", lambda self, *asked: (both.wait(20), plain(self, *asked)))
+    threads = [threading.Thread(target=folder.local, args=asked) for asked in names[2:]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {path.name for path in tars(tmp_path)} >= {name for name, _ in names[2:]} and held(tmp_path) <= 3 * largest

@@ -62,7 +62,7 @@ def test_asked_again_and_again(
         child.signal(number)
         assert child.wait() == ASKED[number], log.read_text()
         outcome = small.record(run)["outcome"]
-        assert outcome["state"] == "failed" and outcome["error"].startswith(f"Stopped by {number.name} after"), outcome
+        assert outcome["state"] == "stopped" and outcome["error"].startswith(f"Stopped by {number.name} after"), outcome
         assert log.read_text().splitlines()[-1].endswith("the same command goes on from there.")
     assert Child(*command(run, ranks), log=log).wait() == 0, log.read_text()
     assert small.weights(run) == small.weights(whole(ranks))

@@ -157,7 +157,7 @@ def test_the_console_command_stopped_by_a_signal(
     state = small.record(run)["outcome"]
     if number == signal.SIGINT:
         assert code == 130 and log.read_text().splitlines()[-1].startswith("varlab: interrupted; the same command")
-        assert (state["state"], state["images"]) == ("failed", small.progress(run))
+        assert (state["state"], state["images"]) == ("stopped", small.progress(run))
     else:
         assert code == -number and state["state"] == "running"
     assert main(command(kind, run)) == 0

@@ -111,9 +111,7 @@ def check_ledger(wanted: dict[int, str], preempted: list[int]) -> None:
     assert all(line["slurm_job"] and line["config_hash"] for line in lines.values())
     for line in lines.values():
         if line["state"] == "finished":
-            assert (line["why"], line["images"]) == ("", str(IMAGES)) and line["score"].startswith("val_nll="), (
-                line
-            )
+            assert (line["why"], line["images"]) == ("", str(IMAGES)) and line["score"].startswith("val_nll="), line
     if wanted[FAILS] == "failed":
         assert "last.ckpt" in lines[FAILS]["why"] and "CANCELLED" in lines[CANCELLED]["why"]
     assert int(lines[ON_TIME]["attempts"]) >= 3 and all(int(lines[seed]["attempts"]) >= 2 for seed in preempted)

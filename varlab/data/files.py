@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from varlab.errors import VarlabError
 
@@ -95,10 +95,12 @@ class RemoteFolder:
             os.utime(path)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f".{path.name}.lock")):
+        with _locked(lock := path.with_name(f".{path.name}.lock")) as coming:
             if not path.is_file():
-                self._make_room(size or 0, keep=path)
+                coming.truncate(size or 0)  # until it is here, its lock has its size: others make room beside it
+                self._make_room(size or 0, keep=path, lock=lock)
                 self._fetch(file, path, size)
+                coming.truncate(0)
         return path
 
     def prefetch(self, files: Sequence[tuple[str, int]]) -> None:
@@ -146,18 +148,30 @@ class RemoteFolder:
                 raise VarlabError(f"{self.name} cannot be read: {e}.") from e
         return self._fs
 
-    def _make_room(self, size: int, *, keep: Path) -> None:
+    def _make_room(self, size: int, *, keep: Path, lock: Path) -> None:
         if size > self._limit:
             raise VarlabError(f"{self.name} has a shard of {size} bytes: raise data.remote_bytes above {self._limit}.")
         with _locked(self._root / ".room"):
             found = [(s.st_mtime, s.st_size, p) for p in self._root.rglob("*.tar") for s in [_stat(p)] if s is not None]
-            total = sum(bytes_ for _, bytes_, _ in found) + size
+            coming = sum(_reserved(other) for other in self._root.rglob(".*.lock") if other != lock)
+            total = sum(bytes_ for _, bytes_, _ in found) + coming + size
             for _, bytes_, path in sorted(found):
                 if total <= self._limit:
                     break
                 if path != keep:
                     path.unlink(missing_ok=True)
                     total -= bytes_
+
+
+def _reserved(lock: Path) -> int:
+    """Bytes that are being fetched under a lock; what a killed process left there counts for nothing."""
+    with suppress(OSError), lock.open("a") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return size
+    return 0
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -168,9 +182,9 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[IO[str]]:
     """Alone on this machine: among processes, and among the threads of one (each opens the file for itself)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
