@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from varlab.checkpoint import check_state, load_checkpoint, save_checkpoint, save_weights
+from varlab.tasks import shards
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic
@@ -100,8 +101,9 @@ class Checkpointer(Callback):
         """Where another update would go beyond ``every``, and after the last one."""
         if task.images >= task.total_images or task.images + task.last_batch - self._saved > self._every:
             self._saved = task.images
+            state = task.state(keep=trainer.is_global_zero)
             if trainer.is_global_zero:
-                save_checkpoint(self._path, {"config_hash": self._config_hash, **task.state()})
+                save_checkpoint(self._path, {"config_hash": self._config_hash, **state})
 
     def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
         """``nan.ckpt`` beside the checkpoint, where the training diverged: ``Task.replay`` runs its last update again."""
@@ -110,10 +112,14 @@ class Checkpointer(Callback):
 
     def on_fit_end(self, trainer: Trainer, task: Any) -> None:
         """The export, also where a resumed run had nothing left to train."""
-        if trainer.is_global_zero:
-            clock = {"images": str(task.images)}
-            save_weights(self._weights / "weights.safetensors", task.ema.weights(task.model), clock)
-            save_weights(self._weights / "weights_raw.safetensors", task.model.state_dict(), clock)
+        clock, keep = {"images": str(task.images)}, trainer.is_global_zero
+        for name, state in (
+            ("weights.safetensors", task.ema.weights(task.model)),
+            ("weights_raw.safetensors", task.model.state_dict()),
+        ):
+            tensors = shards.whole(state, keep=keep)  # by all ranks
+            if keep:
+                save_weights(self._weights / name, tensors, clock)
 
 
 def restore(task: Task, path: Path, config_hash: str) -> int:

@@ -28,7 +28,8 @@ class Stop(Callback):
     The handler only sets a flag. After every update the ranks tell each other theirs, and all stop at the same one,
     before its log point, validation and pictures: the checkpoint says that these are owed, and the resumed run begins
     with them. Where the signal finds rank 0 at those, which may take long, it leaves them at the next call of a module,
-    and saves the same checkpoint; the others wait for it, or end with it.
+    and saves the same checkpoint; the others wait for it, or end with it. It stays where the weights are spread over the
+    ranks, for they can be saved by all of them only: the run then stops after the next update.
     """
 
     def __init__(self, *, path: Path, config_hash: str):
@@ -61,8 +62,9 @@ class Stop(Callback):
             return
         number = _highest(self._number, task.device)
         if number:
+            state = self._state(task, keep=trainer.is_global_zero)
             if trainer.is_global_zero:
-                self._save(task)
+                save_checkpoint(self._path, state)
             trainer.strategy.barrier()  # whoever leaves first may end the others
             raise Stopped(number, f"after {task.images} images")
         self._begin_acting(trainer, task)
@@ -72,7 +74,7 @@ class Stop(Callback):
         self._end_acting()
 
     def _begin_acting(self, trainer: Trainer, task: Any) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not task.is_spread:
             self._images = task.images
             self._means = copy.deepcopy(task.means.state())
             self._acting = register_module_forward_pre_hook(self._look_up)
@@ -92,12 +94,11 @@ class Stop(Callback):
         self._end_acting()
         if isinstance(exception, _Interrupted):
             task.means.load_state(self._means)
-            self._save(task)
+            save_checkpoint(self._path, self._state(task, keep=True))
 
-    def _save(self, task: Task) -> None:
+    def _state(self, task: Task, *, keep: bool) -> dict[str, Any]:
         """Owed are the images of the last update, none to a run that has made none since it was restored in order."""
-        state = {"config_hash": self._config_hash, **task.state(), "owed": task.last_batch}
-        save_checkpoint(self._path, state)
+        return {"config_hash": self._config_hash, **task.state(keep=keep), "owed": task.last_batch}
 
 
 class _Interrupted(Stopped):
