@@ -3,7 +3,6 @@
 #
 #   bash experiments/codebook/run.sh               digits: 32 to 2,048 codes
 #   SET=imagenet bash experiments/codebook/run.sh  1,024 to 16,384 codes, on a cluster
-usual=0,1 # seeds
 source "$(dirname "$0")/../common.sh"
 
 tokenizer=(experiment="$set_/study_tokenizer") generator=(experiment="$set_/study" budget.images=12000) sizes=32,128,512,2048
