@@ -79,6 +79,20 @@ def test_asked_again_and_again(
     assert [resumed["repeated"] for resumed in resumes] == [0] * len(moments)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_asked_at_the_very_end(way: str, whole: Callable[[str], Path], lab: Path, tmp_path: Path) -> None:
+    """After the last update: nothing is left to train, but validation and pictures are."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    child = Child(*command(run, way), log=log)
+    assert child.until(lambda: small.progress(run) >= IMAGES), log.read_text()
+    child.signal(signal.SIGTERM)
+    assert child.wait() == 143, log.read_text()
+    assert not (run / "weights.safetensors").exists() and small.record(run)["outcome"]["state"] == "stopped"
+    assert Child(*command(run, way), log=log).wait() == 0, log.read_text()
+    assert small.lines(run) == small.lines(whole(way)) and small.weights(run) == small.weights(whole(way))
+    assert [resumed["repeated"] for resumed in small.record(run)["resumes"]] == [0]
+
+
 def test_asked_in_the_middle_of_validation(whole: Callable[[str], Path], lab: Path, tmp_path: Path) -> None:
     """It is left at once, and made again: the state saved is the one before it, its log point not yet written."""
     run, log = tmp_path / "run", tmp_path / "log"

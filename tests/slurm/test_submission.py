@@ -50,10 +50,10 @@ def test_source_edited_after_submission(
 
 
 def test_the_submitting_process_goes_away(cluster: Cluster, place: Path, whole: Callable[..., Path]) -> None:
-    """The same command again waits for the jobs in the queue, and submits none twice. One rank a node, two trainers."""
+    """The same command again waits for its jobs and submits none twice. A rank on each of two nodes, with spread weights."""
     log = Path("away.log")
-    shared = (*(word for word in SHORT if word != "trainer=ddp"), "trainer.num_nodes=2", "seed=6")
-    words = ("train", "-m", "out=away", *LAUNCH, "+launch.sbatch.hold=true", *shared, "trainer=ddp,fsdp")
+    shared = (*(word for word in SHORT if word != "trainer=ddp"), "trainer=fsdp", "trainer.num_nodes=2")
+    words = ("train", "-m", "out=away", *LAUNCH, "+launch.sbatch.hold=true", *shared, "seed=6,7")
     first = cluster.start(*words, log=log)
     until(lambda: held(cluster) or first.poll() is not None, 60, "the jobs wait")
     until(lambda: "2 jobs submitted" in log.read_text(), 30, "their numbers are noted")
@@ -64,7 +64,7 @@ def test_the_submitting_process_goes_away(cluster: Cluster, place: Path, whole: 
     assert again.wait(200) == 0, log.read_text()
     assert log.read_text().count("jobs submitted") == 1
     one_node = [word.replace("trainer.num_nodes=2", "trainer.devices=2") for word in shared if "devices" not in word]
-    for trainer in ("trainer=ddp", "trainer=fsdp"):
-        (run,) = Path("away").glob(f"*{trainer}*")
+    for seed in (6, 7):
+        (run,) = Path("away").glob(f"*seed={seed}*")
         assert small.record(run)["attempts"] == 1
-        assert small.weights(run) == small.weights(whole(*one_node, trainer))
+        assert small.weights(run) == small.weights(whole(*one_node, f"seed={seed}"))

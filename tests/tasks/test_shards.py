@@ -1,4 +1,4 @@
-"""Weights spread over two ranks train to the same bits as weights that each of them holds whole."""
+"""Weights spread over two ranks train to the same bits as weights that each of them holds whole, where nothing is clipped."""
 
 from __future__ import annotations
 

@@ -52,6 +52,9 @@ class Task(LightningModule):
         self.optims: list[Optimizer] = []
         self.images = 0  # consumed by updates, over all ranks: the clock of everything
         self.last_batch = 0  # images of the last update
+        self.owed = (
+            0  # images of a restored update whose log point, validation and pictures are still to come: see ``Stop``
+        )
         self.last_loss = float("nan")  # of the first optimizer's last update, for the eye
         self.total_images = 0
         self.train_flops_per_image = 0
@@ -109,6 +112,10 @@ class Task(LightningModule):
         shards.spread(self.model, self.optims[0], parts=self.parts(), device=self.device)
         self.ema = EMA(self.model, decay=self.ema.decay)
         self.is_spread = True
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+        """-1, by which Lightning ends the training, where nothing is left to train but something was owed."""
+        return -1 if self.images >= self.total_images else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update, and the clock."""

@@ -69,7 +69,7 @@ def fit(
                 devices=devices,
                 num_nodes=num_nodes,
                 strategy=RanksStrategy(spread=shard) if ranked else "auto",
-                plugins=[cluster_environment()] if ranked else None,
+                plugins=[cluster_environment()],  # for one rank too: Lightning's own for Slurm requeues jobs
                 precision=precision,  # type: ignore[arg-type]  # a name from YAML; Lightning checks it
                 deterministic=deterministic,  # type: ignore[arg-type]
                 callbacks=[
@@ -99,9 +99,11 @@ class _Remaining(LightningDataModule):
         self._task, self._data = task, data
 
     def train_dataloader(self) -> Any:
-        """From the clock to the end, on this rank."""
+        """From the clock to the end, on this rank. Once more the last batch, where only what follows it is left to do."""
         assert self.trainer is not None
         start, stop = self._task.images, self._task.total_images
+        if start == stop and self._task.owed:
+            start -= self._data.batch
         return self._data.train_loader(start, stop, self.trainer.global_rank, self.trainer.world_size)
 
 

@@ -1,8 +1,11 @@
 """Weights spread over the ranks (FSDP2, ZeRO-3): each holds its part of every tensor, of its gradient, moments and average.
 
 A block's weights are gathered just before they are used, and let go after; sums over the ranks are those that ``average``
-makes, so that two ranks train to the same bits with or without it. Outside of this room a state is whole: checkpoints and
-exports do not show how a run was spread.
+makes, so that two ranks train to the same bits with or without it, as long as no gradient is clipped (its norm is added up in
+another order). Outside of this room a state is whole: checkpoints and exports do not show how a run was spread.
+
+Not spread: the weights while they are evaluated or sampled from (``gathered``), autocast's half-precision copies of them
+during an update, and the gradients of micro-batches before the last (``reduce_gradients``).
 """
 
 from __future__ import annotations
