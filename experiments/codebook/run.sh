@@ -17,6 +17,6 @@ say "a generator on each tokenizer"
 train "${generator[@]}" order=next_scale tokenizer_run="$(by_seed "$out/tokenizer")" seed="$seeds" out="$out/generator"
 score "$out/tokenizer"
 score "$out/generator"
-table "$set_-tokenizers" "Codebook size on $set_: tokenizers" "$out/tokenizer"
-table "$set_-generators" "Codebook size on $set_: generators" "$out/generator"
+table "$set_-tokenizers" "Codebook size on $set_: tokenizers" "$out/tokenizer" against=previous
+table "$set_-generators" "Codebook size on $set_: generators" "$out/generator" against=previous
 say "done: $readme"

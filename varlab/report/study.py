@@ -177,13 +177,11 @@ def _together(p: Mapping[str, Mapping[str, float]]) -> list[str]:
     most = max(map(len, p.values()))
     if most < 2:
         return []
-    stand = [
-        f"{title} of {label} (p {value:.2g})"
+    stand = {
+        title: [f"{label} (p {value:.2g})" for label, value in holm(of).items() if value < 1 - LEVEL]
         for title, of in p.items()
-        for label, value in holm(of).items()
-        if value < 1 - LEVEL
-    ]
-    named = "; ".join(stand) or "none"
+    }
+    named = "; ".join(f"{title}: {', '.join(labels)}" for title, labels in stand.items() if labels) or "none"
     return ["", f"Each p is of one test. By Holm's correction for {most} comparisons a metric, these stand: {named}."]
 
 
