@@ -15,3 +15,7 @@ class Stopped(BaseException):
     def __init__(self, number: int, where: str):
         self.number, self.where = number, where
         super().__init__(f"Stopped by {signal.Signals(number).name} {where}; the same command goes on from there.")
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, str]]:
+        """Between processes."""
+        return Stopped, (self.number, self.where)

@@ -3,7 +3,6 @@
 #
 #   bash experiments/codebook/run.sh               digits: 32 to 2,048 codes
 #   SET=imagenet bash experiments/codebook/run.sh  1,024 to 16,384 codes, on a cluster
-usual=0,1 # seeds
 source "$(dirname "$0")/../common.sh"
 
 tokenizer=(experiment="$set_/study_tokenizer") generator=(experiment="$set_/study" budget.images=12000) sizes=32,128,512,2048
@@ -18,6 +17,6 @@ say "a generator on each tokenizer"
 train "${generator[@]}" order=next_scale tokenizer_run="$(by_seed "$out/tokenizer")" seed="$seeds" out="$out/generator"
 score "$out/tokenizer"
 score "$out/generator"
-table "$set_-tokenizers" "Codebook size on $set_: tokenizers" "$out/tokenizer"
-table "$set_-generators" "Codebook size on $set_: generators" "$out/generator"
+table "$set_-tokenizers" "Codebook size on $set_: tokenizers" "$out/tokenizer" against=previous
+table "$set_-generators" "Codebook size on $set_: generators" "$out/generator" against=previous
 say "done: $readme"

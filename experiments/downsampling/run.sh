@@ -3,7 +3,6 @@
 #
 #   bash experiments/downsampling/run.sh               digits: f = 2, 4, 8 (64, 16 and 4 tokens)
 #   SET=imagenet bash experiments/downsampling/run.sh  f = 8, 16, 32, on a cluster
-usual=0,1 # seeds
 source "$(dirname "$0")/../common.sh"
 
 tokenizer=(experiment="$set_/study_tokenizer" tokenizer=single) generator=(experiment="$set_/study" budget.images=12000) fs="2 4 8"

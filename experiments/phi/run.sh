@@ -3,7 +3,6 @@
 #
 #   bash experiments/phi/run.sh               digits
 #   SET=imagenet bash experiments/phi/run.sh  VAR's tokenizer, on a cluster
-usual=0,1 # seeds
 source "$(dirname "$0")/../common.sh"
 
 tokenizer=(experiment="$set_/study_tokenizer") generator=(experiment="$set_/study" budget.images=12000) counts=0,1,4,5

@@ -8,7 +8,7 @@
 source "$(dirname "$0")/../common.sh"
 
 multi=$out/tokenizer/tokenizer=multi single=$out/tokenizer/tokenizer=single
-tokenizers=(tokenizer=multi,single) generator=(experiment="$set_/study") matchings="flops images seconds"
+tokenizers=(tokenizer=multi,single) generator=(experiment="$set_/study")
 declare -A budget=([flops]=3.0e12 [images]=20000 [seconds]=45)
 case $set_ in
   photos)
@@ -18,12 +18,12 @@ case $set_ in
     ;;
   imagenet)
     multi=runs/imagenet/var_tokenizer single=runs/imagenet/vqgan_tokenizer generator=(experiment=imagenet/var_d16 sampler=default)
-    budget=([flops]=2.4e20 [images]=256233400) matchings="flops images" # a budget of time is for one process
+    budget=([flops]=2.4e20 [images]=256233400 [seconds]=86400)
     ;;
 esac
 
 prepare "${tokenizers[@]}"
-for matching in $matchings; do
+for matching in flops images seconds; do
   say "equal $matching"
   each=(budget.flops=null budget.images=null "budget.$matching=${budget[$matching]}" seed="$seeds" out="$out/$matching")
   # equal time is taken alone on the machine: else one's pace would depend on the other's

@@ -3,7 +3,6 @@
 #
 #   bash experiments/scales/run.sh               digits: 2 to 5 scales up to 4×4
 #   SET=imagenet bash experiments/scales/run.sh  5 to 10 scales up to 16×16, on a cluster
-usual=0,1 # seeds
 source "$(dirname "$0")/../common.sh"
 
 tokenizer=(experiment="$set_/study_tokenizer") generator=(experiment="$set_/study" budget.images=12000)

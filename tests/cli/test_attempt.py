@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from varlab.cli.attempt import STOPPED, Attempt
+from varlab.cli.attempt import STOPPED, Attempt, main
 from varlab.errors import VarlabError
 
 
@@ -70,3 +71,23 @@ def test_other_ranks_do_not_wait_for_one_that_failed(attempt: Attempt) -> None:
     attempt.fail(0, "another run lives here", consequence=False)
     with pytest.raises(VarlabError, match="rank 0 could not begin"):
         attempt.begun()
+
+
+def test_of_an_array_only_the_job_itself_is_requeued(
+    attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last job's own number is that of the whole array, by which Slurm would requeue all of it."""
+    tool, told = tmp_path / "bin" / "scontrol", tmp_path / "told"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$*" >> {told}\necho "JobId=12 JobState=RUNNING Requeue=1 Restarts=0"\n')
+    tool.chmod(0o755)
+    slurm = {
+        "SLURM_JOB_ID": "12",
+        "SLURM_ARRAY_JOB_ID": "12",
+        "SLURM_ARRAY_TASK_ID": "5",
+        "VARLAB_ATTEMPT": str(attempt.folder),
+    }
+    for name, value in {**slurm, "PATH": f"{tool.parent}:{os.environ['PATH']}"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(137) == 137
+    assert told.read_text().splitlines() == ["--oneliner show job 12_5", "requeue 12_5"]

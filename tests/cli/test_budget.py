@@ -41,7 +41,6 @@ def test_seconds_become_images_once(lab: Path, tmp_path: Path, monkeypatch: pyte
     [
         (("budget.seconds=-1",), "budget.seconds is -1"),
         (("budget.images=10", "budget.seconds=1"), "Give the length of the training once"),
-        (("budget.seconds=1", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"), "is for one process"),
         ((), "one of budget.images=N, budget.flops=F and budget.seconds=S"),
     ],
 )
@@ -51,6 +50,25 @@ def test_budgets_that_make_no_sense(
     rest = [o for o in small.GENERATOR if not o.startswith("budget.")]
     assert small.train(tmp_path / "run", *rest, "order=raster", *asked) == 1
     assert said in capsys.readouterr().err
+
+
+def test_two_ranks_agree_on_their_pace(lab: Path, tmp_path: Path) -> None:
+    """A command of its own, as ranks are: they train for as many images, and again for none."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    command = (
+        "train",
+        f"out={run}",
+        *TIMED,
+        "budget.seconds=1",
+        "trainer=ddp",
+        "trainer.devices=2",
+        "trainer.accelerator=cpu",
+    )
+    assert small.Child(*command, log=log).wait() == 0, log.read_text()
+    record = small.record(run)
+    assert record["outcome"]["images"] == record["budget"]["images"] > 0
+    assert small.Child(*command, log=log).wait() == 0
+    assert small.record(run)["outcome"] == record["outcome"]
 
 
 def test_the_same_seed_trains_the_same_whether_timed_or_counted(lab: Path, tmp_path: Path) -> None:

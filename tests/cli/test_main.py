@@ -160,6 +160,22 @@ def test_under_multirun_a_failed_job_loses_no_other(varlab, workplace: Path, lau
     assert varlab("fake", "-m", "action=work", "seed=0,1", "out=many", f"launch={launch}")[0] == 0
 
 
+def test_jobs_that_would_share_a_directory_are_refused(varlab, workplace: Path) -> None:
+    code, _, err = varlab("fake", "-m", "launch=local,joblib", "seed=1", "out=many")
+    assert code == 1 and "launch=local, launch=joblib say how a run is done" in err and err.count("\n") == 1
+    code, _, err = varlab("fake", "-m", "seed=1,1", "out=many")
+    assert code == 1 and "name each value once" in err
+    assert not (workplace / "many").exists()
+
+
+def test_a_launcher_without_a_sweep_is_refused(varlab, workplace: Path) -> None:
+    """Hydra would run the job here, on a cluster's login node, and say nothing."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    code, _, err = varlab("fake", "launch=joblib", "out=here")
+    assert code == 1 and "launch=joblib is for sweeps" in err and not (workplace / "here").exists()
+    assert varlab("fake", "launch=local", "out=here")[0] == 0
+
+
 def test_multirun_takes_several_paths(varlab, workplace: Path) -> None:
     assert varlab("fake", "-m", "runs/a=1", "runs/b=2", "out=many")[0] == 0
     outcomes = [read_run(path)["outcome"]["run"] for path in sorted((workplace / "many").iterdir()) if path.is_dir()]

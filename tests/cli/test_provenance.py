@@ -33,7 +33,10 @@ def test_commit_and_uncommitted_changes(checkout: Path) -> None:
     code = provenance.code(checkout)
     assert len(code["commit"]) == 40
     assert "-x = 1\n+x = 2" in code["diff"]
-    assert code["untracked"] == ["package/b.py"]
+    before = code["untracked"]
+    assert list(before) == ["package/b.py"]
+    (checkout / "b.py").write_text("y = 1\n")
+    assert provenance.code(checkout)["untracked"]["package/b.py"] != before["package/b.py"]
 
 
 def test_a_huge_diff_is_cut(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,11 @@ def names(group: str) -> list[str]:
 
 def load(group: str, name: str) -> dict:
     """One group file with its own defaults resolved."""
+    return copy.deepcopy(_composed(group, name))
+
+
+@cache
+def _composed(group: str, name: str) -> dict:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(f"{group}/{name}")
     for part in group.split("/"):
@@ -55,6 +61,7 @@ def small_tokenizer(name: str):
     return tokenizer
 
 
+@cache
 def pairs() -> list[tuple[str, str]]:
     """(tokenizer, order) that fit each other; those that don't say so in a sentence, which another test reads.
 
@@ -82,6 +89,7 @@ def small_transformer(name: str) -> dict:
     return config
 
 
+@cache
 def transformers() -> list[str]:
     """One of each kind: those that differ in size alone are tested once."""
     distinct: dict[str, str] = {}

@@ -30,14 +30,15 @@ def test_each_kind_of_difference_is_told(tmp_path: Path) -> None:
         code=record["code"] | {"diff": "+x"},
         data=record["data"] | {"path": "elsewhere", "hash": "77"},
         hardware=record["hardware"] | {"cores": 64},
+        budget={"images": 128},
         parents={"tokenizer": {"weights_sha256": "0" * 64}},
     )
     told = told_apart(read_run(a), read_run(b))
     keys = [line.partition(":")[0] for line in told]
-    assert {"code.diff", "data.hash", "hardware.cores", "seed", "versions.torch"} < set(keys)
-    assert all(key.startswith(("code.", "data.hash", "hardware.", "parents.", "seed", "versions.")) for key in keys), (
-        keys
-    )
+    assert {"budget.images", "code.diff", "data.hash", "hardware.cores", "seed", "versions.torch"} < set(keys)
+    assert all(
+        key.startswith(("budget.", "code.", "data.hash", "hardware.", "parents.", "seed", "versions.")) for key in keys
+    ), keys
     assert "versions.torch: 2.13.0 → 2.12.0" in told
     assert any(
         line.startswith("parents.tokenizer.weights_sha256: ") and line.endswith(" → 000000000000…") for line in told

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from varlab.report.paired import interval, paired
+from varlab.report.paired import holm, interval, paired
 from varlab.report.study import write_section
 from varlab.types import VarlabError
 
@@ -29,6 +29,16 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 3))
     covered = np.mean([(found := interval(row.tolist())).low < 3.0 < found.high for row in draws])
     assert 0.94 < covered < 0.96
+
+
+def test_several_comparisons_together() -> None:
+    """Holm's own rule on four, and the chance of any false alarm under the null."""
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
+    )
+    p = np.random.default_rng(0).uniform(size=(4000, 5))
+    alarms = np.mean([min(holm(dict(zip("abcde", row.tolist(), strict=True))).values()) < 0.05 for row in p])
+    assert 0.04 < alarms < 0.06
 
 
 def test_only_shared_seeds_are_compared() -> None:

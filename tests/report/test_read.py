@@ -24,6 +24,21 @@ def test_folders_are_searched_and_each_run_is_found_once(study: Path) -> None:
     assert len(runs) == len({run.path for run in runs}) == len(list(study.rglob("run.json")))
 
 
+def test_folders_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = [
+        "cfg=0.25",
+        "cfg=0.5",
+        "cfg=1.5",
+        "cfg=12",
+        "vocab_size=32+seed=0",
+        "vocab_size=128+seed=0",
+        "vocab_size=128+seed=1",
+    ]
+    for name in names[::-1]:
+        make_runs.classifier(tmp_path / name)
+    assert [run.path.name for run in find_runs([tmp_path])] == names
+
+
 def test_a_runs_own_folders_and_earlier_reports_are_no_runs(tmp_path: Path) -> None:
     make_runs.write_run(tmp_path, {"command": "report"}, [])
     run = make_runs.classifier(tmp_path / "a")

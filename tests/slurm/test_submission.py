@@ -50,9 +50,10 @@ def test_source_edited_after_submission(
 
 
 def test_the_submitting_process_goes_away(cluster: Cluster, place: Path, whole: Callable[..., Path]) -> None:
-    """The same command again waits for the jobs that are in the queue, and submits none twice."""
+    """The same command again waits for its jobs and submits none twice. A rank on each of two nodes, with spread weights."""
     log = Path("away.log")
-    words = ("train", "-m", "out=away", *LAUNCH, "+launch.sbatch.hold=true", *SHORT, "seed=6,7")
+    shared = (*(word for word in SHORT if word != "trainer=ddp"), "trainer=fsdp", "trainer.num_nodes=2")
+    words = ("train", "-m", "out=away", *LAUNCH, "+launch.sbatch.hold=true", *shared, "seed=6,7")
     first = cluster.start(*words, log=log)
     until(lambda: held(cluster) or first.poll() is not None, 60, "the jobs wait")
     until(lambda: "2 jobs submitted" in log.read_text(), 30, "their numbers are noted")
@@ -62,7 +63,8 @@ def test_the_submitting_process_goes_away(cluster: Cluster, place: Path, whole: 
     release(cluster)
     assert again.wait(200) == 0, log.read_text()
     assert log.read_text().count("jobs submitted") == 1
+    one_node = [word.replace("trainer.num_nodes=2", "trainer.devices=2") for word in shared if "devices" not in word]
     for seed in (6, 7):
         (run,) = Path("away").glob(f"*seed={seed}*")
         assert small.record(run)["attempts"] == 1
-        assert small.weights(run) == small.weights(whole(*SHORT, f"seed={seed}"))
+        assert small.weights(run) == small.weights(whole(*one_node, f"seed={seed}"))

@@ -15,17 +15,17 @@ import two_ranks
 from safetensors.torch import load_file
 from tiny_tasks import train
 
-SCRIPT = Path(__file__).parent / "two_ranks.py"
+FOLDER, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
 
-def _train(directory: Path, name: str, world: int) -> None:
-    directory.mkdir()
+def start(script: Path, world: int, *arguments: str) -> None:
+    """Run a script once per rank, to its end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-    shared |= {"NODE_RANK": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    command = [sys.executable, str(SCRIPT), str(directory), name, str(world)]
+    shared |= {"NODE_RANK": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), *arguments]
     processes = [
         subprocess.Popen(command, env={**shared, "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
         for r in range(world)
@@ -41,7 +41,7 @@ def _train(directory: Path, name: str, world: int) -> None:
 
 @pytest.mark.parametrize("name", ["generator", "tokenizer", "held_back"])
 def test_two_ranks_equal_one(name: str, tmp_path: Path) -> None:
-    _train(tmp_path / "two", name, 2)
+    start(FOLDER / "two_ranks.py", 2, str(tmp_path / "two"), name, "2")
     train(two_ranks.task(name), tmp_path / "one", images=32)
     ranks = [json.loads((tmp_path / "two" / f"rank{r}.json").read_text()) for r in range(2)]
     assert ranks[0] == ranks[1] and ranks[0]["world"] == 2

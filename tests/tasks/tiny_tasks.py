@@ -217,6 +217,7 @@ def train(
     precision: str = "32-true",
     tensorboard: bool = False,
     val_every: int | None = 24,
+    shard: bool = False,
 ) -> Task:
     """A whole training in a directory, resumed if there is a checkpoint."""
     journal = Journal(directory=directory, tensorboard=tensorboard)
@@ -246,6 +247,7 @@ def train(
         precision=precision,
         deterministic=True,
         threads=1,
+        shard=shard,
     )
     return task
 

@@ -22,6 +22,7 @@ def task(name: str) -> Task:
 
 if __name__ == "__main__":
     directory, world = Path(sys.argv[1]), int(sys.argv[3])
+    directory.mkdir(exist_ok=True)
     trained = train(task(sys.argv[2]), directory, images=32, devices=world)
     outcome = {"weights": fingerprint(trained.model.state_dict()), "world": ranks.world_size()}
     (directory / f"rank{ranks.rank()}.json").write_text(json.dumps(outcome))

@@ -135,6 +135,7 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
     """Run the one job, or all that the sweep stands for. The exit code tells whether any failed."""
     job = functools.partial(run_job, command)
     if not multirun:
+        _check_launch(hydra, name, overrides)
         done = hydra.run(name, job, [*overrides, "hydra.mode=RUN"])
         results = [done.return_value]
     else:
@@ -149,6 +150,13 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
     for line in _summary(results, failed) if multirun else [f"varlab {command.name}: {r.error}" for r in failed]:
         print(line, file=sys.stderr)
     return FAILED if failed else 0
+
+
+def _check_launch(hydra: Hydra, name: str, overrides: list[str]) -> None:
+    """Only a sweep is launched: Hydra would run the job here, and say nothing."""
+    asked = [word for word in overrides if word.partition("=")[0].lstrip("+") == "launch"]
+    if asked and _choices(_compose(hydra, name, overrides, RunMode.RUN), all_groups=True)["hydra/launcher"] != "basic":
+        raise VarlabError(f"{asked[-1]} is for sweeps, of one job too: add -m (without it the job would run here)")
 
 
 def _summary(results: Sequence[JobResult], failed: Sequence[JobResult]) -> list[str]:
@@ -191,9 +199,9 @@ def _compose(hydra: Hydra, name: str, overrides: list[str], mode: RunMode) -> Di
     return hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
 
 
-def _choices(cfg: DictConfig) -> dict[str, Any]:
-    """Group → option, of the groups that this command's configuration is made of."""
-    return {str(k): v for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
+def _choices(cfg: DictConfig, *, all_groups: bool = False) -> dict[str, Any]:
+    """Group → option, of the groups that this command's configuration is made of; Hydra's own too if asked."""
+    return {str(k): v for k, v in cfg.hydra.runtime.choices.items() if all_groups or not str(k).startswith("hydra")}
 
 
 def _help(hydra: Hydra, command: Command, name: str, overrides: list[str]) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from varlab.cli.provenance import slurm_job
 from varlab.cli.rundir import RunDirectory, write_json
 from varlab.errors import VarlabError
 from varlab.report import ledger
@@ -147,10 +148,11 @@ def main(code: int) -> int:
         return code
     attempt.end(code)
     path = attempt.path()
-    if _ours(os.environ):  # else cancelled, preempted, or begun anew elsewhere: Slurm's own affair
+    job, restarts = str(slurm_job()), os.environ.get("SLURM_RESTART_COUNT", "0")
+    if _ours(job, restarts):  # else cancelled, preempted, or begun anew elsewhere: Slurm's own affair
         refusal = attempt.another()
         if refusal is None:
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
+            subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         else:
             print(f"varlab: {refusal}", file=sys.stderr)
             if path is not None:
@@ -168,17 +170,20 @@ def _record(path: Path, refusal: str) -> None:
                 directory.fail(refusal)
 
 
-def _ours(environment: Mapping[str, str]) -> bool:
-    """Whether Slurm still sees this very attempt running: after a lost node it may have begun another."""
+def _ours(job: str, restarts: str) -> bool:
+    """Whether Slurm still sees this very attempt running: after a lost node it may have begun another.
+
+    job: with its number in an array (12_5). The last job of an array has the array's own number, which means all of them.
+    """
     shown = subprocess.run(
-        ["scontrol", "--oneliner", "show", "job", environment["SLURM_JOB_ID"]],
+        ["scontrol", "--oneliner", "show", "job", job],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     ).stdout
     running = re.search(r"\bJobState=RUNNING\b", shown) is not None
-    return running and re.search(rf"\bRestarts={environment.get('SLURM_RESTART_COUNT', '0')}\b", shown) is not None
+    return running and re.search(rf"\bRestarts={restarts}\b", shown) is not None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from varlab.errors import Stopped, VarlabError
 
 __all__ = ["one_of", "sentence", "show_traceback", "unknown_key"]
 
+_LOST_WORKER = ("TerminatedWorkerError", "BrokenProcessPool")  # of loky, by name: it may not be installed
 _PLUGINS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/varlab_slurm": "slurm"}
 
 
@@ -32,6 +33,11 @@ def sentence(error: BaseException) -> str | None:
         if _is_out_of_memory(cause):
             remedy = "try trainer.micro_batch=N (the same update in parts), or a smaller batch or model"
             return f"Out of memory ({_first_line(cause)}): {remedy}."
+        if type(cause).__name__ in _LOST_WORKER:
+            return (
+                "a process of the sweep was killed (for want of memory?), and joblib ended the others: the same command again "
+                "runs only what is not finished."
+            )
         cause = cause.__cause__
     if isinstance(error, MissingConfigException):
         return _missing_config(error)

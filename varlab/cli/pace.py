@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -14,9 +15,8 @@ from varlab.cli.kinds import KINDS
 from varlab.cli.rundir import RunDirectory
 from varlab.data import Data
 from varlab.rng import Rng
-from varlab.tasks import fit
-from varlab.tasks.callbacks import Checkpointer, Journal, Resume
-from varlab.types import VarlabError
+from varlab.tasks import fit, ranks
+from varlab.tasks.callbacks import Checkpointer, Journal, Resume, Stop
 
 __all__ = ["images_per_second"]
 
@@ -24,25 +24,29 @@ BATCHES, WARM_UP = 32, 8  # of the trial; the first updates allocate and compile
 
 
 class _Clock(Callback):
-    """When each update was done."""
+    """Seconds that an update takes: each rank's median, and the mean of these, the same on all."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self._times: list[float] = []
+        self.seconds = math.nan
 
     def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note the time."""
-        self.times.append(time.perf_counter())
+        self._times.append(time.perf_counter())
+
+    def on_train_end(self, trainer: Trainer, task: Any) -> None:
+        """Agree."""
+        spent = [b - a for a, b in zip(self._times[WARM_UP:], self._times[WARM_UP + 1 :], strict=False)]
+        self.seconds = statistics.fmean(ranks.gather_objects(statistics.median(spent)))
 
 
 def images_per_second(config: dict[str, Any], auto: dict[str, Any], data: Data, directory: RunDirectory) -> float:
-    """The median pace of a trial: the very training from its beginning, on a copy that leaves nothing behind.
+    """The median pace of a trial: the very training from its beginning, on a copy that leaves nothing behind; on all ranks.
 
     Raises:
-        VarlabError: several ranks, which would have to agree.
+        Stopped: by a signal, which finds nothing to save.
     """
     settings = {key: value for key, value in config["trainer"].items() if key != "micro_batch"} | auto
-    if settings["devices"] != 1 or settings["num_nodes"] != 1:
-        raise VarlabError("budget.seconds is for one process: give several ranks budget.images or budget.flops.")
     plan, clock = KINDS[config["kind"]](config, data, Rng(config["seed"]), directory), _Clock()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -60,9 +64,9 @@ def images_per_second(config: dict[str, Any], auto: dict[str, Any], data: Data, 
             data,
             images=BATCHES * data.batch,
             resume=resume,
+            stop=Stop(path=checkpoint, config_hash=""),
             callbacks=[clock],
             checkpointer=checkpointer,
             **settings,
         )
-    spent = [b - a for a, b in zip(clock.times[WARM_UP:], clock.times[WARM_UP + 1 :], strict=False)]
-    return data.batch / statistics.median(spent)
+    return data.batch / clock.seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -43,13 +44,13 @@ def slurm_job() -> str | None:
 
 
 def code(package: Path | None = None) -> dict[str, Any]:
-    """``{"version", "commit", "diff", "untracked"}``; commit and diff are None outside a git checkout of varlab. Of a copy that
-    a sweep runs from: those of what was copied, and ``snapshot``, its folder."""
+    """``{"version", "commit", "diff", "untracked"}``; commit and diff are None outside a git checkout of varlab; of files that
+    git does not know, a hash by name. Of a copy that a sweep runs from: what was copied, and ``snapshot``, its folder."""
     package = package or Path(varlab.__file__).parent
     if (package.parent / CODE).is_file():  # a copy, made when a sweep was submitted
         told: dict[str, Any] = json.loads((package.parent / CODE).read_text(encoding="utf-8"))
         return told | {"snapshot": str(package.parent)}
-    record: dict[str, Any] = {"version": varlab.__version__, "commit": None, "diff": None, "untracked": []}
+    record: dict[str, Any] = {"version": varlab.__version__, "commit": None, "diff": None, "untracked": {}}
     root = package.parent
     if not _git(root, "ls-files", "--", package.name):
         return record  # installed, or a copy inside somebody else's repository
@@ -59,7 +60,10 @@ def code(package: Path | None = None) -> dict[str, Any]:
     untracked = (_git(root, "ls-files", "--others", "--exclude-standard") or "").splitlines()
     record["commit"] = (_git(root, "rev-parse", "HEAD") or "").strip() or None
     record["diff"] = diff
-    record["untracked"] = [name for name in untracked if name.endswith((".py", ".yaml"))]
+    files = {name: root / name for name in untracked if name.endswith((".py", ".yaml"))}
+    record["untracked"] = {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for name, file in files.items() if file.is_file()
+    }
     return record
 
 

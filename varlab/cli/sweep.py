@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 from varlab.cli.names import run_path
+from varlab.errors import VarlabError
 from varlab.report import ledger
 from varlab.report.ledger import Job
 
@@ -27,6 +28,7 @@ def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overri
     """Begin the ledgers of a sweep: one in each folder that its runs lie in; returns those folders.
 
     settings: overrides of Hydra itself. A sweeper that decides as it goes has no list of jobs, and no ledger.
+    Raises VarlabError where two jobs would have one directory.
     """
     jobs = _jobs(hydra, name, [*settings, *overrides], overrides)
     folders: dict[Path, list[Job]] = {}
@@ -38,10 +40,23 @@ def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overri
             placed[deciding] = (cfg.get("out"), str(cfg.get("name") or command))
         out, run = placed[deciding]
         path = run_path(out=out, name=run, overrides=job, multirun=True)
-        folders.setdefault(path.parent, []).append(Job(tuple(job), path.name))
+        others = folders.setdefault(path.parent, [])
+        if twin := next((other for other in others if other.path == path.name), None):
+            raise VarlabError(_shared(path, twin.overrides, job))
+        others.append(Job(tuple(job), path.name))
     for folder, of in folders.items():
         ledger.begin(folder, of)
     return list(folders)
+
+
+def _shared(path: Path, first: Sequence[str], second: Sequence[str]) -> str:
+    apart = [word for word in first if word not in second] + [word for word in second if word not in first]
+    if not apart:
+        return f"Two jobs of this sweep are the same ({path}): name each value once."
+    return (
+        f"Two jobs of this sweep would share the directory {path}: {', '.join(apart)} say how a run is done, not what it is, "
+        "and have no part in its name. Give each a command of its own, with another out=."
+    )
 
 
 def refresh(folder: Path) -> None:

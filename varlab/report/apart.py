@@ -11,7 +11,7 @@ from varlab.report.read import Run
 
 __all__ = ["told_apart"]
 
-_PARTS = ("command", "seed", "config", "auto", "code", "versions", "hardware", "data", "parents")
+_PARTS = ("command", "seed", "config", "auto", "code", "versions", "hardware", "data", "parents", "budget")
 _PLACES = ("config.out", "config.name", "config.seed", "config.launch", "data.path")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-__all__ = ["Difference", "Interval", "interval", "paired"]
+__all__ = ["Difference", "Interval", "holm", "interval", "paired"]
 
 LEVEL = 0.95
 
@@ -56,6 +56,17 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     differences = [second[seed] - first[seed] for seed in seeds]
     found = interval(differences)
     return Difference(found.n, found.mean, found.low, found.high, p=_p(differences))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """p-values of several comparisons, made larger so that the chance of one false alarm among all is as small as of one alone
+    (Holm 1979): the k-th smallest of m times m - k + 1, and no smaller than those before it."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for k, name in enumerate(sorted(p, key=lambda name: p[name])):
+        largest = max(largest, min(1.0, (len(p) - k) * p[name]))
+        adjusted[name] = largest
+    return adjusted
 
 
 def _p(differences: Sequence[float]) -> float:

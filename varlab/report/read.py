@@ -157,9 +157,15 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
 
 def _run_directories(root: Path) -> Iterable[Path]:
     for folder, children, files in os.walk(root):
-        children[:] = sorted(name for name in children if not name.startswith(".") and name not in _INSIDE_A_RUN)
+        kept = (name for name in children if not name.startswith(".") and name not in _INSIDE_A_RUN)
+        children[:] = sorted(kept, key=_by_number)
         if "run.json" in files:
             yield Path(folder)
+
+
+def _by_number(name: str) -> list[str | float]:
+    """A key for sorting: what differs in a number is in the order of numbers, 32 before 128."""
+    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+(?:\.[0-9]+)?)", name))]
 
 
 def read_run(path: Path) -> Run:

@@ -12,7 +12,7 @@ from typing import Any
 
 from varlab.errors import VarlabError
 from varlab.report.compare import Variant, group_variants
-from varlab.report.paired import Interval, interval, paired
+from varlab.report.paired import LEVEL, Difference, Interval, holm, interval, paired
 from varlab.report.read import Run, Score, number
 from varlab.report.studies import laws, scaling_table, studies
 from varlab.report.tables import main_score, value
@@ -146,22 +146,43 @@ def _table(rows: Sequence[_Row], metrics: Mapping[str, str]) -> list[str]:
     for row in rows:
         cost = [_mean(row.variant, key, show) for key, show in _COSTS]
         cells = [_interval(interval(list(found.values()))) if (found := row.numbers(key)) else "–" for key in metrics]
-        lines.append(f"| {' | '.join([row.label, str(len(row.variant.runs)), *cost, *cells])} |")
+        seeds = str(min([len(row.variant.runs), *(len(found) for key in metrics if (found := row.numbers(key)))]))
+        lines.append(f"| {' | '.join([row.label, seeds, *cost, *cells])} |")
     return lines
 
 
 def _differences(rows: Sequence[_Row], metrics: Mapping[str, str], against: str) -> list[str]:
     fixed = None if against == "previous" else _named(rows, against)
     lines = list[str]()
+    p: dict[str, dict[str, float]] = {title: {} for title in metrics.values()}
     for above, other in zip([None, *rows], rows, strict=False):
         base = fixed or above
         if base is None or base is other:
             continue
-        told = [_difference(base, other, key, title) for key, title in metrics.items()]
-        if found := [text for text in told if text]:
-            seeds = len(base.scores.keys() & other.scores.keys())
-            lines.append(f"- **{other.label}** less {base.label}, paired over {seeds} seeds: {'; '.join(found)}.")
-    return ["", *lines] if lines else []
+        found = {title: paired(base.numbers(key), other.numbers(key)) for key, title in metrics.items()}
+        known = {
+            title: difference for title, difference in found.items() if difference is not None and difference.n > 1
+        }
+        if known:
+            told = "; ".join(_told(title, difference) for title, difference in known.items())
+            seeds = min(difference.n for difference in known.values())
+            lines.append(f"- **{other.label}** less {base.label}, paired over {seeds} seeds: {told}.")
+            for title, difference in known.items():
+                p[title][other.label] = difference.p
+    return ["", *lines, *_together(p)] if lines else []
+
+
+def _together(p: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Which comparisons stand when all of one metric are looked at together."""
+    most = max(map(len, p.values()))
+    if most < 2:
+        return []
+    stand = {
+        title: [f"{label} (p {value:.2g})" for label, value in holm(of).items() if value < 1 - LEVEL]
+        for title, of in p.items()
+    }
+    named = "; ".join(f"{title}: {', '.join(labels)}" for title, labels in stand.items() if labels) or "none"
+    return ["", f"Each p is of one test. By Holm's correction for {most} comparisons a metric, these stand: {named}."]
 
 
 def _named(rows: Sequence[_Row], label: str) -> _Row:
@@ -172,10 +193,7 @@ def _named(rows: Sequence[_Row], label: str) -> _Row:
     return found
 
 
-def _difference(base: _Row, other: _Row, key: str, title: str) -> str:
-    found = paired(base.numbers(key), other.numbers(key))
-    if found is None or found.n < 2:
-        return ""
+def _told(title: str, found: Difference) -> str:
     span = f"[{_signed(found.low)}, {_signed(found.high)}]"
     return f"{title} {_signed(found.mean)} {span}, p {found.p:.2g}" + ("" if found.clear else ", not clear of zero")
 

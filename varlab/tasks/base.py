@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from varlab.rng import Rng
-from varlab.tasks import ranks
+from varlab.tasks import ranks, shards
 from varlab.tasks.bookkeeping import DivergedError, Faults, Means, Stopwatch
 from varlab.tasks.ema import EMA
 from varlab.tasks.optim import gradients, scale_learning_rate
@@ -52,9 +52,13 @@ class Task(LightningModule):
         self.optims: list[Optimizer] = []
         self.images = 0  # consumed by updates, over all ranks: the clock of everything
         self.last_batch = 0  # images of the last update
+        self.owed = (
+            0  # images of a restored update whose log point, validation and pictures are still to come: see ``Stop``
+        )
         self.last_loss = float("nan")  # of the first optimizer's last update, for the eye
         self.total_images = 0
         self.train_flops_per_image = 0
+        self.is_spread = False  # over the ranks: see ``spread``
         self.observing = False  # whether this update also computes what only a log point needs
         self.means, self.faults, self.stopwatch = Means(), Faults(), Stopwatch()
         self.post_mortem: dict[str, Any] | None = None  # of the update that ended the training: see ``replay``
@@ -84,6 +88,15 @@ class Task(LightningModule):
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Take up where ``own_state`` left off."""
 
+    def parts(self) -> Sequence[nn.Module]:
+        """The parts of ``model`` that are gathered one at a time where its weights are spread over the ranks.
+
+        Raises VarlabError where a task cannot be spread."""
+        raise VarlabError(
+            f"trainer.shard=true spreads a generator's transformer over the ranks, not what {type(self).__name__} trains: "
+            "use trainer=ddp, where each rank holds it whole."
+        )
+
     def flops_at(self, images: int) -> int:
         """Forward and backward of what is trained, spent on so many images."""
         return images * self.train_flops_per_image
@@ -94,11 +107,23 @@ class Task(LightningModule):
         """For Lightning, which moves their state to the device."""
         return self.optims
 
+    def spread(self) -> None:
+        """Leave this rank its part of the model, on the device, with the moments and the average to come."""
+        shards.spread(self.model, self.optims[0], parts=self.parts(), device=self.device)
+        self.ema = EMA(self.model, decay=self.ema.decay)
+        self.is_spread = True
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+        """-1, by which Lightning ends the training, where nothing is left to train but something was owed."""
+        return -1 if self.images >= self.total_images else None
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update, and the clock."""
         for optimizer in self.optims:
             scale_learning_rate(optimizer, self.schedule.factor(self.images, self.total_images))
-        before = copy.deepcopy(self.state()) if self.faults.one_more_is_too_many else None
+        before = None
+        if self.faults.one_more_is_too_many:
+            before = copy.deepcopy(self.state(keep=ranks.rank() == 0))
         try:
             self.update(batch)
         except DivergedError as error:
@@ -134,8 +159,8 @@ class Task(LightningModule):
         """
         grads = gradients(optimizer)
         scalars = torch.stack([value.detach().float() for value in values.values()])
-        ranks.average([*grads, scalars])
-        norm = get_total_norm(grads)
+        ranks.average([*(grad for grad in grads if not shards.is_spread(grad)), scalars])
+        norm = shards.total_norm(grads)
         numbers = dict(zip([*values, norm_name], torch.cat([scalars, norm.view(1)]).tolist(), strict=True))
         self.last_loss = numbers.get("train/loss", self.last_loss)
         sound = self.faults.check(norm_name, numbers, self.images)
@@ -168,9 +193,11 @@ class Task(LightningModule):
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Averaged weights, evaluation mode, no gradients, the stopwatch standing still; all as before afterwards."""
+        """Averaged weights, evaluation mode, no gradients, the stopwatch standing still; all as before afterwards.
+
+        All ranks must enter it; inside, none has to wait for another."""
         modes = {module: module.training for module in self.modules()}
-        with self.stopwatch.paused(), torch.no_grad(), self.ema.swap(self.model):
+        with self.stopwatch.paused(), torch.no_grad(), self.ema.swap(self.model), shards.gathered(self.model):
             self.eval()
             try:
                 yield
@@ -199,13 +226,17 @@ class Task(LightningModule):
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """Everything that has a say in the weights to come, and the counts of what was not yet logged."""
+    def state(self, *, keep: bool = True) -> dict[str, Any]:
+        """Everything that has a say in the weights to come, and the counts of what was not yet logged.
+
+        All ranks must ask; one that does not ``keep`` what it gets (rank 0 writes) may be given less.
+        """
+        modules = {name: module.state_dict() for name, module in self._trained().items()}
+        optimizers = [optimizer.state_dict() for optimizer in self.optims]
+        tensors = {"modules": modules, "ema": self.ema.state(), "optimizers": optimizers}
         return {
             "images": self.images,
-            "modules": {name: module.state_dict() for name, module in self._trained().items()},
-            "ema": self.ema.state(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optims],
+            **(shards.whole(tensors, keep=keep) if self.is_spread else tensors),
             "means": self.means.state(),
             "faults": self.faults.state(),
             "seconds": self.stopwatch.seconds,
@@ -215,10 +246,10 @@ class Task(LightningModule):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue as if never stopped."""
         for name, module in self._trained().items():
-            module.load_state_dict(state["modules"][name])
+            module.load_state_dict(shards.all_like(state["modules"][name], module.state_dict()))
         self.ema.load_state(state["ema"])
         for optimizer, saved in zip(self.optims, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(shards.moments_like(saved, optimizer))
         self.means.load_state(state["means"])
         self.faults.load_state(state["faults"])
         self.images, self.stopwatch.seconds = state["images"], state["seconds"]

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from varlab.tasks import shards
+
 
 class EMA:
     """The average after n updates moves by 1 - min(decay, (1 + n) / (10 + n)): it soon forgets the initial weights.
@@ -82,7 +84,7 @@ class EMA:
         if not self.decay:  # a checkpoint of an earlier version holds a copy of the weights here
             return
         for name, tensor in state["weights"].items():
-            self._shadow[name] = tensor.to(self._shadow[name].device).clone()
+            self._shadow[name] = shards.like(tensor, self._shadow[name]).to(self._shadow[name].device).clone()
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -44,11 +44,13 @@ def fit(
     precision: str,
     deterministic: bool | str,
     threads: int | None,
+    shard: bool = False,
 ) -> None:
     """Train a task until ``images`` were consumed (rounded up to whole batches), resuming where there is a checkpoint.
 
     accelerator, devices, num_nodes, precision, deterministic: as Lightning's Trainer takes them; precision may not be
     fp16 (updates are made here, without a gradient scaler). threads: of torch on the CPU, or None to leave them.
+    shard: where there are several ranks, each holds a part of the weights and of all that belongs to them (FSDP).
     Several ranks must have been started already, with the environment that tells each who it is.
     Raises VarlabError, Stopped after a signal that ``stop`` hears, and KeyboardInterrupt where the person interrupts.
     """
@@ -56,6 +58,8 @@ def fit(
         raise VarlabError(
             f"trainer.precision={precision} needs a gradient scaler, which updates here do not have: use bf16-mixed or 32-true."
         )
+    if shard:
+        task.parts()  # refuses here what cannot be spread
     task.total_images = -(-images // data.batch) * data.batch
     ranked = devices * num_nodes > 1
     with _surroundings(threads):
@@ -64,8 +68,8 @@ def fit(
                 accelerator=accelerator,
                 devices=devices,
                 num_nodes=num_nodes,
-                strategy=RanksStrategy() if ranked else "auto",
-                plugins=[cluster_environment()] if ranked else None,
+                strategy=RanksStrategy(spread=shard) if ranked else "auto",
+                plugins=[cluster_environment()],  # for one rank too: Lightning's own for Slurm requeues jobs
                 precision=precision,  # type: ignore[arg-type]  # a name from YAML; Lightning checks it
                 deterministic=deterministic,  # type: ignore[arg-type]
                 callbacks=[
@@ -95,9 +99,11 @@ class _Remaining(LightningDataModule):
         self._task, self._data = task, data
 
     def train_dataloader(self) -> Any:
-        """From the clock to the end, on this rank."""
+        """From the clock to the end, on this rank. Once more the last batch, where only what follows it is left to do."""
         assert self.trainer is not None
         start, stop = self._task.images, self._task.total_images
+        if start == stop and self._task.owed:
+            start -= self._data.batch
         return self._data.train_loader(start, stop, self.trainer.global_rank, self.trainer.world_size)
 
 
@@ -119,7 +125,7 @@ def _surroundings(threads: int | None) -> Iterator[None]:
                 "across ranks is zero",
                 "`srun` command is available",
                 "LeafSpec",
-                "`srun` command is available",
+                "returned a view tensor",  # of spread weights, whose outputs nothing here writes to
             ):
                 warnings.filterwarnings("ignore", message=f".*{known}.*")
             yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Rng
+from varlab.tasks import shards
 from varlab.tasks.base import Task
 from varlab.tasks.optim import OptimizerFactory, build_optimizer
 from varlab.tasks.schedule import WarmupDecay
@@ -52,12 +53,18 @@ class GeneratorTask(Task):
         self.label_drop, self.label_smoothing, self.pkeep = label_drop, label_smoothing, pkeep
         self.optims = [build_optimizer(optimizer, transformer)]
 
+    def parts(self) -> Sequence[nn.Module]:
+        """The transformer's blocks, where it has some."""
+        return list(getattr(self.model, "blocks", ()))
+
     def update(self, batch: Batch) -> None:
         """Encode, put in order, predict; in micro-batches."""
         total = torch.zeros((), device=self.device)
         seen: dict[str, Tensor] = {}
         self.model.train()
-        for chunk in batch.chunks(self.micro_batch):
+        chunks = batch.chunks(self.micro_batch)
+        for chunk in chunks:
+            shards.reduce_gradients(self.model, chunk is chunks[-1])
             share = len(chunk) / len(batch)
             logits_BLV, targets_BL, level_L = self.predict(chunk, training=True)
             loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)

@@ -29,8 +29,24 @@ class RanksStrategy(DDPStrategy):
     of the seed and every rank makes the same update.
     """
 
+    def __init__(self, *, spread: bool = False):
+        super().__init__()
+        self._spread = spread
+
     def configure_ddp(self) -> None:
-        """Leave the module as it is."""
+        """Leave the module as it is, or leave each rank its part of the weights (``Task.spread``)."""
+        task: Any = self.lightning_module
+        if self._spread:
+            task.spread()
+
+    def teardown(self) -> None:
+        """Move everything to the CPU, but for parts of weights, which belong where they are."""
+        if not self._spread:
+            super().teardown()
+            return
+        assert self.accelerator is not None
+        for part in (self.precision_plugin, self.accelerator, self.checkpoint_io):
+            part.teardown()
 
 
 def cluster_environment() -> ClusterEnvironment:

@@ -11,9 +11,9 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from varlab.checkpoint import check_state, load_checkpoint, save_checkpoint, save_weights
+from varlab.tasks import shards
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
-from varlab.tasks.callbacks.periodic import Periodic
 from varlab.types import VarlabError
 
 _log = logging.getLogger(__name__)
@@ -39,16 +39,15 @@ class Resume(Callback):
         self._checkpoint, self._progress = checkpoint, progress
         self._config_hash, self._journal, self._on_resume = config_hash, journal, on_resume
         self._descriptor: int | None = None
-        self._owed = 0
 
     def on_fit_start(self, trainer: Trainer, task: Any) -> None:
         """All ranks restore the same file; nobody writes before all have taken part in an update."""
         if self._checkpoint.exists():
-            self._owed = restore(task, self._checkpoint, self._config_hash)
+            task.owed = restore(task, self._checkpoint, self._config_hash)
         if not trainer.is_global_zero:
             return
         done = _read_count(self._progress)
-        self._journal.cut(task.images - bool(self._owed))
+        self._journal.cut(task.images - bool(task.owed))
         if done is not None or task.images:
             resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
             _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
@@ -56,14 +55,6 @@ class Resume(Callback):
         self._progress.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
         self._count(task.images)
-
-    def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
-        """Before the first update comes what is still owed to the last one: see ``Stop``."""
-        if self._owed:
-            task.last_batch, self._owed = self._owed, 0
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Periodic):
-                    callback.on_train_batch_end(trainer, task, None, batch, batch_idx)
 
     def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After each update, before anything else is done about it."""
@@ -100,20 +91,28 @@ class Checkpointer(Callback):
         """Where another update would go beyond ``every``, and after the last one."""
         if task.images >= task.total_images or task.images + task.last_batch - self._saved > self._every:
             self._saved = task.images
+            state = task.state(keep=trainer.is_global_zero)
             if trainer.is_global_zero:
-                save_checkpoint(self._path, {"config_hash": self._config_hash, **task.state()})
+                save_checkpoint(self._path, {"config_hash": self._config_hash, **state})
 
     def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
         """``nan.ckpt`` beside the checkpoint, where the training diverged: ``Task.replay`` runs its last update again."""
-        if task.post_mortem is not None and trainer.is_global_zero:
+        if task.post_mortem is None:  # all ranks diverge together
+            return
+        if trainer.is_global_zero:
             save_checkpoint(self._path.with_name("nan.ckpt"), task.post_mortem)
+        trainer.strategy.barrier()  # whoever leaves first may end the others
 
     def on_fit_end(self, trainer: Trainer, task: Any) -> None:
         """The export, also where a resumed run had nothing left to train."""
-        if trainer.is_global_zero:
-            clock = {"images": str(task.images)}
-            save_weights(self._weights / "weights.safetensors", task.ema.weights(task.model), clock)
-            save_weights(self._weights / "weights_raw.safetensors", task.model.state_dict(), clock)
+        clock, keep = {"images": str(task.images)}, trainer.is_global_zero
+        for name, state in (
+            ("weights.safetensors", task.ema.weights(task.model)),
+            ("weights_raw.safetensors", task.model.state_dict()),
+        ):
+            tensors = shards.whole(state, keep=keep)  # by all ranks
+            if keep:
+                save_weights(self._weights / name, tensors, clock)
 
 
 def restore(task: Task, path: Path, config_hash: str) -> int:

@@ -51,12 +51,13 @@ class Pictures(Periodic):
         self._journal, self._draw = journal, draw
 
     def act(self, trainer: Trainer, task: Task) -> None:
-        """Rank 0 alone: drawing may not wait for others."""
-        if trainer.is_global_zero:
+        """Rank 0 alone: drawing may not wait for others, but for the weights, where these are spread over them."""
+        pictures: Mapping[str, Tensor] = {}
+        if trainer.is_global_zero or task.is_spread:
             with task.evaluation(), _float32(task):
-                pictures = self._draw()
-            for name, picture in pictures.items():
-                self._journal.picture(task, name, picture)
+                pictures = self._draw() if trainer.is_global_zero else pictures
+        for name, picture in pictures.items():
+            self._journal.picture(task, name, picture)
 
 
 def _float32(task: Task) -> torch.autocast:

@@ -18,6 +18,7 @@ from varlab.checkpoint import save_checkpoint
 from varlab.errors import Stopped
 from varlab.tasks import ranks
 from varlab.tasks.base import Task
+from varlab.tasks.callbacks.periodic import Periodic
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
@@ -29,11 +30,15 @@ class Stop(Callback):
     before its log point, validation and pictures: the checkpoint says that these are owed, and the resumed run begins
     with them. Where the signal finds rank 0 at those, which may take long, it leaves them at the next call of a module,
     and saves the same checkpoint; the others wait for it, or end with it.
+
+    Weights that are spread over the ranks can be saved by all of them only. Rank 0 then leaves only what is owed to the very
+    last update, before which all have saved; from any other it stays, and the run stops after the next update.
     """
 
     def __init__(self, *, path: Path, config_hash: str):
         self._path, self._config_hash = path, config_hash
         self._number, self._images = 0, 0
+        self._saved = False  # before what follows an update
         self._acting: Any = None  # the hook, while rank 0 is at what follows an update
         self._means: dict[str, Any] = {}  # not yet logged, as they were when it began
 
@@ -46,6 +51,7 @@ class Stop(Callback):
         if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
             for number in SIGNALS:
                 signal.signal(number, self._hear)
+        self._saved = task.is_spread  # what was restored is still there
         self._begin_acting(trainer, task)
 
     def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
@@ -56,23 +62,29 @@ class Stop(Callback):
         self._number = number
 
     def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Agree, and stop or go on. After the last update there is nothing left to stop."""
-        if task.images >= task.total_images:
-            return
+        """Agree, and stop or go on."""
         number = _highest(self._number, task.device)
-        if number:
+        self._saved = task.is_spread and task.images >= task.total_images
+        if number or self._saved:
+            state = self._state(task, keep=trainer.is_global_zero)
             if trainer.is_global_zero:
-                self._save(task)
+                save_checkpoint(self._path, state)
+        if number:
             trainer.strategy.barrier()  # whoever leaves first may end the others
             raise Stopped(number, f"after {task.images} images")
         self._begin_acting(trainer, task)
 
     def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
-        """The next update begins: it is finished before anything else happens."""
+        """What is owed to the last update comes before the next one, which is finished before anything else happens."""
+        if task.owed:
+            task.last_batch, task.owed = task.owed, 0
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Periodic):
+                    callback.on_train_batch_end(trainer, task, None, batch, batch_idx)
         self._end_acting()
 
     def _begin_acting(self, trainer: Trainer, task: Any) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and (self._saved or not task.is_spread):
             self._images = task.images
             self._means = copy.deepcopy(task.means.state())
             self._acting = register_module_forward_pre_hook(self._look_up)
@@ -92,12 +104,12 @@ class Stop(Callback):
         self._end_acting()
         if isinstance(exception, _Interrupted):
             task.means.load_state(self._means)
-            self._save(task)
+            if not self._saved:
+                save_checkpoint(self._path, self._state(task, keep=True))
 
-    def _save(self, task: Task) -> None:
+    def _state(self, task: Task, *, keep: bool) -> dict[str, Any]:
         """Owed are the images of the last update, none to a run that has made none since it was restored in order."""
-        state = {"config_hash": self._config_hash, **task.state(), "owed": task.last_batch}
-        save_checkpoint(self._path, state)
+        return {"config_hash": self._config_hash, **task.state(keep=keep), "owed": task.last_batch}
 
 
 class _Interrupted(Stopped):
