@@ -272,8 +272,10 @@ def task(name: str, lab: Path, tmp_path: Path) -> None:
 
 def trainer(name: str, lab: Path, tmp_path: Path) -> None:
     config = train_config(f"trainer={name}")["trainer"]
-    taken = {key for key, p in inspect.signature(fit).parameters.items() if p.annotation in _OF_TRAINERS}
-    assert set(config) - {"micro_batch"} == taken - {"images"}
+    parameters = inspect.signature(fit).parameters
+    taken = {key for key, p in parameters.items() if p.annotation in _OF_TRAINERS and p.default is p.empty}
+    assert set(config) - {"micro_batch", "shard"} == taken - {"images"}
+    assert config.get("shard", False) == (name == "fsdp") and parameters["shard"].default is False
     assert precision(config["precision"], config["accelerator"]) in ("32-true", "bf16-mixed")
 
 
