@@ -60,11 +60,14 @@ def run(script: Path, answer: Callable[[list[str]], int], tmp_path: Path, **envi
 
 def answer(command: list[str], conf: Path) -> int:
     """Do it at two steps a run and the size that its experiment declares for tests; what the command itself asks for stays,
-    all but budget and launcher, so that runs are where the next command looks for them. conf: a folder for settings."""
+    all but budget and launcher, and of a grid of samplers the corners, so that runs are where the next command looks for them.
+    conf: a folder for settings."""
     words = ["launch=local" if word.startswith("launch=") else word for word in command]
     given = dict(word.partition("=")[::2] for word in words if "=" in word)
     if command[0] == "pack" and given["source"] == "photos":
         words += ["source.train_crops=16", "source.val_crops=8"]
+    if command[0] == "evaluate":
+        words = [f"{key}={_ends(given[key])}" if (key := word.partition("=")[0]) in GRID else word for word in words]
     if command[0] == "train":
         short = {"budget.flops": "1", "budget.images": "16", "budget.seconds": "0.1"}
         named = [key for key in short if given.get(key, "null") != "null"]
@@ -76,6 +79,15 @@ def answer(command: list[str], conf: Path) -> int:
         ]
         words += ["--config-dir", str(conf)]
     return main(words)
+
+
+GRID = ("cfg", "top_k", "top_p")
+
+
+def _ends(values: str) -> str:
+    """Of a list with commas the first and the last."""
+    first, *rest = values.split(",")
+    return ",".join([first, *rest[-1:]])
 
 
 SHORT = ("data.batch=8", "tensorboard=false", "log.every=8", "val.every=16", "pictures.count=2", "scores.every=null")

@@ -41,7 +41,7 @@ def place(world_folder: Path, tmp_path: Path):
 def test_a_study_runs_as_written(study: str, data: str, place: Path) -> None:
     readme = place / "README.md"
     shutil.copy(ROOT / "experiments" / study / "README.md", readme)
-    seeds = "0,1" if study in ("var_ladder", "phi") else "0"
+    seeds = "0,1" if study == "downsampling" else "0"
     settings = {"README": str(readme), "N": "40", "SEEDS": seeds, "LAUNCH": "local", "SET": data}
     run(ROOT / "experiments" / study / "run.sh", lambda command: answer(command, place / "conf"), place, **settings)
     text = readme.read_text()

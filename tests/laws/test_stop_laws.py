@@ -53,7 +53,12 @@ def whole(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.mark.parametrize(
     ("way", "number"),
-    [(way, number) for way in WAYS for number in ASKED if way != "spread" or number is signal.SIGTERM],
+    [
+        pytest.param(way, number, marks=() if way == "one" else pytest.mark.slow)
+        for way in WAYS
+        for number in ASKED
+        if way != "spread" or number is signal.SIGTERM
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_asked_again_and_again(

@@ -20,7 +20,7 @@ from tests.laws.conftest import load, small_transformer, transformers
 from varlab.build import build_order, build_transformer
 from varlab.tasks import GeneratorTask, Task, ranks
 
-IMAGES, TOKENIZER = 40, tokenizer()
+IMAGES, TOKENIZER = 32, tokenizer()
 
 
 def of_kind(name: str) -> GeneratorTask:

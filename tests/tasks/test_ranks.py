@@ -39,16 +39,22 @@ def start(script: Path, world: int, *arguments: str) -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("name", ["generator", "tokenizer", "held_back"])
-def test_two_ranks_equal_one(name: str, tmp_path: Path) -> None:
-    start(FOLDER / "two_ranks.py", 2, str(tmp_path / "two"), name, "2")
-    train(two_ranks.task(name), tmp_path / "one", images=32)
-    ranks = [json.loads((tmp_path / "two" / f"rank{r}.json").read_text()) for r in range(2)]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    start(FOLDER / "two_ranks.py", 2, str(folder), "2")
+    return folder
+
+
+@pytest.mark.parametrize("name", two_ranks.NAMES)
+def test_two_ranks_equal_one(name: str, two: Path, tmp_path: Path) -> None:
+    train(two_ranks.task(name), tmp_path, images=32)
+    ranks = [json.loads((two / name / f"rank{r}.json").read_text()) for r in range(2)]
     assert ranks[0] == ranks[1] and ranks[0]["world"] == 2
-    one, two = (load_file(tmp_path / d / "weights.safetensors") for d in ("one", "two"))
-    for tensor in one:
-        torch.testing.assert_close(one[tensor], two[tensor], atol=2e-3, rtol=2e-3)
-    lines = [(tmp_path / d / "metrics.jsonl").read_text().splitlines() for d in ("one", "two")]
+    ones, twos = (load_file(folder / "weights.safetensors") for folder in (tmp_path, two / name))
+    for tensor in ones:
+        torch.testing.assert_close(ones[tensor], twos[tensor], atol=2e-3, rtol=2e-3)
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (tmp_path, two / name)]
     assert len(lines[0]) == len(lines[1])
     for a, b in zip(*(map(json.loads, part) for part in lines), strict=True):
         for key in a.keys() - {"seconds", "train/images_per_second", "train/eta_seconds"}:

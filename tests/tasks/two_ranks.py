@@ -1,4 +1,4 @@
-"""Run as ``python two_ranks.py DIR TASK WORLD``, once per rank, with the environment that tells each who it is."""
+"""Run as ``python two_ranks.py DIR WORLD``, once per rank, with the environment that tells each who it is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tiny_tasks import fingerprint, generator_task, held_back_task, tokenizer_ta
 
 from varlab.tasks import Task, ranks
 
+NAMES = ("generator", "tokenizer", "held_back")
+
 
 def task(name: str) -> Task:
     """Codes are drawn from candidates in the order of ranks, so revival is left out where ranks are compared with one."""
@@ -21,8 +23,9 @@ def task(name: str) -> Task:
 
 
 if __name__ == "__main__":
-    directory, world = Path(sys.argv[1]), int(sys.argv[3])
-    directory.mkdir(exist_ok=True)
-    trained = train(task(sys.argv[2]), directory, images=32, devices=world)
-    outcome = {"weights": fingerprint(trained.model.state_dict()), "world": ranks.world_size()}
-    (directory / f"rank{ranks.rank()}.json").write_text(json.dumps(outcome))
+    for name in NAMES:
+        directory = Path(sys.argv[1]) / name
+        directory.mkdir(exist_ok=True)
+        trained = train(task(name), directory, images=32, devices=int(sys.argv[2]))
+        outcome = {"weights": fingerprint(trained.model.state_dict()), "world": ranks.world_size()}
+        (directory / f"rank{ranks.rank()}.json").write_text(json.dumps(outcome))
