@@ -10,7 +10,7 @@ from typing import Any
 
 import varlab  # noqa: F401  before lightning, which needs its torchvision shim
 
-from tiny_tasks import CLASSES, RNG, SCHEDULE, generator_task, optimizer, tokenizer, train  # isort: skip
+from tiny_tasks import CLASSES, RNG, Kill, Killed, generator_task, tokenizer, train  # isort: skip
 
 from lightning.pytorch import Callback
 from torch import Tensor
@@ -28,20 +28,8 @@ def of_kind(name: str) -> GeneratorTask:
     config = small_transformer(name)
     order = build_order(load("order", "raster" if config["token_inputs"] else "next_scale"), TOKENIZER)
     transformer = build_transformer(config, tokenizer=TOKENIZER, order=order, num_classes=CLASSES, rng=RNG)
-    return GeneratorTask(
-        transformer=transformer,
-        order=order,
-        tokenizer=TOKENIZER,
-        label_drop=0.0 if config["tied"] else 0.3,
-        optimizer=optimizer(),
-        schedule=SCHEDULE,
-        clip=None,
-        ema_decay=0.9,
-        label_smoothing=0.0,
-        pkeep=1.0,
-        micro_batch=None,
-        rng=RNG,
-    )
+    label_drop = 0.0 if config["tied"] else 0.3
+    return generator_task(transformer=transformer, order=order, tokenizer=TOKENIZER, clip=None, label_drop=label_drop)
 
 
 VARIANTS: dict[str, Any] = {
@@ -59,21 +47,6 @@ class Alone(Callback):
         with task.evaluation():
             for _ in range(2 if trainer.is_global_zero else 0):
                 task.predict(batch, training=False)
-
-
-class Broken(Exception):
-    """Stands for the end of the process."""
-
-
-class Break(Callback):
-    """Ends a training after so many images, on all ranks."""
-
-    def __init__(self, at: int):
-        self._at = at
-
-    def on_train_batch_end(self, trainer: Any, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if task.images >= self._at:
-            raise Broken
 
 
 def held(task: Task) -> tuple[int, int]:
@@ -94,8 +67,8 @@ def main(directory: Path) -> None:
     for first in (False, True):  # killed, and continued in the other way
         folder, make = directory / f"resumed-{first}", VARIANTS["micro_batches"]
         try:
-            train(make(), folder, images=IMAGES, devices=2, shard=first, extra=(Alone(), Break(24)))
-        except Broken:
+            train(make(), folder, images=IMAGES, devices=2, shard=first, extra=(Alone(), Kill(24)))
+        except Killed:
             train(make(), folder, images=IMAGES, devices=2, shard=not first, extra=(Alone(),))
     (directory / f"rank{ranks.rank()}.json").write_text(json.dumps(held_by_name))
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from tiny_tasks import (
+    Kill,
+    Killed,
     classifier_task,
     generator_task,
     held_back_task,
@@ -23,19 +25,6 @@ from varlab.checkpoint import load_weights, read_metadata
 from varlab.types import VarlabError
 
 TASKS = [classifier_task, generator_task, random_order_task, tokenizer_task, held_back_task]
-
-
-class _Killed(Exception):
-    """Stands for kill -9: nothing runs after it but the test."""
-
-
-class _Kill(Callback):
-    def __init__(self, at: int):
-        self._at = at
-
-    def on_train_batch_end(self, trainer: Any, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if task.images >= self._at:
-            raise _Killed
 
 
 def _lines(directory: Path) -> list[dict[str, float]]:
@@ -53,8 +42,8 @@ def _numbers(directory: Path) -> list[dict[str, float]]:
 def test_killed_and_resumed_equals_never_stopped(make: Any, kill_at: int, tmp_path: Path) -> None:
     whole = train(make(), tmp_path / "whole", images=72)
     told: list[dict[str, int]] = []
-    with pytest.raises(_Killed):
-        train(make(), tmp_path / "killed", images=72, extra=(_Kill(kill_at),))
+    with pytest.raises(Killed):
+        train(make(), tmp_path / "killed", images=72, extra=(Kill(kill_at),))
     torch.manual_seed(99)  # a resumed process has another global state
     resumed = train(make(), tmp_path / "killed", images=72, on_resume=told.append)
     assert same_state(whole.model.state_dict(), resumed.model.state_dict())
@@ -119,8 +108,8 @@ def test_no_more_than_every_images_are_at_risk(every: int, largest: int, tmp_pat
 
 
 def test_metrics_are_cut_back_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
-    with pytest.raises(_Killed):
-        train(classifier_task(), tmp_path, images=64, every=16, extra=(_Kill(24),))
+    with pytest.raises(Killed):
+        train(classifier_task(), tmp_path, images=64, every=16, extra=(Kill(24),))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"images": 24, "val/lo')
     train(classifier_task(), tmp_path, images=64)

@@ -108,8 +108,9 @@ def optimizer(lr: float = 1e-2) -> Any:
 SCHEDULE = WarmupDecay(warmup=0.2, start=0.1, shape="cosine", end=0.1)
 
 
-def generator_task(*, order: type = NextScale, **changes: Any) -> GeneratorTask:
-    the_order = order(scales=SCALES)
+def generator_task(*, order: Any = NextScale, **changes: Any) -> GeneratorTask:
+    """order: a type, or one that is made already (and then perhaps ``transformer`` too)."""
+    the_order = order(scales=SCALES) if isinstance(order, type) else order
     with RNG.scope("init/transformer"):
         transformer = Transformer(
             vocab_size=16,
@@ -202,6 +203,21 @@ def classifier_task(**changes: Any) -> ClassifierTask:
         rng=RNG,
     )
     return ClassifierTask(**{**values, **changes})
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing runs after it but the test."""
+
+
+class Kill(Callback):
+    """After so many images, on every rank."""
+
+    def __init__(self, at: int):
+        self._at = at
+
+    def on_train_batch_end(self, trainer: Any, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if task.images >= self._at:
+            raise Killed
 
 
 def train(

@@ -52,13 +52,11 @@ class Task(LightningModule):
         self.optims: list[Optimizer] = []
         self.images = 0  # consumed by updates, over all ranks: the clock of everything
         self.last_batch = 0  # images of the last update
-        self.owed = (
-            0  # images of a restored update whose log point, validation and pictures are still to come: see ``Stop``
-        )
+        # images of a restored update whose log point, validation and pictures are still to come: see ``Stop``
+        self.owed = 0
         self.last_loss = float("nan")  # of the first optimizer's last update, for the eye
         self.total_images = 0
         self.train_flops_per_image = 0
-        self.is_spread = False  # over the ranks: see ``spread``
         self.observing = False  # whether this update also computes what only a log point needs
         self.means, self.faults, self.stopwatch = Means(), Faults(), Stopwatch()
         self.post_mortem: dict[str, Any] | None = None  # of the update that ended the training: see ``replay``
@@ -107,11 +105,15 @@ class Task(LightningModule):
         """For Lightning, which moves their state to the device."""
         return self.optims
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether each rank holds only its part of the model."""
+        return shards.is_spread(self.model)
+
     def spread(self) -> None:
         """Leave this rank its part of the model, on the device, with the moments and the average to come."""
         shards.spread(self.model, self.optims[0], parts=self.parts(), device=self.device)
         self.ema = EMA(self.model, decay=self.ema.decay)
-        self.is_spread = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         """-1, by which Lightning ends the training, where nothing is left to train but something was owed."""

@@ -40,9 +40,9 @@ def spread(model: nn.Module, optimizer: Optimizer, *, parts: Sequence[nn.Module]
         group["params"] = [parameters[names[id(parameter)]] for parameter in group["params"]]
 
 
-def is_spread(tensor: Tensor | None) -> bool:
-    """Whether a rank holds only its part of this tensor."""
-    return isinstance(tensor, DTensor)
+def is_spread(what: Tensor | nn.Module) -> bool:
+    """Whether a rank holds only its part of this tensor or model."""
+    return isinstance(what, DTensor | FSDPModule)
 
 
 def reduce_gradients(model: nn.Module, now: bool) -> None:
