@@ -33,6 +33,11 @@ WAYS = {
 ASKED = {signal.SIGTERM: 143, signal.SIGUSR2: 140}
 
 
+def marks(way: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Several ranks take most of a minute."""
+    return () if way == "one" else (pytest.mark.slow,)
+
+
 def command(out: Path, way: str) -> list[str]:
     return ["train", f"out={out}", *TRAINING, *WAYS[way]]
 
@@ -54,7 +59,7 @@ def whole(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 @pytest.mark.parametrize(
     ("way", "number"),
     [
-        pytest.param(way, number, marks=() if way == "one" else pytest.mark.slow)
+        pytest.param(way, number, marks=marks(way))
         for way in WAYS
         for number in ASKED
         if way != "spread" or number is signal.SIGTERM
@@ -84,7 +89,7 @@ def test_asked_again_and_again(
     assert [resumed["repeated"] for resumed in resumes] == [0] * len(moments)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=marks(way)) for way in WAYS])
 def test_asked_at_the_very_end(way: str, whole: Callable[[str], Path], lab: Path, tmp_path: Path) -> None:
     """After the last update: nothing is left to train, but validation and pictures are."""
     run, log = tmp_path / "run", tmp_path / "log"

@@ -10,7 +10,7 @@ from typing import Any
 
 import varlab  # noqa: F401  before lightning, which needs its torchvision shim
 
-from tiny_tasks import CLASSES, RNG, Kill, Killed, generator_task, tokenizer, train  # isort: skip
+from tiny_tasks import CLASSES, RNG, Ask, Kill, Killed, generator_task, tokenizer, train  # isort: skip
 
 from lightning.pytorch import Callback
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.laws.conftest import load, small_transformer, transformers
 from varlab.build import build_order, build_transformer
+from varlab.errors import Stopped
 from varlab.tasks import GeneratorTask, Task, ranks
 
 IMAGES, TOKENIZER = 32, tokenizer()
@@ -57,6 +58,17 @@ def held(task: Task) -> tuple[int, int]:
     return sum(t.numel() for t in local), sum(t.numel() for t in tensors)
 
 
+def stopped(folder: Path, *, shard: bool) -> str:
+    """Rank 1 alone is asked to stop; then all go on. Returns what this rank said at its end."""
+    make = VARIANTS["micro_batches"]
+    try:
+        train(make(), folder, images=IMAGES, devices=2, shard=shard, every=1000, extra=(Ask(rank=1, after=16),))
+    except Stopped as stop:
+        train(make(), folder, images=IMAGES, devices=2, shard=shard)
+        return str(stop)
+    return "It was not stopped."
+
+
 def main(directory: Path) -> None:
     held_by_name = {}
     for name, make in VARIANTS.items():
@@ -70,7 +82,8 @@ def main(directory: Path) -> None:
             train(make(), folder, images=IMAGES, devices=2, shard=first, extra=(Alone(), Kill(24)))
         except Killed:
             train(make(), folder, images=IMAGES, devices=2, shard=not first, extra=(Alone(),))
-    (directory / f"rank{ranks.rank()}.json").write_text(json.dumps(held_by_name))
+    sentences = [stopped(directory / f"stopped-{shard}", shard=shard) for shard in (False, True)]
+    (directory / f"rank{ranks.rank()}.json").write_text(json.dumps({"held": held_by_name, "sentences": sentences}))
 
 
 if __name__ == "__main__":

@@ -72,9 +72,25 @@ def test_a_run_may_go_on_in_the_other_way(first: bool, trained: Path) -> None:
         assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
 
 
+def told(trained: Path, what: str) -> list[Any]:
+    """What each rank wrote down."""
+    return [json.loads((trained / f"rank{rank}.json").read_text())[what] for rank in range(2)]
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_asking_one_rank_stops_both_at_the_same_update(shard: bool, trained: Path) -> None:
+    """The next one, and with all that is owed to it still to come: the resumed run has every line, and the same bits."""
+    here, there = (sentences[shard] for sentences in told(trained, "sentences"))
+    assert here == there and here.startswith("Stopped by SIGUSR2 after 24 images"), here
+    whole, resumed = (trained / f"{name}-{shard}" for name in ("micro_batches", "stopped"))
+    for file in ("weights.safetensors", "weights_raw.safetensors"):
+        assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
+    assert numbers(whole) == numbers(resumed) and 24 in [line["images"] for line in numbers(whole)]
+
+
 def test_each_rank_holds_its_part(trained: Path) -> None:
     """Half, and a little for tensors that cannot be halved."""
-    held = [json.loads((trained / f"rank{rank}.json").read_text()) for rank in range(2)]
+    held = told(trained, "held")
     for name in VARIANTS:
         (here, everything), (there, _) = (rank[name] for rank in held)
         assert here + there == everything and max(here, there) < 0.55 * everything, name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,9 @@ from varlab.tasks import (
     TokenizerTask,
     WarmupDecay,
     fit,
+    ranks,
 )
-from varlab.tasks.callbacks import Checkpointer, Journal, Resume, TrainingLog, Validation
+from varlab.tasks.callbacks import Checkpointer, Journal, Resume, Stop, TrainingLog, Validation
 from varlab.tokenizer import VQTokenizer
 from varlab.transformer import AdaLNBlock, AdaLNHeadNorm, Transformer
 from varlab.types import Batch
@@ -205,6 +208,17 @@ def classifier_task(**changes: Any) -> ClassifierTask:
     return ClassifierTask(**{**values, **changes})
 
 
+class Ask(Callback):
+    """A signal to one rank, just before the update that follows so many images."""
+
+    def __init__(self, *, rank: int, after: int, number: int = signal.SIGUSR2):
+        self._rank, self._after, self._number = rank, after, number
+
+    def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, batch_idx: int) -> None:
+        if task.images == self._after and ranks.rank() == self._rank:
+            os.kill(os.getpid(), self._number)
+
+
 class Killed(Exception):
     """Stands for kill -9: nothing runs after it but the test."""
 
@@ -249,6 +263,7 @@ def train(
             journal=journal,
             on_resume=on_resume,
         ),
+        stop=Stop(path=directory / "last.ckpt", config_hash=config_hash),
         callbacks=[
             TrainingLog(journal=journal, every=24),
             Validation(journal=journal, loader=data.eval_loader, every=val_every),
