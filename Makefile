@@ -36,7 +36,7 @@ report: env  ## one page over everything under runs/
 test: env  ## every law and contract
 	$(PYTEST) -n 2 -m "not slow and not slurm"
 
-test-slow: env  ## what takes minutes: twenty random kills, in one process and two; stops of several ranks
+test-slow: env  ## what takes minutes: twenty random kills, in one process and two; trainings and stops of several ranks
 	$(BIN)/python -m pytest -m "slow and not slurm"
 
 slurm-test: env  ## a real Slurm of two nodes on this machine (Debian, root): sweeps, preemption, kills

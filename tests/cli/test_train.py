@@ -196,7 +196,8 @@ def test_in_training_scores(lab: Path, tmp_path: Path) -> None:
 # -- ranks -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["next_scale", pytest.param("multi", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["next_scale", "multi"])
 def test_two_ranks_train_as_one(name: str, lab: Path, tmp_path: Path) -> None:
     """The same losses up to rounding, the same codes used. Revival draws from candidates that are ranks' own: left out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -93,6 +94,7 @@ def _ends(values: str) -> str:
 SHORT = ("data.batch=8", "tensorboard=false", "log.every=8", "val.every=16", "pictures.count=2", "scores.every=null")
 
 
+@functools.cache
 def _declared(experiment: str) -> list[str]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return list(compose("train", [f"experiment={experiment}"]).shrink)

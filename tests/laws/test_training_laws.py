@@ -152,6 +152,7 @@ def test_the_console_command_stopped_by_a_signal(
         process = subprocess.Popen(shell, stderr=errors, env=environment, preexec_fn=hear_interrupts)
         while small.progress(run) < 192:
             assert process.poll() is None, log.read_text()
+            time.sleep(0.005)
         process.send_signal(number)
         code = process.wait(60)
     state = small.record(run)["outcome"]
