@@ -274,7 +274,7 @@ def trainer(name: str, lab: Path, tmp_path: Path) -> None:
     config = train_config(f"trainer={name}")["trainer"]
     parameters = inspect.signature(fit).parameters
     taken = {key for key, p in parameters.items() if p.annotation in _OF_TRAINERS and p.default is p.empty}
-    assert set(config) - {"micro_batch", "shard"} == taken - {"images"}
+    assert set(config) - {"shard"} == taken - {"images"} | {"micro_batch"}
     assert config.get("shard", False) == (name == "fsdp") and parameters["shard"].default is False
     assert precision(config["precision"], config["accelerator"]) in ("32-true", "bf16-mixed")
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -57,9 +56,3 @@ def test_an_experiment_overrides_the_task_and_what_is_inside(tmp_path: Path) -> 
     assert (cfg.kind, len(cfg.tokenizer.scales), cfg.seed, cfg.task.clip) == ("tokenizer", 1, 5, 3.0)
     assert cfg.task.weights.l2 == cfg.loss.l2 == 0.0
     assert _compose(["experiment=mine", "tokenizer=multi", "seed=6"], extra=tmp_path).seed == 6
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "trainer").glob("*.yaml")))
-def test_trainers_have_the_keys_that_fit_takes(name: str) -> None:
-    keys = {"accelerator", "devices", "num_nodes", "precision", "deterministic", "threads", "micro_batch"}
-    assert set(_compose([f"trainer={name}"]).trainer) == keys | ({"shard"} if name == "fsdp" else set())

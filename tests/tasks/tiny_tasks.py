@@ -209,14 +209,14 @@ def classifier_task(**changes: Any) -> ClassifierTask:
 
 
 class Ask(Callback):
-    """A signal to one rank, just before the update that follows so many images."""
+    """SIGUSR2 to one rank, just before the update that follows so many images."""
 
-    def __init__(self, *, rank: int, after: int, number: int = signal.SIGUSR2):
-        self._rank, self._after, self._number = rank, after, number
+    def __init__(self, *, rank: int, after: int):
+        self._rank, self._after = rank, after
 
     def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, batch_idx: int) -> None:
         if task.images == self._after and ranks.rank() == self._rank:
-            os.kill(os.getpid(), self._number)
+            os.kill(os.getpid(), signal.SIGUSR2)
 
 
 class Killed(Exception):
