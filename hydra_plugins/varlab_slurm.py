@@ -1,4 +1,4 @@
-"""``launch=slurm`` as Hydra finds launchers: in this package. What it does is in ``varlab.cli.slurm``."""
+"""``launch=slurm`` as Hydra finds launchers: in this package. What it does is in ``varlab.launch.slurm``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ else:
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             """Submit all jobs, wait for all, and return what became of each."""
-            from varlab.cli.slurm import launch
+            from varlab.launch.slurm import launch
 
             return launch(self, job_overrides, initial_job_idx)
 

@@ -26,8 +26,8 @@ def read() -> Stored:
 def train(stored: Stored, folder: Path) -> dict[str, list[float]]:
     """Train each in ``folder``, in the order stored; later ones stand on earlier ones. Returns the loss of each update."""
     from tests import small
-    from varlab.cli.job import execute
-    from varlab.cli.rundir import RunDirectory
+    from varlab.launch.job import execute
+    from varlab.run.directory import RunDirectory
 
     losses = {}
     for name, entry in stored.items():
@@ -38,7 +38,7 @@ def train(stored: Stored, folder: Path) -> dict[str, list[float]]:
             config["tokenizer_run"] = str(folder / entry["stands_on"])
         with RunDirectory(folder / name) as directory:
             directory.prepare(command="train", config=config, overrides=[])
-            directory.finish(execute("varlab.cli.train", config, directory))
+            directory.finish(execute("varlab.cli.commands.train", config, directory))
         losses[name] = small.curve(folder / name, "train/loss")
     return losses
 

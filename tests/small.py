@@ -85,7 +85,7 @@ class Child:
 
     def __init__(self, *arguments: str, log: Path):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["varlab.cli.train", "varlab.cli.app", "varlab.cli.job"])
+        context.set_forkserver_preload(["varlab.cli.commands.train", "varlab.cli.app", "varlab.launch.job"])
         self._process = context.Process(target=_child, args=(arguments, str(Path.cwd()), str(log)), daemon=True)
         self._process.start()
 

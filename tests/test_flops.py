@@ -13,9 +13,9 @@ from torch import nn
 
 from tests import small
 from tests.laws.conftest import load
-from varlab.build import build_order, build_tokenizer, example_slots, make
-from varlab.cli.train import budget_images
+from varlab.cli.commands.train import budget_images
 from varlab.flops import TRAINING, attention_flops, forward_flops, transformer_flops, visible_pairs
+from varlab.recipe.assembly import build_order, build_tokenizer, example_slots, make
 from varlab.rng import Rng
 
 VAR_256 = [[n, n] for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from varlab._torchvision import install as _install_torchvision_shim
 
 if TYPE_CHECKING:
-    from varlab.loading import load
     from varlab.model import Model
+    from varlab.recipe.loading import load
 
 __all__ = ["Model", "load"]
 __version__ = "0.1.0"
@@ -22,7 +22,8 @@ _install_torchvision_shim()
 def __getattr__(name: str) -> Any:
     """``varlab.load`` and ``varlab.Model`` import torch only when they are asked for."""
     if name in __all__:
-        from varlab import loading, model
+        from varlab import model
+        from varlab.recipe import loading
 
         return loading.load if name == "load" else model.Model
     raise AttributeError(f"module 'varlab' has no attribute {name!r}")

@@ -17,10 +17,10 @@ from torch import Tensor
 
 import varlab
 from varlab.data import ShardDataModule
-from varlab.data.augment import Augment
-from varlab.data.conditions import Edges
-from varlab.data.grid import grid
-from varlab.data.photos import Photos
+from varlab.data.image.augment import Augment
+from varlab.data.image.grid import grid
+from varlab.data.pack.conditions import Edges
+from varlab.data.pack.sources.photos import Photos
 from varlab.model import Model
 from varlab.types import to_float, to_uint8
 

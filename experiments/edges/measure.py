@@ -11,7 +11,7 @@ from torch import Tensor
 
 import varlab
 from varlab.data import ShardDataModule
-from varlab.data.augment import Augment
+from varlab.data.image.augment import Augment
 from varlab.types import to_float
 
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from varlab.data.shuffle import Shuffle, quality
+from varlab.data.read.shuffle import Shuffle, quality
 
 SHARDS, EACH, CLASSES, BATCH = 1281, 1000, 1000, 256
 

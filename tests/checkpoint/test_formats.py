@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from varlab.build import build_order, build_transformer
 from varlab.checkpoint import formats
 from varlab.cli.app import conf_dir
+from varlab.recipe.assembly import build_order, build_transformer
 from varlab.rng import Rng
 from varlab.tokenizer import VQTokenizer
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from varlab.cli.commands import Command
-from varlab.cli.rundir import RunDirectory
+from varlab.cli.command_table import Command
 from varlab.errors import VarlabError
+from varlab.run.directory import RunDirectory
 
 COMMAND = Command("fake", "tests.cli.fake", "a command for tests", "varlab fake", positional="run")
 COMMANDS = {"fake": COMMAND}

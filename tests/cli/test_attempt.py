@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from varlab.cli.attempt import STOPPED, Attempt, main
 from varlab.errors import VarlabError
+from varlab.launch.slurm_attempt import STOPPED, Attempt, main
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests import small
-from varlab.cli import pace
 
 TIMED = (
     *small.GENERATOR[:-1],
@@ -31,7 +30,7 @@ def test_seconds_become_images_once(lab: Path, tmp_path: Path, monkeypatch: pyte
     (run / "last.ckpt").unlink()  # as if it had stopped before its first checkpoint
     told = record | {"outcome": {"state": "failed", "error": "x"}}
     (run / "run.json").write_text(json.dumps(told))
-    monkeypatch.setattr(pace, "BATCHES", 0)  # no second trial
+    monkeypatch.setattr("varlab.recipe.budget.BATCHES", 0)  # no second trial
     assert small.train(run, *TIMED, *small.FAST) == 0
     assert small.record(run)["budget"]["images"] == images
 

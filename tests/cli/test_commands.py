@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from varlab.cli.main import main
-from varlab.cli.rundir import read_run
+from varlab.run.directory import read_run
 
 
 @pytest.fixture

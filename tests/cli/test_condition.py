@@ -14,10 +14,10 @@ from PIL import Image
 
 import varlab
 from tests import small
-from varlab.build import example_slots
 from varlab.checkpoint import sha256
 from varlab.cli.main import main
 from varlab.flops import TRAINING, encode_flops, transformer_flops, visible_pairs
+from varlab.recipe.assembly import example_slots
 from varlab.tasks import Task
 from varlab.types import Batch, VarlabError
 
@@ -208,7 +208,7 @@ def test_the_command_samples_from_val_from_files_and_larger(edges_run: Path, lab
 
 
 def small_labels(lab: Path) -> list[int]:
-    from varlab.cli.trained import shards
+    from varlab.recipe.finished_run import shards
 
     with small.inside(lab.parent):
         record = small.record(lab / "edges" / "generator")

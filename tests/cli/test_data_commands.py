@@ -14,8 +14,8 @@ from PIL import Image
 
 from tests import small
 from varlab.cli.main import main
-from varlab.data.index import read_index
-from varlab.data.shards import ShardWriter
+from varlab.data.format.index import read_index
+from varlab.data.format.writer import ShardWriter
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import torch
 
 import varlab
 from tests import small
-from varlab.build import make
 from varlab.checkpoint import sha256
 from varlab.cli.main import main
-from varlab.data.tokenmodule import TokenDataModule
+from varlab.data.token_module import TokenDataModule
 from varlab.data.tokens import TokenReader, read_tokens
+from varlab.recipe.assembly import make
 from varlab.types import VarlabError, to_float
 
 SEEN = ("data.augment.flip=true", "data.augment.noise=3.0", "crop@data.crop=random")  # each image in its own ways
@@ -142,7 +142,7 @@ def test_views_are_different_and_all_are_seen(ways: Path) -> None:
     module = TokenDataModule(path=str(ways), batch=32, eval_batch=32, seed=1, workers=0)
     positions = torch.arange(1438 * 4)
     assert (next(iter(module.train_loader(0, 32, 0, 1))).tokens_BP.shape) == (32, 30)
-    from varlab.data.walk import Walk
+    from varlab.data.read.epochs import Walk
 
     walk = Walk(seed=1, shard_N=reader.shard_N, views=3)
     seen = {(int(i), int(v)) for i, v in zip(walk.locate(positions), walk.view(positions), strict=True)}
@@ -150,7 +150,7 @@ def test_views_are_different_and_all_are_seen(ways: Path) -> None:
 
 
 def test_a_stopped_encoding_goes_on(plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from varlab.cli import encode as module
+    from varlab.cli.command_table import encode as module
 
     out, plain_encode, done = tmp_path / "out", module._encode, []
 

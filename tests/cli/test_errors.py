@@ -258,7 +258,7 @@ def test_a_full_disk_in_the_middle_of_a_shard(
         if len(written) > 7:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("varlab.data.shards.ShardWriter.add", full)
+    monkeypatch.setattr("varlab.data.format.writer.ShardWriter.add", full)
     assert "the disk is full" in refused("pack", *pack(photographs, tmp_path / "shards", "shard_size=20"))
     assert not any((tmp_path / "shards").glob("*.tar")) and not half_written(tmp_path)
 

@@ -15,9 +15,9 @@ import yaml
 
 from tests.cli.conftest import ROOT
 from varlab.cli.app import conf_dir
-from varlab.cli.commands import COMMANDS
+from varlab.cli.command_table import COMMANDS
 from varlab.cli.main import main, usage
-from varlab.cli.rundir import read_run
+from varlab.run.directory import read_run
 
 
 def outside(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +93,7 @@ def test_mistakes_get_one_sentence(varlab, arguments: list[str], code: int, says
 def test_a_missing_launcher_says_how_to_get_it() -> None:
     from hydra.errors import MissingConfigException
 
-    from varlab.cli.errors import sentence
+    from varlab.launch.user_message import sentence
 
     error = MissingConfigException("In 'launch/slurm': Could not find …", "hydra/launcher/varlab_slurm", ["basic"])
     assert "pip install 'varlab[slurm]'" in (sentence(error) or "")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.cli.names import LONGEST, overrides_name, run_path
+from varlab.run.names import LONGEST, overrides_name, run_path
 
 keys = st.from_regex(r"[a-z][a-z_.]{0,12}[a-z]", fullmatch=True)
 values = st.text(max_size=40)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from varlab.cli import provenance
+from varlab.run import provenance
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import ROOT
-from varlab.cli import ranks
-from varlab.cli.rundir import read_run
 from varlab.errors import VarlabError
+from varlab.launch import local
+from varlab.run.directory import read_run
 
 TWO = ("trainer.devices=2", "out=here")
 
@@ -79,20 +79,20 @@ def until(condition) -> None:
     ],
 )
 def test_how_many_are_asked_for(trainer: dict | None, asked: tuple[int, int]) -> None:
-    assert ranks.world({"trainer": trainer}) == asked
+    assert local.world({"trainer": trainer}) == asked
 
 
 def test_ranks_that_others_started_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"trainer": {"devices": 2, "num_nodes": 2}}
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert ranks.inside() == 4 and ranks.global_rank() == 3 and not ranks.to_start(config)
+    assert local.inside() == 4 and local.global_rank() == 3 and not local.to_start(config)
     with pytest.raises(VarlabError, match="4 processes were started"):
-        ranks.to_start({"trainer": {"devices": 2}})
+        local.to_start({"trainer": {"devices": 2}})
 
 
 def test_a_batch_script_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert ranks.inside() is None and ranks.global_rank() == 0
-    assert ranks.to_start({"trainer": {"devices": 2}})
+    assert local.inside() is None and local.global_rank() == 0
+    assert local.to_start({"trainer": {"devices": 2}})

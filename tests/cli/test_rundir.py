@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from varlab.cli import rundir
-from varlab.cli.rundir import RunDirectory, differences, read_run, write_json
 from varlab.errors import VarlabError
+from varlab.run.directory import RunDirectory, differences, read_run, write_json
 
 CONFIG = {"seed": 3, "data": {"batch": 8}, "out": None, "trainer": {"threads": 1}}
 
@@ -108,14 +107,14 @@ def test_a_second_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     code = f"""
 import sys
 from pathlib import Path
-from varlab.cli.rundir import RunDirectory
+from varlab.run.directory import RunDirectory
 RunDirectory(Path({str(tmp_path)!r})).lock()
 print("locked", flush=True)
 sys.stdin.read()
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
-    monkeypatch.setattr(rundir, "LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr("varlab.run.directory.LOCK_PATIENCE", 0.2)
     with pytest.raises(VarlabError, match=f"process {process.pid} on"):
         prepare(tmp_path)
     process.kill()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import varlab
-from varlab.cli import provenance
-from varlab.cli.snapshot import snapshot
+from varlab.launch.code_copy import snapshot
+from varlab.run import provenance
 
 ROOT = Path(varlab.__file__).resolve().parents[1]
 

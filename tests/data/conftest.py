@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from varlab.data.augment import Augment
-from varlab.data.datamodule import ShardDataModule
-from varlab.data.pack import pack
-from varlab.data.sources import Digits, Sample
+from varlab.data.image.augment import Augment
+from varlab.data.pack.packer import pack
+from varlab.data.pack.sources.base import Digits, Sample
+from varlab.data.shard_module import ShardDataModule
 
 
 class Made:

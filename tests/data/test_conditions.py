@@ -14,16 +14,16 @@ import torch
 import webdataset
 from PIL import Image
 
-from varlab.data.augment import Augment
-from varlab.data.conditions import Boxes, Edges, Images, LowResolution
-from varlab.data.datamodule import ShardDataModule
-from varlab.data.folder import Folder
-from varlab.data.index import read_index
-from varlab.data.indexing import build_index
-from varlab.data.looking import Settings
-from varlab.data.pack import pack
-from varlab.data.photos import Photos
-from varlab.data.sources import Digits, Sample
+from varlab.data.format.index import read_index
+from varlab.data.format.index_builder import build_index
+from varlab.data.format.scan import Settings
+from varlab.data.image.augment import Augment
+from varlab.data.pack.conditions import Boxes, Edges, Images, LowResolution
+from varlab.data.pack.packer import pack
+from varlab.data.pack.sources.base import Digits, Sample
+from varlab.data.pack.sources.folder import Folder
+from varlab.data.pack.sources.photos import Photos
+from varlab.data.shard_module import ShardDataModule
 from varlab.types import VarlabError
 
 Make = Callable[..., ShardDataModule]

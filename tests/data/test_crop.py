@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.data.crop import Centre, Crop, RandomCrop, RandomResizedCrop, cut, draws
+from varlab.data.image.crop import Centre, Crop, RandomCrop, RandomResizedCrop, cut, draws
 from varlab.rng import Rng
 from varlab.types import VarlabError
 

@@ -13,8 +13,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from varlab.data.datamodule import ShardDataModule
-from varlab.data.pack import pack
+from varlab.data.pack.packer import pack
+from varlab.data.shard_module import ShardDataModule
 from varlab.types import VarlabError
 
 CONF = Path(__file__).parents[2] / "conf"

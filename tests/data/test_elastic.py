@@ -13,11 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.data.augment import Augment
-from varlab.data.crop import RandomResizedCrop
-from varlab.data.datamodule import ShardDataModule
-from varlab.data.pack import pack
-from varlab.data.shuffle import Shuffle, quality
+from varlab.data.image.augment import Augment
+from varlab.data.image.crop import RandomResizedCrop
+from varlab.data.pack.packer import pack
+from varlab.data.read.shuffle import Shuffle, quality
+from varlab.data.shard_module import ShardDataModule
 from varlab.types import Batch, VarlabError
 
 N = 3500  # images of an epoch: the first 10,000 positions span three

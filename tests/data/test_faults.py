@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from varlab.cli.main import main
-from varlab.data.datamodule import ShardDataModule
 from varlab.data.faults import KINDS
-from varlab.data.index import read_index
-from varlab.data.pack import pack
-from varlab.data.tar import scan
+from varlab.data.format.index import read_index
+from varlab.data.format.tar import scan
+from varlab.data.pack.packer import pack
+from varlab.data.shard_module import ShardDataModule
 from varlab.types import VarlabError
 
 Make = Callable[..., ShardDataModule]

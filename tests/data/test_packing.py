@@ -17,11 +17,11 @@ import torch
 import webdataset
 from PIL import Image
 
-from varlab.data.index import read_index
-from varlab.data.pack import pack
-from varlab.data.reader import ShardReader
-from varlab.data.shards import ShardWriter
-from varlab.data.sources import Digits, Sample, Skipped
+from varlab.data.format.index import read_index
+from varlab.data.format.writer import ShardWriter
+from varlab.data.pack.packer import pack
+from varlab.data.pack.sources.base import Digits, Sample, Skipped
+from varlab.data.read.reader import ShardReader
 from varlab.types import VarlabError
 
 Contents = Callable[[Path], dict[str, bytes]]

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from varlab.data.index import read_index
-from varlab.data.pack import pack
-from varlab.data.parquet import Parquet
-from varlab.data.reader import ShardReader
-from varlab.data.sources import Sample, Skipped
-from varlab.data.sources import samples as all_samples
+from varlab.data.format.index import read_index
+from varlab.data.pack.packer import pack
+from varlab.data.pack.sources.base import Sample, Skipped
+from varlab.data.pack.sources.base import samples as all_samples
+from varlab.data.pack.sources.parquet import Parquet
+from varlab.data.read.reader import ShardReader
 from varlab.types import VarlabError
 
 Contents = Callable[[Path], dict[str, bytes]]

@@ -22,11 +22,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from varlab.data import opening
-from varlab.data.augment import Augment
-from varlab.data.crop import RandomCrop
-from varlab.data.datamodule import ShardDataModule
-from varlab.data.pipeline import StreamDataModule
+from varlab.data.image.augment import Augment
+from varlab.data.image.crop import RandomCrop
+from varlab.data.shard_module import ShardDataModule
+from varlab.data.stream_module import StreamDataModule
 from varlab.rng import Rng
 from varlab.types import Batch, VarlabError
 
@@ -113,7 +112,7 @@ def served() -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr("varlab.data.unindexed.shard_stream.time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 # -- what comes --------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from varlab.data import files
-from varlab.data.datamodule import ShardDataModule
-from varlab.data.files import RemoteFolder, folder_at
-from varlab.data.index import read_index
-from varlab.data.pack import pack
+from varlab.data.format import storage
+from varlab.data.format.index import read_index
+from varlab.data.format.storage import RemoteFolder, folder_at
+from varlab.data.pack.packer import pack
+from varlab.data.shard_module import ShardDataModule
 from varlab.types import VarlabError
 
 Make = Callable[..., ShardDataModule]
@@ -120,7 +120,7 @@ def test_a_shard_that_does_not_come_is_missing(shards: Path, make_module: Make, 
 def test_a_flaky_server_is_tried_again_and_a_dead_one_is_a_sentence(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
     folder = folder_at(f"file://{shards}", cache=tmp_path / "one", cache_bytes=1 << 30)
     system = folder._filesystem()  # type: ignore[union-attr]
     plain, calls = system.get_file, []
@@ -134,7 +134,7 @@ def test_a_flaky_server_is_tried_again_and_a_dead_one_is_a_sentence(
     monkeypatch.setattr(system, "get_file", flaky)
     assert folder.local("train-000000.tar").read_bytes() == (shards / "train-000000.tar").read_bytes()
     assert len(calls) == 3 and not list((tmp_path / "one").rglob("*.part"))
-    monkeypatch.setattr(files, "ATTEMPTS", 2)
+    monkeypatch.setattr("varlab.data.format.storage.ATTEMPTS", 2)
     with pytest.raises(OSError, match="could not be fetched"):
         folder.local("train-000001.tar")
     with pytest.raises(VarlabError, match=r"index\.json cannot be read"):

@@ -17,11 +17,11 @@ import torch
 import webdataset
 from PIL import Image
 
-from varlab.data.files import LocalFolder
-from varlab.data.index import Index, read_index, write_index
-from varlab.data.indexing import build_index
-from varlab.data.looking import Settings
-from varlab.data.reader import ShardReader
+from varlab.data.format.index import Index, read_index, write_index
+from varlab.data.format.index_builder import build_index
+from varlab.data.format.scan import Settings
+from varlab.data.format.storage import LocalFolder
+from varlab.data.read.reader import ShardReader
 from varlab.types import VarlabError
 
 

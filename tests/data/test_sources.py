@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from varlab.data.folder import Folder
-from varlab.data.photos import Photos, regions
-from varlab.data.sources import Digits, Sample, Skipped, stratified_split
-from varlab.data.sources import samples as all_samples
+from varlab.data.pack.sources.base import Digits, Sample, Skipped, stratified_split
+from varlab.data.pack.sources.base import samples as all_samples
+from varlab.data.pack.sources.folder import Folder
+from varlab.data.pack.sources.photos import Photos, regions
 from varlab.types import VarlabError
 
 PHOTOS: dict[str, Any] = {

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from varlab.data.augment import Augment
-from varlab.data.batches import EvalBatches, TrainBatches
-from varlab.data.datamodule import ShardDataModule
-from varlab.data.shuffle import Shuffle
+from varlab.data.image.augment import Augment
+from varlab.data.read.batches import EvalBatches, TrainBatches
+from varlab.data.read.shuffle import Shuffle
+from varlab.data.shard_module import ShardDataModule
 from varlab.rng import Rng
 from varlab.types import Batch, VarlabError
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from varlab.data.index import read_index
-from varlab.data.indexing import build_index
-from varlab.data.looking import Settings
-from varlab.data.pack import pack
-from varlab.data.reader import ShardReader
-from varlab.data.sources import Sample, Skipped
-from varlab.data.sources import samples as all_samples
-from varlab.data.tars import Tars
+from varlab.data.format.index import read_index
+from varlab.data.format.index_builder import build_index
+from varlab.data.format.scan import Settings
+from varlab.data.pack.packer import pack
+from varlab.data.pack.sources.base import Sample, Skipped
+from varlab.data.pack.sources.base import samples as all_samples
+from varlab.data.pack.sources.shards import Tars
+from varlab.data.read.reader import ShardReader
 from varlab.types import VarlabError
 
 Contents = Callable[[Path], dict[str, bytes]]

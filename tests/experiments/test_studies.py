@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from tests import small
 from tests.experiments.commands import ROOT, answer, jobs, run
 from varlab.cli.app import conf_dir
-from varlab.cli.names import run_path
+from varlab.run.names import run_path
 
 STUDIES = sorted(file.parent.name for file in (ROOT / "experiments").glob("*/run.sh"))
 SHARED = [study for study in STUDIES if "common.sh" in (ROOT / "experiments" / study / "run.sh").read_text()]

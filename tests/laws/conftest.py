@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from varlab.build import build_order, build_tokenizer, build_transformer
+from varlab.recipe.assembly import build_order, build_tokenizer, build_transformer
 from varlab.rng import Rng
 from varlab.types import VarlabError
 

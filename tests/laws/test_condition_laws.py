@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from varlab.build import build_transformer
 from varlab.order import Permutation, Window
 from varlab.order.paths import raster
+from varlab.recipe.assembly import build_transformer
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.sample.large import enlarged, sliding

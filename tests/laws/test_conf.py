@@ -21,22 +21,22 @@ from pyarrow import parquet
 from torch import nn
 
 from tests import small
-from varlab.build import build_condition, build_order, build_tokenizer, make
-from varlab.cli import parents
 from varlab.cli.app import conf_dir
-from varlab.cli.commands import COMMANDS
-from varlab.cli.kinds import KINDS
+from varlab.cli.command_table import COMMANDS
+from varlab.cli.commands.train import precision
 from varlab.cli.main import main
-from varlab.cli.train import precision
 from varlab.data import ShardDataModule, StreamDataModule
-from varlab.data.sources import Sample, Skipped, samples
+from varlab.data.pack.sources.base import Sample, Skipped, samples
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
 from varlab.order.base import positions
+from varlab.recipe import parents
+from varlab.recipe.assembly import build_condition, build_order, build_tokenizer, make
+from varlab.recipe.trainings import KINDS
 from varlab.rng import Rng
 from varlab.sample import Sampler
+from varlab.score.scorer import Settings
 from varlab.tasks import GanLoss, LossWeights, Task, fit
-from varlab.tasks.scoring import Settings
 from varlab.tokenizer import VQTokenizer
 from varlab.types import VarlabError
 

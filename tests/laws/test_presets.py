@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from varlab.build import build_order, build_tokenizer, example_slots, make
 from varlab.flops import decode_flops, encode_flops, transformer_flops
+from varlab.recipe.assembly import build_order, build_tokenizer, example_slots, make
 from varlab.rng import Rng
 
 from .conftest import load, names

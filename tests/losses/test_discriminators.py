@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from varlab.losses.augment import POLICIES, DiffAugment
+from varlab.losses.diff_augment import POLICIES, DiffAugment
 from varlab.losses.dino import DinoDiscriminator
 from varlab.losses.discriminator import PatchGAN
 from varlab.losses.regularise import LeCam, consistency

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.golden.golden_io import Golden
 from varlab.checkpoint.formats import Link, phi_style, tokenizer_links, transformer_links
 from varlab.cli.main import main
-from varlab.cli.rundir import read_run
+from varlab.run.directory import read_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FLOAT, GRADIENT = 5e-6, 1e-4  # relative to the largest value

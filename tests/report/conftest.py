@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from varlab.report import write_report
-from varlab.report.page import ReportResult
+from varlab.report.page.html import ReportResult
 
 from . import make_runs
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from varlab.report import find_runs, write_report
-from varlab.report.page import ReportResult
+from varlab.report.page.html import ReportResult
 
 from . import make_runs
 

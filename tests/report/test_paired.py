@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from varlab.report.paired import holm, interval, paired
-from varlab.report.study import write_section
+from varlab.report.readme_table import write_section
+from varlab.report.stats.paired import holm, interval, paired
 from varlab.types import VarlabError
 
 

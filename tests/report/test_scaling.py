@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from varlab.errors import VarlabError
-from varlab.report.frontier import Curve, frontier, frontier_law
-from varlab.report.scaling import Array, fit_power_law
+from varlab.report.stats.frontier import Curve, frontier, frontier_law
+from varlab.report.stats.power_law import Array, fit_power_law
 
 SIZES = 4608.0 * np.arange(2, 9) ** 3  # seven, as VAR's rule has them
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from varlab.report import find_runs, write_report
-from varlab.report.studies import laws, studies
+from varlab.report.stats.scaling_study import laws, studies
 
 from . import make_runs
 from .test_page import parse

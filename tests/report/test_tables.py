@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from varlab.report import find_runs, read_run, tables, write_report
 from varlab.report.compare import group_variants
-from varlab.report.page import ReportResult
+from varlab.report.page.html import ReportResult
 from varlab.report.units import duration, percent, si, significant, whole
 
 from . import make_runs

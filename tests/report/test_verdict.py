@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from varlab.report import find_runs, tables, verdict
+from varlab.report import find_runs, tables
 from varlab.report.compare import Variant, group_variants
+from varlab.report.page import verdict
 from varlab.report.read import Run, Score
 
 from . import make_runs

@@ -37,7 +37,7 @@ def test_source_edited_after_submission(
     words = ("train", "-m", "out=edited", *LAUNCH, "+launch.sbatch.hold=true", *SHORT, "seed=5")
     process = cluster.start(*words, log=log, code=checkout)
     until(lambda: held(cluster) or process.poll() is not None, 60, "the job waits")
-    for file in ("cli/train.py", "tasks/fit.py", "transformer/__init__.py"):
+    for file in ("cli/commands/train.py", "tasks/trainer.py", "transformer/__init__.py"):
         (checkout / "varlab" / file).write_text("raise SystemExit('edited')\n")
     (checkout / "conf/task/generator.yaml").write_text("kind: edited\n")
     release(cluster)

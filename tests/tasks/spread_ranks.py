@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tests.laws.conftest import load, small_transformer, transformers
-from varlab.build import build_order, build_transformer
 from varlab.errors import Stopped
-from varlab.tasks import GeneratorTask, Task, ranks
+from varlab.recipe.assembly import build_order, build_transformer
+from varlab.tasks import GeneratorTask, Task
+from varlab.tasks.distributed import collectives
 
 IMAGES, TOKENIZER = 32, tokenizer()
 
@@ -83,7 +84,9 @@ def main(directory: Path) -> None:
         except Killed:
             train(make(), folder, images=IMAGES, devices=2, shard=not first, extra=(Alone(),))
     sentences = [stopped(directory / f"stopped-{shard}", shard=shard) for shard in (False, True)]
-    (directory / f"rank{ranks.rank()}.json").write_text(json.dumps({"held": held_by_name, "sentences": sentences}))
+    (directory / f"rank{collectives.rank()}.json").write_text(
+        json.dumps({"held": held_by_name, "sentences": sentences})
+    )
 
 
 if __name__ == "__main__":

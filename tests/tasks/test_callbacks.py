@@ -14,7 +14,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_tasks import batch_at, classifier_task, generator_task, same_state, tokenizer_task, train
 
-from varlab.data.grid import grid
+from varlab.data.image.grid import grid
 from varlab.tasks.callbacks import InTrainingScores, Journal, Pictures, ProgressBar
 from varlab.types import to_float, to_uint8
 

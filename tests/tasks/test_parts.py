@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from varlab.data.grid import grid
+from varlab.data.image.grid import grid
 from varlab.tasks import WarmupDecay
-from varlab.tasks.bookkeeping import Faults, Means, Stopwatch
 from varlab.tasks.callbacks import passes
 from varlab.tasks.codebook import Revival
-from varlab.tasks.ema import EMA
-from varlab.tasks.optim import build_optimizer, forget_rows, parameter_groups, scale_learning_rate
+from varlab.tasks.update.counters import Faults, Means, Stopwatch
+from varlab.tasks.update.ema import EMA
+from varlab.tasks.update.optimizer import build_optimizer, forget_rows, parameter_groups, scale_learning_rate
 from varlab.types import VarlabError
 
 # -- schedules ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from varlab.losses.augment import DiffAugment
+from varlab.losses.diff_augment import DiffAugment
 from varlab.losses.discriminator import PatchGAN
 from varlab.metrics.classifier import Classifier
 from varlab.order import NextScale, Random

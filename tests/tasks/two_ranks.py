@@ -10,7 +10,8 @@ import varlab  # noqa: F401  before lightning, which needs its torchvision shim
 
 from tiny_tasks import fingerprint, generator_task, held_back_task, tokenizer_task, train  # isort: skip
 
-from varlab.tasks import Task, ranks
+from varlab.tasks import Task
+from varlab.tasks.distributed import collectives
 
 NAMES = ("generator", "tokenizer", "held_back")
 
@@ -27,5 +28,5 @@ if __name__ == "__main__":
         directory = Path(sys.argv[1]) / name
         directory.mkdir(exist_ok=True)
         trained = train(task(name), directory, images=32, devices=int(sys.argv[2]))
-        outcome = {"weights": fingerprint(trained.model.state_dict()), "world": ranks.world_size()}
-        (directory / f"rank{ranks.rank()}.json").write_text(json.dumps(outcome))
+        outcome = {"weights": fingerprint(trained.model.state_dict()), "world": collectives.world_size()}
+        (directory / f"rank{collectives.rank()}.json").write_text(json.dumps(outcome))

@@ -25,12 +25,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from varlab.cli import logs, sweep
 from varlab.cli.arguments import rewrite
-from varlab.cli.commands import Command
-from varlab.cli.errors import one_of, sentence, show_traceback, unknown_key
-from varlab.cli.job import JobResult, run_job
+from varlab.cli.command_table import Command
 from varlab.errors import VarlabError
+from varlab.launch import logs, sweep
+from varlab.launch.job import JobResult, run_job
+from varlab.launch.user_message import one_of, sentence, show_traceback, unknown_key
 
 __all__ = ["conf_dir", "run_app"]
 

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from varlab.cli.commands import COMMANDS, Command
+from varlab.cli.command_table import COMMANDS, Command
 from varlab.errors import Stopped
 
 __all__ = ["main"]

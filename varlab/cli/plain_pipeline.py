@@ -10,7 +10,7 @@ import webdataset
 from torchvision import transforms
 
 from varlab.data import ShardDataModule
-from varlab.data.crop import RandomResizedCrop
+from varlab.data.image.crop import RandomResizedCrop
 
 __all__ = ["plain_pipeline"]
 

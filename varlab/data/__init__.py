@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from varlab.data.datamodule import ShardDataModule
-    from varlab.data.pipeline import StreamDataModule
-    from varlab.data.tokenmodule import TokenDataModule
+    from varlab.data.shard_module import ShardDataModule
+    from varlab.data.stream_module import StreamDataModule
+    from varlab.data.token_module import TokenDataModule
 
     Data = ShardDataModule | StreamDataModule | TokenDataModule
     """What a training may be fed by."""
 
 __all__ = ["Data", "ShardDataModule", "StreamDataModule", "TokenDataModule"]
 
-_HOMES = {"ShardDataModule": "datamodule", "StreamDataModule": "pipeline", "TokenDataModule": "tokenmodule"}
+_HOMES = {"ShardDataModule": "shard_module", "StreamDataModule": "stream_module", "TokenDataModule": "token_module"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from xxhash import xxh3_128
 
-from varlab.data.index import writing
+from varlab.data.format.index import writing
 from varlab.errors import VarlabError
 
 __all__ = [

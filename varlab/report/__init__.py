@@ -14,7 +14,7 @@ from varlab.report.compare import compare, differences
 from varlab.report.read import Run, Score, find_runs, read_run
 
 if TYPE_CHECKING:
-    from varlab.report.page import ReportResult
+    from varlab.report.page.html import ReportResult
 
 __all__ = [
     "Run",
@@ -36,7 +36,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportResult
     Raises VarlabError where a given path does not exist or holds no run.
     """
     from varlab.report.ledger import find_ledgers
-    from varlab.report.page import write
+    from varlab.report.page.html import write
 
     paths = [Path(run) for run in runs]
     return write(find_runs(paths), Path(out), title=title, ledgers=find_ledgers(paths))
@@ -48,6 +48,6 @@ def write_study(runs: Sequence[Path], readme: Path, *, section: str, against: st
 
     Raises VarlabError where there is no finished training, or no such marks.
     """
-    from varlab.report.study import study_table, write_section
+    from varlab.report.readme_table import study_table, write_section
 
     write_section(readme, section, study_table(find_runs([Path(run) for run in runs]), against=against))

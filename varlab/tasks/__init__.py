@@ -3,11 +3,11 @@
 from varlab.tasks.base import Task
 from varlab.tasks.classifier import ClassifierTask
 from varlab.tasks.codebook import Revival
-from varlab.tasks.fit import fit
 from varlab.tasks.gan import GanLoss, LossWeights
 from varlab.tasks.generator import GeneratorTask
-from varlab.tasks.schedule import WarmupDecay
 from varlab.tasks.tokenizer import TokenizerTask
+from varlab.tasks.trainer import fit
+from varlab.tasks.update.schedule import WarmupDecay
 
 __all__ = [
     "ClassifierTask",

@@ -15,11 +15,11 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from varlab.rng import Rng
-from varlab.tasks import ranks, shards
-from varlab.tasks.bookkeeping import DivergedError, Faults, Means, Stopwatch
-from varlab.tasks.ema import EMA
-from varlab.tasks.optim import gradients, scale_learning_rate
-from varlab.tasks.schedule import WarmupDecay
+from varlab.tasks.distributed import collectives, fsdp
+from varlab.tasks.update.counters import DivergedError, Faults, Means, Stopwatch
+from varlab.tasks.update.ema import EMA
+from varlab.tasks.update.optimizer import gradients, scale_learning_rate
+from varlab.tasks.update.schedule import WarmupDecay
 from varlab.types import Batch, VarlabError
 
 
@@ -108,11 +108,11 @@ class Task(LightningModule):
     @property
     def is_spread(self) -> bool:
         """Whether each rank holds only its part of the model."""
-        return shards.is_spread(self.model)
+        return fsdp.is_spread(self.model)
 
     def spread(self) -> None:
         """Leave this rank its part of the model, on the device, with the moments and the average to come."""
-        shards.spread(self.model, self.optims[0], parts=self.parts(), device=self.device)
+        fsdp.spread(self.model, self.optims[0], parts=self.parts(), device=self.device)
         self.ema = EMA(self.model, decay=self.ema.decay)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
@@ -125,7 +125,7 @@ class Task(LightningModule):
             scale_learning_rate(optimizer, self.schedule.factor(self.images, self.total_images))
         before = None
         if self.faults.one_more_is_too_many:
-            before = copy.deepcopy(self.state(keep=ranks.rank() == 0))
+            before = copy.deepcopy(self.state(keep=collectives.rank() == 0))
         try:
             self.update(batch)
         except DivergedError as error:
@@ -137,7 +137,7 @@ class Task(LightningModule):
                 "names": error.names,
             }
             raise
-        self.last_batch = len(batch) * ranks.world_size()
+        self.last_batch = len(batch) * collectives.world_size()
         self.images += self.last_batch
 
     def replay(self, post_mortem: Mapping[str, Any]) -> list[str]:
@@ -161,8 +161,8 @@ class Task(LightningModule):
         """
         grads = gradients(optimizer)
         scalars = torch.stack([value.detach().float() for value in values.values()])
-        ranks.average([*(grad for grad in grads if not shards.is_spread(grad)), scalars])
-        norm = shards.total_norm(grads)
+        collectives.average([*(grad for grad in grads if not fsdp.is_spread(grad)), scalars])
+        norm = fsdp.total_norm(grads)
         numbers = dict(zip([*values, norm_name], torch.cat([scalars, norm.view(1)]).tolist(), strict=True))
         self.last_loss = numbers.get("train/loss", self.last_loss)
         sound = self.faults.check(norm_name, numbers, self.images)
@@ -177,7 +177,7 @@ class Task(LightningModule):
     def observe(self, values: Mapping[str, Tensor]) -> None:
         """Log values of this update alone, averaged over the ranks."""
         scalars = torch.stack([value.detach().float() for value in values.values()])
-        ranks.average([scalars])
+        collectives.average([scalars])
         self.means.add(dict(zip(values, scalars.tolist(), strict=True)))
 
     def full_precision(self) -> AbstractContextManager:
@@ -199,7 +199,7 @@ class Task(LightningModule):
 
         All ranks must enter it; inside, none has to wait for another."""
         modes = {module: module.training for module in self.modules()}
-        with self.stopwatch.paused(), torch.no_grad(), self.ema.swap(self.model), shards.gathered(self.model):
+        with self.stopwatch.paused(), torch.no_grad(), self.ema.swap(self.model), fsdp.gathered(self.model):
             self.eval()
             try:
                 yield
@@ -217,7 +217,7 @@ class Task(LightningModule):
                     for name, value in self.validation_sums(batch).items():
                         value = value.double()
                         sums[name] = sums[name] + value if name in sums else value
-        total = ranks.add_up_named(sums)
+        total = collectives.add_up_named(sums)
         if not total:
             raise VarlabError("There is no image to validate on: the split is empty.")
         return self.summarise(total)
@@ -238,7 +238,7 @@ class Task(LightningModule):
         tensors = {"modules": modules, "ema": self.ema.state(), "optimizers": optimizers}
         return {
             "images": self.images,
-            **(shards.whole(tensors, keep=keep) if self.is_spread else tensors),
+            **(fsdp.whole(tensors, keep=keep) if self.is_spread else tensors),
             "means": self.means.state(),
             "faults": self.faults.state(),
             "seconds": self.stopwatch.seconds,
@@ -248,10 +248,10 @@ class Task(LightningModule):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue as if never stopped."""
         for name, module in self._trained().items():
-            module.load_state_dict(shards.all_like(state["modules"][name], module.state_dict()))
+            module.load_state_dict(fsdp.all_like(state["modules"][name], module.state_dict()))
         self.ema.load_state(state["ema"])
         for optimizer, saved in zip(self.optims, state["optimizers"], strict=True):
-            optimizer.load_state_dict(shards.moments_like(saved, optimizer))
+            optimizer.load_state_dict(fsdp.moments_like(saved, optimizer))
         self.means.load_state(state["means"])
         self.faults.load_state(state["faults"])
         self.images, self.stopwatch.seconds = state["images"], state["seconds"]

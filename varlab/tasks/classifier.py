@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from varlab.rng import Rng
 from varlab.tasks.base import Task
-from varlab.tasks.optim import OptimizerFactory, build_optimizer
-from varlab.tasks.schedule import WarmupDecay
+from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
+from varlab.tasks.update.schedule import WarmupDecay
 from varlab.types import Batch, to_float
 
 

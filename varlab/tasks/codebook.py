@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from varlab.metrics.tokenizer_scores import codebook_health
 from varlab.rng import Stream
-from varlab.tasks import ranks
-from varlab.tasks.ema import EMA
-from varlab.tasks.optim import forget_rows
+from varlab.tasks.distributed import collectives
+from varlab.tasks.update.ema import EMA
+from varlab.tasks.update.optimizer import forget_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class CodebookUse:
 
     def add(self, counts_KV: Tensor) -> None:
         """Count this rank's share of a batch."""
-        counts_KV = ranks.add_up(counts_KV.clone())
+        counts_KV = collectives.add_up(counts_KV.clone())
         self._logged_KV = self._logged_KV.to(counts_KV.device) + counts_KV
         self._revived_KV = self._revived_KV.to(counts_KV.device) + counts_KV
 
@@ -76,7 +76,7 @@ def revive(
     """
     tables = {name: p for name, p in tokenizer.named_parameters() if p.ndim == 2 and len(p) == len(dead_V)}
     before = {name: parameter.clone() for name, parameter in tables.items()}
-    count = tokenizer.revive(dead_V, ranks.gather_rows(candidates_NC), stream)
+    count = tokenizer.revive(dead_V, collectives.gather_rows(candidates_NC), stream)
     for name, parameter in tables.items():
         rows = (parameter != before[name]).any(1)
         ema.overwrite(name, rows, parameter[rows])

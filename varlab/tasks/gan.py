@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from varlab.losses.adaptive import adaptive_weight, discriminator_factor
 from varlab.losses.adversarial import discriminator_loss, generator_loss
-from varlab.losses.augment import DiffAugment
+from varlab.losses.diff_augment import DiffAugment
 from varlab.losses.reconstruction import l1, l2
 from varlab.losses.regularise import LeCam, consistency
-from varlab.tasks import ranks
+from varlab.tasks.distributed import collectives
 from varlab.types import VarlabError
 
 See = Callable[[Tensor, Tensor, str], Tensor]
@@ -145,7 +145,7 @@ def last_layer_gradients(rec_B3HW: Tensor, draft: Draft, last_layer: nn.Paramete
 
 def measure_lambda(grad_rec: Tensor, grad_gan: Tensor, gan: GanLoss) -> dict[str, Tensor]:
     """λ and both norms from the last layer's gradients over this rank's samples (summed over its micro-batches)."""
-    ranks.average([grad_rec, grad_gan])
+    collectives.average([grad_rec, grad_gan])
     low, high = gan.clamp
     weight = adaptive_weight(grad_rec, grad_gan, delta=gan.delta, clamp_min=low, clamp_max=high)
     return {"train/lambda": weight, "train/grad_rec": grad_rec.norm(), "train/grad_gan": grad_gan.norm()}

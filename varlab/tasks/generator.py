@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Rng
-from varlab.tasks import shards
 from varlab.tasks.base import Task
-from varlab.tasks.optim import OptimizerFactory, build_optimizer
-from varlab.tasks.schedule import WarmupDecay
+from varlab.tasks.distributed import fsdp
+from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
+from varlab.tasks.update.schedule import WarmupDecay
 from varlab.tokenizer.condition import Condition
 from varlab.types import Batch, Maps, Order, Slots, to_float
 
@@ -64,7 +64,7 @@ class GeneratorTask(Task):
         self.model.train()
         chunks = batch.chunks(self.micro_batch)
         for chunk in chunks:
-            shards.reduce_gradients(self.model, chunk is chunks[-1])
+            fsdp.reduce_gradients(self.model, chunk is chunks[-1])
             share = len(chunk) / len(batch)
             logits_BLV, targets_BL, level_L = self.predict(chunk, training=True)
             loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from varlab.losses.regularise import LeCam
 from varlab.metrics.tokenizer_scores import codebook_health
 from varlab.rng import Rng
-from varlab.tasks import ranks
 from varlab.tasks.base import Task
 from varlab.tasks.codebook import CodebookUse, Revival, revive
+from varlab.tasks.distributed import collectives
 from varlab.tasks.gan import (
     Draft,
     GanLoss,
@@ -24,8 +24,8 @@ from varlab.tasks.gan import (
     last_layer_gradients,
     measure_lambda,
 )
-from varlab.tasks.optim import OptimizerFactory, build_optimizer
-from varlab.tasks.schedule import WarmupDecay
+from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
+from varlab.tasks.update.schedule import WarmupDecay
 from varlab.types import Batch, Quantized, VarlabError, to_float, to_uint8
 
 TURNS = ("real", "fake", "generator")
@@ -169,7 +169,7 @@ class TokenizerTask(Task):
         values = discriminate(drafts, disc, self.gan, see=self._see, lecam=self.lecam, plain=self.full_precision)
         if self.lecam is not None:
             logits = torch.stack([values["train/logits_real"], values["train/logits_fake"]]).float()
-            ranks.average([logits])
+            collectives.average([logits])
             self.lecam.observe(*logits.tolist())
         self.step(self.optims[1], values, norm_name="train/disc_grad_norm")
 
@@ -199,7 +199,7 @@ class TokenizerTask(Task):
     def _count(self, batch: Batch, quantized: list[Quantized]) -> None:
         """Codebook counts of this update, and revival where it is due."""
         self.codes.add(torch.stack([q.counts_KV for q in quantized]).sum(0))
-        after = self.images + len(batch) * ranks.world_size()
+        after = self.images + len(batch) * collectives.world_size()
         if self.revival is not None and self.revival.due(self.images, after, self.total_images):
             self.revived += revive(
                 self.model,

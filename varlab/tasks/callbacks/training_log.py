@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 
-from varlab.tasks import ranks
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic, passes
+from varlab.tasks.distributed import collectives
 from varlab.types import Fault
 
 
@@ -42,7 +42,7 @@ class TrainingLog(Periodic):
 
     def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
         """Tell the task whether this update ends in a log point."""
-        after = task.images + len(batch) * ranks.world_size()
+        after = task.images + len(batch) * collectives.world_size()
         task.observing = passes(self.every, task.images, after, task.total_images)
 
     def act(self, trainer: Trainer, task: Task) -> None:
@@ -55,7 +55,7 @@ class TrainingLog(Periodic):
         values["train/eta_seconds"] = (task.total_images - task.images) / max(rate, 1e-9)
         watch = self._bad()
         if watch is not None:
-            for others in ranks.gather_objects(list(watch.faults.values())):
+            for others in collectives.gather_objects(list(watch.faults.values())):
                 watch.note(others)
             values["train/bad_samples"] = float(watch.lost)
         if trainer.is_global_zero:

@@ -1,0 +1,77 @@
+"""``varlab export``: a run's weights as the official code of VAR, VQGAN or LlamaGen reads them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from varlab.checkpoint import atomic_write, formats
+from varlab.model import Model
+from varlab.recipe.loading import load
+from varlab.run.directory import RunDirectory, read_run
+from varlab.types import VarlabError
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+Config = dict[str, Any]
+
+_WRAPPER = {"var": None, "vqgan": "state_dict", "llamagen": "model"}
+
+
+def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    """Write tokenizer.pth, and transformer.pth for a generator."""
+    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    name, run_path = config["format"]["name"], Path(config["run"])
+    if config["file"] not in ("pth", "safetensors"):
+        raise VarlabError(f"file={config['file']} is unknown: use pth or safetensors.")
+    build = read_run(run_path)["build"]
+    model = load(run_path, weights=config["weights"])
+    kept = run_path / "foreign.safetensors"
+    rest = safetensors.torch.load_file(kept) if kept.is_file() else {}
+    written = [_write(directory.path / f"tokenizer.{config['file']}", name, _tokenizer(name, build, model, rest))]
+    if model.transformer is not None:
+        path = directory.path / f"transformer.{config['file']}"
+        written.append(_write(path, name, _transformer(name, build, model, rest)))
+    logger.info("%s", ", ".join(str(path) for path in written))
+    return {"files": [str(path) for path in written]}
+
+
+def _tokenizer(name: str, build: Config, model: Model, rest: formats.State) -> formats.State:
+    config, imported = build["tokenizer"], build.get("imported") or {}
+    formats.check_tokenizer(name, config)
+    phi = imported["phi"] if imported.get("format") == name else formats.default_phi(config)
+    state = formats.write_links(formats.tokenizer_links(name, config, phi), model.tokenizer.state_dict())
+    derived = formats.derived_buffers(name, build, transformer=False, rows=0, unmasked=0)
+    if imported.get("format") == name:
+        return state | {key: value for key, value in rest.items() if key != "pos_emb"}
+    return state | derived
+
+
+def _transformer(name: str, build: Config, model: Model, rest: formats.State) -> formats.State:
+    assert model.transformer is not None
+    imported = build.get("imported") or {}
+    formats.check_transformer(name, build)
+    state = formats.write_links(formats.transformer_links(name, build["transformer"]), model.transformer.state_dict())
+    state = formats.rejoin_positions(state, rest)
+    rows = state["pos_emb"].shape[1] if "pos_emb" in state else 0
+    if imported.get("format") == name == "vqgan" and not imported["masks"]:
+        return state
+    unmasked = build["transformer"].get("unmasked", 0)
+    return state | formats.derived_buffers(name, build, transformer=True, rows=rows, unmasked=unmasked)
+
+
+def _write(path: Path, name: str, state: formats.State) -> Path:
+    with atomic_write(path) as file:
+        if path.suffix == ".safetensors":
+            file.write(safetensors.torch.save(state))
+        else:
+            wrapper = _WRAPPER[name]
+            torch.save(state if wrapper is None else {wrapper: state}, file)
+    return path

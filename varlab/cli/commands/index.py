@@ -1,0 +1,116 @@
+"""``varlab index``: an index for shards that are there, or a check of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from varlab.cli.dataset_summary import summarise
+from varlab.data.faults import KINDS, table_of
+from varlab.data.format.index import FILE, Index, read_index
+from varlab.data.format.index_builder import build_index
+from varlab.data.format.index_check import check_index
+from varlab.data.format.labels import class_names
+from varlab.data.format.scan import Settings, split_files
+from varlab.launch.workers import bar, workers
+from varlab.run.directory import RunDirectory, write_json
+from varlab.types import Fault, VarlabError
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    """Make the index of ``cfg.path``, or compare the shards there with the one they have."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    folder = Path(config["path"]).expanduser()
+    if not folder.is_dir():
+        raise VarlabError(f"There is no folder {folder}: give the one that the shards lie in.")
+    return _check(config, folder, directory) if config["check"] else _make(config, folder)
+
+
+def _make(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    before = _before(folder)
+    splits = split_files(folder, config["split"])
+    count = workers(config["workers"], jobs=sum(map(len, splits.values())))
+    with bar("looking at shards") as progress:
+        index, faults = build_index(
+            folder,
+            splits=splits,
+            settings=_settings(config, before),
+            source=before.get("source", {"name": "shards", "path": str(config["path"])}),
+            conditions=before.get("conditions"),
+            val_fraction=config["val_fraction"],
+            seed=config["seed"],
+            max_bad=config["max_bad"],
+            workers=count,
+            progress=progress,
+        )
+    for fault in faults:
+        logger.warning("left out: %s", fault)
+    bad = [(f.kind, f"{f.shard} {f.key}".strip(), f.detail) for f in faults]
+    summarise(index, folder / "summary.html", bad=bad, sheet=8)
+    counts = ", ".join(f"{n} {split}" for split, n in index.info.counts.items())
+    logger.info("%s: %s samples, %d classes; left out: %s", folder / FILE, counts, len(index.classes), _said(faults))
+    return {"counts": dict(index.info.counts), "hash": index.hash, "faults": table_of(faults)}
+
+
+def _check(config: dict[str, Any], folder: Path, directory: RunDirectory) -> dict[str, Any]:
+    index = read_index(folder)
+    count = workers(config["workers"], jobs=sum(map(len, index.splits.values())))
+    with bar("checking shards") as progress:
+        faults = check_index(index, settings=_settings(config, {}), workers=count, progress=progress)
+    for fault in faults:
+        logger.warning("%s", fault)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    report = directory.path / "check.json"
+    write_json(report, {"path": str(folder), "hash": index.hash, "faults": [vars(fault) for fault in faults]})
+    _show(index, faults)
+    if faults:
+        raise VarlabError(f"{folder} is not what its index says: {_said(faults)}. All of it is in {report}.")
+    left_out = ", ".join(f"{n} {kind}" for kind, n in index.faults.items())
+    without = f", which left out {left_out}" if left_out else ""
+    logger.info("%s is whole: every shard and every image is what its index says%s", folder, without)
+    return {"faults": {}}
+
+
+def _settings(config: dict[str, Any], before: dict[str, Any]) -> Settings:
+    size = config["size"]
+    return Settings(
+        label=config["label"],
+        classes=class_names(config["classes"] or before.get("classes")),
+        decode=config["decode"],
+        most_pixels=config["most_pixels"],
+        size=None if size is None else (int(size[0]), int(size[1])),
+    )
+
+
+def _before(folder: Path) -> dict[str, Any]:
+    """What an index of any version that is there says of how the shards were made."""
+    try:
+        told = json.loads((folder / FILE).read_text())
+        return {key: told[key] for key in ("source", "classes", "conditions") if key in told}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _said(faults: list[Fault]) -> str:
+    return ", ".join(f"{n} {kind}" for kind, n in table_of(faults).items()) or "none"
+
+
+def _show(index: Index, faults: list[Fault]) -> None:
+    """A table of what is wrong, on a terminal and off it."""
+    if not faults:
+        return
+    table = Table("kind", "faults", "samples", "what it is", title=f"{index.path}: not what its index says")
+    for kind, n in table_of(faults).items():
+        lost = sum(fault.samples for fault in faults if fault.kind == kind)
+        table.add_row(kind, str(n), str(lost), KINDS[kind])
+    Console(stderr=True).print(table)

@@ -1,0 +1,58 @@
+"""``varlab pack``: images into WebDataset shards."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from varlab.cli.dataset_summary import summarise
+from varlab.data.format.index import SPLITS, read_index
+from varlab.data.pack.conditions import Boxes, Condition
+from varlab.data.pack.packer import pack
+from varlab.launch.workers import bar, workers
+from varlab.run.directory import RunDirectory
+from varlab.types import VarlabError
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+_SAID = 50  # skipped images that are named in the log; summary.html and run.json name all
+
+
+def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    """Pack ``cfg.source`` into shards of ``cfg.shard_size`` images in the run's directory, with a condition if asked."""
+    source, condition = instantiate(cfg.source), _condition(cfg.get("condition"))
+    jobs = sum(-(-len(source.entries(split)) // max(cfg.shard_size, 1)) for split in SPLITS)
+    with bar("packing") as progress:
+        summary = pack(
+            source,
+            directory.path,
+            shard_size=cfg.shard_size,
+            workers=workers(cfg.workers, jobs=jobs),
+            progress=progress,
+            condition=condition,
+        )
+    bad = [("skipped", skipped["name"], skipped["reason"]) for skipped in summary["skipped"]]
+    for skipped in summary["skipped"][:_SAID]:
+        logger.warning("%s is skipped: %s", skipped["name"], skipped["reason"])
+    summarise(read_index(directory.path), directory.path / "summary.html", bad=bad, sheet=cfg.sheet)
+    images = ", ".join(f"{count} {split}" for split, count in summary["images"].items())
+    without = f"; {len(summary['skipped'])} skipped" if summary["skipped"] else ""
+    logger.info("packed %s images into %d shards%s: %s", images, summary["shards"], without, directory.path)
+    return {"summary": summary}
+
+
+def _condition(config: DictConfig | None) -> Condition | None:
+    """What each sample is packed with, from conf/condition, which training reads too."""
+    if config is None:
+        return None
+    if "_target_" in config:
+        made: Condition = instantiate(config)
+        return made
+    if config.kind == "coordinates":
+        return Boxes()
+    raise VarlabError(f"condition={config.kind} is for training: pack with edges, lowres, folder or coordinates.")

@@ -1,0 +1,37 @@
+"""``varlab report``: one page and one table about any set of runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from varlab.report import Run, read_run, told_apart, write_report, write_study
+from varlab.run.directory import RunDirectory
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    """Write report.html, results.csv and scaling.csv into the directory, which may itself hold the runs they are about."""
+    paths = [Path(path) for path in cfg.runs]
+    if len(paths) == 2 and all((path / "run.json").is_file() for path in paths):
+        _tell_apart(*map(read_run, paths))
+    result = write_report(paths, directory.path, title=cfg.title)
+    logger.info("report: %s", result.html)
+    if cfg.readme is not None:
+        write_study(paths, Path(cfg.readme), section=cfg.section, against=cfg.against)
+        logger.info("table: %s, section %s", cfg.readme, cfg.section)
+    scaling = {"scaling": str(result.scaling)} if result.scaling else {}
+    return {"html": str(result.html), "csv": str(result.csv), **scaling}
+
+
+def _tell_apart(a: Run, b: Run) -> None:
+    lines = told_apart(a, b)
+    logger.info("%s → %s: %s", a.path, b.path, "nothing differs" if not lines else f"{len(lines)} differences")
+    for line in lines:
+        logger.info("  %s", line)

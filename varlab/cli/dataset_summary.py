@@ -1,0 +1,77 @@
+"""The summary page of a shard set: ``summary.html`` beside its shards."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from varlab.data.format.index import SPLITS, Index
+from varlab.data.image.grid import grid
+from varlab.data.read.reader import ShardReader
+from varlab.report.page.dataset import DatasetFacts, write_dataset_page
+
+__all__ = ["class_counts", "summarise"]
+
+_TILE = 96  # pixels of an image on the contact sheet, at most
+_MOST_PIXELS = 1 << 27
+
+
+def summarise(index: Index, path: Path, *, bad: Sequence[tuple[str, str, str]], sheet: int) -> None:
+    """Write the page of an index's shards. sheet: rows and columns of the contact sheet, 0 for none."""
+    counts = class_counts(index)
+    picture, shows = _sheet(index, sheet) if sheet else (None, "")
+    info, size = index.info, index.image_size
+    shards = [shard for of in index.splits.values() for shard in of]
+    facts = [
+        ("path", str(Path(index.path).resolve())),
+        ("source", info.source),
+        ("image size", "various" if size is None else f"{size[0]}×{size[1]} (height × width)"),
+        ("shards", f"{len(shards)}, {sum(s.bytes for s in shards) / 1e6:,.1f} MB"),
+        *([("second image", info.condition)] if info.condition else []),
+        *([("left out", ", ".join(f"{n} {kind}" for kind, n in index.faults.items()))] if index.faults else []),
+        ("hash", index.hash),
+    ]
+    n = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
+    write_dataset_page(
+        path,
+        DatasetFacts(
+            title=Path(index.path).resolve().name,
+            headline=f"{n} images in {len(index.classes)} class{'es' if len(index.classes) != 1 else ''}.",
+            facts=facts,
+            counts=counts,
+            bad=bad,
+            sheet=picture,
+            shows=shows,
+        ),
+    )
+
+
+def class_counts(index: Index) -> dict[str, dict[str, int]]:
+    """Samples of each class by split."""
+    found = {}
+    for split in index.tables:
+        counts = np.bincount(index.table(split)["label"], minlength=len(index.classes))
+        found[split] = dict(zip(index.classes, counts.tolist(), strict=False))
+    return found
+
+
+def _sheet(index: Index, side: int) -> tuple[bytes, str]:
+    """Training images in as many classes as there is room for, a row or more each."""
+    size = index.image_size
+    small = (_TILE, _TILE) if size is None or max(size) > _TILE else size
+    reader = ShardReader(index=index, split=SPLITS[0], cache_bytes=0, most_pixels=_MOST_PIXELS, size=small)
+    label_N = reader.label_N.numpy()
+    rows = [np.flatnonzero(label_N == c)[:side] for c in np.unique(label_N)[:side]]
+    chosen = [i for row in rows for i in row.tolist()]
+    if len(rows) < side:  # few classes: as they come
+        chosen += [i for i in range(min(len(label_N), side * side)) if i not in set(chosen)]
+    read = reader.read(torch.tensor(chosen[: side * side]))
+    img_3HW = grid(read.img_B3HW.contiguous(), columns=min(side, len(chosen)))
+    buffer = io.BytesIO()
+    Image.fromarray(img_3HW.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
+    return buffer.getvalue(), f"{min(len(chosen), side * side)} of the training images"

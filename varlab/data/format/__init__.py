@@ -1,0 +1,1 @@
+"""Shard sets on disk: tars, index, tables, labels, storage."""

@@ -1,0 +1,1 @@
+"""Images in memory: decode, resize, crop, augment, grid."""

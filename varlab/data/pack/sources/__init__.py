@@ -1,0 +1,1 @@
+"""Where packed images come from."""

@@ -1,0 +1,1 @@
+"""Read indexed shards: samples, epoch orders, batches, loaders."""

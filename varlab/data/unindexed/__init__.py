@@ -1,0 +1,1 @@
+"""Read shards without an index, through webdataset."""

@@ -1,0 +1,1 @@
+"""How jobs run: in this process, as local ranks, on Slurm, in sweeps."""

@@ -1,0 +1,78 @@
+"""A sweep before it begins: which jobs it stands for, and where their runs will lie."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+
+from varlab.errors import VarlabError
+from varlab.report import ledger
+from varlab.report.ledger import Job
+from varlab.run.names import run_path
+
+__all__ = ["begin", "refresh"]
+
+logger = logging.getLogger(__name__)
+
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_PLACED_BY = ("experiment", "name", "out", "task")  # overrides that have a say in where a run lies
+
+
+def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overrides: Sequence[str]) -> list[Path]:
+    """Begin the ledgers of a sweep: one in each folder that its runs lie in; returns those folders.
+
+    settings: overrides of Hydra itself. A sweeper that decides as it goes has no list of jobs, and no ledger.
+    Raises VarlabError where two jobs would have one directory.
+    """
+    jobs = _jobs(hydra, name, [*settings, *overrides], overrides)
+    folders: dict[Path, list[Job]] = {}
+    placed: dict[tuple[str, ...], tuple[str | None, str]] = {}
+    for job in jobs:
+        deciding = tuple(o for o in job if o.partition("=")[0].lstrip("+~") in _PLACED_BY)
+        if deciding not in placed:
+            cfg = hydra.compose_config(name, [*settings, *job], run_mode=RunMode.RUN, with_log_configuration=False)
+            placed[deciding] = (cfg.get("out"), str(cfg.get("name") or command))
+        out, run = placed[deciding]
+        path = run_path(out=out, name=run, overrides=job, multirun=True)
+        others = folders.setdefault(path.parent, [])
+        if twin := next((other for other in others if other.path == path.name), None):
+            raise VarlabError(_shared(path, twin.overrides, job))
+        others.append(Job(tuple(job), path.name))
+    for folder, of in folders.items():
+        ledger.begin(folder, of)
+    return list(folders)
+
+
+def _shared(path: Path, first: Sequence[str], second: Sequence[str]) -> str:
+    apart = [word for word in first if word not in second] + [word for word in second if word not in first]
+    if not apart:
+        return f"Two jobs of this sweep are the same ({path}): name each value once."
+    return (
+        f"Two jobs of this sweep would share the directory {path}: {', '.join(apart)} say how a run is done, not what it is, "
+        "and have no part in its name. Give each a command of its own, with another out=."
+    )
+
+
+def refresh(folder: Path) -> None:
+    """Bring the ledger of a folder up to date; a folder that no sweep began in is left alone."""
+    try:
+        ledger.refresh(folder)
+    except OSError as error:  # of a full disk: the run itself has its own word on that
+        logger.warning("the ledger in %s could not be written: %s", folder, error)
+
+
+def _jobs(hydra: Hydra, name: str, everything: Sequence[str], overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job, in Hydra's order."""
+    cfg = hydra.compose_config(name, list(everything), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    if cfg.hydra.sweeper["_target_"] != _BASIC:
+        return []
+    asked = [str(override) for override in cfg.hydra.overrides.task]
+    parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(asked)
+    batches = BasicSweeper.split_arguments(parsed, None)
+    return [list(map(str, job)) for batch in batches for job in batch]

@@ -1,0 +1,1 @@
+"""From a configuration to live objects: tasks, data, parents, budgets."""

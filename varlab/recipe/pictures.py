@@ -1,0 +1,80 @@
+"""The pictures of a run: samples beside real images, how an image grows, reconstructions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from varlab.data import Data
+from varlab.data.image.grid import grid
+from varlab.sample.images import Growth
+from varlab.score.samples import HeldOut, SampleSource, balanced_labels
+from varlab.tokenizer import VQTokenizer
+from varlab.types import to_float, to_uint8
+
+_WIDEST = 16  # columns of a grid at most
+_FRAMES = 8  # of growth, at most
+_GROWN = 6  # images that are shown growing
+
+
+def reconstructions(tokenizer: VQTokenizer, img_u8_N3HW: Tensor) -> Tensor:
+    """img_u8_3HW: rows of images, each with the row of their reconstructions below it."""
+    device = tokenizer.last_layer.device
+    rec_u8_N3HW = to_uint8(tokenizer(to_float(img_u8_N3HW.to(device)))[0]).cpu()
+    columns = min(_WIDEST, len(img_u8_N3HW))
+    whole = len(img_u8_N3HW) // columns * columns
+    pairs = torch.stack([part[:whole].cpu().unflatten(0, (-1, columns)) for part in (img_u8_N3HW, rec_u8_N3HW)], 1)
+    return grid(pairs.flatten(0, 2), columns=columns)
+
+
+def columns_for(num_classes: int) -> int:
+    """A column a class where they fit."""
+    return num_classes if num_classes <= _WIDEST else _WIDEST // 2
+
+
+def samples(source: SampleSource, data: Data, *, count: int) -> dict[str, Tensor]:
+    """samples and real (the same classes in the same places), and growth (rows: samples, columns: steps).
+
+    With conditions: samples (rows: condition, sample, the real image of that condition) and growth.
+    """
+    num_classes = source.transformer.num_classes
+    columns = columns_for(num_classes)
+    if source.held_out is not None:
+        ids_N = torch.arange(max(count, 1))
+        return {"samples": beside_conditions(source, source.held_out, ids_N), "growth": growth(source, ids_N[:_GROWN])}
+    ids_N = torch.arange(max(count // columns, 1) * columns)
+    made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
+    real = real_images(data, balanced_labels(ids_N, num_classes))
+    return {
+        "samples": grid(made, columns=columns),
+        "real": grid(real, columns=columns),
+        "growth": growth(source, torch.arange(min(_GROWN, num_classes))),
+    }
+
+
+def beside_conditions(source: SampleSource, held_out: HeldOut, ids_N: Tensor) -> Tensor:
+    """img_u8_3HW: rows of conditions, of their samples and of the images that the conditions were made from, in turn."""
+    columns = min(_WIDEST, len(ids_N))
+    ids_N = ids_N[: len(ids_N) // columns * columns]
+    made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
+    rows = (held_out.shown(ids_N), made, held_out.samples(ids_N).img_u8_B3HW)
+    return grid(torch.stack([row.unflatten(0, (-1, columns)) for row in rows], 1).flatten(0, 2), columns=columns)
+
+
+def real_images(data: Data, label_N: Tensor) -> Tensor:
+    """Held-out images of the wanted classes, as many different ones as there are; black where a class has none."""
+    held_out = data.labels("val")
+    images = torch.zeros(len(label_N), 3, *data.info.image_size, dtype=torch.uint8)
+    for label in label_N.unique():
+        own, places = (held_out == label).nonzero()[:, 0], (label_N == label).nonzero()[:, 0]
+        if len(own):
+            images[places] = data.images("val", own[torch.arange(len(places)) % len(own)])
+    return images
+
+
+def growth(source: SampleSource, ids_N: Tensor) -> Tensor:
+    """img_u8_3HW: each sample (a row) over the steps of its order, from left to right."""
+    watch = Growth(order=source.order, tokenizer=source.tokenizer, frames=_FRAMES)
+    source.maps(ids_N, watch)
+    frames = watch.images()
+    return grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1])

@@ -1,0 +1,1 @@
+"""Statistics over runs: power laws, paired tests, frontiers."""

@@ -1,0 +1,1 @@
+"""A run's directory, its record, its name, and where it came from."""

@@ -1,0 +1,1 @@
+"""Scores of trained and training models: samples, features, metrics."""

@@ -1,0 +1,134 @@
+"""Stop and resume: a training killed at any moment goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from varlab.checkpoint import check_state, load_checkpoint, save_checkpoint, save_weights
+from varlab.tasks.base import Task
+from varlab.tasks.callbacks.journal import Journal
+from varlab.tasks.distributed import fsdp
+from varlab.types import VarlabError
+
+_log = logging.getLogger(__name__)
+_DIGITS = 20  # of the count in the progress file, which is overwritten in place
+
+
+class Resume(Callback):
+    """Restores the last checkpoint before training, and counts every update in a file that survives a kill.
+
+    checkpoint: where ``Checkpointer`` writes. progress: the file of the count. config_hash: of what the weights depend
+    on. on_resume: told ``{"from": images, "repeated": images}`` on rank 0 where an earlier attempt is found.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Path,
+        progress: Path,
+        config_hash: str,
+        journal: Journal,
+        on_resume: Callable[[dict[str, int]], None],
+    ):
+        self._checkpoint, self._progress = checkpoint, progress
+        self._config_hash, self._journal, self._on_resume = config_hash, journal, on_resume
+        self._descriptor: int | None = None
+
+    def on_fit_start(self, trainer: Trainer, task: Any) -> None:
+        """All ranks restore the same file; nobody writes before all have taken part in an update."""
+        if self._checkpoint.exists():
+            task.owed = restore(task, self._checkpoint, self._config_hash)
+        if not trainer.is_global_zero:
+            return
+        done = _read_count(self._progress)
+        self._journal.cut(task.images - bool(task.owed))
+        if done is not None or task.images:
+            resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
+            _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
+            self._on_resume(resumed)
+        self._progress.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._count(task.images)
+
+    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After each update, before anything else is done about it."""
+        self._count(task.images)
+
+    def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _count(self, images: int) -> None:
+        if self._descriptor is not None:
+            os.pwrite(self._descriptor, f"{images:0{_DIGITS}d}\n".encode(), 0)
+
+
+class Checkpointer(Callback):
+    """Writes checkpoints after updates, and the weights at the end.
+
+    path: the one checkpoint, replaced whole. every: no more than so many images (but at least one batch) lie between
+    two checkpoints, so a killed run repeats no more. weights: directory of ``weights.safetensors`` (averaged) and
+    ``weights_raw.safetensors``.
+    """
+
+    def __init__(self, *, path: Path, every: int, config_hash: str, weights: Path):
+        self._path, self._every, self._config_hash, self._weights = path, every, config_hash, weights
+        self._saved = 0
+
+    def on_fit_start(self, trainer: Trainer, task: Any) -> None:
+        """After ``Resume``: the clock stands where the last checkpoint was written."""
+        self._saved = task.images
+
+    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Where another update would go beyond ``every``, and after the last one."""
+        if task.images >= task.total_images or task.images + task.last_batch - self._saved > self._every:
+            self._saved = task.images
+            state = task.state(keep=trainer.is_global_zero)
+            if trainer.is_global_zero:
+                save_checkpoint(self._path, {"config_hash": self._config_hash, **state})
+
+    def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
+        """``nan.ckpt`` beside the checkpoint, where the training diverged: ``Task.replay`` runs its last update again."""
+        if task.post_mortem is None:  # all ranks diverge together
+            return
+        if trainer.is_global_zero:
+            save_checkpoint(self._path.with_name("nan.ckpt"), task.post_mortem)
+        trainer.strategy.barrier()  # whoever leaves first may end the others
+
+    def on_fit_end(self, trainer: Trainer, task: Any) -> None:
+        """The export, also where a resumed run had nothing left to train."""
+        clock, keep = {"images": str(task.images)}, trainer.is_global_zero
+        for name, state in (
+            ("weights.safetensors", task.ema.weights(task.model)),
+            ("weights_raw.safetensors", task.model.state_dict()),
+        ):
+            tensors = fsdp.whole(state, keep=keep)  # by all ranks
+            if keep:
+                save_weights(self._weights / name, tensors, clock)
+
+
+def restore(task: Task, path: Path, config_hash: str) -> int:
+    """Read a checkpoint into a task; returns the images of its last update if what follows an update is still owed to it.
+
+    VarlabError if it was written under another configuration or is damaged."""
+    state = load_checkpoint(path)
+    if state.get("config_hash") != config_hash:
+        raise VarlabError(f"{path} is a checkpoint of another configuration: give this run another directory (out=…).")
+    check_state(task.model.state_dict(), state["modules"]["model"], path)
+    task.load_state(state)
+    return int(state.get("owed", 0))
+
+
+def _read_count(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

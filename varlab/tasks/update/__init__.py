@@ -1,0 +1,1 @@
+"""What one update needs: optimizer, schedule, EMA, counters."""
