@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varlab.config import Config
 from varlab.order import BaseOrder
 from varlab.rng import Rng
 from varlab.sample import Known, Sampler, blended, kept_maps
@@ -155,13 +156,13 @@ class Model:
             force=force,
         )
 
-    def _sampler(self, settings: dict[str, Any]) -> Sampler:
+    def _sampler(self, settings: Config) -> Sampler:
         """The run's own, with the settings given in their places."""
         if self.sampler is None:
             raise VarlabError("This run carries no sampler: it was not written by a generator's training.")
         return replace(self.sampler, **{name: value for name, value in settings.items() if value is not None})
 
-    def _sampled(self, label_B: Tensor | list[int] | None, settings: dict[str, Any], **asked: Any) -> Tensor:
+    def _sampled(self, label_B: Tensor | list[int] | None, settings: Config, **asked: Any) -> Tensor:
         """img_B3HW: the decoded maps, or with smooth sampling the decoded canvas, whose codes are no tokens'."""
         _, order = self._generator()
         if not self._sampler(settings).smooth:
@@ -266,7 +267,7 @@ class Model:
         if mask_BHW.shape[1:] != img_B3HW.shape[2:]:
             raise VarlabError(f"The mask is {tuple(mask_BHW.shape[1:])}, the image {tuple(img_B3HW.shape[2:])} pixels.")
         labels = self._labels(label_B, len(img_B3HW)).expand(len(img_B3HW))
-        asked: dict[str, Any] = dict(seed=seed, ids_B=ids_B, cond_BN=cond_BN)
+        asked: Config = dict(seed=seed, ids_B=ids_B, cond_BN=cond_BN)
         asked["force"] = self.known(img_B3HW, mask_BHW, force_small=force_small)
         if growth is not None:
             asked["growth"] = growth

@@ -10,15 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from varlab.checkpoint import (
-    atomic_write,
-    load_checkpoint,
-    load_weights,
-    read_metadata,
-    save_checkpoint,
-    save_weights,
-    sha256,
-)
+from varlab.checkpoint import load_checkpoint, load_weights, read_metadata, save_checkpoint, save_weights
+from varlab.files import atomic_write, sha256
 from varlab.types import VarlabError
 
 

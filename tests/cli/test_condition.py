@@ -14,8 +14,8 @@ from PIL import Image
 
 import varlab
 from tests import small
-from varlab.checkpoint import sha256
 from varlab.cli.main import main
+from varlab.files import sha256
 from varlab.flops import TRAINING, encode_flops, transformer_flops, visible_pairs
 from varlab.recipe.assembly import example_slots
 from varlab.tasks import Task

@@ -13,10 +13,10 @@ import torch
 
 import varlab
 from tests import small
-from varlab.checkpoint import sha256
 from varlab.cli.main import main
 from varlab.data.token_module import TokenDataModule
 from varlab.data.tokens import TokenReader, read_tokens
+from varlab.files import sha256
 from varlab.recipe.assembly import make
 from varlab.types import VarlabError, to_float
 

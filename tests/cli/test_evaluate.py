@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests import small
-from varlab.checkpoint import sha256
 from varlab.cli.main import main
+from varlab.files import sha256
 
 FEW = ("n=40", "metrics.splits=2", "metrics.draws=2")
 GENERATOR_SCORES = {

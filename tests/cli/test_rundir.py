@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from varlab.errors import VarlabError
-from varlab.run.directory import RunDirectory, differences, read_run, write_json
+from varlab.files import write_json
+from varlab.run.directory import RunDirectory, differences, read_run
 
 CONFIG = {"seed": 3, "data": {"batch": 8}, "out": None, "trainer": {"threads": 1}}
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests import small
-from varlab.checkpoint import load_checkpoint, read_metadata, sha256
+from varlab.checkpoint import load_checkpoint, read_metadata
 from varlab.cli.main import main
+from varlab.files import sha256
 
 GENERATOR = small.RUNS["next_scale"]
 

@@ -1,7 +1,6 @@
 """Our checkpoint format: tensors and JSON types, whole or not at all."""
 
 from varlab.checkpoint.io import (
-    atomic_write,
     check_state,
     load_checkpoint,
     load_weights,
@@ -9,7 +8,6 @@ from varlab.checkpoint.io import (
     read_weights,
     save_checkpoint,
     save_weights,
-    sha256,
 )
 
 __all__ = [

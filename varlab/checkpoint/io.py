@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from varlab.config import Config
+from varlab.files import atomic_write
 from varlab.types import VarlabError
 
 __all__ = [
-    "atomic_write",
     "check_state",
     "load_checkpoint",
     "load_weights",
@@ -26,48 +24,7 @@ __all__ = [
     "read_weights",
     "save_checkpoint",
     "save_weights",
-    "sha256",
 ]
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under its name only when it is complete and on disk.
-
-    It is written beside ``path`` under a temporary name, synced, and renamed over it. Raises VarlabError when the disk
-    refuses (full, read-only); whatever stood at ``path`` before then still stands.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        reason = error.strerror or error
-        raise VarlabError(f"Could not write {path} ({reason}): make room there and run again.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _sync_directory(directory: Path) -> None:
-    """The rename itself survives a power cut only once its directory is synced; not every file system can."""
-    with suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -132,7 +89,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             raise
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Config:
     """Read what ``save_checkpoint`` wrote, on the CPU and without unpickling code (``weights_only``)."""
     return _read(path, lambda name: torch.load(name, map_location="cpu", weights_only=True), "a checkpoint")
 

@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra import version as hydra_version
 from hydra._internal.hydra import Hydra
@@ -27,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from varlab.cli.arguments import rewrite
 from varlab.cli.command_table import Command
+from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.launch import logs, sweep
 from varlab.launch.job import JobResult, run_job
@@ -199,7 +199,7 @@ def _compose(hydra: Hydra, name: str, overrides: list[str], mode: RunMode) -> Di
     return hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
 
 
-def _choices(cfg: DictConfig, *, all_groups: bool = False) -> dict[str, Any]:
+def _choices(cfg: DictConfig, *, all_groups: bool = False) -> Config:
     """Group → option, of the groups that this command's configuration is made of; Hydra's own too if asked."""
     return {str(k): v for k, v in cfg.hydra.runtime.choices.items() if all_groups or not str(k).startswith("hydra")}
 

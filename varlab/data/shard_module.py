@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from varlab.config import Config
 from varlab.data.faults import Watch
 from varlab.data.format.index import Index, read_index
 from varlab.data.format.storage import folder_at
@@ -197,7 +197,7 @@ class ShardDataModule(LightningDataModule):
         return self._loader(split, samples, chunks)
 
     @property
-    def opened_by(self) -> dict[str, Any]:
+    def opened_by(self) -> Config:
         """The arguments, in JSON types, that open the same images again."""
         return {
             "path": self.path,

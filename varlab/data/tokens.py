@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from xxhash import xxh3_128
 
-from varlab.data.format.index import writing
+from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.files import atomic_write, write_json
 
 __all__ = [
     "TOKENS",
@@ -67,7 +67,7 @@ class TokenSet:
     bad: Mapping[str, int]
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Config:
         """What decides the tokens, in JSON types."""
         return {
             "version": VERSION,
@@ -106,8 +106,7 @@ def read_tokens(folder: str | Path) -> TokenSet:
 
 def write_tokens(tokens: TokenSet) -> None:
     """Write ``tokens.json``, whole or not at all: the set is finished."""
-    text = json.dumps({**tokens.content, "images": dict(tokens.images)}, indent=1) + "\n"
-    _write(tokens.folder / TOKENS, lambda file: file.write(text.encode()))
+    write_json(tokens.folder / TOKENS, {**tokens.content, "images": dict(tokens.images)})
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:
@@ -121,20 +120,8 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     Raises:
         VarlabError: it could not be written (a full disk, for one).
     """
-    _write(path, lambda file: np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False))
-
-
-def _write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            with temporary.open("wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
 
 
 def fingerprint(path: Path) -> str:
@@ -166,7 +153,7 @@ class TokenReader:
     def __len__(self) -> int:
         return len(self.shard_N)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Config:
         return {**self.__dict__, "_maps": {}}
 
     def read(self, index_B: Tensor, view_B: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from varlab.cli.command_table import Command
+from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
 from varlab.launch import exits, local, logs, sweep
 from varlab.launch.slurm_attempt import Attempt
@@ -54,7 +55,7 @@ def run_job(command: Command, cfg: DictConfig) -> JobResult:
             overrides=overrides,
             multirun=hydra.mode == RunMode.MULTIRUN,
         )
-        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        config: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         choices = {str(k): v for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
         _in_directory(command, path, config, list(overrides), choices)
         exits.group()
@@ -80,9 +81,7 @@ def _say(error: Exception) -> str:
     return text or f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _in_directory(
-    command: Command, path: Path, config: dict[str, Any], overrides: list[str], choices: dict[str, Any]
-) -> None:
+def _in_directory(command: Command, path: Path, config: Config, overrides: list[str], choices: Config) -> None:
     attempt = Attempt.current()
     with RunDirectory(path, rank=local.global_rank(), patience=ATTEMPT_PATIENCE if attempt else None) as directory:
         if not command.recorded:
@@ -114,7 +113,7 @@ def _in_directory(
         directory.finish(outcome)
 
 
-def _prepare(directory: RunDirectory, attempt: Attempt | None, record: dict[str, Any]) -> bool:
+def _prepare(directory: RunDirectory, attempt: Attempt | None, record: Config) -> bool:
     """Whether there is something to do: rank 0 looks, and tells the ranks that Slurm has started beside it."""
     if attempt is None:
         return directory.prepare(**record)
@@ -138,8 +137,8 @@ def _weights_hash(run: Any) -> str | None:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def execute(module: str, config: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
+def execute(module: str, config: Config, directory: RunDirectory) -> Config:
     """Call a command's ``run`` in this process."""
     run = importlib.import_module(module).run
-    outcome: dict[str, Any] = run(OmegaConf.create(config), directory) or {}
+    outcome: Config = run(OmegaConf.create(config), directory) or {}
     return outcome

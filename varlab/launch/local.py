@@ -21,9 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
+from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
+from varlab.files import write_json
 from varlab.launch.slurm_attempt import STOPPED
-from varlab.run.directory import RunDirectory, write_json
+from varlab.run.directory import RunDirectory
 
 __all__ = ["global_rank", "inside", "launch_ranks", "local_rank", "to_start", "world"]
 
@@ -90,7 +92,7 @@ def to_start(config: Mapping[str, Any]) -> bool:
     return started is None and local * nodes > 1
 
 
-def launch_ranks(module: str, config: Mapping[str, Any], directory: RunDirectory) -> dict[str, Any]:
+def launch_ranks(module: str, config: Mapping[str, Any], directory: RunDirectory) -> Config:
     """Start this machine's ranks of ``module.run(config, directory)``, wait for all, and return rank 0's outcome.
 
     When one dies the others are ended within seconds. Raises VarlabError with what the first to die said last.
@@ -115,7 +117,7 @@ def launch_ranks(module: str, config: Mapping[str, Any], directory: RunDirectory
             _end(processes)
     finally:
         os.close(write_end)
-    outcome: dict[str, Any] = directory.read()["outcome"] if directory.rank == 0 else {}
+    outcome: Config = directory.read()["outcome"] if directory.rank == 0 else {}
     return outcome
 
 

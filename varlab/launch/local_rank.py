@@ -15,12 +15,13 @@ import traceback
 from pathlib import Path
 
 from varlab.errors import Stopped
+from varlab.files import write_json
 from varlab.launch import exits, logs
 from varlab.launch.job import execute
 from varlab.launch.local import global_rank
 from varlab.launch.slurm_attempt import STOPPED
 from varlab.launch.user_message import sentence, show_traceback
-from varlab.run.directory import RunDirectory, write_json
+from varlab.run.directory import RunDirectory
 
 __all__ = ["main"]
 

@@ -19,9 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.files import write_json
 from varlab.report import ledger
-from varlab.run.directory import RunDirectory, write_json
+from varlab.run.directory import RunDirectory
 from varlab.run.provenance import slurm_job
 
 __all__ = ["STOPPED", "Attempt", "main"]
@@ -59,14 +61,14 @@ class Attempt:
         """Rank 0 has taken the run's directory."""
         self._note("begun", {"path": str(path.absolute()), "todo": todo, "resuming": resuming})
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> Config:
         """For the run's record: the job, and the attempts so far, this one among them."""
         earlier = [
             json.loads(file.read_text()) for file in sorted(self.folder.parent.glob("*/ended.json"), key=_number)
         ]
         return {"job": self.folder.parent.name, "attempts": int(self.folder.name) + 1, "ended": earlier}
 
-    def begun(self) -> dict[str, Any]:
+    def begun(self) -> Config:
         """What rank 0 said at the beginning, as soon as it has. VarlabError where it failed, or says nothing."""
         deadline = time.monotonic() + BEGIN_PATIENCE
         while not (self.folder / "begun.json").exists():
@@ -87,7 +89,7 @@ class Attempt:
 
     # -- what the batch script reads -----------------------------------------------------------------------------------
 
-    def errors(self) -> list[dict[str, Any]]:
+    def errors(self) -> list[Config]:
         """The ranks' own errors, the first one first; not those that followed from another rank's end."""
         errors = [json.loads(file.read_text()) for file in self.folder.glob("*.error.json")]
         return sorted((e for e in errors if not e["consequence"]), key=lambda error: error["time"])
@@ -128,8 +130,8 @@ class Attempt:
     def _note(self, name: str, value: Mapping[str, Any]) -> None:
         write_json(self.folder / f"{name}.json", value)
 
-    def _read(self, name: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+    def _read(self, name: str) -> Config:
+        value: Config = json.loads((self.folder / f"{name}.json").read_text())
         return value
 
 

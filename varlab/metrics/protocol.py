@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from varlab.config import Config
 from varlab.metrics.extractors import Extractor
 
 # settings of a sampler that names show, and the value at which they do nothing and are left out
@@ -27,7 +28,7 @@ def protocol(
     n: int,
     sampler: Mapping[str, Any] | None,
     seed: int,
-) -> dict[str, Any]:
+) -> Config:
     """What a score was measured under, in JSON types.
 
     reference: name, hash and n of the images compared with. n: how many images were scored. sampler: its settings, None

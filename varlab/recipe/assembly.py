@@ -8,14 +8,13 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from varlab.config import Config
 from varlab.order import BaseOrder
 from varlab.rng import Rng
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition, CoordinateCondition, SpatialCondition
 from varlab.transformer import Transformer
 from varlab.types import Slots, Tokenizer, VarlabError
-
-Config = dict[str, Any]
 
 
 def make(config: Config, **live: Any) -> Any:

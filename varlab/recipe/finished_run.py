@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.model import Model
 from varlab.recipe.assembly import make
@@ -15,8 +15,6 @@ from varlab.recipe.loading import load
 from varlab.run.directory import read_run
 from varlab.sample import Sampler
 from varlab.types import VarlabError
-
-Config = dict[str, Any]
 
 SAMPLER_KEYS = ("cfg", "ramp", "cfg_steps", "temperature", "top_k", "top_p", "smooth")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from varlab import flops
-from varlab.checkpoint import atomic_write, sha256
+from varlab.config import Config
 from varlab.data import Data, TokenDataModule
+from varlab.files import atomic_write, sha256
 from varlab.recipe import parents
 from varlab.recipe.assembly import build_condition, check_image_size
 from varlab.run.directory import RunDirectory, read_run
@@ -16,11 +17,8 @@ from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition, SpatialCondition
 from varlab.types import DataInfo, VarlabError
 
-Config = dict[str, Any]
-Record = dict[str, Any]
 
-
-def tokenizer_of(config: Config, data: Data, directory: RunDirectory) -> tuple[Record, VQTokenizer]:
+def tokenizer_of(config: Config, data: Data, directory: RunDirectory) -> tuple[Config, VQTokenizer]:
     """The parent's record and the frozen tokenizer, from the copy in this directory once there is one."""
     setting, near = config["tokenizer_run"], directory.path
     if setting == "auto" and config.get("init"):
@@ -37,7 +35,7 @@ def tokenizer_of(config: Config, data: Data, directory: RunDirectory) -> tuple[R
 
 def _own(
     role: str, directory: RunDirectory, find: Callable[[], Path], scales: Any = None
-) -> tuple[Record, VQTokenizer]:
+) -> tuple[Config, VQTokenizer]:
     """A tokenizer that this run stands on, from the copy in its directory once there is one; found at first."""
     copy = directory.path / f"{role}.safetensors"
     stand = directory.read()["parents"].get(role)
@@ -49,7 +47,7 @@ def _own(
 
 def condition_of(
     config: Config, data: Data, tokenizer: VQTokenizer, directory: RunDirectory
-) -> tuple[Condition | None, Config | None, Record | None]:
+) -> tuple[Condition | None, Config | None, Config | None]:
     """The condition, what run.json builds it from, and the record of the run that it stands on."""
     asked: Config | None = config.get("condition")
     if asked is None:
@@ -72,7 +70,7 @@ def condition_of(
     return spatial, {"kind": "spatial", "tokenizer": stand["config"]}, stand
 
 
-def check_tokens(data: Data, stand: Record, tokenizer: VQTokenizer, *, conditioned: bool) -> None:
+def check_tokens(data: Data, stand: Config, tokenizer: VQTokenizer, *, conditioned: bool) -> None:
     """Raises VarlabError where data brings tokens that another tokenizer has made, or that cannot be trained from."""
     if not isinstance(data, TokenDataModule):
         return
@@ -93,7 +91,7 @@ def condition_flops(condition: Condition | None, info: DataInfo) -> int:
     return flops.encode_flops(condition.tokenizer, info.image_size) if isinstance(condition, SpatialCondition) else 0
 
 
-def _describe(run: Path, scales: Any) -> Record:
+def _describe(run: Path, scales: Any) -> Config:
     """scales: others than the tokenizer was trained with (its networks know no resolution)."""
     record, inside = read_run(run), run / "tokenizer.safetensors"
     file = inside if inside.is_file() else run / "weights.safetensors"  # a generator carries its own
@@ -107,7 +105,7 @@ def _describe(run: Path, scales: Any) -> Record:
     }
 
 
-def carry(stand: Record, directory: RunDirectory, role: str) -> None:
+def carry(stand: Config, directory: RunDirectory, role: str) -> None:
     """Copy a tokenizer's weights into the generator's directory, which then needs nothing else."""
     copy = directory.path / f"{role}.safetensors"
     if directory.rank == 0 and not _is_copy(copy, stand):
@@ -115,6 +113,6 @@ def carry(stand: Record, directory: RunDirectory, role: str) -> None:
             file.write(Path(stand["file"]).read_bytes())
 
 
-def _is_copy(copy: Path, stand: Record) -> bool:
+def _is_copy(copy: Path, stand: Config) -> bool:
     """Whether a file holds the parent's weights, and not those of an earlier attempt with another parent."""
     return copy.exists() and sha256(copy) == stand["weights_sha256"]

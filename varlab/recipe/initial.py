@@ -8,15 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from varlab.checkpoint import check_state, read_weights, sha256
+from varlab.checkpoint import check_state, read_weights
+from varlab.config import Config
+from varlab.files import sha256
 from varlab.run.directory import read_run
 from varlab.transformer.resize import resized_state
 from varlab.types import VarlabError
 
 logger = logging.getLogger(__name__)
-
-Config = dict[str, Any]
-Record = dict[str, Any]
 
 
 class Initial:
@@ -39,7 +38,7 @@ class Initial:
         """The raw ones: an average is no point that training was ever at."""
         return self.path / "weights_raw.safetensors"
 
-    def record(self) -> Record:
+    def record(self) -> Config:
         """For run.json's parents."""
         return {"run": str(self.path), "weights_sha256": sha256(self.weights)}
 

@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from varlab.checkpoint import load_weights, sha256
+from varlab.checkpoint import load_weights
+from varlab.config import Config
+from varlab.files import sha256
 from varlab.losses.perceptual import LPIPS, ClassifierPerceptual
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor, Extractor, InceptionExtractor
-from varlab.recipe.assembly import Config, build_order, build_tokenizer, make
+from varlab.recipe.assembly import build_order, build_tokenizer, make
 from varlab.rng import Rng
 from varlab.run.directory import read_run
 from varlab.tokenizer import VQTokenizer
@@ -21,11 +22,10 @@ from varlab.types import DataInfo, VarlabError
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]
 RUNS = Path("runs")
 
 
-def finished_runs(near: Path) -> Iterator[tuple[Path, Record]]:
+def finished_runs(near: Path) -> Iterator[tuple[Path, Config]]:
     """Finished trainings under runs/ and beside a directory, the nearest in the tree first, then the newest."""
     roots = [root for root in (RUNS, near.parent) if root.is_dir() and root.resolve() != Path.cwd()]
     files = {file.resolve() for root in roots for file in root.rglob("run.json")}
@@ -44,7 +44,7 @@ def _shared(a: Path, b: Path) -> int:
     return len(Path(os.path.commonpath([a.resolve(), b.resolve()])).parts)
 
 
-def _pick(setting: str, near: Path, fits: Callable[[Record], bool], missing: str) -> Path:
+def _pick(setting: str, near: Path, fits: Callable[[Config], bool], missing: str) -> Path:
     """The run that a setting names, or for "auto" the first finished one that fits. VarlabError says what is missing."""
     if setting != "auto":
         _finished(Path(setting))
@@ -55,7 +55,7 @@ def _pick(setting: str, near: Path, fits: Callable[[Record], bool], missing: str
     raise VarlabError(missing)
 
 
-def _finished(path: Path) -> Record:
+def _finished(path: Path) -> Config:
     """The record of a run to stand on. VarlabError where it has not come to its end."""
     record = read_run(path)
     if (state := record["outcome"]["state"]) != "finished":
@@ -63,7 +63,7 @@ def _finished(path: Path) -> Record:
     return record
 
 
-def _same_data(record: Record, info: DataInfo) -> bool:
+def _same_data(record: Config, info: DataInfo) -> bool:
     """Whether a run was trained on the same images of the same shards."""
     view = (record["config"].get("data") or {}).get("view", "image")
     return (record.get("data") or {}).get("hash") == info.hash and view == info.view
@@ -94,7 +94,7 @@ def load_classifier(run: Path) -> tuple[Classifier, str]:
     return classifier, sha256(run / "weights.safetensors")
 
 
-def load_extractor(config: Config, *, info: DataInfo, near: Path) -> tuple[Extractor, Record]:
+def load_extractor(config: Config, *, info: DataInfo, near: Path) -> tuple[Extractor, Config]:
     """The extractor of conf/extractor, and what the record of parents says of it."""
     if config["kind"] == "inception":
         return InceptionExtractor(weights=config["weights"]), {}
@@ -111,7 +111,7 @@ def load_extractor(config: Config, *, info: DataInfo, near: Path) -> tuple[Extra
 
 def load_perceptual(
     config: Config | None, *, info: DataInfo, near: Path
-) -> tuple[LPIPS | ClassifierPerceptual | None, Record]:
+) -> tuple[LPIPS | ClassifierPerceptual | None, Config]:
     """The perceptual distance of conf/perceptual, and what the record of parents says of it."""
     if config is None:
         return None, {}
@@ -169,7 +169,7 @@ def _tokenizer_run(key: str, setting: str) -> Path:
     return Path(setting)
 
 
-def _if_fits(order: Config, record: Record) -> VQTokenizer | None:
+def _if_fits(order: Config, record: Config) -> VQTokenizer | None:
     try:
         tokenizer = build_tokenizer(record["build"]["tokenizer"], Rng(0))
         build_order(order, tokenizer)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from varlab.config import Config
 from varlab.data.image.resize import UNREADABLE, opaque
 from varlab.data.pack.sources.folder import ENDINGS
 from varlab.model import Model
@@ -17,8 +18,6 @@ from varlab.recipe.finished_run import shards
 from varlab.score.samples import HeldOut
 from varlab.tokenizer.condition import SpatialCondition
 from varlab.types import VarlabError, to_float
-
-Config = dict[str, Any]
 
 
 class Given:

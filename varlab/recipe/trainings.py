@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from varlab import flops
+from varlab.config import Config
 from varlab.data import Data
 from varlab.metrics.extractors import Extractor
 from varlab.recipe import parents, pictures
@@ -31,18 +32,15 @@ from varlab.score.scorer import GeneratorScorer, Settings, score_tokenizer
 from varlab.tasks import Task
 from varlab.types import DataInfo, VarlabError
 
-Config = dict[str, Any]
-Record = dict[str, Any]
-
 
 @dataclass(kw_only=True)
 class Plan:
     """A training, ready to run. build, parents, cost: for run.json. draw, scores: pictures and in-training scores."""
 
     task: Task
-    build: Record
-    parents: Record = field(default_factory=dict)
-    cost: Record = field(default_factory=dict)
+    build: Config
+    parents: Config = field(default_factory=dict)
+    cost: Config = field(default_factory=dict)
     tokenizer_flops: Callable[[int], int] = lambda images: 0  # spent on the tokenizer, by images trained
     draw: Callable[[], Mapping[str, Tensor]] | None = None
     scores: Callable[[], Mapping[str, float]] | None = None
@@ -164,7 +162,7 @@ def generator(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> 
         batch=data.eval_batch,
         held_out=HeldOut(data=data, condition=condition) if condition else None,
     )
-    found: Record = {"tokenizer": stand} | ({"condition": cond_stand} if cond_stand else {})
+    found: Config = {"tokenizer": stand} | ({"condition": cond_stand} if cond_stand else {})
     if initial is not None:
         found |= {"init": initial.record()}
         _check_unchanged({"init": found["init"]}, directory)
@@ -222,7 +220,7 @@ def _ranks(task: Task) -> tuple[int, int]:
     return task.trainer.global_rank, task.trainer.world_size
 
 
-def _judge(config: Config, info: DataInfo, directory: RunDirectory) -> tuple[Extractor, Record]:
+def _judge(config: Config, info: DataInfo, directory: RunDirectory) -> tuple[Extractor, Config]:
     """The extractor of in-training scores, and its record."""
     setting = _settled(config["extractor"], "judge", directory)
     assert setting is not None
@@ -237,7 +235,7 @@ def _settled(setting: Config | None, role: str, directory: RunDirectory) -> Conf
     return setting if setting is None or stand is None else setting | {"run": stand["run"]}
 
 
-def _check_unchanged(found: Record, directory: RunDirectory) -> None:
+def _check_unchanged(found: Config, directory: RunDirectory) -> None:
     """Raises VarlabError where a run that this one stands on has been trained anew since this one began."""
     before = directory.read()["parents"]
     for role, parent in found.items():

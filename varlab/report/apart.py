@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from varlab.config import Config
 from varlab.report.compare import ABSENT, flatten
 from varlab.report.read import Run
 
@@ -27,7 +28,7 @@ def told_apart(a: Run, b: Run) -> list[str]:
 _LEFT_OUT = tuple(f"{key}." for key in _PLACES)
 
 
-def _known(run: Run) -> dict[str, Any]:
+def _known(run: Run) -> Config:
     found = {key: run.record.get(key) for key in _PARTS if key in run.record}
     code = dict(run.part("code"))
     if code.get("diff"):

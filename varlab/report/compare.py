@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from varlab.config import Config
 from varlab.report.read import Run
 
 __all__ = ["ABSENT", "Variant", "compare", "differences", "flatten", "group_variants", "science"]
@@ -40,9 +41,9 @@ class Variant:
         return self.runs[0]
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
     """Nested configuration → ``{"a.b.c": value}``; lists stay whole."""
-    flat: dict[str, Any] = {}
+    flat: Config = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             flat.update(flatten(value, f"{prefix}{key}."))
@@ -51,7 +52,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Config]:
     """``{key: {label: value}}`` for every key whose value is not the same in all configurations.
 
     Keys that aren't science (seed, out, launch, name) are left out. A key that one configuration lacks counts as different.
@@ -98,7 +99,7 @@ def _identity(run: Run) -> str:
     return _canonical([run.kind, science(run.config), run.choice("order"), run.choice("tokenizer")])
 
 
-def science(config: Mapping[str, Any], *, but: Collection[str] = ()) -> dict[str, Any]:
+def science(config: Mapping[str, Any], *, but: Collection[str] = ()) -> Config:
     """What a configuration asks for, flat: without what says where or how often, and without the keys in ``but``."""
     left_out = tuple(f"{key}." for key in (*_NOT_SCIENCE, *but))
     seed = config.get("seed")  # some parts are given it
@@ -153,7 +154,7 @@ def _what_sets_apart(run: Run, rivals: Sequence[Run]) -> str:
     return _told(own) if 1 <= len(own) <= 3 else run.path.name
 
 
-def _asked(run: Run) -> dict[str, Any]:
+def _asked(run: Run) -> Config:
     """What was asked for: the options taken, and single keys."""
     named = dict(override.lstrip("+").split("=", 1) for override in run.overrides if "=" in override)
     return {key: value for key, value in {**named, **run.part("choices")}.items() if key not in _HOW}

@@ -11,14 +11,13 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from varlab.files import locked, write_json, write_text
 from varlab.report.read import Run, read_run
 from varlab.report.tables import main_score, value
 
@@ -37,7 +36,7 @@ __all__ = [
     "summary",
 ]
 
-LIST, TABLE = "sweep.json", "sweep.csv"
+LIST, TABLE, LOCK = "sweep.json", "sweep.csv", ".sweep.lock"
 STATES = ("finished", "running", "pending", "stopped", "failed")
 _SCORES = ("fid", "rfid", "val_nll", "accuracy", "psnr")  # the first that a run has is shown
 
@@ -79,7 +78,7 @@ COLUMNS = tuple(Entry.__dataclass_fields__)
 def begin(folder: Path, jobs: Sequence[Job]) -> None:
     """Note the jobs of a sweep, beside those of earlier sweeps into the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with locked(folder / LOCK):
         known = {job.path: job for job in _jobs(folder)}
         known |= {
             job.path: replace(job, slurm_job=known[job.path].slurm_job) if job.path in known else job for job in jobs
@@ -90,7 +89,7 @@ def begin(folder: Path, jobs: Sequence[Job]) -> None:
 
 def submitted(folder: Path, numbers: Mapping[str, str]) -> None:
     """Note the numbers that Slurm gave to jobs, by the names of their directories."""
-    with _alone(folder):
+    with locked(folder / LOCK):
         jobs = [replace(job, slurm_job=numbers.get(job.path, job.slurm_job)) for job in _jobs(folder)]
         _write_list(folder, jobs)
     refresh(folder)
@@ -108,12 +107,12 @@ def refresh(folder: Path) -> None:
     """
     if not (folder / LIST).is_file():
         return
-    with _alone(folder):
+    with locked(folder / LOCK):
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(entry) for entry in entries(folder))
-        _write(folder / TABLE, text.getvalue())
+        write_text(folder / TABLE, text.getvalue())
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -191,19 +190,5 @@ def _held(run: Path) -> bool:
     return False
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time writes a sweep's files."""
-    with (folder / ".sweep.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _write_list(folder: Path, jobs: Iterable[Job]) -> None:
-    _write(folder / LIST, json.dumps([asdict(job) for job in jobs], indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    write_json(folder / LIST, [asdict(job) for job in jobs])

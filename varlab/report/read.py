@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from varlab.config import Config
 from varlab.errors import VarlabError
 
 __all__ = ["Run", "Score", "find_runs", "number", "read_run"]
@@ -25,9 +26,9 @@ class Score:
     """One ``scores/<protocol>.json``: numbers, and the protocol without which they are noise."""
 
     name: str  # the file's stem
-    protocol: dict[str, Any]
-    values: dict[str, Any]
-    cost: dict[str, Any]
+    protocol: Config
+    values: Config
+    cost: Config
     images: int | None  # images the run had seen when it was scored
     modified: float  # seconds since the epoch: which file is newest
 
@@ -41,8 +42,8 @@ class Run:
     """One run directory. ``record`` is its run.json, ``metrics`` the lines of its metrics.jsonl."""
 
     path: Path
-    record: dict[str, Any]
-    metrics: list[dict[str, Any]] = field(default_factory=list)
+    record: Config
+    metrics: list[Config] = field(default_factory=list)
     scores: tuple[Score, ...] = ()
 
     @property
@@ -53,12 +54,12 @@ class Run:
     def command(self) -> str:
         return str(self.record.get("command") or "unknown")
 
-    def part(self, key: str) -> dict[str, Any]:
+    def part(self, key: str) -> Config:
         """A section of run.json (``config``, ``code``, ``parents``, …), empty where there is none."""
         return _mapping(self.record.get(key))
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         return self.part("config")
 
     @property
@@ -81,7 +82,7 @@ class Run:
         return self.state == "finished"
 
     @property
-    def outcome(self) -> dict[str, Any]:
+    def outcome(self) -> Config:
         return self.part("outcome")
 
     @property
@@ -180,7 +181,7 @@ def read_run(path: Path) -> Run:
     return Run(path=path, record=record, metrics=_read_metrics(path / "metrics.jsonl"), scores=tuple(scores))
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
+def _read_metrics(path: Path) -> list[Config]:
     """The lines of a metrics file. A killed run may have left half a line behind: it is passed over."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
@@ -219,7 +220,7 @@ def number(value: Any) -> float | None:
     return value
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def _mapping(value: Any) -> Config:
     return value if isinstance(value, dict) else {}
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.files import write_text
 from varlab.report.compare import Variant, group_variants
 from varlab.report.read import Run, Score, number
 from varlab.report.stats.paired import LEVEL, Difference, Interval, holm, interval, paired
@@ -74,9 +76,7 @@ def write_section(readme: Path, section: str, text: str) -> None:
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise VarlabError(f"{readme} has no lines {begin} and {end} to write the table between: put them there.")
-    draft = readme.with_name(f".{readme.name}.tmp")
-    draft.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
-    draft.replace(readme)
+    write_text(readme, f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def _settings(variant: Variant, runs: Sequence[Run]) -> list[_Row]:
@@ -117,7 +117,7 @@ _OFF: Mapping[str, Any] = {"cfg": 0.0, "top_k": 0, "top_p": 1.0, "temperature": 
 """Values with which a setting changes nothing."""
 
 
-def _on(sampler: Mapping[str, Any] | None) -> dict[str, Any]:
+def _on(sampler: Mapping[str, Any] | None) -> Config:
     return {key: value for key, value in (sampler or {}).items() if key in _OFF and value != _OFF[key]}
 
 

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from varlab.config import Config
 from varlab.report.compare import Variant
 from varlab.report.read import Run, Score
 from varlab.report.units import duration, percent, si, significant, whole
@@ -183,7 +184,7 @@ def mean_and_spread(numbers: Sequence[float | None]) -> tuple[float | None, floa
     return mean, statistics.stdev(known) if len(known) > 1 else None
 
 
-def results_row(run: Run, score: Score | None) -> dict[str, Any]:
+def results_row(run: Run, score: Score | None) -> Config:
     """One line of results.csv: raw numbers in SI units, None where the run has none."""
     told = {"name": run.name, "kind": run.kind, "order": run.order, "seed": run.seed, "state": run.state,
             "run": run.path.as_posix(), "protocol": score.name if score else None}  # fmt: skip

@@ -6,7 +6,6 @@ all, by one process at a time, and is read again before every change, so that wh
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import logging
@@ -17,10 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.files import write_json
 from varlab.run import provenance
 
-__all__ = ["IGNORED", "RunDirectory", "differences", "read_run", "write_json"]
+__all__ = ["IGNORED", "RunDirectory", "differences", "read_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Config:
         """run.json as it stands."""
         return read_run(self.path)
 
@@ -182,7 +183,7 @@ def _new_record(
     overrides: list[str],
     name: str | None,
     choices: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+) -> Config:
     return {
         "command": command,
         "name": name,
@@ -254,7 +255,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def read_run(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> Config:
     """The record of a run directory. Raises VarlabError where there is none, or a damaged one."""
     file = Path(path) / "run.json"
     try:
@@ -266,20 +267,3 @@ def read_run(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or "state" not in (record.get("outcome") or {}):
         raise VarlabError(f"{file} is not the record of a run")
     return record
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Whole or not at all: written beside, brought to the disk, renamed. VarlabError where the disk refuses."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w") as file:
-            json.dump(value, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        reason = error.strerror or error
-        raise VarlabError(f"Could not write {path} ({reason}): make room there and run again.") from error

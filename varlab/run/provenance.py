@@ -11,9 +11,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import varlab
+from varlab.config import Config
 
 __all__ = ["code", "command_line", "hardware", "slurm_job", "versions"]
 
@@ -43,14 +43,14 @@ def slurm_job() -> str | None:
     return f"{array}_{number}" if array and number else os.environ.get("SLURM_JOB_ID")
 
 
-def code(package: Path | None = None) -> dict[str, Any]:
+def code(package: Path | None = None) -> Config:
     """``{"version", "commit", "diff", "untracked"}``; commit and diff are None outside a git checkout of varlab; of files that
     git does not know, a hash by name. Of a copy that a sweep runs from: what was copied, and ``snapshot``, its folder."""
     package = package or Path(varlab.__file__).parent
     if (package.parent / CODE).is_file():  # a copy, made when a sweep was submitted
-        told: dict[str, Any] = json.loads((package.parent / CODE).read_text(encoding="utf-8"))
+        told: Config = json.loads((package.parent / CODE).read_text(encoding="utf-8"))
         return told | {"snapshot": str(package.parent)}
-    record: dict[str, Any] = {"version": varlab.__version__, "commit": None, "diff": None, "untracked": {}}
+    record: Config = {"version": varlab.__version__, "commit": None, "diff": None, "untracked": {}}
     root = package.parent
     if not _git(root, "ls-files", "--", package.name):
         return record  # installed, or a copy inside somebody else's repository
@@ -87,9 +87,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> Config:
     """Processor, cores this process may use, memory; threads and GPUs once somebody else has imported torch."""
-    record: dict[str, Any] = {
+    record: Config = {
         "host": platform.node(),
         "system": platform.platform(),
         "cpu": _cpu_model(),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
+from varlab.config import Config
 from varlab.rng import Rng
 from varlab.tasks.distributed import collectives, fsdp
 from varlab.tasks.update.counters import DivergedError, Faults, Means, Stopwatch
@@ -59,7 +60,7 @@ class Task(LightningModule):
         self.train_flops_per_image = 0
         self.observing = False  # whether this update also computes what only a log point needs
         self.means, self.faults, self.stopwatch = Means(), Faults(), Stopwatch()
-        self.post_mortem: dict[str, Any] | None = None  # of the update that ended the training: see ``replay``
+        self.post_mortem: Config | None = None  # of the update that ended the training: see ``replay``
 
     # -- what a task is ------------------------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class Task(LightningModule):
         """Modules other than ``model`` that are trained, and so belong into a checkpoint."""
         return {}
 
-    def own_state(self) -> dict[str, Any]:
+    def own_state(self) -> Config:
         """What else a task needs to resume: tensors and JSON types."""
         return {}
 
@@ -228,7 +229,7 @@ class Task(LightningModule):
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
-    def state(self, *, keep: bool = True) -> dict[str, Any]:
+    def state(self, *, keep: bool = True) -> Config:
         """Everything that has a say in the weights to come, and the counts of what was not yet logged.
 
         All ranks must ask; one that does not ``keep`` what it gets (rank 0 writes) may be given less.

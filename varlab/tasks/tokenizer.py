@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from varlab.config import Config
 from varlab.losses.regularise import LeCam
 from varlab.metrics.tokenizer_scores import codebook_health
 from varlab.rng import Rng
@@ -247,7 +248,7 @@ class TokenizerTask(Task):
         """The discriminator."""
         return {} if self.discriminator is None else {"discriminator": self.discriminator}
 
-    def own_state(self) -> dict[str, Any]:
+    def own_state(self) -> Config:
         """Codebook counts."""
         lecam = {} if self.lecam is None else {"lecam": self.lecam.state()}
         return {"codes": self.codes.state(), "revived": self.revived, **lecam}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from varlab.config import Config
 from varlab.rng import Stream
 from varlab.tokenizer.cnn import Decoder, Encoder
 from varlab.tokenizer.quantizer import Quantizer
@@ -51,7 +51,7 @@ class VQTokenizer(nn.Module):
         super().__init__()
         self.vocab_size, self.code_dim = vocab_size, code_dim
         self.downsample = 2 ** (len(channel_mult) - 1)
-        cnn: dict[str, Any] = dict(
+        cnn: Config = dict(
             channels=channels,
             res_blocks=res_blocks,
             z_channels=code_dim if z_channels is None else z_channels,

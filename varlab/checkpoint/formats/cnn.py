@@ -10,9 +10,8 @@ from typing import Any
 
 from varlab.checkpoint.formats.files import State
 from varlab.checkpoint.formats.links import Link, joined, same
+from varlab.config import Config
 from varlab.types import VarlabError
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 from varlab.checkpoint.formats.cnn import CONV_BLOCKS, DOWN_UP, VAR, Names, cnn_links, infer_cnn
 from varlab.checkpoint.formats.files import State
 from varlab.checkpoint.formats.links import Link, same
+from varlab.config import Config
 from varlab.types import VarlabError
 
-Config = dict[str, Any]
 Scales = Sequence[Sequence[int]]
 
 NAMES: Mapping[str, Names] = {"var": VAR, "vqgan": DOWN_UP, "llamagen": CONV_BLOCKS}

@@ -13,9 +13,9 @@ from torch import Tensor
 from varlab.checkpoint.formats.files import State
 from varlab.checkpoint.formats.links import Link, joined, reshaped, same
 from varlab.checkpoint.formats.tokenizers import square
+from varlab.config import Config
 from varlab.types import VarlabError
 
-Config = dict[str, Any]
 Scales = list[list[int]]
 
 _EXTRAS = {

@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from varlab.cli.plain_pipeline import plain_pipeline
+from varlab.config import Config
 from varlab.data import ShardDataModule, TokenDataModule
 from varlab.data.read.benchmark import Parts
+from varlab.files import write_json
 from varlab.recipe.assembly import make
-from varlab.run.directory import RunDirectory, write_json
+from varlab.run.directory import RunDirectory
 
 __all__ = ["run"]
 
@@ -28,9 +30,9 @@ Work = Callable[[], int]
 """Does some work and says how many images it was."""
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Measure ``cfg.data`` on one core: every part in turn, some rounds of it, medians."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     torch.set_num_threads(config["threads"])
     cv2.setNumThreads(0)
     data: ShardDataModule | TokenDataModule = make(config["data"] | {"batch": config["batch"], "workers": 0})
@@ -43,7 +45,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     return figures
 
 
-def _image_works(data: ShardDataModule, config: dict[str, Any]) -> dict[str, Work]:
+def _image_works(data: ShardDataModule, config: Config) -> dict[str, Work]:
     parts = Parts(data, images=config["images"], batch=config["batch"])
     parts.warm(config["warm_bytes"])
     works: dict[str, Work] = {

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from varlab.checkpoint import atomic_write
+from varlab.config import Config
 from varlab.data.image.grid import grid
+from varlab.files import atomic_write
 from varlab.model import Model
 from varlab.recipe.finished_run import sampler_of, trained
 from varlab.run.directory import RunDirectory
@@ -26,14 +27,12 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-Config = dict[str, Any]
-
 TASKS = ("inpaint", "outpaint", "class")
 _TILE = 192  # pixels of a picture in the strip, at least
 _TINT = torch.tensor([255.0, 64.0, 96.0]).view(3, 1, 1)  # what is painted anew
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Write pictures/edit.png, each result as a PNG, and edit.npz (results, input, mask)."""
     config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     if config["kind"] not in TASKS:

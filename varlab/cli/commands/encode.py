@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from varlab import flops
-from varlab.checkpoint import sha256
+from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, write_array, write_tokens
+from varlab.files import sha256, write_json
 from varlab.launch import local
 from varlab.launch.workers import bar
 from varlab.model import Model
 from varlab.recipe.finished_run import shards, trained
-from varlab.run.directory import RunDirectory, write_json
+from varlab.run.directory import RunDirectory
 from varlab.types import VarlabError, to_float
 
 __all__ = ["run"]
@@ -44,9 +45,9 @@ class _Part:
     file: str
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Write the token shards of every split, each once by one of the ranks, and at last ``tokens.json``."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     model, record = trained(_on_own_device(config))
     own = _data_config(config, record)
     data = shards(config | {"data": own}, record)
@@ -78,7 +79,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     return {"images": counts, "views": tokens.views, "tokens_per_image": tokens.tokens, "flops": encoded * cost}
 
 
-def _on_own_device(config: dict[str, Any]) -> dict[str, Any]:
+def _on_own_device(config: Config) -> Config:
     """Each rank of a machine has a GPU of its own, where there are some."""
     device = local.local_rank()
     if config["device"] == "auto" and device is not None and torch.cuda.device_count() > device:
@@ -86,7 +87,7 @@ def _on_own_device(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _data_config(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def _data_config(config: Config, record: Config) -> Config:
     """Of the shards, their training images seen in as many ways as asked."""
     own = dict(config.get("data") or record["config"].get("data") or {})
     if own.get("_target_", "").endswith("TokenDataModule"):
@@ -102,7 +103,7 @@ def _data_config(config: dict[str, Any], record: dict[str, Any]) -> dict[str, An
     return own if config["workers"] is None else own | {"workers": config["workers"]}
 
 
-def _origin(config: dict[str, Any], model: Model, data: ShardDataModule, own: dict[str, Any]) -> dict[str, Any]:
+def _origin(config: Config, model: Model, data: ShardDataModule, own: Config) -> Config:
     """What decides the tokens."""
     run = Path(config["run"])
     inside = run / "tokenizer.safetensors"
@@ -121,7 +122,7 @@ def _origin(config: dict[str, Any], model: Model, data: ShardDataModule, own: di
     }
 
 
-def _take_up(directory: RunDirectory, origin: dict[str, Any]) -> None:
+def _take_up(directory: RunDirectory, origin: Config) -> None:
     """Keep the token shards of this very encoding, remove those of another."""
     mark = directory.path / _MARK
     wanted = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
@@ -168,7 +169,7 @@ def _wait(files: list[Path]) -> None:
         time.sleep(_POLL)
 
 
-def _finish(folder: Path, origin: dict[str, Any], parts: list[_Part], data: ShardDataModule, model: Model) -> TokenSet:
+def _finish(folder: Path, origin: Config, parts: list[_Part], data: ShardDataModule, model: Model) -> TokenSet:
     """The labels, and what is told of it all."""
     splits: dict[str, list[TokenShard]] = {split: [] for split in data.info.counts}
     bad = dict.fromkeys(splits, 0)

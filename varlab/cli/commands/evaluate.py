@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from varlab.config import Config
 from varlab.data import Data
+from varlab.files import write_json
 from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.protocol import protocol, protocol_name
@@ -17,7 +18,7 @@ from varlab.model import Model
 from varlab.recipe import parents
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.finished_run import sampler_of, shards, trained
-from varlab.run.directory import RunDirectory, write_json
+from varlab.run.directory import RunDirectory
 from varlab.score.samples import HeldOut, Rejection, SampleSource
 from varlab.score.scorer import GeneratorScorer, Settings, score_tokenizer, validation_nll
 from varlab.types import VarlabError
@@ -26,10 +27,8 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-Config = dict[str, Any]
 
-
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Score the run and leave the result in its ``scores/<protocol>.json``; the outcome holds the same."""
     config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     model, record = trained(config)
@@ -53,7 +52,7 @@ def _reference(data: Data, split: str) -> Config:
 def _tokenizer(config: Config, model: Model, record: Config, data: Data, extractor: Extractor) -> Config:
     """Reconstructions of the val split against the same images."""
     found = record["parents"].get("perceptual")
-    perceptual, net = None, dict[str, Any]()
+    perceptual, net = None, Config()
     if record["config"].get("perceptual") is not None:
         setting = record["config"]["perceptual"] | ({"run": found["run"]} if found else {})
         perceptual, net = parents.load_perceptual(setting, info=data.info, near=Path(config["run"]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from varlab.checkpoint import atomic_write, formats
+from varlab.checkpoint import formats
+from varlab.config import Config
+from varlab.files import atomic_write
 from varlab.model import Model
 from varlab.recipe.loading import load
 from varlab.run.directory import RunDirectory, read_run
@@ -20,12 +21,10 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-Config = dict[str, Any]
-
 _WRAPPER = {"var": None, "vqgan": "state_dict", "llamagen": "model"}
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Write tokenizer.pth, and transformer.pth for a generator."""
     config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     name, run_path = config["format"]["name"], Path(config["run"])

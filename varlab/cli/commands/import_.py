@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from varlab import flops
-from varlab.checkpoint import formats, save_weights, sha256
+from varlab.checkpoint import formats, save_weights
+from varlab.config import Config
 from varlab.data.format.index import read_index
+from varlab.files import sha256
 from varlab.recipe.assembly import build_order, build_tokenizer, build_transformer, example_slots
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
@@ -23,8 +25,6 @@ from varlab.types import VarlabError
 __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
-
-Config = dict[str, Any]
 
 _TOKENIZER_OPTIONS = ("groups", "code_norm", "cosine", "beta", "beta_term", "phi_ratio")
 _ENTROPY_TEMPERATURE = 0.01  # LlamaGen's, fixed in its code
@@ -41,7 +41,7 @@ class Source:
         return {"file": str(self.path), "sha256": sha256(self.path)}
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Write weights.safetensors (and tokenizer.safetensors beside a transformer's) and the record that loads them."""
     config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     name = config["format"]["name"]

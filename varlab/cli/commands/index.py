@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from varlab.cli.dataset_summary import summarise
+from varlab.config import Config
 from varlab.data.faults import KINDS, table_of
 from varlab.data.format.index import FILE, Index, read_index
 from varlab.data.format.index_builder import build_index
 from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import Settings, split_files
+from varlab.files import write_json
 from varlab.launch.workers import bar, workers
-from varlab.run.directory import RunDirectory, write_json
+from varlab.run.directory import RunDirectory
 from varlab.types import Fault, VarlabError
 
 __all__ = ["run"]
@@ -27,16 +28,16 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Make the index of ``cfg.path``, or compare the shards there with the one they have."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     folder = Path(config["path"]).expanduser()
     if not folder.is_dir():
         raise VarlabError(f"There is no folder {folder}: give the one that the shards lie in.")
     return _check(config, folder, directory) if config["check"] else _make(config, folder)
 
 
-def _make(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _make(config: Config, folder: Path) -> Config:
     before = _before(folder)
     splits = split_files(folder, config["split"])
     count = workers(config["workers"], jobs=sum(map(len, splits.values())))
@@ -62,7 +63,7 @@ def _make(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"counts": dict(index.info.counts), "hash": index.hash, "faults": table_of(faults)}
 
 
-def _check(config: dict[str, Any], folder: Path, directory: RunDirectory) -> dict[str, Any]:
+def _check(config: Config, folder: Path, directory: RunDirectory) -> Config:
     index = read_index(folder)
     count = workers(config["workers"], jobs=sum(map(len, index.splits.values())))
     with bar("checking shards") as progress:
@@ -81,7 +82,7 @@ def _check(config: dict[str, Any], folder: Path, directory: RunDirectory) -> dic
     return {"faults": {}}
 
 
-def _settings(config: dict[str, Any], before: dict[str, Any]) -> Settings:
+def _settings(config: Config, before: Config) -> Settings:
     size = config["size"]
     return Settings(
         label=config["label"],
@@ -92,7 +93,7 @@ def _settings(config: dict[str, Any], before: dict[str, Any]) -> Settings:
     )
 
 
-def _before(folder: Path) -> dict[str, Any]:
+def _before(folder: Path) -> Config:
     """What an index of any version that is there says of how the shards were made."""
     try:
         told = json.loads((folder / FILE).read_text())

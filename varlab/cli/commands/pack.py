@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from varlab.cli.dataset_summary import summarise
+from varlab.config import Config
 from varlab.data.format.index import SPLITS, read_index
 from varlab.data.pack.conditions import Boxes, Condition
 from varlab.data.pack.packer import pack
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _SAID = 50  # skipped images that are named in the log; summary.html and run.json name all
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Pack ``cfg.source`` into shards of ``cfg.shard_size`` images in the run's directory, with a condition if asked."""
     source, condition = instantiate(cfg.source), _condition(cfg.get("condition"))
     jobs = sum(-(-len(source.entries(split)) // max(cfg.shard_size, 1)) for split in SPLITS)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
+from varlab.config import Config
 from varlab.report import Run, read_run, told_apart, write_report, write_study
 from varlab.run.directory import RunDirectory
 
@@ -16,7 +16,7 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Write report.html, results.csv and scaling.csv into the directory, which may itself hold the runs they are about."""
     paths = [Path(path) for path in cfg.runs]
     if len(paths) == 2 and all((path / "run.json").is_file() for path in paths):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from varlab.checkpoint import atomic_write
+from varlab.config import Config
 from varlab.data.image.grid import grid
+from varlab.files import atomic_write
 from varlab.model import Model
 from varlab.recipe import parents
 from varlab.recipe.finished_run import sampler_of, shards, trained
@@ -31,9 +31,9 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Write samples.png, growth.png and samples.npz (arr_0 uint8 NHWC, arr_1 labels: what the ADM evaluator reads)."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     model, record = trained(config)
     sampler = sampler_of(config, model)
     assert model.transformer is not None
@@ -65,7 +65,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     return {"n": len(img_u8), "sampler": asdict(sampler)}
 
 
-def _rejection(config: dict[str, Any], record: dict[str, Any], model: Model) -> Rejection | None:
+def _rejection(config: Config, record: Config, model: Model) -> Rejection | None:
     """By the judge of the shards that the run was trained on."""
     if config["reject"] is None:
         return None
@@ -76,7 +76,7 @@ def _rejection(config: dict[str, Any], record: dict[str, Any], model: Model) -> 
     return Rejection(judge=judge.to(model.device), rate=config["reject"], num_classes=num_classes)
 
 
-def _labels(config: dict[str, Any], num_classes: int, given: Given) -> Tensor:
+def _labels(config: Config, num_classes: int, given: Given) -> Tensor:
     """Label of each sample: balanced over the classes (or those of the conditions' images), or the ones asked for, in turn.
     num_classes is "no class".
     """

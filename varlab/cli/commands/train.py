@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from varlab.config import Config
 from varlab.data import Data
 from varlab.recipe.assembly import make
 from varlab.recipe.budget import images_per_second
@@ -36,10 +37,8 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-Config = dict[str, Any]
 
-
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Train what the configuration describes, to the end of its budget; a stopped run goes on where it stood."""
     config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     auto = directory.read()["auto"] or {

@@ -7,12 +7,9 @@ bytes there should be (so that a cut shard is noticed), the classes' names, the 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from varlab.config import Config
 from varlab.data.format.storage import Folder, LocalFolder
 from varlab.data.format.table import to_bytes
 from varlab.errors import VarlabError
+from varlab.files import atomic_write, write_json
 from varlab.types import DataInfo
 
 __all__ = ["FILE", "SPLITS", "VERSION", "Index", "Shard", "Table", "read_index", "table_file", "write_index"]
@@ -61,7 +60,7 @@ class Index:
     """
 
     folder: Folder
-    source: dict[str, Any]
+    source: Config
     classes: tuple[str, ...]
     image_size: tuple[int, int] | None
     splits: Mapping[str, tuple[Shard, ...]]
@@ -76,7 +75,7 @@ class Index:
         return self.folder.name
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Config:
         """All that decides the samples, in JSON types: neither where the set lies nor where it came from."""
         return {
             "version": VERSION,
@@ -202,33 +201,9 @@ def write_index(index: Index, tables: Mapping[str, NDArray[Any]]) -> Index:
     folder, told = index.folder.path, dict[str, Table]()
     for split, table in tables.items():
         content = to_bytes(table)
-        _write(folder / table_file(split), content)
+        with atomic_write(folder / table_file(split)) as file:
+            file.write(content)
         told[split] = Table(table_file(split), len(table), hashlib.sha256(content).hexdigest())
     index = replace(index, tables=told)
-    text = json.dumps({**index.content, "source": index.source}, indent=1, ensure_ascii=False) + "\n"
-    _write(folder / FILE, text.encode())
+    write_json(folder / FILE, {**index.content, "source": index.source})
     return index
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            with temporary.open("wb") as f:
-                f.write(content)
-                f.flush()
-                os.fsync(f.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError of the body into one sentence about the file that could not be written."""
-    try:
-        yield
-    except OSError as e:
-        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "the disk is full: make room and run the same command again" if full else (e.strerror or str(e))
-        raise VarlabError(f"Could not write {path}: {remedy}.") from e

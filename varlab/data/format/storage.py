@@ -7,13 +7,15 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
+from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.files import locked
 
 __all__ = ["Folder", "LocalFolder", "RemoteFolder", "folder_at"]
 
@@ -81,7 +83,7 @@ class RemoteFolder:
         self._coming: dict[str, Future[Path]] = {}
         self._pid = os.getpid()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Config:
         return {**self.__dict__, "_fs": None, "_pool": None, "_coming": {}, "_pid": -1}
 
     def local(self, file: str, size: int | None = None) -> Path:
@@ -95,7 +97,7 @@ class RemoteFolder:
             os.utime(path)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(lock := path.with_name(f".{path.name}.lock")) as coming:
+        with locked(lock := path.with_name(f".{path.name}.lock")) as coming:
             if not path.is_file():
                 coming.truncate(size or 0)  # until it is here, its lock has its size: others make room beside it
                 self._make_room(size or 0, keep=path, lock=lock)
@@ -151,7 +153,7 @@ class RemoteFolder:
     def _make_room(self, size: int, *, keep: Path, lock: Path) -> None:
         if size > self._limit:
             raise VarlabError(f"{self.name} has a shard of {size} bytes: raise data.remote_bytes above {self._limit}.")
-        with _locked(self._root / ".room"):
+        with locked(self._root / ".room"):
             found = [(s.st_mtime, s.st_size, p) for p in self._root.rglob("*.tar") for s in [_stat(p)] if s is not None]
             coming = sum(_reserved(other) for other in self._root.rglob(".*.lock") if other != lock)
             total = sum(bytes_ for _, bytes_, _ in found) + coming + size
@@ -179,12 +181,3 @@ def _stat(path: Path) -> os.stat_result | None:
         return path.stat()
     except FileNotFoundError:  # another process made room
         return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[IO[str]]:
-    """Alone on this machine: among processes, and among the threads of one (each opens the file for itself)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file

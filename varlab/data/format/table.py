@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from varlab.config import Config
 from varlab.data.format.tar import FORMATS, Place
 
 __all__ = ["FORMAT_NAMES", "Row", "make_table", "to_bytes"]
@@ -44,9 +45,9 @@ def make_table(rows: Sequence[Row], *, conditions: bool, boxes: bool) -> NDArray
     return table
 
 
-def _columns(rows: Sequence[Row], conditions: bool, boxes: bool) -> dict[str, Any]:
+def _columns(rows: Sequence[Row], conditions: bool, boxes: bool) -> Config:
     places = [row.place for row in rows]
-    columns: dict[str, Any] = {
+    columns: Config = {
         "shard": [row.shard for row in rows],
         "offset": [p.span[0] for p in places],
         "size": [p.span[1] for p in places],

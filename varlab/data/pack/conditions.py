@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
+from varlab.config import Config
 from varlab.data.image.resize import UNREADABLE, fit, opaque
 from varlab.data.pack.sources.base import Sample, Skipped, resampling
 from varlab.data.pack.sources.folder import ENDINGS
@@ -21,7 +22,7 @@ class Condition(Protocol):
 
     @property
     def name(self) -> str | None: ...
-    def describe(self) -> dict[str, Any]: ...  # the arguments, JSON types
+    def describe(self) -> Config: ...  # the arguments, JSON types
     def draw(self, sample: Sample, image: Image.Image) -> Image.Image | Skipped | None: ...  # of the image's size
 
 
@@ -39,7 +40,7 @@ class Edges:
             raise VarlabError(f"Edges with sigma={sigma}, low={low}, high={high} need sigma > 0 and 0 <= low <= high.")
         self._sigma, self._low, self._high = sigma, low, high
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """The arguments."""
         return {"sigma": self._sigma, "low": self._low, "high": self._high}
 
@@ -67,7 +68,7 @@ class LowResolution:
         self._factor, self._resample = factor, resample
         self._filter = resampling(resample)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """The arguments."""
         return {"factor": self._factor, "resample": self._resample}
 
@@ -94,7 +95,7 @@ class Images:
         if not self._root.is_dir():
             raise VarlabError(f"There is no folder of conditions {self._root}: set condition.path to one.")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """The arguments."""
         return {"path": self._path, "resample": self._resample}
 
@@ -119,7 +120,7 @@ class Boxes:
 
     name = None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """No arguments."""
         return {}
 

@@ -14,13 +14,15 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from varlab.data.format.index import FILE, SPLITS, Index, Shard, write_index, writing
+from varlab.config import Config
+from varlab.data.format.index import FILE, SPLITS, Index, Shard, write_index
 from varlab.data.format.storage import LocalFolder
 from varlab.data.format.table import Row, make_table
 from varlab.data.pack.conditions import Condition
 from varlab.data.pack.shard_jobs import Made, Parts
 from varlab.data.pack.sources.base import Source
 from varlab.errors import VarlabError
+from varlab.files import write_errors
 
 __all__ = ["Progress", "pack"]
 
@@ -38,7 +40,7 @@ def pack(
     workers: int = 0,
     progress: Progress | None = None,
     condition: Condition | None = None,
-) -> dict[str, Any]:
+) -> Config:
     """Write the shards of ``source`` and their index into the folder ``out``. The same source gives the same bytes, by any
     number of workers.
 
@@ -62,7 +64,7 @@ def pack(
     workshop = folder / WORKSHOP
     written = multiprocessing.get_context("fork").Value("q", 0)
     parts = Parts(source, workshop, shard_size=shard_size, condition=condition, written=written)
-    with writing(folder):
+    with write_errors(folder):
         _open_workshop(workshop, parts.fingerprint())
     try:
         made = list(_make(parts, workers, written, progress))
@@ -151,7 +153,7 @@ def _publish(source: Source, folder: Path, parts: Parts, made: list[Made], condi
     """Move the finished shards to their names, then write the index. No index stands beside shards it does not describe."""
     shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    with writing(folder):
+    with write_errors(folder):
         (folder / FILE).unlink(missing_ok=True)
         for m in made:
             number = len(shards[m.split])
@@ -176,7 +178,7 @@ def _publish(source: Source, folder: Path, parts: Parts, made: list[Made], condi
     return write_index(index, tables)
 
 
-def _made(source: Source, condition: Condition | None) -> dict[str, Any]:
+def _made(source: Source, condition: Condition | None) -> Config:
     """How the set was made."""
     made = source.describe()
     if condition is None or condition.name is None:
@@ -185,7 +187,7 @@ def _made(source: Source, condition: Condition | None) -> dict[str, Any]:
     return {**made, "condition": f"{condition.name}({arguments})"}
 
 
-def _summary(source: Source, made: list[Made]) -> dict[str, Any]:
+def _summary(source: Source, made: list[Made]) -> Config:
     """What happened, in JSON types."""
     counts = {split: sum((m.counts for m in made if m.split == split), Counter[int]()) for split in SPLITS}
     return {

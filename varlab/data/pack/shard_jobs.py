@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from varlab.data.faults import BadSampleError
-from varlab.data.format.index import SPLITS, Shard, writing
+from varlab.data.format.index import SPLITS, Shard
 from varlab.data.format.tar import Place
 from varlab.data.format.writer import ShardWriter
 from varlab.data.image.decode import header
@@ -23,6 +23,7 @@ from varlab.data.image.resize import format_of
 from varlab.data.pack.conditions import Condition
 from varlab.data.pack.sources.base import Sample, Skipped, Source
 from varlab.errors import VarlabError
+from varlab.files import write_errors, write_text
 
 __all__ = ["Made", "Parts"]
 
@@ -116,10 +117,7 @@ class Parts(Dataset[Made]):
             self._count(len(chosen))
             return before
         made = self._make(split, name, [self._entries[split][j] for j in chosen])
-        with writing(note):
-            partial = note.with_suffix(".partial")
-            partial.write_text(made.to_json())
-            partial.replace(note)
+        write_text(note, made.to_json())
         return made
 
     def _make(self, split: str, name: str, entries: Sequence[Any]) -> Made:
@@ -127,7 +125,7 @@ class Parts(Dataset[Made]):
         counts, skipped, boxed = Counter[int](), list[Skipped](), self._condition is not None
         sizes = set[tuple[int, int]]()
         try:
-            with writing(path), ShardWriter(path) as writer:
+            with write_errors(path), ShardWriter(path) as writer:
                 for sample, drawn in self._usable(split, entries, skipped):
                     boxed = boxed and sample.box is not None
                     sizes.add(_size(sample))

@@ -6,10 +6,10 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from webdataset.tariterators import base_plus_ext
 
+from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.format.tar import FORMATS
 from varlab.data.unindexed.shard_stream import ShardStream
@@ -17,7 +17,7 @@ from varlab.types import Fault
 
 __all__ = ["TORN", "Untar"]
 
-Member = dict[str, Any]
+Member = Config
 
 TORN = "__torn__"
 """The ending of a member that is none: it tells that its sample lies where a shard breaks off."""

@@ -11,6 +11,7 @@ from webdataset.filters import pipelinefilter, shuffle
 from webdataset.pipeline import DataPipeline
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
+from varlab.config import Config
 from varlab.data.faults import BadSampleError, listed
 from varlab.data.format.labels import numbering
 from varlab.data.format.sample_label import json_of, label_of
@@ -23,7 +24,7 @@ from varlab.types import Fault
 
 __all__ = ["Flow", "Opened", "Sample"]
 
-Sample = dict[str, Any]
+Sample = Config
 """The members of a sample by their endings, encoded; ``__key__`` and ``__url__``."""
 
 _SHARDS = 16  # in a row without a single sample: there is nothing to be read

@@ -10,7 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from varlab.report.page.html import stylesheet, write_whole
+from varlab.files import write_text
+from varlab.report.page.html import stylesheet
 
 __all__ = ["DatasetFacts", "write_dataset_page"]
 
@@ -59,4 +60,4 @@ def write_dataset_page(path: Path, told: DatasetFacts) -> None:
         more_bad=max(len(told.bad) - _MOST_BAD, 0),
         sheet=None if told.sheet is None else base64.b64encode(told.sheet).decode(),
     )
-    write_whole(path, text)
+    write_text(path, text)

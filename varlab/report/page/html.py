@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from varlab.config import Config
+from varlab.files import write_text
 from varlab.report import ledger, tables
 from varlab.report.compare import ABSENT, Variant, differences, group_variants
 from varlab.report.page import pictures, scaling_section, style, verdict
@@ -21,7 +22,7 @@ from varlab.report.read import Run, Score
 from varlab.report.stats.scaling_study import Law, Study, laws, scaling_csv, studies
 from varlab.report.units import duration, si, whole
 
-__all__ = ["ReportResult", "stylesheet", "write", "write_whole"]
+__all__ = ["ReportResult", "stylesheet", "write"]
 
 _HERE = Path(__file__).parent
 _WIDEST_TABLE = 9  # columns; more are split in two tables
@@ -48,19 +49,12 @@ def write(runs: Sequence[Run], out: Path, *, title: str, ledgers: Sequence[Path]
     out.mkdir(parents=True, exist_ok=True)
     scaling = [(study, found) for study in studies(trainings) if (found := laws(study))]
     result = ReportResult(out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None)
-    write_whole(result.csv, tables.results_csv(trainings, scores))
+    write_text(result.csv, tables.results_csv(trainings, scores))
     if result.scaling:
-        write_whole(result.scaling, scaling_csv({study.label: found for study, found in scaling}))
+        write_text(result.scaling, scaling_csv({study.label: found for study, found in scaling}))
     sweeps = [_sweep(folder) for folder in ledgers]
-    write_whole(result.html, render(runs, variants, scores, scaling, title=title, sweeps=sweeps))
+    write_text(result.html, render(runs, variants, scores, scaling, title=title, sweeps=sweeps))
     return result
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def render(
@@ -94,7 +88,7 @@ def render(
     )
 
 
-def _sweep(folder: Path) -> dict[str, Any]:
+def _sweep(folder: Path) -> Config:
     """What the page says of a sweep: how things stand, and the jobs that are not done."""
     found = ledger.entries(folder)
     open_jobs = [entry for entry in found if entry.state != "finished"]
@@ -108,7 +102,7 @@ def stylesheet() -> str:
     return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{text}"
 
 
-def _chapter(kind: str, variants: Sequence[Variant], scores: dict[Path, Score | None]) -> dict[str, Any]:
+def _chapter(kind: str, variants: Sequence[Variant], scores: dict[Path, Score | None]) -> Config:
     """All about the generators, the tokenizers or the classifiers: table, pictures, curves."""
     chosen = [variant for variant in variants if variant.kind == kind]
     shown = [score for variant in chosen for run in variant.runs if (score := scores.get(run.path))]
@@ -127,7 +121,7 @@ def _chapter(kind: str, variants: Sequence[Variant], scores: dict[Path, Score | 
 
 def _blocks(
     kind: str, variants: Sequence[Variant], shown: Sequence[Score], scores: dict[Path, Score | None]
-) -> list[dict[str, Any]]:
+) -> list[Config]:
     """Quality and cost, beside each other where both fit the page, else one below the other, rows in equal order."""
     quality, cost = tables.COLUMNS[kind]
     unranked = {column.key for column in quality} if not verdict.comparable(shown) else set()
@@ -152,7 +146,7 @@ def _glossary(variants: Sequence[Variant]) -> list[tuple[str, str]]:
     return list({f"{column.label}: {column.about}": (column.label, column.about) for column in columns}.values())
 
 
-def _protocols(runs: Sequence[Run], scores: dict[Path, Score | None]) -> list[dict[str, Any]]:
+def _protocols(runs: Sequence[Run], scores: dict[Path, Score | None]) -> list[Config]:
     """Every score file of every run, spelled out: what the tables show, and what they don't."""
     return [
         {
@@ -168,7 +162,7 @@ def _protocols(runs: Sequence[Run], scores: dict[Path, Score | None]) -> list[di
     ]
 
 
-def _differences(kind: str, variants: Sequence[Variant]) -> dict[str, Any] | None:
+def _differences(kind: str, variants: Sequence[Variant]) -> Config | None:
     chosen = [variant for variant in variants if variant.kind == kind]
     rows = differences({variant.label: variant.face.config for variant in chosen})
     if len(chosen) < 2 or not rows:
@@ -177,7 +171,7 @@ def _differences(kind: str, variants: Sequence[Variant]) -> dict[str, Any] | Non
     return {"title": _KINDS[kind], "variants": chosen, "rows": cells}
 
 
-def _run_details(run: Run) -> dict[str, Any]:
+def _run_details(run: Run) -> Config:
     code, parents = run.part("code"), run.part("parents")
     resumes = run.record.get("resumes") or []
     repeated = [f"{resume.get('repeated')} images at {resume.get('from')}" for resume in resumes]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
+from varlab.config import Config
 from varlab.report.compare import Variant
 from varlab.report.page import style
 from varlab.report.page.charts import Chart
@@ -31,7 +31,7 @@ class _Figure:
     draw: Callable[[Axes, Law, Study], Array]  # → the x that the law is drawn over
 
 
-def chapter(study: Study, found: Sequence[Law]) -> dict[str, Any]:
+def chapter(study: Study, found: Sequence[Law]) -> Config:
     """What the template is given about one study."""
     return {
         "title": f"Scaling of {study.label}" if study.label else "Scaling",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
-from varlab.checkpoint import atomic_write
+from varlab.files import atomic_write
 from varlab.tasks.base import Task
 
 if TYPE_CHECKING:

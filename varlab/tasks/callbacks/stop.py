@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from varlab.checkpoint import save_checkpoint
+from varlab.config import Config
 from varlab.errors import Stopped
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.periodic import Periodic
@@ -40,7 +41,7 @@ class Stop(Callback):
         self._number, self._images = 0, 0
         self._saved = False  # before what follows an update
         self._acting: Any = None  # the hook, while rank 0 is at what follows an update
-        self._means: dict[str, Any] = {}  # not yet logged, as they were when it began
+        self._means: Config = {}  # not yet logged, as they were when it began
 
     def on_train_start(self, trainer: Trainer, task: Any) -> None:
         """From here on a signal finds something to save. A resumed run begins with what is owed to its last update.
@@ -107,7 +108,7 @@ class Stop(Callback):
             if not self._saved:
                 save_checkpoint(self._path, self._state(task, keep=True))
 
-    def _state(self, task: Task, *, keep: bool) -> dict[str, Any]:
+    def _state(self, task: Task, *, keep: bool) -> Config:
         """Owed are the images of the last update, none to a run that has made none since it was restored in order."""
         return {"config_hash": self._config_hash, **task.state(keep=keep), "owed": task.last_batch}
 

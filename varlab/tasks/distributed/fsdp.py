@@ -23,6 +23,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from varlab.config import Config
+
 
 def spread(model: nn.Module, optimizer: Optimizer, *, parts: Sequence[nn.Module], device: torch.device) -> None:
     """Leave each rank its part of a model that all of them hold, and of what its optimizer updates.
@@ -102,7 +104,7 @@ def all_like(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dic
     return {name: like(tensor, others[name]) if name in others else tensor for name, tensor in tensors.items()}
 
 
-def moments_like(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+def moments_like(state: Mapping[str, Any], optimizer: Optimizer) -> Config:
     """An optimizer's whole state, its moments spread as the parameters are that they belong to."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {

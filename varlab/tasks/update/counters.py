@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from varlab.config import Config
 from varlab.types import VarlabError
 
 _PATIENCE = 3  # updates in a row that may go wrong: one can be a bad batch, three are a diverged run
@@ -75,7 +76,7 @@ class Faults:
         """Whether the next update that goes wrong ends the training."""
         return max(self._in_a_row.values(), default=0) == _PATIENCE - 1
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Config:
         """For a checkpoint."""
         return {"total": self.total, "in_a_row": dict(self._in_a_row)}
 

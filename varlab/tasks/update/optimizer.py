@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from varlab.config import Config
 from varlab.types import VarlabError
 
-OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+OptimizerFactory = Callable[[list[Config]], Optimizer]
 """Any torch optimizer with all but its parameters given: ``_partial_: true`` in YAML, ``functools.partial`` in code."""
 
 
-def parameter_groups(module: Any) -> list[dict[str, Any]]:
+def parameter_groups(module: Any) -> list[Config]:
     """Two groups: what the optimizer's weight decay applies to, and what it does not.
 
     Biases, gains and whatever else has one dimension do not decay, nor do the names in the module's own
@@ -26,7 +27,7 @@ def parameter_groups(module: Any) -> list[dict[str, Any]]:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (plain if parameter.ndim <= 1 or name in spared else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[Config] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from varlab.config import Config
 from varlab.data.format.index import SPLITS
 from varlab.errors import VarlabError
 from varlab.rng import Rng
@@ -49,7 +50,7 @@ class Source(Protocol):
     def classes(self) -> Sequence[str]: ...  # the names, in label order
     @property
     def image_size(self) -> tuple[int, int] | None: ...  # (H, W) of every sample, None where they differ
-    def describe(self) -> dict[str, Any]: ...  # "name" and the arguments, JSON types
+    def describe(self) -> Config: ...  # "name" and the arguments, JSON types
     def entries(
         self, split: str
     ) -> Sequence[Any]: ...  # what there is to load, in order: cheap, and the same every time
@@ -115,7 +116,7 @@ class Digits:
         self.classes = tuple(str(name) for name in data.target_names)
         self.image_size = (size, size)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """Name and arguments."""
         return {"name": "digits", **self._arguments}
 

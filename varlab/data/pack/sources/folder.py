@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.format.index import SPLITS
 from varlab.data.image.resize import Fit
@@ -69,7 +69,7 @@ class Folder:
             raise VarlabError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))}) in its subfolders.")
         return found
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """Name and arguments."""
         return {"name": "folder", **self._arguments}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.format.index import SPLITS
 from varlab.data.format.labels import UNLABELLED, class_names, names_of, numbering
@@ -61,7 +62,7 @@ class Parquet:
         check: str = "decode",
     ):
         self._fit = Fit(size=size, resample=resample, check=check)
-        self._arguments: dict[str, Any] = {"path": path, "split": dict(split), "image": image, "label": label}
+        self._arguments: Config = {"path": path, "split": dict(split), "image": image, "label": label}
         self._arguments.update(size=size, resample=resample, val_fraction=val_fraction, seed=seed)
         self.image_size = self._fit.image_size
         self._image, self._labelled = image, label is not None
@@ -104,7 +105,7 @@ class Parquet:
         chosen = stratified_split(kind_N.tolist(), val_fraction=fraction, seed=seed)
         return {name: np.array(rows, dtype=np.int64) for name, rows in chosen.items()}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """Name and arguments."""
         return {"name": "parquet", **self._arguments}
 

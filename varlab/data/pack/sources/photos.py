@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import as_file, files
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from varlab.config import Config
 from varlab.data.format.index import SPLITS
 from varlab.data.pack.sources.base import Sample, Skipped, resampling
 from varlab.errors import VarlabError
@@ -89,7 +89,7 @@ class Photos:
         reason = f"{width}×{height} has no separate regions for train and val crops of {self._size} pixels"
         self._skipped.append(Skipped(name, reason))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """Name and arguments."""
         return {"name": "photos", **self._arguments}
 

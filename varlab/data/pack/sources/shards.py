@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from varlab.config import Config
 from varlab.data.faults import BadSampleError, listed
 from varlab.data.format.index import FILE, SPLITS, read_index
 from varlab.data.format.labels import class_names, number_labels
@@ -75,7 +76,7 @@ class Tars:
         if not self._root.is_dir():
             raise VarlabError(f"There is no folder of shards {self._root}: set path to the one that they lie in.")
         self._fit = Fit(size=size, resample=resample, check=check)
-        self._arguments: dict[str, Any] = {"path": path, "size": size, "resample": resample, "label": label}
+        self._arguments: Config = {"path": path, "size": size, "resample": resample, "label": label}
         self._arguments.update(split=dict(split), val_fraction=val_fraction, seed=seed)  # the index tells the classes
         self.image_size = self._fit.image_size
         self._faults: dict[str, list[Skipped]] = {name: [] for name in SPLITS}
@@ -142,7 +143,7 @@ class Tars:
         tables = [old.table[field] for old in self._old]
         return np.concatenate([table[where_n2[where_n2[:, 0] == k, 1]] for k, table in enumerate(tables)])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Config:
         """Name and arguments."""
         return {"name": "tars", **self._arguments}
 
