@@ -27,18 +27,20 @@ RAMPS = {"constant": guidance.constant, "linear": guidance.linear}
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """How tokens are drawn. cfg: guidance strength t at full progress (0: none). ramp: constant, or VAR's linear one.
+    """How tokens are drawn; the defaults are those of VAR's FID table.
+
+    cfg: guidance strength t at full progress (0: none). ramp: constant, or VAR's linear one.
 
     top_k: keep this many tokens (0: all). top_p: keep this much probability (1: all). temperature: divides the logits.
     cfg_steps: guide only the first so many steps (None: all). smooth: VAR's ``more_smooth``, for pictures only: the image
     is then the state's canvas, not the maps'.
     """
 
-    cfg: float
-    ramp: str
-    temperature: float
-    top_k: int
-    top_p: float
+    cfg: float = 1.5
+    ramp: str = "linear"
+    temperature: float = 1.0
+    top_k: int = 900
+    top_p: float = 0.96
     cfg_steps: int | None = None
     smooth: bool = False
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,46 +11,42 @@ from torch import Tensor, nn
 from varlab.config import Config
 from varlab.rng import Stream
 from varlab.tokenizer.cnn import Decoder, Encoder
-from varlab.tokenizer.quantizer import Quantizer
-from varlab.types import Maps, Quantized
+from varlab.tokenizer.quantizer import CODE_DIM, Quantizer
+from varlab.types import Maps, Quantized, VarlabError
 
 
 class VQTokenizer(nn.Module):
-    """Pixels in [-1, 1] to token maps and back; implements ``varlab.types.Tokenizer``.
+    """Pixels in [-1, 1] to token maps and back; implements ``varlab.types.Tokenizer``. The defaults are VAR's tokenizer.
 
-    channels × channel_mult are the widths of the stages (the last runs at the latent resolution, so the tokenizer
-    downsamples by 2^(stages - 1)), those of the decoder where decoder_channel_mult gives it others; res_blocks per stage
-    (one more in the decoder); z_channels between the CNNs and the quantizer's convolutions (null: code_dim, as in VAR);
-    groups of the GroupNorms; attention: the stages that attend (0 the finest, -1 the lowest resolution); mid_attention: in
-    the middle. The other values go to ``Quantizer``.
+    quantizer: what turns latents into tokens; without it, a ``Quantizer`` is made from the remaining arguments (this is how
+    the files in conf/tokenizer are written). channels × channel_mult: widths of the stages; the last stage runs at the latent
+    resolution, so the tokenizer downsamples by 2^(stages - 1). decoder_channel_mult: the decoder's multipliers (None: the
+    encoder's). res_blocks: residual blocks per stage (one more in the decoder). z_channels: channels between the CNNs and
+    the quantizer's convolutions (None: code_dim, as in VAR). groups: of the GroupNorms. attention: the stages that attend
+    (0: the finest, -1: the lowest resolution). mid_attention: whether the middle attends. quant_kernel: kernel size of the
+    two convolutions around the quantizer.
     """
 
     def __init__(
         self,
         *,
-        scales: Sequence[Sequence[int]],
-        vocab_size: int,
-        code_dim: int,
-        channels: int,
-        channel_mult: Sequence[int],
-        decoder_channel_mult: Sequence[int] | None,
-        res_blocks: int,
-        z_channels: int | None,
-        groups: int,
-        attention: Sequence[int],
-        mid_attention: bool,
-        quant_kernel: int,
-        beta: float,
-        beta_term: str,
-        phi_count: int,
-        phi_ratio: float,
-        code_init: float,
-        code_norm: bool,
-        cosine: bool,
-        entropy: Mapping[str, float] | None,
+        quantizer: Quantizer | None = None,
+        channels: int = 160,
+        channel_mult: Sequence[int] = (1, 1, 2, 2, 4),
+        decoder_channel_mult: Sequence[int] | None = None,
+        res_blocks: int = 2,
+        z_channels: int | None = None,
+        groups: int = 32,
+        attention: Sequence[int] = (-1,),
+        mid_attention: bool = True,
+        quant_kernel: int = 3,
+        **quantizer_arguments: Any,
     ):
         super().__init__()
-        self.vocab_size, self.code_dim = vocab_size, code_dim
+        if quantizer is not None and quantizer_arguments:
+            given = ", ".join(sorted(quantizer_arguments))
+            raise VarlabError(f"The tokenizer has a quantizer of its own: set {given} there (tokenizer.quantizer.…).")
+        code_dim = int(quantizer_arguments.get("code_dim", CODE_DIM)) if quantizer is None else quantizer.code_dim
         self.downsample = 2 ** (len(channel_mult) - 1)
         cnn: Config = dict(
             channels=channels,
@@ -59,24 +56,14 @@ class VQTokenizer(nn.Module):
             attention=attention,
             mid_attention=mid_attention,
         )
+        # made in this order: the initial weights come from one random stream
         self.encoder = Encoder(channel_mult=channel_mult, **cnn)
         self.quant_conv = nn.Conv2d(cnn["z_channels"], code_dim, quant_kernel, padding=quant_kernel // 2)
-        self.quantizer = Quantizer(
-            scales=scales,
-            vocab_size=vocab_size,
-            code_dim=code_dim,
-            beta=beta,
-            beta_term=beta_term,
-            phi_count=phi_count,
-            phi_ratio=phi_ratio,
-            code_init=code_init,
-            code_norm=code_norm,
-            cosine=cosine,
-            entropy=entropy,
-        )
+        self.quantizer = Quantizer(**quantizer_arguments) if quantizer is None else quantizer
         self.post_quant_conv = nn.Conv2d(code_dim, cnn["z_channels"], quant_kernel, padding=quant_kernel // 2)
         self.decoder = Decoder(channel_mult=decoder_channel_mult or channel_mult, **cnn)
-        self.scales = self.quantizer.scales
+        self.scales, self.code_dim = self.quantizer.scales, code_dim
+        self.vocab_size = self.quantizer.vocab_size
 
     @property
     def last_layer(self) -> Tensor:
@@ -85,12 +72,12 @@ class VQTokenizer(nn.Module):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) that the scales stand for."""
+        """(H, W) of the images, in pixels."""
         h, w = self.scales[-1]
         return h * self.downsample, w * self.downsample
 
     def latents(self, img_B3HW: Tensor) -> Tensor:
-        """f_BChw, what is quantized."""
+        """f_BChw: the latents before quantization."""
         return self.quant_conv(self.encoder(img_B3HW))
 
     def quantize(self, f_BChw: Tensor) -> Quantized:
@@ -98,7 +85,7 @@ class VQTokenizer(nn.Module):
         return self.quantizer(f_BChw)
 
     def forward(self, img_B3HW: Tensor) -> tuple[Tensor, Quantized]:
-        """Training: the reconstruction (not clamped: the loss wants its gradient) and what the quantizer did."""
+        """Training: the reconstruction (not clamped, so that its gradient is nowhere zero) and the quantizer's output."""
         quantized = self.quantize(self.latents(img_B3HW))
         return self.decoder(self.post_quant_conv(quantized.f_hat_BChw)), quantized
 
@@ -108,15 +95,15 @@ class VQTokenizer(nn.Module):
         return self.quantizer.encode(self.latents(img_B3HW))
 
     def embed(self, idx_Bl: Tensor) -> Tensor:
-        """idx_Bl → h_BlC, the codes themselves (of length 1 where the codebook is a cosine one)."""
+        """idx_Bl → h_BlC, the codes (of length 1 in a cosine codebook)."""
         return self.quantizer.codebook.embed(idx_Bl)
 
     def blank(self, batch: int) -> Tensor:
-        """f_hat_BChw before anything was written: zeros."""
+        """f_hat_BChw of no tokens: zeros."""
         return self.quantizer.codebook.weight.new_zeros(batch, self.code_dim, *self.scales[-1])
 
     def accumulate(self, f_hat_BChw: Tensor, k: int, h_BlC: Tensor) -> Tensor:
-        """f_hat after scale k's codes were added."""
+        """f_hat_BChw with the codes of scale k added."""
         return self.quantizer.accumulate(f_hat_BChw, k, h_BlC)
 
     def decode(self, f_hat_BChw: Tensor) -> Tensor:

@@ -13,9 +13,13 @@ from varlab.rng import Stream
 from varlab.tokenizer.codebook import Codebook, entropy_loss
 from varlab.types import Maps, Quantized, VarlabError, full_precision
 
+# of VAR's tokenizer for 256 pixels
+SCALES = tuple((side, side) for side in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+CODE_DIM = 32
+
 
 class Phi(nn.Module):
-    """φ(h) = (1 - ratio)·h + ratio·conv3×3(h): mends what upsampling lost."""
+    """φ(h) = (1 - ratio)·h + ratio·conv3×3(h): restores detail after upsampling."""
 
     def __init__(self, *, code_dim: int, ratio: float):
         super().__init__()
@@ -27,7 +31,7 @@ class Phi(nn.Module):
 
 
 def phi_of_scale(scales: int, count: int) -> list[int]:
-    """Which of ``count`` shared φ each scale uses: the nearest tick, as the official code places them."""
+    """The index of the shared φ that each scale uses: the nearest of ``count`` ticks, as in the official code."""
     margin = 1 / 3 / count if count == 4 else 1 / 2 / count
     ticks = np.linspace(margin, 1 - margin, count)
     return [int(np.argmin(np.abs(ticks - k / max(scales - 1, 1)))) for k in range(scales)]
@@ -44,38 +48,38 @@ def check_scales(scales: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]
 
 
 class Quantizer(nn.Module):
-    """Latent grids to token maps and back, always in float32.
+    """Latent grids to token maps and back, always in float32. The defaults are the quantizer of VAR's tokenizer.
 
-    scales: (h, w) per scale, coarse to fine. beta: weight of the commitment term, or of the codebook's where ``beta_term``
-    says "codebook" (what the official VQGAN code does unless legacy=False). phi_count: how many φ the scales share (0: none,
-    the identity; 1: one for all; K: one each). phi_ratio: see ``Phi``. code_init, code_norm, cosine: see ``Codebook``; a
-    cosine codebook also brings the latents to length 1, which only one scale can mean. entropy: {weight, temperature} of
-    ``entropy_loss`` (None: none), for one scale too.
+    scales: (h, w) per scale, coarse to fine. vocab_size: codes (V). code_dim: numbers per code (C). beta: weight of the
+    commitment term, or of the codebook term if ``beta_term`` is "codebook" (as in the official VQGAN code unless
+    legacy=False). phi_count: how many φ the scales share (0: none; 1: one for all; K: one each). phi_ratio: see ``Phi``.
+    code_init, code_norm, cosine: see ``Codebook``. A cosine codebook also brings the latents to length 1, so it needs a
+    single scale. entropy: {weight, temperature} of ``entropy_loss`` (None: no such loss); it needs a single scale, too.
     """
 
     def __init__(
         self,
         *,
-        scales: Sequence[Sequence[int]],
-        vocab_size: int,
-        code_dim: int,
-        beta: float,
-        beta_term: str,
-        phi_count: int,
-        phi_ratio: float,
-        code_init: float,
-        code_norm: bool,
-        cosine: bool,
-        entropy: Mapping[str, float] | None,
+        scales: Sequence[Sequence[int]] = SCALES,
+        vocab_size: int = 4096,
+        code_dim: int = CODE_DIM,
+        beta: float = 0.25,
+        beta_term: str = "commitment",
+        phi_count: int = 4,
+        phi_ratio: float = 0.5,
+        code_init: float = 1.0,
+        code_norm: bool = False,
+        cosine: bool = False,
+        entropy: Mapping[str, float] | None = None,
     ):
         super().__init__()
-        self.scales = check_scales(scales)
+        self.scales, self.vocab_size, self.code_dim = check_scales(scales), vocab_size, code_dim
         if beta_term not in ("commitment", "codebook"):
             raise VarlabError(f"Tokenizer beta_term={beta_term!r} is unknown: use commitment or codebook.")
         if (cosine or entropy) and len(self.scales) > 1:
             raise VarlabError(
-                f"A cosine codebook or an entropy loss needs a tokenizer of one scale, not {len(self.scales)}: residuals have "
-                "a length. Use code_norm=true to choose codes by angle over several scales."
+                f"A cosine codebook or an entropy loss needs a tokenizer of one scale, not {len(self.scales)}. "
+                "Use code_norm=true to choose codes by angle on several scales."
             )
         self.commitment, self.codebook_weight = (beta, 1.0) if beta_term == "commitment" else (1.0, beta)
         self.entropy = entropy
@@ -97,7 +101,7 @@ class Quantizer(nn.Module):
             return f_hat_BChw + h_BChw
 
     def _latents(self, f_BChw: Tensor) -> Tensor:
-        """What is quantized: the encoder's grid in float32, at length 1 for a cosine codebook."""
+        """The latents to quantize, in float32; of length 1 for a cosine codebook."""
         f = f_BChw.float()
         if not self.codebook.cosine:
             return f
@@ -105,7 +109,7 @@ class Quantizer(nn.Module):
         return F.normalize(f.permute(0, 2, 3, 1).contiguous(), dim=-1).permute(0, 3, 1, 2)
 
     def _vectors(self, rest_BChw: Tensor, k: int) -> Tensor:
-        """The residual seen at scale k, one row a token: (B·l, C)."""
+        """The residual at scale k, one row per token: (B·l, C)."""
         if k < len(self.scales) - 1:
             rest_BChw = F.interpolate(rest_BChw, size=self.scales[k], mode="area")
         return rest_BChw.permute(0, 2, 3, 1).reshape(-1, rest_BChw.shape[1])
@@ -147,9 +151,8 @@ class Quantizer(nn.Module):
                 maps=maps,
                 vq_loss=loss / len(self.scales),
                 counts_KV=torch.stack(counts),
-                candidates_NC=torch.cat(candidates, 1).flatten(
-                    0, 1
-                ),  # sample by sample: the same on any number of ranks
+                # sample by sample, so that the order is the same on any number of ranks
+                candidates_NC=torch.cat(candidates, 1).flatten(0, 1),
             )
 
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:

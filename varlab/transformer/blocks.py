@@ -64,9 +64,9 @@ class AdaLNBlock(nn.Module):
         heads: int,
         layer: int,
         drop_path: float,
-        mlp_ratio: float,
-        qk_norm: bool,
-        attention_scale: float,
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = True,
+        attention_scale: float = 0.25,
     ):
         super().__init__()
         self.layer, self.drop = layer, Drop(drop_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,9 +18,14 @@ from varlab.transformer.context import SHARED, Context
 from varlab.transformer.rotary import rotary_table
 from varlab.types import Slots, VarlabError
 
+VAR_EMBED: Mapping[str, bool] = MappingProxyType({"start": True, "position": True, "level": True})
+VAR_INIT: Mapping[str, Any] = MappingProxyType(
+    {"std": None, "residual": True, "position": 1.0, "head": 0.02, "modulation": 0.5, "gamma": 1e-3}
+)
+
 
 class Transformer(nn.Module):
-    """VAR's transformer (Tian et al. 2024), VQGAN's or LlamaGen's, by the choice of ``block`` and ``head_norm``.
+    """The transformer of VAR (Tian et al. 2024), VQGAN or LlamaGen: ``block`` and ``head_norm`` decide. Default: VAR-d16.
 
     From the live objects: vocab_size (V), code_dim (C), num_classes, positions_P3 ((row, column, level) of each position),
     source_positions (true where the order's sources vary by sample, so that they must be told); for conditions
@@ -43,19 +49,19 @@ class Transformer(nn.Module):
         num_classes: int,
         positions_P3: Sequence[Sequence[int]] | Tensor,
         source_positions: bool,
-        width: int,
-        depth: int,
-        heads: int,
-        block: BlockFactory,
-        head_norm: BlockFactory,
-        token_inputs: bool,
-        tied: bool,
-        embed: Mapping[str, bool],
-        rotary: float | None,
-        head_bias: bool,
-        drop_path: float,
-        dropout: float,
-        init: Mapping[str, Any],
+        width: int = 1024,
+        depth: int = 16,
+        heads: int = 16,
+        block: BlockFactory = AdaLNBlock,
+        head_norm: BlockFactory = AdaLNHeadNorm,
+        token_inputs: bool = False,
+        tied: bool = False,
+        embed: Mapping[str, bool] = VAR_EMBED,
+        rotary: float | None = None,
+        head_bias: bool = True,
+        drop_path: float = 0.0666667,
+        dropout: float = 0.0,
+        init: Mapping[str, Any] = VAR_INIT,
         cond_vocab: int = 0,
         cond_tokens: int = 0,
         unmasked: int = 0,
