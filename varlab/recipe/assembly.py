@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from varlab.config import Config
+from varlab.moved import resolve_targets
 from varlab.order import BaseOrder
 from varlab.rng import Rng
 from varlab.tokenizer import VQTokenizer
@@ -19,6 +20,7 @@ from varlab.types import Slots, Tokenizer, VarlabError
 
 def make(config: Config, **live: Any) -> Any:
     """The object a config's ``_target_`` names, with values from live objects. A sentence of its constructor stays one."""
+    config = resolve_targets(config)
     try:
         if config.get("_partial_"):
             return instantiate(config, **live, _convert_="all")

@@ -15,6 +15,7 @@ from typing import Any
 
 from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.moved import current_targets
 
 __all__ = ["Run", "Score", "find_runs", "number", "read_run"]
 
@@ -178,7 +179,7 @@ def read_run(path: Path) -> Run:
     except (OSError, ValueError) as error:
         record = {"outcome": {"state": "unreadable", "error": f"run.json can't be read: {error}"}}
     scores = [score for file in sorted((path / "scores").glob("*.json")) if (score := _read_score(file))]
-    return Run(path=path, record=record, metrics=_read_metrics(path / "metrics.jsonl"), scores=tuple(scores))
+    return Run(path=path, record=current_targets(record), metrics=_read_metrics(path / "metrics.jsonl"), scores=tuple(scores))
 
 
 def _read_metrics(path: Path) -> list[Config]:

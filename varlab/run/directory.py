@@ -19,6 +19,7 @@ from typing import Any
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import write_json
+from varlab.moved import current_targets
 from varlab.run import provenance
 
 __all__ = ["IGNORED", "RunDirectory", "differences", "read_run"]
@@ -232,7 +233,7 @@ def _warn_of_changes(record: Mapping[str, Any], path: Path) -> None:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The keys at which two configurations differ, as ``key: before → after``, without those of IGNORED."""
-    old, new = _flat(before), _flat(after)
+    old, new = _flat(current_targets(before)), _flat(current_targets(after))
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key, _ABSENT) != new.get(key, _ABSENT))
     return [f"{key}: {old.get(key, _ABSENT)} → {new.get(key, _ABSENT)}" for key in keys if not _is_ignored(key)]
 

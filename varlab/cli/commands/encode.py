@@ -23,6 +23,7 @@ from varlab.files import sha256, write_json
 from varlab.launch import local
 from varlab.launch.workers import bar
 from varlab.model import Model
+from varlab.moved import current_name
 from varlab.recipe.finished_run import shards, trained
 from varlab.run.directory import RunDirectory
 from varlab.types import VarlabError, to_float
@@ -90,9 +91,10 @@ def _on_own_device(config: Config) -> Config:
 def _data_config(config: Config, record: Config) -> Config:
     """Of the shards, their training images seen in as many ways as asked."""
     own = dict(config.get("data") or record["config"].get("data") or {})
-    if own.get("_target_", "").endswith("TokenDataModule"):
+    target = current_name(own.get("_target_", ""))
+    if target.endswith("TokenDataModule"):
         raise VarlabError(f"{config['run']} was trained on tokens: give the images, with data=shards data.path=DIR.")
-    if own.get("_target_", "").endswith("StreamDataModule"):
+    if target.endswith("StreamDataModule"):
         raise VarlabError(
             f"{config['run']} was trained on a stream, whose samples have no numbers: varlab index the shards, and give "
             "data=shards data.path=DIR."

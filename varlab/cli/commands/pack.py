@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from varlab.cli.dataset_summary import summarise
 from varlab.config import Config
@@ -13,6 +14,7 @@ from varlab.data.format.index import SPLITS, read_index
 from varlab.data.pack.conditions import Boxes, Condition
 from varlab.data.pack.packer import pack
 from varlab.launch.workers import bar, workers
+from varlab.moved import resolve_targets
 from varlab.run.directory import RunDirectory
 from varlab.types import VarlabError
 
@@ -25,7 +27,7 @@ _SAID = 50  # skipped images that are named in the log; summary.html and run.jso
 
 def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Pack ``cfg.source`` into shards of ``cfg.shard_size`` images in the run's directory, with a condition if asked."""
-    source, condition = instantiate(cfg.source), _condition(cfg.get("condition"))
+    source, condition = _made(cfg.source), _condition(cfg.get("condition"))
     jobs = sum(-(-len(source.entries(split)) // max(cfg.shard_size, 1)) for split in SPLITS)
     with bar("packing") as progress:
         summary = pack(
@@ -51,8 +53,12 @@ def _condition(config: DictConfig | None) -> Condition | None:
     if config is None:
         return None
     if "_target_" in config:
-        made: Condition = instantiate(config)
+        made: Condition = _made(config)
         return made
     if config.kind == "coordinates":
         return Boxes()
     raise VarlabError(f"condition={config.kind} is for training: pack with edges, lowres, folder or coordinates.")
+
+
+def _made(config: DictConfig) -> Any:
+    return instantiate(resolve_targets(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]

@@ -124,7 +124,8 @@ def budget_images(task: Task, batch: int, *, images: int | None, flops: float | 
 
 
 def _fit(config: Config, auto: Config, data: Data, plan: Plan, images: int, directory: RunDirectory) -> None:
-    path, digest = directory.path, _config_hash(config, auto)
+    path = directory.path
+    digest = _config_hash(directory.read()["config"], auto)  # of the names that _target_s had when the run began
     journal = Journal(directory=path, tensorboard=config["tensorboard"])
     resume = Resume(
         checkpoint=path / "last.ckpt",

@@ -1,0 +1,69 @@
+"""Renamed modules and classes: what a ``_target_`` of an old run, or of a user's YAML, is called today."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from varlab.config import Config
+
+__all__ = ["current_name", "current_targets", "resolve_targets"]
+
+logger = logging.getLogger(__name__)
+
+# The old name of a module, class or function → its name today. If you move it again, change the value and keep the key.
+MOVED = {
+    "varlab.data.augment": "varlab.data.image.augment",
+    "varlab.data.conditions": "varlab.data.pack.conditions",
+    "varlab.data.crop": "varlab.data.image.crop",
+    "varlab.data.datamodule": "varlab.data.shard_module",
+    "varlab.data.folder": "varlab.data.pack.sources.folder",
+    "varlab.data.parquet": "varlab.data.pack.sources.parquet",
+    "varlab.data.photos": "varlab.data.pack.sources.photos",
+    "varlab.data.pipeline": "varlab.data.stream_module",
+    "varlab.data.sources": "varlab.data.pack.sources.base",
+    "varlab.data.tars": "varlab.data.pack.sources.shards",
+    "varlab.data.tokenmodule": "varlab.data.token_module",
+    "varlab.losses.augment": "varlab.losses.diff_augment",
+    "varlab.tasks.schedule": "varlab.tasks.update.schedule",
+}
+
+
+def current_name(name: str) -> str:
+    """The dotted name under which an object can be imported today."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        if (now := MOVED.get(".".join(parts[:length]))) is not None:
+            return ".".join([now, *parts[length:]])
+    return name
+
+
+def current_targets(config: Mapping[str, object]) -> Config:
+    """A copy of a configuration in which each ``_target_``, at any depth, is a current name."""
+    return _renamed(config, current_name)
+
+
+def resolve_targets(config: Mapping[str, object]) -> Config:
+    """``current_targets`` of a configuration that is about to be built: logs each moved name once."""
+    return _renamed(config, _logged_name)
+
+
+@cache
+def _logged_name(name: str) -> str:
+    now = current_name(name)
+    if now != name:
+        logger.info("_target_ %s has moved: it is %s now", name, now)
+    return now
+
+
+def _renamed(value: Any, rename: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [_renamed(item, rename) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: rename(item) if key == "_target_" and isinstance(item, str) else _renamed(item, rename)
+        for key, item in value.items()
+    }
