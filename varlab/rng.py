@@ -1,4 +1,4 @@
-"""Randomness as a function, not a stream: every draw is addressed by (seed, name, id, step) and nothing else.
+"""Randomness as a function, not a stream: every draw depends on (seed, name, id, step) alone.
 
 A draw therefore depends on neither batch size, rank count, worker count, device nor what was drawn before it, and a
 resumed run needs no saved generator. The generator is counter-based: SplitMix64's finalizer (Steele, Lea & Flood 2014,

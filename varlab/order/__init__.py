@@ -1,4 +1,4 @@
-"""Orders: which token is predicted when, what is known before it, where it lands. Knows no attention and no pixels."""
+"""Orders: which token is predicted when, what is known before it, where it lands. It does not know attention or pixels."""
 
 from varlab.order.base import BaseOrder
 from varlab.order.next_scale import NextScale

@@ -1,10 +1,10 @@
-"""What every order shares: the positions of an image's tokens, and the walk that ``pack`` is."""
+"""The base class of orders: positions of an image's tokens, condition slots, and ``pack`` as a walk."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,16 +24,19 @@ def positions(scales: Sequence[tuple[int, int]]) -> Tensor:
     return torch.cat(rows)
 
 
-class BaseOrder(ABC):
+State = TypeVar("State")
+
+
+class BaseOrder(ABC, Generic[State]):
     """An order over the token maps of ``scales``; see ``varlab.types.Order`` for the contract of each method.
 
-    Subclasses set ``steps`` and write the five abstract methods; ``pack`` is the walk with the answers known, and may be
-    replaced by something faster (a law holds that both agree).
+    Subclasses set ``steps`` and write the five abstract methods. ``pack`` walks through all steps with the true tokens; a
+    subclass may replace it by something faster (a law holds that both agree).
     """
 
     steps: tuple[int, ...]
     fixed: bool = True  # positions and sources are the same for every sample
-    cached: bool = True  # every slot comes once, so that a cache can keep it
+    cached: bool = True  # each slot is computed once, so a cache can keep its keys and values
 
     def __init__(self, *, scales: Sequence[Sequence[int]]):
         self.scales: tuple[tuple[int, int], ...] = tuple((int(h), int(w)) for h, w in scales)
@@ -46,15 +49,15 @@ class BaseOrder(ABC):
         return len(self.positions_P3)
 
     @abstractmethod
-    def start(self, batch: int, tokenizer: Tokenizer, rng: Stream | None = None) -> Any:
+    def start(self, batch: int, tokenizer: Tokenizer, rng: Stream | None = None) -> State:
         """The state before anything is known."""
 
     @abstractmethod
-    def inputs(self, state: Any, k: int, tokenizer: Tokenizer) -> Slots:
-        """The slots of step k: what is known now, and where their tokens will land."""
+    def inputs(self, state: State, k: int, tokenizer: Tokenizer) -> Slots:
+        """The slots of step k: the known inputs, and where the tokens will land."""
 
     def conditioned(self, slots: Slots, cond_BN: Tensor, k: int) -> Slots:
-        """The slots of step k (of all steps, where k is 0), after those of a condition's tokens at the first step."""
+        """Put the condition's slots before ``slots``: the slots of step k, or of all steps if k is 0."""
         return Slots.cat([self.prefix(cond_BN, slots), slots]) if k == 0 else slots
 
     def prefix(self, cond_BN: Tensor, slots: Slots) -> Slots:
@@ -73,23 +76,23 @@ class BaseOrder(ABC):
         )
 
     @abstractmethod
-    def targets(self, state: Any, k: int, maps: Maps) -> Tensor:
+    def targets(self, state: State, k: int, maps: Maps) -> Tensor:
         """idx_Bl: the tokens of ``maps`` that step k predicts."""
 
     @abstractmethod
-    def advance(self, state: Any, k: int, idx_Bl: Tensor, tokenizer: Tokenizer, h_BlC: Tensor | None = None) -> Any:
+    def advance(self, state: State, k: int, idx_Bl: Tensor, tokenizer: Tokenizer, h_BlC: Tensor | None = None) -> State:
         """The state after step k's tokens are known (h_BlC in place of their codes for smooth sampling)."""
 
     @abstractmethod
-    def canvas(self, state: Any, tokenizer: Tokenizer) -> Tensor:
-        """f_hat_BChw of what is known so far: decoding it shows how an image grows."""
+    def canvas(self, state: State, tokenizer: Tokenizer) -> Tensor:
+        """f_hat_BChw of the tokens known so far: decoded, it shows how an image grows."""
 
     @abstractmethod
-    def finish(self, state: Any) -> Maps:
+    def finish(self, state: State) -> Maps:
         """The token maps, after the last step."""
 
     def pack(self, maps: Maps, tokenizer: Tokenizer, rng: Stream | None = None) -> tuple[Slots, Tensor]:
-        """Slots and targets_BL of the whole walk with the answers known: what training sees."""
+        """Slots and targets_BL of all steps with the true tokens as inputs: what training sees."""
         state = self.start(len(maps[0]), tokenizer, rng)
         slots, targets = [], []
         for k in range(len(self.steps)):

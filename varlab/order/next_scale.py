@@ -22,8 +22,8 @@ class NextScaleState:
     maps: tuple[Tensor, ...]
 
 
-class NextScale(BaseOrder):
-    """Step k predicts scale k. Its input is f_hat, area-downsampled to that scale; nothing before the first."""
+class NextScale(BaseOrder[NextScaleState]):
+    """Step k predicts scale k. Its input is f_hat, area-downsampled to that scale; the first step has no input."""
 
     def __init__(self, *, scales: Sequence[Sequence[int]]):
         super().__init__(scales=scales)

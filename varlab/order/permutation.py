@@ -1,4 +1,4 @@
-"""One token a step, along a path over the grid (scale after scale where there are several): raster, spirals, random …"""
+"""One token per step along a path over the grid, scale after scale: raster, spirals, random and others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PermutationState:
     h_B1C: tuple[Tensor, ...]
 
 
-class Permutation(BaseOrder):
+class Permutation(BaseOrder[PermutationState]):
     """Step k predicts the token at the k-th place of the path, given the code of the one before."""
 
     def __init__(self, *, scales: Sequence[Sequence[int]], path: Path):
@@ -38,7 +38,7 @@ class Permutation(BaseOrder):
         self._path_P = self._join(paths)
 
     def _join(self, paths: list[Tensor]) -> Tensor:
-        """One path over all scales, coarse to fine, from one path a scale (last dimension)."""
+        """Join one path per scale (last dimension) into one path over all scales, coarse to fine."""
         offsets = [sum(self.lengths[:k]) for k in range(len(paths))]
         return torch.cat([path + offset for path, offset in zip(paths, offsets, strict=True)], -1)
 
@@ -52,9 +52,8 @@ class Permutation(BaseOrder):
 
     def _slots(self, x_BLC: Tensor, tok_BL: Tensor, src_BL: Tensor, pos_BL: Tensor, first: int) -> Slots:
         device, last = pos_BL.device, first + pos_BL.shape[1]
-        level_P = self.positions_P3[self._path_P, 2].to(
-            device
-        )  # the same for every sample: scales come one after another
+        # the levels are the same for every sample, because scales come one after another
+        level_P = self.positions_P3[self._path_P, 2].to(device)
         step_L = torch.arange(first, last)
         return Slots(x_BLC, tok_BL, src_BL, pos_BL, level_L=level_P[first:last], step_L=step_L)
 
@@ -93,7 +92,7 @@ class Permutation(BaseOrder):
         return list(state.tok_BP.split(self.lengths, 1))
 
     def pack(self, maps: Maps, tokenizer: Tokenizer, rng: Stream | None = None) -> tuple[Slots, Tensor]:
-        """The whole walk at once: a gather along the path, shifted by one."""
+        """All steps at once: a gather along the path, shifted by one."""
         tok_BP = torch.cat(maps, 1)
         path_BP = self.path_BP(len(tok_BP), tok_BP.device, rng)
         targets_BP = tok_BP.gather(1, path_BP)
@@ -103,7 +102,7 @@ class Permutation(BaseOrder):
 
 
 class Random(Permutation):
-    """A path of its own for every sample, drawn from its stream: within each scale, all orders are equally likely."""
+    """A random path for each sample, from its own stream: within each scale, all orders are equally likely."""
 
     fixed = False
 
@@ -112,6 +111,6 @@ class Random(Permutation):
 
     def path_BP(self, batch: int, device: torch.device, rng: Stream | None) -> Tensor:
         if rng is None or len(rng.ids_B) != batch:
-            raise ValueError("a random order needs a stream with one id a sample")
+            raise ValueError("a random order needs a stream with one id per sample")
         paths = [rng.at(k).permutation(length) for k, length in enumerate(self.lengths)]
         return self._join(paths).to(device)

@@ -24,15 +24,15 @@ class WindowState:
     h_BPC: Tensor
 
 
-class Window(BaseOrder):
+class Window(BaseOrder[WindowState]):
     """Row by row over the grid of ``scales`` (one scale), each token seen through a trained ``window`` (h, w) around it.
 
-    Step k's token stands in the middle of the window, or nearer to the window's border where the grid's border leaves no
-    other place. Its slots come anew at every step: the window's in raster order up to the token, at the positions of the
-    trained grid. So at the trained size the window is the grid, and its logits are raster's.
+    The token of step k is in the middle of the window, or nearer to the window's border at the border of the grid. Every step
+    computes all slots of its window again: in raster order up to the token, at the positions of the trained grid. At the
+    trained size the window is the whole grid, so the logits equal those of raster.
 
-    cond_grid: (h, w) of a condition's cells in the trained size, None without; conditions then come as tokens of a grid
-    that is larger by the same factor, of which each step sees the window's part.
+    cond_grid: (h, w) of a condition's cells in the trained size (None: no condition). Conditions are then tokens of a grid
+    that is larger by the same factor, and each step sees the part of its window.
     """
 
     cached = False
@@ -52,7 +52,7 @@ class Window(BaseOrder):
         h, w = self.window
         if h > self.height or w > self.width:
             raise VarlabError(f"A grid of {self.height}×{self.width} is smaller than the window of {h}×{w}.")
-        self._cells = (1, 1)  # of the condition, to a token
+        self._cells = (1, 1)  # cells of the condition per token
         if cond_grid is not None:
             if cond_grid[0] % h or cond_grid[1] % w:
                 raise VarlabError(
@@ -75,7 +75,7 @@ class Window(BaseOrder):
 
     def inputs(self, state: WindowState, k: int, tokenizer: Tokenizer) -> Slots:
         w, (top, left) = self.window[1], self.corner(k)
-        last = (k // self.width - top) * w + k % self.width - left  # where the token is inside the window
+        last = (k // self.width - top) * w + k % self.width - left  # index of the token inside the window
         device = state.tok_BP.device
         inside_l = torch.arange(last, device=device)
         cell_l = (top + inside_l // w) * self.width + left + inside_l % w
@@ -110,7 +110,7 @@ class Window(BaseOrder):
         )
 
     def pack(self, maps: Maps, tokenizer: Tokenizer, rng: Stream | None = None) -> tuple[Slots, Tensor]:
-        """There is no one sequence of windows to train on."""
+        """Raise VarlabError: windows are not one sequence, so nothing can be trained on them."""
         raise VarlabError("A sliding window only samples: train with order=raster on images of the window's size.")
 
     def canvas(self, state: WindowState, tokenizer: Tokenizer) -> Tensor:

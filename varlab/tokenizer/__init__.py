@@ -1,4 +1,4 @@
-"""Pixels and codes: CNN encoder and decoder, quantizers, f_hat. Knows nothing of sequence positions or optimizers."""
+"""Pixels and codes: CNN encoder and decoder, quantizers, f_hat. It does not know sequence positions or optimizers."""
 
 from varlab.tokenizer.model import VQTokenizer
 from varlab.tokenizer.quantizer import Phi, Quantizer, phi_of_scale

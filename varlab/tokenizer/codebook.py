@@ -1,4 +1,4 @@
-"""The codebook: nearest code, and the revival of codes that nobody uses."""
+"""The codebook: nearest code, and the revival of unused codes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _EPS = 1e-5  # LlamaGen's, so that no logarithm meets zero
 
 
 class Codebook(nn.Module):
-    """V vectors of C numbers. Works in float32 whatever autocast says: near ties would flip in bf16.
+    """V vectors of C numbers. Always in float32, because bf16 would flip near ties.
 
     init: the codes start uniform in ±init/V (VQGAN: 1). normalise: the nearest code is chosen by angle, not by distance.
-    cosine: the codes are used at length 1, too (LlamaGen; Yu et al. 2021, "Vector-quantized image modeling with improved
-    VQGAN").
+    cosine: the codes also have length 1 wherever they are used (LlamaGen; Yu et al. 2021, "Vector-quantized image modeling
+    with improved VQGAN").
     """
 
     def __init__(self, *, vocab_size: int, code_dim: int, init: float, normalise: bool, cosine: bool):
@@ -25,7 +25,7 @@ class Codebook(nn.Module):
         self.normalise, self.cosine = normalise or cosine, cosine
 
     def codes(self) -> Tensor:
-        """codes_VC, as they are used."""
+        """codes_VC; of length 1 in a cosine codebook."""
         return F.normalize(self.weight, dim=-1) if self.cosine else self.weight
 
     def embed(self, idx_Bl: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an image is conditioned on beside its class, as tokens that come before its own (VQGAN, Esser et al. 2021, 3.2)."""
+"""Conditions beside the class, as tokens that precede the image's own (VQGAN, Esser et al. 2021, section 3.2)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from varlab.types import Batch, DataInfo, VarlabError, full_precision, to_float,
 
 
 class Condition(ABC, nn.Module):
-    """A batch → cond_BN, the tokens of its conditions; frozen. scales: their grids, all flattened one after another.
+    """A batch → cond_BN, the tokens of its conditions; frozen. scales: their grids, flattened one after another.
 
-    Guidance and label_drop leave the condition alone: they drop the class only.
+    Guidance and label_drop drop only the class, never the condition.
     """
 
     vocab_size: int
@@ -28,7 +28,7 @@ class Condition(ABC, nn.Module):
 
     @abstractmethod
     def check(self, info: DataInfo) -> None:
-        """Raises VarlabError unless the shards hold what this condition is made of."""
+        """Raise VarlabError unless the shards hold the data of this condition."""
 
     @abstractmethod
     def tokens(self, batch: Batch) -> Tensor:
@@ -36,10 +36,10 @@ class Condition(ABC, nn.Module):
 
     @abstractmethod
     def shown(self, batch: Batch) -> Tensor:
-        """img_u8_B3HW, the conditions as a person sees them."""
+        """img_u8_B3HW: the conditions as pictures."""
 
     def train(self, mode: bool = True) -> Condition:
-        """As for any module, but frozen ones stay in evaluation mode."""
+        """Set the training mode; frozen children stay in evaluation mode."""
         super().train(mode)
         for module in self.children():
             module.eval()
@@ -77,9 +77,9 @@ class SpatialCondition(Condition):
 
 
 class CoordinateCondition(Condition):
-    """Where each cell of the latent grid lies in the whole picture (VQGAN's condition for large images without another).
+    """The place of each latent cell in the whole picture (VQGAN's condition for large images that have no other).
 
-    grid: (h, w) of the cells. rows, columns: how many places are told apart from top to bottom and from left to right; the
+    grid: (h, w) of the cells. rows, columns: how many places are distinguished vertically and horizontally; the
     vocabulary is their product. Nothing is learned. In a mirrored crop columns run from right to left, as its pixels do.
     """
 
@@ -93,8 +93,8 @@ class CoordinateCondition(Condition):
     def check(self, info: DataInfo) -> None:
         if not info.boxes:
             raise VarlabError(
-                f"condition=coordinates needs shards that tell where each image lies in its picture, and {info.path} does "
-                "not: pack some (varlab pack source=photos condition=coordinates)."
+                f"condition=coordinates needs shards that store the place of each image in its picture; {info.path} does not: "
+                "pack them with varlab pack source=photos condition=coordinates."
             )
 
     def tokens(self, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""The transformer: embeddings, blocks, block-causal attention from ``step_L``, KV cache. Never knows which order runs."""
+"""The transformer: embeddings, blocks, block-causal attention from ``step_L``, KV cache. It never knows which order runs."""
 
 from varlab.transformer.attention import Attention, Cache, Visible
 from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, GPT2Block, PlainHeadNorm, SharedAdaLNBlock

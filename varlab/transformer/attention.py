@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Visible:
-    """What the new slots may see of all slots so far. ``allowed_qk`` is None where a faster rule says the same."""
+    """Which of all slots so far the new slots may see. ``allowed_qk`` is None if ``causal`` or "all" gives the same."""
 
     allowed_qk: Tensor | None
     causal: bool
 
     def to(self, device: torch.device) -> Visible:
-        """The same on the device that attends."""
+        """Move the mask to the device of the attention."""
         return self if self.allowed_qk is None else Visible(self.allowed_qk.to(device), self.causal)
 
     @staticmethod
@@ -42,7 +42,7 @@ class Visible:
 class Cache:
     """Keys and values of the slots seen so far, layer by layer; passed in by the sampler, filled by the transformer.
 
-    length: slots that will ever come, so that each layer allocates once.
+    length: slots of the whole sequence, so that each layer allocates once.
     """
 
     length: int

@@ -139,7 +139,7 @@ class AdaLNHeadNorm(nn.Module):
 
     @torch.no_grad()
     def init_modulation(self, weight: float, gamma: float) -> None:
-        """The weights times ``weight``; there is no γ here."""
+        """Multiply the weights by ``weight``; this norm has no γ."""
         self.modulate.weight.mul_(weight)
         self.modulate.bias.zero_()
 

@@ -1,4 +1,4 @@
-"""What every block of one forward pass is told beside its input."""
+"""The inputs that all blocks of one forward pass share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from varlab.rng import Stream
 from varlab.transformer.attention import Cache, Visible
 
 HEAD, SHARED = -1, -2
-"""Places among the layers of a cache for what belongs to no block."""
+"""Layer numbers in a cache for modulations that belong to no block."""
 
 
 @dataclass(frozen=True)
 class Context:
     """cond_BD: the class. visible, cache: see ``varlab.transformer.attention``. rng: of dropout, in training only.
 
-    rotary_BLd2: cosine and sine by which queries and keys turn (``varlab.transformer.rotary``), where the transformer
-    rotates. shared_B16D: the modulation that all blocks share, where they do.
+    rotary_BLd2: cosine and sine of the rotation of queries and keys (``varlab.transformer.rotary``), None without
+    rotation. shared_B16D: the modulation that all blocks share, None if each has its own.
     """
 
     cond_BD: Tensor

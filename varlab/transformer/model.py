@@ -28,17 +28,17 @@ class Transformer(nn.Module):
     """The transformer of VAR (Tian et al. 2024), VQGAN or LlamaGen: ``block`` and ``head_norm`` decide. Default: VAR-d16.
 
     From the live objects: vocab_size (V), code_dim (C), num_classes, positions_P3 ((row, column, level) of each position),
-    source_positions (true where the order's sources vary by sample, so that they must be told); for conditions
-    cond_vocab (size of their vocabulary) and cond_tokens (how many come before an image; their positions follow the
+    source_positions (true if the sources of inputs vary by sample, as in random orders: they are then embedded, too); for
+    conditions cond_vocab (size of their vocabulary) and cond_tokens (how many precede an image; their positions follow the
     image's).
 
     From YAML: width (D), depth, heads; block and head_norm, factories from ``varlab.transformer``; token_inputs (inputs are
     embeddings of token ids, as in GPT-2, instead of projected codes, as in VAR); tied (classes and conditions are embedded
-    by the token table, as in VQGAN: there is no null class then); embed: {start, position, level}, which of these learned
-    embeddings there are; rotary: base of the rotary embedding of where an input came from (null: none); head_bias;
+    by the token table, as in VQGAN, and there is no null class); embed: {start, position, level}, which of these embeddings
+    are learned; rotary: base of the rotary embedding of an input's source position (None: no rotation); head_bias;
     drop_path (rate of the last block, growing linearly with depth); dropout (of the input, token by token); init:
-    {std (null: √(1/(3D))), head, modulation, gamma, position, residual}, factors of VAR's recipe. unmasked: so many of the
-    first slots all see each other (VQGAN's n_unmasked, for conditions in the place of the first tokens).
+    {std (null: √(1/(3D))), head, modulation, gamma, position, residual}, factors of VAR's recipe. unmasked: how
+    many of the first slots all see each other (VQGAN's n_unmasked, for conditions in place of the first tokens).
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
         self._init_weights(**init)
 
     def _add_rotary(self, positions_P3: Tensor, base: float | None, head_dim: int) -> None:
-        """One row a position, and a last one of zeros for inputs that come from nowhere (LlamaGen's class token)."""
+        """One row per position, and a last row of zeros for inputs without a source (LlamaGen's class token)."""
         self.rotary_Pd2: Tensor | None
         if base is None:
             self.rotary_Pd2 = None
@@ -133,7 +133,7 @@ class Transformer(nn.Module):
                 module.init_modulation(modulation, gamma)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay must leave alone beside the one-dimensional ones (VAR's recipe)."""
+        """Names of parameters without weight decay, beside the one-dimensional ones (VAR's recipe)."""
         names = ["position.weight", "source.weight", "level.weight"]
         names += [f"blocks.{i}.{name}" for i in range(self.depth) for name in ("attention.log_scale", "offset_116D")]
         own = dict(self.named_parameters())
@@ -145,7 +145,7 @@ class Transformer(nn.Module):
         return table(label_B)
 
     def embed(self, slots: Slots, cond_BD: Tensor) -> Tensor:
-        """x_BLD: the known input (the class where nothing is), plus where it came from, where it goes, which scale."""
+        """x_BLD: the known input (the class if there is none), plus its source, its target position and its scale."""
         x_BLD = self.word(slots.tok_BL.clamp_min(0) if self.token_inputs else slots.x_BLC)
         prefix = int((slots.step_L < 0).sum())  # the condition's slots come first
         if prefix:
@@ -163,13 +163,13 @@ class Transformer(nn.Module):
         return torch.where(nothing_BL1, start_BLD.to(x_BLD.dtype), x_BLD) + place_BLD
 
     def _unmasked(self, step_L: Tensor, cache: Cache | None) -> Tensor:
-        """The steps, the first ``unmasked`` of them brought together."""
+        """The steps, with the first ``unmasked`` slots in one common step."""
         if self.unmasked < 2 or (cache is not None and cache.step_L is not None):
             return step_L
         if cache is not None and len(step_L) < self.unmasked:
             raise VarlabError(
-                f"The first {self.unmasked} tokens of this model see each other: it continues what is given, and "
-                "samples nothing token by token from the start."
+                f"The first {self.unmasked} tokens of this model see each other, so it cannot sample them one by one: "
+                "give a condition of at least that many tokens."
             )
         return torch.cat(
             [step_L[: self.unmasked].amax(0, keepdim=True).expand(self.unmasked), step_L[self.unmasked :]]
@@ -178,7 +178,7 @@ class Transformer(nn.Module):
     def context(
         self, slots: Slots, cond_BD: Tensor, *, cache: Cache | None, rng: Rng | None, ids_B: Tensor | None
     ) -> Context:
-        """What the blocks are told."""
+        """The inputs that all blocks share."""
         step_L = self._unmasked(slots.step_L, cache)
         all_L = step_L if cache is None else cache.see(step_L)
         rotary_BLd2 = shared_B16D = None

@@ -1,4 +1,4 @@
-"""A trained transformer at another resolution: its learned positions and levels, brought to other scales."""
+"""Interpolate the learned positions and levels of a trained transformer to other scales."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _POSITIONS, _LEVELS = ("position.weight", "source.weight"), "level.weight"
 
 
 def level_of(k: int, new: int, old: int) -> int:
-    """Which of ``old`` levels the k-th of ``new`` ones takes after: the one as far along from coarse to fine."""
+    """The old level that the k-th of ``new`` levels starts from: the one at the same relative depth."""
     return round(k * (old - 1) / max(new - 1, 1)) if new > 1 else old - 1
 
 
 def resized_positions(table_PD: Tensor, old: Scales, new: Scales) -> Tensor:
-    """The table of a model of scales ``old`` for scales ``new``: each scale's grid bicubically interpolated from its level's.
+    """Interpolate a position table from scales ``old`` to ``new``, bicubically, each scale from its level.
 
-    Rows beyond the image's (a condition's) stay as they are.
+    Rows beyond the image's (those of a condition) do not change.
     """
     lengths = [h * w for h, w in old]
     grids = list(table_PD[: sum(lengths)].float().split(lengths))
@@ -37,7 +37,7 @@ def resized_positions(table_PD: Tensor, old: Scales, new: Scales) -> Tensor:
 
 
 def resized_state(state: Mapping[str, Tensor], old: Scales, new: Scales) -> State:
-    """A transformer's state dict for other scales. All but positions and levels stays."""
+    """A transformer's state dict for other scales; only positions and levels change."""
     if [tuple(scale) for scale in old] == [tuple(scale) for scale in new]:
         return dict(state)
     resized = dict(state)
