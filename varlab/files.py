@@ -14,7 +14,17 @@ from typing import IO, BinaryIO
 
 from varlab.errors import VarlabError
 
-__all__ = ["atomic_write", "digest", "locked", "process_lock", "sha256", "write_errors", "write_json", "write_text"]
+__all__ = [
+    "atomic_write",
+    "digest",
+    "locked",
+    "process_lock",
+    "remove_drafts",
+    "sha256",
+    "write_errors",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -39,6 +49,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 temporary.unlink()
 
 
+def remove_drafts(*folders: Path) -> None:
+    """Remove what killed processes left half written in these folders; nobody may be writing there."""
+    for folder in folders:
+        for draft in folder.glob(".*.tmp"):
+            draft.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_write(path) as file:
@@ -57,9 +74,8 @@ def write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror or str(error)
-        remedy = "make room" if full else "make it writable"
-        raise VarlabError(f"Could not write {path} ({reason}): {remedy} and run the same command again.") from error
+        remedy = "the disk is full: make room" if full else f"{error.strerror or error}: make it writable"
+        raise VarlabError(f"Could not write {path}: {remedy} and run the same command again.") from error
 
 
 def _sync_directory(directory: Path) -> None:

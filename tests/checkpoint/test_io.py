@@ -25,7 +25,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(VarlabError, match="No space left"), atomic_write(tmp_path / "file"):
+    with pytest.raises(VarlabError, match="the disk is full"), atomic_write(tmp_path / "file"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 

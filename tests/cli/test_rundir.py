@@ -139,7 +139,7 @@ def test_the_record_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(VarlabError, match="No space"):
+    with pytest.raises(VarlabError, match="the disk is full"):
         write_json(tmp_path / "run.json", {"a": 2})
     assert json.loads((tmp_path / "run.json").read_text()) == {"a": 1}
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import write_json
+from varlab.files import remove_drafts, write_json
 from varlab.moved import current_targets
 from varlab.run import provenance
 
@@ -120,9 +120,7 @@ class RunDirectory:
     def _clear(self) -> None:
         """Remove what a killed process left half written; the lock says that nobody is writing here."""
         if self.rank == 0:
-            for folder in (self.path, self.path / "pictures"):
-                for leftover in folder.glob(".*.tmp"):
-                    leftover.unlink(missing_ok=True)
+            remove_drafts(self.path, self.path / "pictures")
 
     def close(self) -> None:
         """Let the directory go."""

@@ -22,7 +22,7 @@ from varlab.data.pack.conditions import Condition
 from varlab.data.pack.shard_jobs import Made, Parts
 from varlab.data.pack.sources.base import Source
 from varlab.errors import VarlabError
-from varlab.files import write_errors
+from varlab.files import remove_drafts, write_errors
 
 __all__ = ["Progress", "pack"]
 
@@ -69,6 +69,7 @@ def pack(
     try:
         made = list(_make(parts, workers, written, progress))
     except VarlabError:
+        remove_drafts(workshop)
         if not any(workshop.glob("*.tar.json")):  # nothing to go on from
             shutil.rmtree(workshop, ignore_errors=True)
         raise
