@@ -179,7 +179,9 @@ def read_run(path: Path) -> Run:
     except (OSError, ValueError) as error:
         record = {"outcome": {"state": "unreadable", "error": f"run.json can't be read: {error}"}}
     scores = [score for file in sorted((path / "scores").glob("*.json")) if (score := _read_score(file))]
-    return Run(path=path, record=current_targets(record), metrics=_read_metrics(path / "metrics.jsonl"), scores=tuple(scores))
+    return Run(
+        path=path, record=current_targets(record), metrics=_read_metrics(path / "metrics.jsonl"), scores=tuple(scores)
+    )
 
 
 def _read_metrics(path: Path) -> list[Config]:
