@@ -153,7 +153,7 @@ def test_photos_tell_where_their_crops_lie(tmp_path: Path) -> None:
         top, left, bottom, right = json.load(member)["box"]
     width, height = 384, 303
     expected = source.boxes("coins", "val")[1]
-    assert (left * width, top * height, right * width, bottom * height) == pytest.approx(expected)
+    assert (top * height, left * width, bottom * height, right * width) == pytest.approx(expected)
     with pytest.raises(VarlabError, match="coordinates need source=photos"):
         pack(Digits(size=8, resample="bicubic", val_fraction=0.2, seed=0), tmp_path, shard_size=9, condition=Boxes())
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.data.image.crop import Centre, Crop, RandomCrop, RandomResizedCrop, cut, draws
+from varlab.data.image.crop import Box, Centre, Crop, RandomCrop, RandomResizedCrop, draws
+from varlab.data.image.decode import crop_into
 from varlab.rng import Rng
 from varlab.types import VarlabError
 
@@ -26,8 +27,9 @@ SIDES = st.integers(1, 400)
 @given(height=SIDES, width=SIDES, aspect=st.sampled_from([0.5, 1.0, 1.5]), seed=st.integers(0, 99))
 def test_a_crop_lies_in_its_image(name: str, height: int, width: int, aspect: float, seed: int) -> None:
     (u,) = draws(Rng(seed).stream("crop", 7))
-    top, left, h, w = CROPS[name].box(height, width, aspect, u)
-    assert 0 <= top <= top + h <= height and 0 <= left <= left + w <= width and min(h, w) >= 1
+    box = CROPS[name].box(height, width, aspect, u)
+    h, w = box.height, box.width
+    assert 0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width
     if name != "resized" and min(height, width) > 40:
         assert w / h == pytest.approx(aspect, rel=0.06)
 
@@ -42,16 +44,19 @@ def test_more_numbers_begin_with_the_first() -> None:
 def test_random_resized_crops_are_spread_as_asked() -> None:
     crop = RandomResizedCrop(scale=(0.25, 0.5), ratio=(0.5, 2.0))
     boxes = np.array([crop.box(300, 300, 1.0, u) for u in draws(Rng(0).stream("crop", torch.arange(4000)))])
-    share, ratio = boxes[:, 2] * boxes[:, 3] / 90_000, np.log(boxes[:, 3] / boxes[:, 2])
+    (top, left, bottom, right), n = boxes.T, 90_000
+    share, ratio = (bottom - top) * (right - left) / n, np.log((right - left) / (bottom - top))
     assert share.min() > 0.24 and share.max() < 0.51 and abs(share.mean() - 0.375) < 0.01
     assert abs(ratio.mean()) < 0.03 and abs(ratio).max() < math.log(2.05)
-    centres = (boxes[:, 0] + boxes[:, 2] / 2).mean(), (boxes[:, 1] + boxes[:, 3] / 2).mean()
+    centres = ((top + bottom) / 2).mean(), ((left + right) / 2).mean()
     assert all(abs(centre - 150) < 4 for centre in centres)
 
 
 def test_what_never_fits_is_the_middle() -> None:
     wide = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    assert all(wide.box(10, 1000, 1.0, u) == (0, 495, 10, 10) for u in draws(Rng(0).stream("crop", torch.arange(20))))
+    assert all(
+        wide.box(10, 1000, 1.0, u) == Box(0, 495, 10, 505) for u in draws(Rng(0).stream("crop", torch.arange(20)))
+    )
 
 
 def test_vars_crop_takes_stored_pixels_as_they_are() -> None:
@@ -59,20 +64,20 @@ def test_vars_crop_takes_stored_pixels_as_they_are() -> None:
     img_HW3 = np.random.default_rng(0).integers(0, 256, (288, 288, 3), dtype=np.uint8)
     out_HW3, tops = np.empty((256, 256, 3), dtype=np.uint8), set()
     for u in draws(Rng(0).stream("crop", torch.arange(300))):
-        top, left, h, w = RandomCrop(enlarge=1.125).box(288, 288, 1.0, u)
-        cut(img_HW3, (top, left, h, w), out_HW3)
-        assert np.array_equal(out_HW3, img_HW3[top : top + 256, left : left + 256])
-        tops.add(top)
+        box = RandomCrop(enlarge=1.125).box(288, 288, 1.0, u)
+        crop_into(out_HW3, img_HW3, box)
+        assert np.array_equal(out_HW3, img_HW3[box.top : box.top + 256, box.left : box.left + 256])
+        tops.add(box.top)
     assert tops == set(range(33))
 
 
 def test_shrinking_averages_and_enlarging_interpolates() -> None:
     checks = np.indices((64, 64)).sum(0)[..., None].repeat(3, 2) % 2 * np.uint8(255)
     small, large = np.empty((16, 16, 3), dtype=np.uint8), np.empty((128, 128, 3), dtype=np.uint8)
-    cut(checks.astype(np.uint8), (0, 0, 64, 64), small)
+    crop_into(small, checks.astype(np.uint8), Box(0, 0, 64, 64))
     assert small.min() >= 127 and small.max() <= 128  # no moiré
     ramp = np.linspace(0, 255, 64).astype(np.uint8)[None, :, None].repeat(64, 0).repeat(3, 2)
-    cut(np.ascontiguousarray(ramp), (0, 0, 64, 64), large)
+    crop_into(large, np.ascontiguousarray(ramp), Box(0, 0, 64, 64))
     assert (np.diff(large[0, :, 0].astype(int)) >= 0).all() and len(np.unique(large)) > 64
 
 

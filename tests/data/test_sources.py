@@ -78,9 +78,9 @@ def test_photo_regions_are_disjoint_and_hold_a_crop(width: int, height: int, siz
     if found is None:
         assert min(width, height) < size or max(width, height) < size + max(size, round(max(width, height) * fraction))
         return
-    for left, upper, right, lower in found.values():
-        assert 0 <= left <= right - size and 0 <= upper <= lower - size
-        assert right <= width and lower <= height
+    for top, left, bottom, right in found.values():
+        assert 0 <= left <= right - size and 0 <= top <= bottom - size
+        assert right <= width and bottom <= height
     train, val = found["train"], found["val"]
     assert train[2] <= val[0] or train[3] <= val[1]
 
@@ -94,8 +94,9 @@ def test_no_val_crop_shares_a_pixel_with_a_training_crop() -> None:
 
 def test_crops_are_squares_within_the_zoom() -> None:
     source = Photos(**PHOTOS | {"photos": ["astronaut"], "train_crops": 100})
-    sides = [right - left for left, _, right, _ in source.boxes("astronaut", "train")]
-    assert all(right - left == lower - upper for left, upper, right, lower in source.boxes("astronaut", "train"))
+    boxes = source.boxes("astronaut", "train")
+    sides = [box.width for box in boxes]
+    assert all(box.width == box.height for box in boxes)
     assert min(sides) >= 96 and max(sides) <= 144 and len(set(sides)) > 20
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from varlab.config import Config
-from varlab.data.image.resize import UNREADABLE, opaque
+from varlab.data.faults import BadSampleError
+from varlab.data.image.resize import cover, open_image, pixels
 from varlab.data.pack.sources.folder import ENDINGS
 from varlab.model import Model
 from varlab.recipe.finished_run import shards
@@ -51,7 +51,7 @@ class Given:
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in ENDINGS) if path.is_dir() else [path]
         if not files or not all(f.is_file() for f in files):
             raise VarlabError(f"cond={path} is no image and no folder of images.")
-        return torch.stack([_cover(f, self.size) for f in files])
+        return torch.stack([_image(f, self.size) for f in files])
 
     def labels(self, ids_B: Tensor) -> Tensor | None:
         """label_B of the val images behind these samples; None where there are none."""
@@ -86,17 +86,10 @@ def _size(asked: Any) -> tuple[int, int]:
     return asked[0], asked[1]
 
 
-def _cover(file: Path, size: tuple[int, int]) -> Tensor:
-    """img_u8_3HW: the image brought to cover (H, W), its centre cut out. Not resampled where it has the size."""
+def _image(file: Path, size: tuple[int, int]) -> Tensor:
+    """The centre of an image file at that (H, W), ``img_u8_3HW``."""
     try:
-        with Image.open(file) as found:
-            found.load()
-            image = opaque(found).convert("RGB")
-    except UNREADABLE as e:
-        raise VarlabError(f"cond={file} cannot be decoded ({e}): give a PNG or JPEG.") from e
-    height, width = size
-    ratio = max(width / image.width, height / image.height)
-    across, down = max(width, round(image.width * ratio)), max(height, round(image.height * ratio))
-    left, upper = (across - width) // 2, (down - height) // 2
-    cut = image.resize((across, down), Image.Resampling.BILINEAR).crop((left, upper, left + width, upper + height))
-    return torch.from_numpy(np.asarray(cut).copy()).permute(2, 0, 1)
+        image = open_image(file).convert("RGB")
+    except BadSampleError as e:
+        raise VarlabError(f"cond={file} {e}: give a PNG or JPEG.") from e
+    return pixels(cover(image, size, Image.Resampling.BILINEAR))

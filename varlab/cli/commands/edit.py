@@ -15,7 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from varlab.config import Config
+from varlab.data.faults import BadSampleError
 from varlab.data.image.grid import grid
+from varlab.data.image.resize import cover, open_image, pixels
 from varlab.files import atomic_write
 from varlab.model import Model
 from varlab.recipe.finished_run import sampler_of, trained
@@ -42,7 +44,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     if model.condition is not None:
         raise VarlabError(f"{config['run']} is conditioned on images: it is sampled from, not edited with.")
     size = model.tokenizer.image_size
-    img_u8, original = _picture(Path(config["image"]), size, "RGB", Image.Resampling.LANCZOS)
+    img_u8, original = _image(Path(config["image"]), size, Image.Resampling.LANCZOS)
     mask_HW = _mask(config, size, original)
     label = _label(config, model)
     img, results = to_float(img_u8)[None], []
@@ -66,24 +68,18 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     return {"n": len(made), "label": label, "painted": round(float(mask_HW.mean()), 4), "sampler": asdict(sampler)}
 
 
-def _picture(
-    path: Path, size: tuple[int, int], mode: str, resample: Image.Resampling
+def _image(
+    path: Path, size: tuple[int, int], resample: Image.Resampling, mode: str = "RGB"
 ) -> tuple[Tensor, tuple[int, int]]:
-    """img_u8_CHW, its shorter side brought to the model's size and its centre cut out; and the size it had."""
+    """The centre of an image file at that (H, W), img_u8_CHW; and the (H, W) of the file. Nothing transparent is a mask."""
     try:
-        with Image.open(path) as file:
-            image = file.convert(mode)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise VarlabError(f"{path} is not a picture that can be read ({error}).") from error
-    (H, W), (width, height) = size, image.size
-    ratio = max(H / height, W / width)
-    if ratio != 1:
-        logger.info("%s: %d×%d pixels, its centre brought to %d×%d", path, height, width, H, W)
-    wide, high = max(round(width * ratio), W), max(round(height * ratio), H)
-    left, top = (wide - W) // 2, (high - H) // 2
-    image = image.resize((wide, high), resample).crop((left, top, left + W, top + H))
-    pixels = torch.from_numpy(np.asarray(image).copy())
-    return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)), (height, width)
+        image = open_image(path, background="white" if mode == "RGB" else "black").convert(mode)
+    except BadSampleError as error:
+        raise VarlabError(f"{path} is not a picture that can be read: it {error}.") from error
+    original = image.height, image.width
+    if original != size:
+        logger.info("%s: %d×%d pixels, its centre resized to %d×%d", path, *original, *size)
+    return pixels(cover(image, size, resample)), original
 
 
 def _mask(config: Config, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
@@ -91,7 +87,7 @@ def _mask(config: Config, size: tuple[int, int], original: tuple[int, int]) -> T
     if (config["mask"] is None) == (config["box"] is None):
         raise VarlabError("Give what to paint: one of mask=FILE (white is painted) and box=[top,left,bottom,right].")
     if config["mask"] is not None:
-        mask_1HW, shape = _picture(Path(config["mask"]), size, "L", Image.Resampling.NEAREST)
+        mask_1HW, shape = _image(Path(config["mask"]), size, Image.Resampling.NEAREST, mode="L")
         if shape != original:
             raise VarlabError(
                 f"{config['mask']} is {shape[0]}×{shape[1]} pixels and {config['image']} {original[0]}×{original[1]}: "

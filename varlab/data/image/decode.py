@@ -1,32 +1,41 @@
-"""Encoded bytes to pixels: JPEG by libjpeg-turbo (simplejpeg), the rest by Pillow. Nothing damaged passes for an image."""
+"""Encoded bytes to pixels: JPEG by libjpeg-turbo (simplejpeg), the rest by Pillow. A damaged image is always an error."""
 
 from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 
+import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
 from varlab.data.faults import BadSampleError
+from varlab.data.image.crop import Box
 
-__all__ = ["decode", "header"]
+__all__ = ["U8", "UNREADABLE", "BoxOf", "crop_into", "decode", "decode_into", "header"]
 
 U8 = NDArray[np.uint8]
-_DIRECT = ("Gray", "YCbCr")  # colour spaces that simplejpeg brings to RGB as Pillow does, to the last bit
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError)
+
+BoxOf = Callable[[int, int], Box]
+"""Chooses the part of an image from its (height, width)."""
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises over a damaged or huge file."""
+
+_DIRECT = ("Gray", "YCbCr")  # colour spaces that simplejpeg converts to RGB exactly as Pillow does
 
 
 def decode(encoded: bytes, form: str, *, most_pixels: int, least: tuple[int, int] | None = None) -> U8:
-    """img_HW3 in RGB (grey is repeated, transparency dropped).
+    """Decode to img_HW3 in RGB; grey is repeated, transparency dropped.
 
-    form: Pillow's name of the format. least: (H, W) that suffice: a much larger JPEG is decoded at the smallest of its
-    eighths that reaches them.
+    form: Pillow's name of the format. least: an (H, W) that suffices; a much larger JPEG is decoded at the smallest eighth of
+    its size that reaches it.
 
     Raises:
-        BadSampleError: corrupt, or too_large (more than ``most_pixels``; told from the header, before anything is decoded).
+        BadSampleError: corrupt, or too_large: more than ``most_pixels`` (known from the header, before decoding).
     """
     if form == "JPEG":
         height, width, colours = _jpeg_header(encoded)
@@ -37,14 +46,43 @@ def decode(encoded: bytes, form: str, *, most_pixels: int, least: tuple[int, int
         with Image.open(io.BytesIO(encoded), formats=[form]) as image:
             _check_size(image.height, image.width, most_pixels)
             return np.asarray(image.convert("RGB"))
-    except Image.DecompressionBombError as e:
-        raise BadSampleError("too_large", str(e)) from e
-    except _UNREADABLE as e:
-        raise BadSampleError("corrupt", f"no {form} image: {e}") from e
+    except UNREADABLE as e:
+        raise _bad(e, form) from e
+
+
+def decode_into(
+    out_HW3: U8, encoded: bytes, form: str, box_of: BoxOf, *, most_pixels: int
+) -> tuple[float, float, float, float]:
+    """Decode an image no larger than needed, and write the part that ``box_of`` chooses into ``out_HW3`` at its size.
+
+    Returns the part as shares of the image (top, left, bottom, right).
+
+    Raises:
+        BadSampleError: corrupt, or too_large.
+    """
+    height, width = header(encoded, form)
+    if not height * width:
+        raise BadSampleError("corrupt", f"its header says {width}×{height} pixels")
+    box = box_of(height, width)
+    least = -(-height * out_HW3.shape[0] // box.height), -(-width * out_HW3.shape[1] // box.width)
+    img_HW3 = decode(encoded, form, most_pixels=most_pixels, least=least)
+    crop_into(out_HW3, img_HW3, box.scaled((height, width), (img_HW3.shape[0], img_HW3.shape[1])))
+    return box.shares(height, width)
+
+
+def crop_into(out_HW3: U8, img_HW3: U8, box: Box) -> None:
+    """Write a part of an image into ``out_HW3``, at its size: average areas where it shrinks, else interpolate."""
+    part = img_HW3[box.top : box.bottom, box.left : box.right]
+    size = out_HW3.shape[1], out_HW3.shape[0]
+    if (box.width, box.height) == size:
+        out_HW3[...] = part
+        return
+    shrinks = box.width > size[0] and box.height > size[1]
+    cv2.resize(part, size, dst=out_HW3, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def header(encoded: bytes, form: str) -> tuple[int, int]:
-    """(H, W) as the file's header tells. BadSampleError where there is none."""
+    """(H, W) from the file's header. Raises BadSampleError where it cannot be read."""
     if form == "JPEG":
         height, width, _ = _jpeg_header(encoded)
         return height, width
@@ -54,17 +92,21 @@ def header(encoded: bytes, form: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(encoded), formats=[form]) as image:
             return image.height, image.width
-    except Image.DecompressionBombError as e:
-        raise BadSampleError("too_large", str(e)) from e
-    except _UNREADABLE as e:
-        raise BadSampleError("corrupt", f"no {form} image: {e}") from e
+    except UNREADABLE as e:
+        raise _bad(e, form) from e
+
+
+def _bad(error: Exception, form: str) -> BadSampleError:
+    if isinstance(error, Image.DecompressionBombError):
+        return BadSampleError("too_large", str(error))
+    return BadSampleError("corrupt", f"no {form} image: {error}")
 
 
 def _jpeg_header(encoded: bytes) -> tuple[int, int, str]:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError as e:
-        raise BadSampleError("corrupt", f"no JPEG image: {e}") from e
+        raise _bad(e, "JPEG") from e
     return height, width, colours
 
 

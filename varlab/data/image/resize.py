@@ -1,68 +1,65 @@
-"""What becomes of an encoded image on its way into a shard: stored as it is, or brought to a size."""
+"""Open image files, and bring images to a size: cover (H, W), then take the centre."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from varlab.data.faults import BadSampleError
-from varlab.data.image.decode import decode, header
-from varlab.data.pack.sources.base import resampling
+from varlab.data.image.decode import UNREADABLE, decode, header
 from varlab.errors import VarlabError
 
-__all__ = ["UNREADABLE", "Fit", "fit", "format_of", "opaque"]
+__all__ = ["Fit", "cover", "format_of", "open_image", "pixels", "resampling"]
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # bad files, to Pillow
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 _CHECKS = ("decode", "header")
 
 
 class Fit:
-    """Bytes of any image that Pillow reads into what a shard holds.
+    """Turn the bytes of any image that Pillow reads into what a shard stores.
 
-    size: shorter side brought to it, then the centre ``size`` × ``size``; a PNG, JPEG or WebP that already has it goes in
-    byte for byte. None keeps every PNG, JPEG and WebP byte for byte, and its size. check: how bytes that are kept are looked
-    at: ``decode`` decodes each whole, ``header`` reads its size and trusts the rest.
+    size: bring the shorter side to it, then take the centre ``size`` × ``size``. A PNG, JPEG or WebP that already has this
+    size is stored byte for byte. None stores every PNG, JPEG and WebP byte for byte, at its own size.
+    check: how to check bytes that are stored unchanged. ``decode`` decodes each image; ``header`` reads only its size.
     """
 
     def __init__(self, *, size: int | None, resample: str, check: str):
         if check not in _CHECKS:
             raise VarlabError(f"check={check} is unknown: use {' or '.join(_CHECKS)}.")
-        self.size, self._filter, self._check = size, resampling(resample), check
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(H, W) of all that comes out."""
-        return None if self.size is None else (self.size, self.size)
+        self._filter, self._check = resampling(resample), check
+        self.image_size = None if size is None else (size, size)
+        """(H, W) of every result; None where sizes differ."""
 
     def __call__(self, encoded: bytes) -> Image.Image | bytes:
-        """Mode L or RGB, or the bytes as they were.
+        """Return an image of mode L or RGB, or the bytes unchanged.
 
         Raises:
-            BadSampleError: what cannot be read.
+            BadSampleError: the image cannot be read.
         """
         form = format_of(encoded)
-        if form is not None and self._check == "header" and self.size is None:
+        if form is not None and self._check == "header" and self.image_size is None:
             header(encoded, form)
             return encoded
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                if self._kept(image, form):
-                    decode(encoded, str(form), most_pixels=Image.MAX_IMAGE_PIXELS or 1 << 30)
-                    return encoded
-                whole = opaque(ImageOps.exif_transpose(image))
-                return whole if self.size is None else fit(whole, size=self.size, resample=self._filter)
-        except UNREADABLE as e:
-            raise BadSampleError("corrupt", f"cannot be decoded ({e})") from e
+        with _bad_if_unreadable(), Image.open(io.BytesIO(encoded)) as image:
+            if form is not None and self._is_stored_unchanged(image):
+                decode(encoded, form, most_pixels=Image.MAX_IMAGE_PIXELS or 1 << 30)
+                return encoded
+            upright = _upright(image)
+        return upright if self.image_size is None else cover(upright, self.image_size, self._filter)
 
-    def _kept(self, image: Image.Image, form: str | None) -> bool:
-        if form is None or self.size is None:
-            return form is not None
+    def _is_stored_unchanged(self, image: Image.Image) -> bool:
+        if self.image_size is None:
+            return True
         turned = image.getexif().get(0x0112, 1) != 1  # EXIF orientation
         plain = image.mode in ("L", "RGB") and "transparency" not in image.info
-        return plain and not turned and image.size == (self.size, self.size) and getattr(image, "n_frames", 1) == 1
+        return plain and not turned and image.size == self.image_size and getattr(image, "n_frames", 1) == 1
 
 
 def format_of(encoded: bytes) -> str | None:
@@ -73,8 +70,55 @@ def format_of(encoded: bytes) -> str | None:
     return "WEBP" if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP" else None
 
 
-def opaque(image: Image.Image) -> Image.Image:
-    """Mode L or RGB: transparency is laid over white, and 16-bit grey keeps its upper 8 bits."""
+def open_image(file: Path, *, background: str = "white") -> Image.Image:
+    """Open an image in mode L or RGB: turned as EXIF says, transparency laid over ``background``, 16-bit grey in 8 bits.
+
+    Raises:
+        BadSampleError: the file cannot be decoded.
+    """
+    with _bad_if_unreadable(), Image.open(file) as image:
+        return _upright(image, background)
+
+
+def cover(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Resize an image until it just covers ``size`` (H, W), then take its centre."""
+    height, width = size
+    ratio = max(width / image.width, height / image.height)
+    wide, high = max(width, round(image.width * ratio)), max(height, round(image.height * ratio))
+    left, upper = (wide - width) // 2, (high - height) // 2
+    return image.resize((wide, high), resample).crop((left, upper, left + width, upper + height))
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """An image as ``img_u8_CHW``; C is 1 in mode L, 3 in mode RGB."""
+    img_u8_HWC = torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
+    return img_u8_HWC.permute(2, 0, 1)
+
+
+def resampling(name: str) -> Image.Resampling:
+    """Pillow's filter of that name (bilinear, bicubic, lanczos …).
+
+    Raises:
+        VarlabError: Pillow has no such filter.
+    """
+    try:
+        return Image.Resampling[name.upper()]
+    except KeyError:
+        known = ", ".join(r.name.lower() for r in Image.Resampling)
+        raise VarlabError(f"There is no resampling filter {name!r}: choose one of {known}.") from None
+
+
+@contextmanager
+def _bad_if_unreadable() -> Iterator[None]:
+    try:
+        yield
+    except UNREADABLE as e:
+        raise BadSampleError("corrupt", f"cannot be decoded ({e})") from e
+
+
+def _upright(image: Image.Image, background: str = "white") -> Image.Image:
+    """Mode L or RGB."""
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("L", "RGB"):
         if "transparency" not in image.info:
             return image
@@ -84,13 +128,5 @@ def opaque(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def fit(image: Image.Image, *, size: int, resample: Image.Resampling) -> Image.Image:
-    """Shorter side to ``size`` pixels, then the centre ``size`` × ``size``."""
-    ratio = size / min(image.size)
-    width, height = (max(size, round(side * ratio)) for side in image.size)
-    left, upper = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), resample).crop((left, upper, left + size, upper + size))

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from varlab.config import Config
-from varlab.data.image.resize import UNREADABLE, fit, opaque
-from varlab.data.pack.sources.base import Sample, Skipped, resampling
+from varlab.data.faults import BadSampleError
+from varlab.data.image.resize import cover, open_image, resampling
+from varlab.data.pack.sources.base import Sample, Skipped
 from varlab.data.pack.sources.folder import ENDINGS
 from varlab.errors import VarlabError
 
@@ -108,11 +109,9 @@ class Images:
         if file is None:
             return Skipped(sample.file, f"has no condition {stem}.*")
         try:
-            with Image.open(file) as found:
-                found.load()
-                return fit(opaque(found), size=image.size[0], resample=self._filter)
-        except UNREADABLE as e:
-            return Skipped(sample.file, f"has a condition that cannot be decoded ({e})")
+            return cover(open_image(file), (image.height, image.width), self._filter)
+        except BadSampleError as e:
+            return Skipped(sample.file, f"has a condition that {e}")
 
 
 class Boxes:

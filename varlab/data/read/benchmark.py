@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from varlab.data.image.crop import Box, Centre, cut
-from varlab.data.image.decode import decode
+from varlab.data.image.crop import Box, Centre
+from varlab.data.image.decode import crop_into, decode
 from varlab.data.shard_module import ShardDataModule
 
 __all__ = ["Parts"]
@@ -31,7 +31,7 @@ class Parts:
 
     def _box(self, row: int, height: int, width: int) -> Box:
         choose = self._stream.look.choose(torch.arange(row, row + 1))
-        return Centre().box(height, width, 1.0, ()) if choose is None else choose(0, height, width)
+        return Centre().box(height, width, 1.0) if choose is None else choose(0, height, width)
 
     def _rows(self) -> range:
         """The next images of those in memory."""
@@ -65,7 +65,7 @@ class Parts:
         """Pixels to the size of training."""
         rows = self._rows()
         for place, row in enumerate(rows):
-            cut(self._decoded[row], self._boxes[row], self._out_BHW3[place])
+            crop_into(self._out_BHW3[place], self._decoded[row], self._boxes[row])
         return len(rows)
 
     def decode_and_crop(self) -> int:
@@ -73,7 +73,7 @@ class Parts:
         rows = self._rows()
         for place, row in enumerate(rows):
             encoded, form = self._encoded[row]
-            cut(decode(encoded, form, most_pixels=1 << 30), self._boxes[row], self._out_BHW3[place])
+            crop_into(self._out_BHW3[place], decode(encoded, form, most_pixels=1 << 30), self._boxes[row])
         return len(rows)
 
     def batch(self) -> int:

@@ -16,15 +16,13 @@ from varlab.data.faults import BadSampleError
 from varlab.data.format.index import Index
 from varlab.data.format.open_shards import OpenShards
 from varlab.data.format.table import FORMAT_NAMES
-from varlab.data.image.crop import Box, Centre, cut
-from varlab.data.image.decode import decode, header
+from varlab.data.image.crop import Box, Centre
+from varlab.data.image.decode import U8, decode, decode_into
 from varlab.data.read.image_cache import Buffers, Cache, Read
 from varlab.errors import VarlabError
 from varlab.types import Fault
 
-__all__ = ["Choose", "Read", "ShardReader", "read_part"]
-
-U8 = NDArray[np.uint8]
+__all__ = ["Choose", "Read", "ShardReader"]
 
 Choose = Callable[[int, int, int], Box]
 """(row of the batch, height, width of its image) → the part of it that is wanted."""
@@ -124,7 +122,7 @@ class ShardReader:
         return read.img_B3HW
 
     def _centre(self, row: int, height: int, width: int) -> Box:
-        return Centre().box(height, width, self.size[1] / self.size[0], ())
+        return Centre().box(height, width, self.size[1] / self.size[0])
 
     def _cut(self, index_B: Tensor, choose: Choose | None, second: bool) -> Read:
         img_BHW3 = self._buffers.take((len(index_B), *self.size, 3))
@@ -151,7 +149,7 @@ class ShardReader:
                 raise BadSampleError("wrong_size", f"{img_HW3.shape[:2]}, not {self.size} (H, W)")
             out_HW3[...] = img_HW3
             return 0.0, 0.0, 1.0, 1.0
-        return read_part(encoded, form, partial(choose, row), most_pixels=self._most_pixels, out_HW3=out_HW3)
+        return decode_into(out_HW3, encoded, form, partial(choose, row), most_pixels=self._most_pixels)
 
     def encoded(self, i: int) -> tuple[bytes, str]:
         """An image's bytes, verified, and Pillow's name of their format. BadSampleError where there is something wrong."""
@@ -190,32 +188,3 @@ class _Place(NamedTuple):
     size: int
     check: int
     form: str
-
-
-def read_part(
-    encoded: bytes, form: str, box_of: Callable[[int, int], Box], *, most_pixels: int, out_HW3: U8
-) -> tuple[float, float, float, float]:
-    """Decode an image no larger than needed, and write the part of it that ``box_of`` (height, width) chooses into
-    ``out_HW3``, brought to its size; where that part lies, as shares of the image (top, left, bottom, right).
-
-    Raises:
-        BadSampleError: corrupt, or too_large.
-    """
-    height, width = header(encoded, form)
-    if not height * width:
-        raise BadSampleError("corrupt", f"{width}×{height} pixels, says its header")
-    top, left, h, w = box_of(height, width)
-    least = -(-height * out_HW3.shape[0] // h), -(-width * out_HW3.shape[1] // w)
-    img_HW3 = decode(encoded, form, most_pixels=most_pixels, least=least)
-    cut(img_HW3, _scaled((top, left, h, w), (height, width), img_HW3.shape[:2]), out_HW3)
-    return top / height, left / width, (top + h) / height, (left + w) / width
-
-
-def _scaled(box: Box, before: tuple[int, int], after: tuple[int, ...]) -> Box:
-    """The box in an image that was decoded at another size."""
-    if before == after:
-        return box
-    top, left, h, w = box
-    y, x = after[0] / before[0], after[1] / before[1]
-    height, width = max(1, round(h * y)), max(1, round(w * x))
-    return min(round(top * y), after[0] - height), min(round(left * x), after[1] - width), height, width

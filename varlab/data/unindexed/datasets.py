@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from varlab.data.image.augment import Augment
-from varlab.data.image.crop import Box, Centre, Crop, draws
-from varlab.data.read.reader import U8
+from varlab.data.image.crop import Centre, Crop, Draws, draws
+from varlab.data.image.decode import U8, BoxOf
 from varlab.data.unindexed.samples import Flow, Opened, Sample
 from varlab.errors import VarlabError
 from varlab.rng import Rng
@@ -108,7 +108,7 @@ class Endless(_Flowing):
         batch.faults = flow.take()
         return batch
 
-    def _box_of(self, u_N: Sequence[float]) -> Callable[[int, int], Box]:
+    def _box_of(self, u_N: Draws) -> BoxOf:
         aspect = self._size[1] / self._size[0]
         return lambda height, width: self._crop.box(height, width, aspect, u_N)
 
@@ -199,9 +199,9 @@ def hold(flow: Flow, opened: Opened, size: tuple[int, int], n: int, note: Callab
     raise VarlabError(too_few(flow, f"{len(labels)} whole samples", n))
 
 
-def middle(size: tuple[int, int]) -> Callable[[int, int], Box]:
+def middle(size: tuple[int, int]) -> BoxOf:
     """The largest box of that aspect in the middle of an image of (height, width)."""
-    return lambda height, width: Centre().box(height, width, size[1] / size[0], ())
+    return lambda height, width: Centre().box(height, width, size[1] / size[0])
 
 
 def too_few(flow: Flow, found: str, wanted: int) -> str:

@@ -16,8 +16,7 @@ from varlab.data.faults import BadSampleError, listed
 from varlab.data.format.labels import numbering
 from varlab.data.format.sample_label import json_of, label_of
 from varlab.data.format.tar import FORMATS
-from varlab.data.image.crop import Box
-from varlab.data.read.reader import U8, read_part
+from varlab.data.image.decode import U8, BoxOf, decode_into
 from varlab.data.unindexed.members import TORN, Untar
 from varlab.errors import VarlabError
 from varlab.types import Fault
@@ -51,7 +50,7 @@ class Opened:
             raise VarlabError(f"data.label={label} is unknown: use cls, json:FIELD, none or auto.")
         self._label, self._most_pixels = label, most_pixels
 
-    def __call__(self, sample: Sample, box_of: Callable[[int, int], Box], out_HW3: U8) -> int:
+    def __call__(self, sample: Sample, box_of: BoxOf, out_HW3: U8) -> int:
         """The label; ``box_of`` (height, width) chooses what is written into ``out_HW3``.
 
         Raises:
@@ -65,7 +64,7 @@ class Opened:
         if self._label != "none":
             found = label_of(sample.get("cls"), json_of(sample.get("json")), self._label)
             number = self._numbered(found)
-        read_part(sample[ending], FORMATS[ending], box_of, most_pixels=self._most_pixels, out_HW3=out_HW3)
+        decode_into(out_HW3, sample[ending], FORMATS[ending], box_of, most_pixels=self._most_pixels)
         return number
 
 
@@ -107,7 +106,7 @@ class Flow:
         passes = (order.sample(self._urls, len(self._urls)) for _ in iter(int, 1))
         return iter(self._pipeline(passes, *([shuffle(buffer, rng=mix)] if buffer else [])))
 
-    def open(self, sample: Sample, opened: Opened, box_of: Callable[[int, int], Box], out_HW3: U8) -> int | None:
+    def open(self, sample: Sample, opened: Opened, box_of: BoxOf, out_HW3: U8) -> int | None:
         """The sample's label, its picture written into ``out_HW3``; None where it is bad, which goes to the faults.
 
         Raises:

@@ -11,10 +11,11 @@ from PIL import Image
 
 from varlab.config import Config
 from varlab.data.format.index import SPLITS
+from varlab.data.image.resize import resampling
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["Digits", "Sample", "Skipped", "Source", "resampling", "samples", "stratified_split"]
+__all__ = ["Digits", "Sample", "Skipped", "Source", "samples", "stratified_split"]
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,6 @@ def samples(source: Source, split: str) -> Iterator[Sample | Skipped]:
     """The samples of a split, loaded one after another."""
     for entry in source.entries(split):
         yield source.load(split, entry)
-
-
-def resampling(name: str) -> Image.Resampling:
-    """Pillow's filter of that name (bilinear, bicubic, lanczos …).
-
-    Raises:
-        VarlabError: Pillow has no such filter.
-    """
-    try:
-        return Image.Resampling[name.upper()]
-    except KeyError:
-        known = ", ".join(r.name.lower() for r in Image.Resampling)
-        raise VarlabError(f"There is no resampling filter {name!r}: choose one of {known}.") from None
 
 
 def stratified_split(labels: Sequence[int], *, val_fraction: float, seed: int) -> dict[str, list[int]]:

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from varlab.config import Config
 from varlab.data.format.index import SPLITS
-from varlab.data.pack.sources.base import Sample, Skipped, resampling
+from varlab.data.image.crop import Box
+from varlab.data.image.resize import resampling
+from varlab.data.pack.sources.base import Sample, Skipped
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["Box", "Photos", "regions"]
-
-Box = tuple[int, int, int, int]
-"""left, upper, right, lower, in pixels of the photograph, as Pillow has it."""
+__all__ = ["Photos", "regions"]
 
 
 def regions(width: int, height: int, *, size: int, val_fraction: float) -> dict[str, Box] | None:
@@ -30,8 +29,8 @@ def regions(width: int, height: int, *, size: int, val_fraction: float) -> dict[
         return None
     cut = long - val
     if width >= height:
-        return {"train": (0, 0, cut, height), "val": (cut, 0, width, height)}
-    return {"train": (0, 0, width, cut), "val": (0, cut, width, height)}
+        return {"train": Box(0, 0, height, cut), "val": Box(0, cut, height, width)}
+    return {"train": Box(0, 0, cut, width), "val": Box(cut, 0, height, width)}
 
 
 class Photos:
@@ -95,18 +94,17 @@ class Photos:
 
     def region(self, photo: str, split: str) -> Image.Image:
         """The part of a photograph that the crops of a split come from, as it is."""
-        return _open(photo).crop(self._regions[photo][split])
+        return _cut(_open(photo), self._regions[photo][split])
 
     def boxes(self, photo: str, split: str) -> list[Box]:
         """Where the crops of that photograph lie: a function of (seed, photo, split, crop number) alone."""
-        left, upper, right, lower = self._regions[photo][split]
-        width, height = right - left, lower - upper
+        region = self._regions[photo][split]
         u_N3 = self._rng.stream(f"crop/{photo}/{split}", ids=torch.arange(self._crops[split])).uniform(3).double()
-        largest = min(width, height, int(self._size * self._zoom))
+        largest = min(region.width, region.height, int(self._size * self._zoom))
         side_N = self._size + _floor(u_N3[:, 0] * (largest - self._size + 1))
-        x_N = left + _floor(u_N3[:, 1] * (width - side_N + 1))
-        y_N = upper + _floor(u_N3[:, 2] * (height - side_N + 1))
-        return [(x, y, x + s, y + s) for x, y, s in zip(x_N.tolist(), y_N.tolist(), side_N.tolist(), strict=True)]
+        left_N = region.left + _floor(u_N3[:, 1] * (region.width - side_N + 1))
+        top_N = region.top + _floor(u_N3[:, 2] * (region.height - side_N + 1))
+        return [Box.at(*place) for place in torch.stack([top_N, left_N, side_N, side_N], 1).tolist()]
 
     def entries(self, split: str) -> list[tuple[int, str] | Skipped]:
         """Crop by crop, taking the photographs in turn; first those that are too small."""
@@ -121,8 +119,10 @@ class Photos:
         if name not in self._opened:
             self._opened[name] = _open(name)
         image, box = self._opened[name], self._boxes(name, split)[i]
-        crop = image.crop(box).resize((self._size, self._size), self._filter)
-        return Sample(key=f"{i:06d}-{name}", label=self.classes.index(name), image=crop, box=_share(box, *image.size))
+        crop = _cut(image, box).resize((self._size, self._size), self._filter)
+        return Sample(
+            key=f"{i:06d}-{name}", label=self.classes.index(name), image=crop, box=box.shares(image.height, image.width)
+        )
 
     def _boxes(self, photo: str, split: str) -> list[Box]:
         if (photo, split) not in self._known:
@@ -130,10 +130,8 @@ class Photos:
         return self._known[photo, split]
 
 
-def _share(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
-    """(top, left, bottom, right) as shares of the whole photograph."""
-    left, upper, right, lower = box
-    return upper / height, left / width, lower / height, right / width
+def _cut(image: Image.Image, box: Box) -> Image.Image:
+    return image.crop((box.left, box.top, box.right, box.bottom))
 
 
 def _floor(x_N: Tensor) -> Tensor:
