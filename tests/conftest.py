@@ -35,3 +35,12 @@ def lab(world_folder: Path) -> Iterator[Path]:
 
     with small.inside(world_folder):
         yield world_folder / "runs"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures of the package's structure."""
+    from tests import structure
+
+    terminalreporter.section("structure of varlab/ (at d11e80b → now)")
+    for line in structure.report():
+        terminalreporter.write_line(line)

@@ -12,7 +12,7 @@ from varlab.checkpoint import check_state, read_weights
 from varlab.config import Config
 from varlab.files import sha256
 from varlab.run.directory import read_run
-from varlab.transformer.resize import resized_state
+from varlab.transformer.interpolation import resized_state
 from varlab.types import VarlabError
 
 logger = logging.getLogger(__name__)

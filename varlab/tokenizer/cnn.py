@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varlab.tokenizer.blocks import AttnBlock, Downsample, ResBlock, Upsample, group_norm
+from varlab.tokenizer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm
 
 
 def _stage(widths: Sequence[int], *, groups: int, attention: bool) -> nn.Sequential:

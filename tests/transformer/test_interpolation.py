@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.transformer.resize import level_of, resized_positions, resized_state
+from varlab.transformer.interpolation import level_of, resized_positions, resized_state
 
 SCALES = ((1, 1), (2, 3), (4, 6))
 grids = st.tuples(st.integers(1, 5), st.integers(1, 5))
