@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from varlab.report import compare, differences, find_runs, read_run
-from varlab.report.compare import ABSENT, flatten, group_variants
+from varlab.report.compare import group_variants
+from varlab.run.record import ABSENT, flatten
 
 from . import make_runs
 

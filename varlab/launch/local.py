@@ -117,8 +117,7 @@ def launch_ranks(module: str, config: Mapping[str, Any], directory: RunDirectory
             _end(processes)
     finally:
         os.close(write_end)
-    outcome: Config = directory.read()["outcome"] if directory.rank == 0 else {}
-    return outcome
+    return directory.record().outcome.values if directory.rank == 0 else {}
 
 
 def _environment(local: int, nodes: int) -> dict[str, str]:

@@ -48,7 +48,7 @@ def main(job: str, alive: str) -> int:
         write_json(Path(job).with_name(f"{rank}.error"), record)
         sys.stderr.flush()
         os._exit(1)  # at once: leaving in order would wait for ranks that wait for this one
-    directory.update(outcome=outcome)
+    directory.keep(outcome)
     exits.group()
     return 0
 

@@ -21,7 +21,6 @@ __all__ = ["begin", "refresh"]
 logger = logging.getLogger(__name__)
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-_PLACED_BY = ("experiment", "name", "out", "task")  # overrides that have a say in where a run lies
 
 
 def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overrides: Sequence[str]) -> list[Path]:
@@ -34,7 +33,7 @@ def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overri
     folders: dict[Path, list[Job]] = {}
     placed: dict[tuple[str, ...], tuple[str | None, str]] = {}
     for job in jobs:
-        deciding = tuple(o for o in job if o.partition("=")[0].lstrip("+~") in _PLACED_BY)
+        deciding = tuple(override for override in job if _may_place(hydra, override))
         if deciding not in placed:
             cfg = hydra.compose_config(name, [*settings, *job], run_mode=RunMode.RUN, with_log_configuration=False)
             placed[deciding] = (cfg.get("out"), str(cfg.get("name") or command))
@@ -47,6 +46,12 @@ def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overri
     for folder, of in folders.items():
         ledger.begin(folder, of)
     return list(folders)
+
+
+def _may_place(hydra: Hydra, override: str) -> bool:
+    """Whether an override may change the parent directory of a run: it is ``out``, ``name`` or a config group."""
+    key = override.partition("=")[0].lstrip("+~").partition("@")[0]
+    return key in ("out", "name") or bool(hydra.config_loader.get_group_options(key))
 
 
 def _shared(path: Path, first: Sequence[str], second: Sequence[str]) -> str:

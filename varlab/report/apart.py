@@ -7,25 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from varlab.config import Config
-from varlab.report.compare import ABSENT, flatten
 from varlab.report.read import Run
+from varlab.run.record import ABSENT, Use, compare, flatten, uncounted
 
 __all__ = ["told_apart"]
 
 _PARTS = ("command", "seed", "config", "auto", "code", "versions", "hardware", "data", "parents", "budget")
-_PLACES = ("config.out", "config.name", "config.seed", "config.launch", "data.path")
+_LEFT_OUT = ("data.path.", *(f"config.{key}." for key in uncounted(Use.SCIENCE)))
 
 
 def told_apart(a: Run, b: Run) -> list[str]:
     """A line for each difference, ``key: value in a → value in b``: configuration, code and its uncommitted changes (by hash),
     package versions, hardware, images, parents."""
-    first, second = _known(a), _known(b)
-    keys = [key for key in dict.fromkeys([*first, *second]) if not f"{key}.".startswith(_LEFT_OUT)]
-    rows = ((key, first.get(key, ABSENT), second.get(key, ABSENT)) for key in keys)
-    return [f"{key}: {x} → {y}" for key, x, y in rows if x != y]
-
-
-_LEFT_OUT = tuple(f"{key}." for key in _PLACES)
+    rows = compare(_known(a), _known(b))
+    return [f"{key}: {x} → {y}" for key, (x, y) in rows.items() if not f"{key}.".startswith(_LEFT_OUT)]
 
 
 def _known(run: Run) -> Config:

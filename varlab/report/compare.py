@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from varlab.config import Config
 from varlab.report.read import Run
+from varlab.run import record
+from varlab.run.record import ABSENT, Use, counted, flatten, uncounted
 
-__all__ = ["ABSENT", "Variant", "compare", "differences", "flatten", "group_variants", "science"]
-
-ABSENT = "—"
-"""What a configuration that lacks a key shows in its place."""
-
-_NOT_SCIENCE = ("seed", "out", "launch", "name")
-"""Keys of a configuration (with all below them) that say where or how often a run was made, not what it is."""
-_HOW = frozenset({"experiment", "trainer", "task", "data"})
+__all__ = ["Variant", "compare", "differences", "group_variants", "science"]
 
 
 @dataclass(frozen=True)
@@ -41,26 +36,13 @@ class Variant:
         return self.runs[0]
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
-    """Nested configuration → ``{"a.b.c": value}``; lists stay whole."""
-    flat: Config = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Config]:
     """``{key: {label: value}}`` for every key whose value is not the same in all configurations.
 
     Keys that aren't science (seed, out, launch, name) are left out. A key that one configuration lacks counts as different.
     """
-    flat = {label: science(config) for label, config in configs.items()}
-    keys = dict.fromkeys(key for config in flat.values() for key in config)
-    rows = {key: {label: config.get(key, ABSENT) for label, config in flat.items()} for key in keys}
-    return {key: row for key, row in rows.items() if len({_canonical(value) for value in row.values()}) > 1}
+    rows = record.compare(*map(science, configs.values()))
+    return {key: dict(zip(configs, row, strict=True)) for key, row in rows.items()}
 
 
 def compare(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
@@ -99,16 +81,14 @@ def _identity(run: Run) -> str:
     return _canonical([run.kind, science(run.config), run.choice("order"), run.choice("tokenizer")])
 
 
-def science(config: Mapping[str, Any], *, but: Collection[str] = ()) -> Config:
-    """What a configuration asks for, flat: without what says where or how often, and without the keys in ``but``."""
-    left_out = tuple(f"{key}." for key in (*_NOT_SCIENCE, *but))
+def science(config: Mapping[str, Any], use: Use = Use.SCIENCE) -> Config:
+    """What a configuration asks for, flat: the keys that count in a use (or two), without the seed."""
     seed = config.get("seed")  # some parts are given it
-    kept = {
-        key: value
-        for key, value in flatten(config).items()
-        if not f"{key}.".startswith(left_out) and not (key.endswith(".seed") and value == seed)
+    return {
+        key: _any_seed(value) if key.endswith("run") else value
+        for key, value in counted(flatten(config), use).items()
+        if not (key.endswith(".seed") and value == seed)
     }
-    return {key: _any_seed(value) if key.endswith("run") else value for key, value in kept.items()}
 
 
 def _any_seed(run: Any) -> Any:
@@ -157,7 +137,7 @@ def _what_sets_apart(run: Run, rivals: Sequence[Run]) -> str:
 def _asked(run: Run) -> Config:
     """What was asked for: the options taken, and single keys."""
     named = dict(override.lstrip("+").split("=", 1) for override in run.overrides if "=" in override)
-    return {key: value for key, value in {**named, **run.part("choices")}.items() if key not in _HOW}
+    return {key: value for key, value in {**named, **run.part("choices")}.items() if key not in uncounted(Use.LABEL)}
 
 
 def _told(values: Mapping[str, Any]) -> str:

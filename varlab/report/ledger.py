@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from varlab.files import locked, write_json, write_text
+from varlab.files import digest, locked, write_json, write_text
 from varlab.report.read import Run, read_run
 from varlab.report.tables import main_score, value
+from varlab.run.record import Use, counted
 
 __all__ = [
     "COLUMNS",
@@ -39,9 +38,6 @@ __all__ = [
 LIST, TABLE, LOCK = "sweep.json", "sweep.csv", ".sweep.lock"
 STATES = ("finished", "running", "pending", "stopped", "failed")
 _SCORES = ("fid", "rfid", "val_nll", "accuracy", "psnr")  # the first that a run has is shown
-
-# Keys that say how or where a run is done: they have no part in its configuration's hash.
-_UNHASHED = frozenset({"out", "name", "launch", "shrink", "trainer"})
 
 
 @dataclass(frozen=True)
@@ -153,7 +149,7 @@ def _entry(number: int, job: Job, run: Run | None, runs: Sequence[Run], folder: 
     return Entry(
         job=number,
         overrides=" ".join(job.overrides),
-        config_hash=_hash(run.config),
+        config_hash=digest(counted(run.config, Use.HASH))[:12],
         slurm_job=job.slurm_job or str(run.record.get("slurm_job") or ""),
         state=state,
         attempts=int(run.record.get("attempts") or 1),
@@ -170,11 +166,6 @@ def _score(run: Run, runs: Sequence[Run]) -> str:
     score = main_score(run, runs)
     found = ((name, value(run, score, name)) for name in _SCORES)
     return next((f"{name}={number:.4g}" for name, number in found if number is not None), "")
-
-
-def _hash(config: Mapping[str, Any]) -> str:
-    kept = {key: config[key] for key in config if key not in _UNHASHED}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _held(run: Path) -> bool:

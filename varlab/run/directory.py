@@ -1,12 +1,10 @@
-"""A run's directory and its record, ``run.json``.
+"""A run's directory: who may work in it, and how its record, ``run.json``, changes.
 
-The record is the run's memory: what was asked, what it was made with, how far it came. It is written whole or not at
-all, by one process at a time, and is read again before every change, so that whoever holds the directory may add to it.
+One process at a time writes the record, atomically, and reads it again before every change.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -14,37 +12,46 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import remove_drafts, write_json
+from varlab.files import process_lock, remove_drafts
 from varlab.moved import current_targets
 from varlab.run import provenance
+from varlab.run.record import (
+    ABSENT,
+    FILE,
+    Outcome,
+    Parent,
+    RunRecord,
+    Use,
+    compare,
+    counts,
+    read_record,
+    write_record,
+)
 
-__all__ = ["IGNORED", "RunDirectory", "differences", "read_run"]
+__all__ = ["RunDirectory", "differences", "read_run"]
 
 logger = logging.getLogger(__name__)
 
-# Keys that say how or where a run is done: two configurations that differ only here are one run.
-IGNORED = ("out", "name", "launch", "shrink")
-LOCK_PATIENCE = 5.0  # seconds: what the ranks or workers of a killed process may take to follow it
+LOCK_PATIENCE = 5.0  # seconds in which the ranks or workers of a killed process end, too
 _MOST_NAMED = 6  # differing keys listed in an error
 
 
 class RunDirectory:
-    """One run's directory, held by this process between ``prepare`` and ``close`` (or as a context manager).
+    """One run's directory, locked by this process from ``prepare`` to ``close`` (or as a context manager).
 
     rank: of this process; only rank 0 locks and writes, the others' changes are dropped.
-    held: another process of the same run (the one that started the ranks) holds the lock already. patience: seconds to
-    wait for the lock, or None for LOCK_PATIENCE.
+    held: another process of the same run (the one that started the ranks) has the lock. patience: seconds to wait for the
+    lock, or None for LOCK_PATIENCE.
     """
 
     def __init__(self, path: Path, *, rank: int = 0, held: bool = False, patience: float | None = None):
         self.path = Path(path)
         self._patience = LOCK_PATIENCE if patience is None else patience
         self.rank = rank
-        self.resuming = False  # known after prepare: the run was begun before
+        self.resuming = False  # set by prepare: whether an earlier process began this run
         self._held = held
         self._lock: int | None = None
 
@@ -56,213 +63,195 @@ class RunDirectory:
 
     @property
     def record_path(self) -> Path:
-        return self.path / "run.json"
+        return self.path / FILE
 
     def prepare(
         self,
         *,
         command: str,
-        config: Mapping[str, Any],
+        config: Config,
         overrides: list[str],
         name: str | None = None,
-        choices: Mapping[str, Any] | None = None,
+        choices: Config | None = None,
         source: str | None = None,
     ) -> bool:
-        """Take the directory for this run. False: the very same run is finished, there is nothing to do.
+        """Lock the directory and begin or resume the run. Returns False if this very run is finished.
 
-        config: resolved, plain JSON types. choices: the options taken from the config groups. source: hash of the trained
-        weights that this run looks at; what was made from others is made anew.
-        Raises VarlabError where another run lives here, or another process is at work on this one.
+        config: resolved, plain JSON types. choices: the option of each config group. source: the hash of the trained
+        weights that this run reads; if they have changed, the run starts over.
+        Raises VarlabError if the directory holds another run, or another process works on this one.
         """
         self.lock()
-        self._clear()
-        before = self.read() if self.record_path.exists() else None
-        if before is not None and _came_nowhere(before, self.path):
-            before = None
-        if before is not None:
-            self._check_same(before, command, config)
-            if before.get("source") != source:
-                logger.info("%s was made from other weights: making it anew", self.path)
-                before = None
-        if before is not None and before["outcome"]["state"] == "finished":
+        self._remove_leftovers()
+        record = self._earlier(command, config, source)
+        if record is not None and record.outcome.finished:
             return False
-        self.resuming = before is not None
-        record = before or _new_record(command, config, overrides, name, choices) | {"source": source}
-        if self.resuming:
+        self.resuming = record is not None
+        if record is None:
+            record = RunRecord(
+                command=command,
+                name=name,
+                overrides=overrides,
+                choices=dict(choices or {}),
+                command_line=provenance.command_line(),
+                config=config,
+                code=provenance.code(),
+                versions=provenance.versions(),
+                hardware=provenance.hardware(),
+                seed=config.get("seed"),
+                source=source,
+            )
+        else:
             _warn_of_changes(record, self.path)
-        record |= {"attempts": record.get("attempts", 0) + 1, "slurm_job": provenance.slurm_job()}
-        self._write(record | {"outcome": record["outcome"] | {"state": "running", "error": None}})
+        record.attempts += 1
+        record.slurm_job = provenance.slurm_job()
+        record.outcome = Outcome(values=record.outcome.values)
+        self._write(record)
         return True
 
+    def _earlier(self, command: str, config: Config, source: str | None) -> RunRecord | None:
+        """The record of the run to resume; None to start over. VarlabError if it is another run's."""
+        if not self.record_path.exists():
+            return None
+        record = self.record()
+        if _left_nothing(record, self.path):
+            return None
+        self._check_same(record, command, config)
+        if record.source != source:
+            logger.info("%s was made from weights that have changed: starting over", self.path)
+            return None
+        return record
+
     def lock(self) -> None:
-        """Hold the directory against other processes. A POSIX lock: it dies with this process, not its forks."""
+        """Lock the directory against other processes, until this process closes it or ends."""
         if self.rank != 0 or self._held or self._lock is not None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    holder = os.read(file, 200).decode(errors="replace").strip() or "unknown"
-                    os.close(file)
-                    raise VarlabError(
-                        f"{self.path} is in use by another process ({holder}): wait for it, or take another out="
-                    ) from None
-                time.sleep(0.1)
+        while not process_lock(file):
+            if time.monotonic() > deadline:
+                holder = os.read(file, 200).decode(errors="replace").strip() or "unknown"
+                os.close(file)
+                raise VarlabError(
+                    f"{self.path} is in use by another process ({holder}): wait for it, or use another out=."
+                )
+            time.sleep(0.1)
         os.truncate(file, 0)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._lock = file
 
-    def _clear(self) -> None:
-        """Remove what a killed process left half written; the lock says that nobody is writing here."""
+    def _remove_leftovers(self) -> None:
+        """Remove half-written files of a killed process; nobody else writes here while we hold the lock."""
         if self.rank == 0:
             remove_drafts(self.path, self.path / "pictures")
 
     def close(self) -> None:
-        """Let the directory go."""
+        """Unlock the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def read(self) -> Config:
-        """run.json as it stands."""
-        return read_run(self.path)
+    def record(self) -> RunRecord:
+        """The record as it is on disk."""
+        return read_record(self.path)
 
-    def update(self, **fields: Any) -> None:
-        """Merge into the record: dicts join the dict they meet key by key, everything else replaces."""
+    def read(self) -> Config:
+        """The record as JSON."""
+        return self.record().to_json()
+
+    def update(self, **parts: object) -> None:
+        """Replace parts of the record; a dict is merged, key by key, into the dict that is there."""
         if self.rank != 0:
             return
-        record = self.read()
-        for key, value in fields.items():
-            old = record.get(key)
-            record[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
+        record = self.record()
+        for key, value in parts.items():
+            old = getattr(record, key)
+            if key == "parents" and isinstance(value, Mapping):  # until every caller gives a Parent
+                value = {role: Parent(**one) if isinstance(one, dict) else one for role, one in value.items()}
+            setattr(record, key, {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value)
         self._write(record)
 
-    def finish(self, outcome: Mapping[str, Any]) -> None:
-        """The run is done: running it again does nothing."""
-        self.update(outcome={**outcome, "state": "finished", "error": None}, hardware=provenance.hardware())
+    def keep(self, values: Config) -> None:
+        """Merge what a command returned into the record's outcome."""
+        if self.rank == 0:
+            record = self.record()
+            record.outcome.values |= values
+            self._write(record)
+
+    def finish(self, values: Config) -> None:
+        """Mark the run as finished, with what its command returned: the same command then does nothing."""
+        if self.rank == 0:
+            record = self.record()
+            record.outcome = Outcome("finished", None, record.outcome.values | values)
+            record.hardware = provenance.hardware()
+            self._write(record)
 
     def fail(self, error: str) -> None:
-        """The run could not go on; running it again resumes it."""
-        self._end("failed", error)
+        """Mark the run as failed; the same command resumes it."""
+        self._end(Outcome("failed", error))
 
     def stop(self, why: str) -> None:
-        """Somebody asked the run to stop: a person or Slurm. Running it again resumes it."""
-        self._end("stopped", why)
+        """Mark the run as stopped by a person or by Slurm; the same command resumes it."""
+        self._end(Outcome("stopped", why))
 
-    def _end(self, state: str, why: str) -> None:
-        done = _progress(self.path)
-        images = {} if done is None else {"images": done}
-        self.update(outcome={**images, "state": state, "error": why})
-
-    def _write(self, record: Mapping[str, Any]) -> None:
+    def _end(self, outcome: Outcome) -> None:
         if self.rank == 0:
-            write_json(self.record_path, record)
+            record, images = self.record(), _progress(self.path)
+            outcome.values = record.outcome.values | ({} if images is None else {"images": images})
+            record.outcome = outcome
+            self._write(record)
 
-    def _check_same(self, before: Mapping[str, Any], command: str, config: Mapping[str, Any]) -> None:
-        """Raises VarlabError unless the run that lives here is the one that was asked for."""
-        if before.get("command") != command:
-            raise VarlabError(f"{self.path} holds a run of 'varlab {before.get('command')}': take another out=")
-        differing = differences(before.get("config") or {}, config)
-        if differing:
+    def _write(self, record: RunRecord) -> None:
+        if self.rank == 0:
+            write_record(self.path, record)
+
+    def _check_same(self, record: RunRecord, command: str, config: Config) -> None:
+        """Raises VarlabError unless the directory holds the run that was asked for."""
+        if record.command != command:
+            raise VarlabError(f"{self.path} holds a run of 'varlab {record.command}': use another out=.")
+        if differing := differences(record.config, config):
             more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
             raise VarlabError(
-                f"{self.path} holds a run of another configuration: {', '.join(differing[:_MOST_NAMED])}{more}; "
-                "take another out=, or ask for the same again to resume it"
+                f"{self.path} holds a run of another configuration: {', '.join(differing[:_MOST_NAMED])}{more}. Use another "
+                "out=, or the earlier configuration to resume that run."
             )
 
 
-def _new_record(
-    command: str,
-    config: Mapping[str, Any],
-    overrides: list[str],
-    name: str | None,
-    choices: Mapping[str, Any] | None,
-) -> Config:
-    return {
-        "command": command,
-        "name": name,
-        "overrides": overrides,
-        "choices": dict(choices or {}),
-        "command_line": provenance.command_line(),
-        "config": dict(config),
-        "code": provenance.code(),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
-        "seed": config.get("seed"),
-        "data": None,
-        "parents": {},
-        "auto": {},
-        "budget": {},
-        "cost": {},
-        "resumes": [],
-        "outcome": {"state": "running", "error": None},
-    }
-
-
-def _came_nowhere(record: Mapping[str, Any], path: Path) -> bool:
-    """A run that failed before its first update leaves nothing to resume: a corrected one may take its place."""
-    return record["outcome"]["state"] in ("failed", "stopped") and not (
-        _progress(path) or (path / "last.ckpt").exists()
-    )
+def _left_nothing(record: RunRecord, path: Path) -> bool:
+    """Whether a run ended before its first update: there is nothing to resume, and a corrected run may replace it."""
+    ended = record.outcome.state in ("failed", "stopped")
+    return ended and not (_progress(path) or (path / "last.ckpt").exists())
 
 
 def _progress(path: Path) -> int | None:
-    """Images consumed, which a training leaves in a file at every update."""
+    """Images consumed, which a training writes into a file at every update."""
     try:
         return int((path / "progress").read_text())
     except (OSError, ValueError):
         return None
 
 
-def _warn_of_changes(record: Mapping[str, Any], path: Path) -> None:
-    """Resuming promises the same bits only for the same code and versions: say so where they have changed."""
-    then = {**(record.get("versions") or {}), **{k: (record.get("code") or {}).get(k) for k in ("commit", "diff")}}
+def _warn_of_changes(record: RunRecord, path: Path) -> None:
+    """Log changed code or versions: a resumed run promises the same bits only where both are the same."""
     code = provenance.code()
-    now = {**provenance.versions(), "commit": code["commit"], "diff": code["diff"]}
-    changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
-    if changed:
-        logger.warning("%s is resumed with changed code or versions (%s)", path, ", ".join(changed))
+    before = record.versions | {key: record.code.get(key) for key in ("commit", "diff")}
+    now = provenance.versions() | {key: code[key] for key in ("commit", "diff")}
+    if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+        logger.warning("%s resumes with changed code or versions (%s)", path, ", ".join(changed))
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The keys at which two configurations differ, as ``key: before → after``, without those of IGNORED."""
-    old, new = _flat(current_targets(before)), _flat(current_targets(after))
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key, _ABSENT) != new.get(key, _ABSENT))
-    return [f"{key}: {old.get(key, _ABSENT)} → {new.get(key, _ABSENT)}" for key in keys if not _is_ignored(key)]
+def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """What makes two configurations different runs: each key as ``key: before → after``."""
+    differing = compare(current_targets(before), current_targets(after))
+    rows = sorted((key, row) for key, row in differing.items() if counts(key, Use.IDENTITY))
+    return [f"{key}: {' → '.join(map(_shown, row))}" for key, row in rows]
 
 
-_ABSENT = "(absent)"
-
-
-def _is_ignored(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in IGNORED)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys to JSON texts, so that 1, 1.0 and true stay apart, and lists and tuples do not."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value)
-    return flat
+def _shown(value: object) -> str:
+    return "(absent)" if value is ABSENT else json.dumps(value)
 
 
 def read_run(path: Path) -> Config:
-    """The record of a run directory. Raises VarlabError where there is none, or a damaged one."""
-    file = Path(path) / "run.json"
-    try:
-        record = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise VarlabError(f"{path} is not a run directory: it has no run.json") from None
-    except (OSError, ValueError) as error:
-        raise VarlabError(f"{file} cannot be read ({error})") from error
-    if not isinstance(record, dict) or "state" not in (record.get("outcome") or {}):
-        raise VarlabError(f"{file} is not the record of a run")
-    return record
+    """The record of a run directory as JSON."""
+    return read_record(path).to_json()

@@ -1,4 +1,4 @@
-"""Where a run lands: named by what was asked, never by the clock, so that asking again resumes it."""
+"""The directory of a run, named by its overrides and never by the clock: the same command resumes the run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from varlab.run.record import Use, counts
+
 __all__ = ["overrides_name", "run_path"]
 
 ROOT = "runs"
-LONGEST = 180  # bytes: file systems stop at 255, and temporary names are longer than the final ones
-# How and where a run is done, not what is asked.
-_UNNAMED = frozenset({"launch", "trainer", "out", "experiment", "name", "hydra"})
+LONGEST = 180  # bytes; file systems allow 255, and temporary names are longer than final ones
 
 
 def run_path(*, out: str | None, name: str, overrides: Sequence[str], multirun: bool) -> Path:
-    """The run directory: ``out`` itself, under ``-m`` a folder in it; without ``out``, ``runs/<name>/<overrides>``."""
+    """The directory of a run: ``out``, or below it under ``-m``; without ``out``, ``runs/<name>/<overrides>``."""
     if out is not None and not multirun:
         return Path(out)
     parent = Path(out) if out is not None else Path(ROOT) / name
@@ -24,22 +24,21 @@ def run_path(*, out: str | None, name: str, overrides: Sequence[str], multirun: 
 
 
 def overrides_name(overrides: Sequence[str]) -> str:
-    """The overrides as one folder name, the same in whatever order they were given.
+    """The overrides as one folder name, independent of their order.
 
-    ``["seed=1", "order=raster"]`` → ``order=raster+seed=1``; ``~key`` → ``no-key``; nothing → ``default``. Only
-    letters, digits and ``_.=+-`` remain, so that shells take it as it is. A name too long ends in a hash of the whole.
+    ``["seed=1", "order=raster"]`` → ``order=raster+seed=1``; ``~key`` → ``no-key``; no override → ``default``. The name
+    consists of letters, digits and ``_.=+-``, which no shell treats specially. A long name is cut, and ends in its hash.
     """
-    parts = dict(_part(override) for override in overrides if not _is_unnamed(override))
+    parts = dict(_part(override) for override in overrides if _is_named(override))
     name = "+".join(parts[key] for key in sorted(parts)) or "default"
     if len(name) <= LONGEST:
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name[: LONGEST - 9]}-{digest}"
+    return f"{name[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _is_unnamed(override: str) -> bool:
-    key = override.partition("=")[0].lstrip("+~")
-    return re.split(r"[./@]", key, maxsplit=1)[0] in _UNNAMED
+def _is_named(override: str) -> bool:
+    """Whether an override (``a.b=1``, ``+a/b@c=d``, ``~a``) counts for the name, by the first word of its key."""
+    return counts(re.split(r"[./@=]", override.lstrip("+~"), maxsplit=1)[0], Use.DIRECTORY)
 
 
 def _part(override: str) -> tuple[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from pathlib import Path
@@ -14,11 +12,13 @@ from rich.console import Console
 
 from varlab.config import Config
 from varlab.data import Data
+from varlab.files import digest
 from varlab.recipe.assembly import make
 from varlab.recipe.budget import images_per_second
 from varlab.recipe.trainings import KINDS, Plan
 from varlab.rng import Rng
-from varlab.run.directory import IGNORED, RunDirectory
+from varlab.run.directory import RunDirectory
+from varlab.run.record import Use, counted
 from varlab.tasks import Task, fit
 from varlab.tasks.callbacks import (
     Checkpointer,
@@ -125,12 +125,12 @@ def budget_images(task: Task, batch: int, *, images: int | None, flops: float | 
 
 def _fit(config: Config, auto: Config, data: Data, plan: Plan, images: int, directory: RunDirectory) -> None:
     path = directory.path
-    digest = _config_hash(directory.read()["config"], auto)  # of the names that _target_s had when the run began
+    config_hash = _config_hash(directory.record().config, auto)  # of the names that _target_s had when the run began
     journal = Journal(directory=path, tensorboard=config["tensorboard"])
     resume = Resume(
         checkpoint=path / "last.ckpt",
         progress=path / "progress",
-        config_hash=digest,
+        config_hash=config_hash,
         journal=journal,
         on_resume=lambda resumed: directory.update(resumes=[*directory.read()["resumes"], resumed]),
     )
@@ -153,19 +153,18 @@ def _fit(config: Config, auto: Config, data: Data, plan: Plan, images: int, dire
         data,
         images=images,
         resume=resume,
-        stop=Stop(path=path / "last.ckpt", config_hash=digest),
+        stop=Stop(path=path / "last.ckpt", config_hash=config_hash),
         callbacks=callbacks,
         checkpointer=Checkpointer(
-            path=path / "last.ckpt", every=config["checkpoint"]["every"], config_hash=digest, weights=path
+            path=path / "last.ckpt", every=config["checkpoint"]["every"], config_hash=config_hash, weights=path
         ),
         **(trainer | auto),
     )
 
 
 def _config_hash(config: Config, auto: Config) -> str:
-    """Of all that has a say in the weights."""
-    kept = {key: value for key, value in config.items() if key not in IGNORED}
-    return hashlib.sha256(json.dumps([kept, auto], sort_keys=True).encode()).hexdigest()
+    """The hash of everything that the weights depend on."""
+    return digest([counted(config, Use.IDENTITY), auto])
 
 
 def _check_same_data(data: Data, directory: RunDirectory) -> None:

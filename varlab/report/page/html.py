@@ -15,12 +15,13 @@ from markupsafe import Markup
 from varlab.config import Config
 from varlab.files import write_text
 from varlab.report import ledger, tables
-from varlab.report.compare import ABSENT, Variant, differences, group_variants
+from varlab.report.compare import Variant, differences, group_variants
 from varlab.report.page import pictures, scaling_section, style, verdict
 from varlab.report.page.charts import charts
 from varlab.report.read import Run, Score
 from varlab.report.stats.scaling_study import Law, Study, laws, scaling_csv, studies
 from varlab.report.units import duration, si, whole
+from varlab.run.record import ABSENT
 
 __all__ = ["ReportResult", "stylesheet", "write"]
 

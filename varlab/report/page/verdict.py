@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from varlab.report.compare import Variant, flatten
+from varlab.report.compare import Variant
 from varlab.report.read import Run, Score
 from varlab.report.tables import mean_and_spread
 from varlab.report.units import si, significant, whole
+from varlab.run.record import flatten
 
 __all__ = ["cautions", "comparable", "describe_protocol", "headline", "matching", "share_tokenizer", "verdict"]
 

@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from varlab.report.compare import flatten, science
+from varlab.report.compare import science
 from varlab.report.read import Run, number
 from varlab.report.stats.frontier import Curve, Point, frontier, frontier_law
 from varlab.report.stats.power_law import FEWEST, Array, PowerLaw, fit_power_law
+from varlab.run.record import Use, flatten
 
 __all__ = ["MEASURES", "Law", "Measure", "Study", "laws", "scaling_csv", "scaling_table", "studies"]
-
-_SIZE = tuple(f"transformer.{key}" for key in ("width", "depth", "heads", "drop_path"))  # VAR's rule ties them all
-_MAY_DIFFER = (*_SIZE, "budget", "trainer", "shrink", "tensorboard")
-"""Keys of a configuration (with all below them) in which the runs of one study may differ, beside seed and place."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ def _images(run: Run) -> float:
 
 def _shared(run: Run) -> str:
     """All that the runs of a study have in common, the tokenizer's weights and the images included."""
-    config = science(run.config, but=_MAY_DIFFER)
+    config = science(run.config, Use.SCIENCE | Use.SCALING)
     tokenizer = flatten(run.part("parents")).get("tokenizer.weights_sha256")
     return json.dumps([run.order, tokenizer, run.part("data").get("hash"), config], sort_keys=True, default=str)
 

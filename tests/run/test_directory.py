@@ -85,7 +85,8 @@ def test_a_run_that_failed_before_its_first_update_may_be_corrected(tmp_path: Pa
 @pytest.mark.parametrize("state", ["running", "finished"])
 def test_another_configuration_is_refused_by_name(tmp_path: Path, state: str) -> None:
     directory, _ = prepare(tmp_path)
-    directory.update(outcome={"state": state})
+    if state == "finished":
+        directory.finish({})
     with pytest.raises(VarlabError, match=r"data\.batch: 8 → 9.*new: \(absent\) → 1"):
         prepare(tmp_path, CONFIG | {"data": {"batch": 9}, "new": 1})
 

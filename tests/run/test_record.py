@@ -1,0 +1,81 @@
+"""``run.json``: read once, written as it was; and the one table of keys that do not count."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from varlab.errors import VarlabError
+from varlab.run.record import (
+    Parent,
+    RunRecord,
+    Use,
+    compare,
+    counted,
+    read_finished,
+    read_record,
+    uncounted,
+    write_record,
+)
+
+CARRIED = {"run": "a", "file": "a/weights.safetensors", "weights_sha256": "1", "config": {}, "flops": 0, "images": 3}
+JUDGE = {"run": "b", "weights_sha256": "2"}
+
+
+def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
+    values = RunRecord(command="train", config={"seed": 1}, seed=1).to_json() | {
+        "parents": {"tokenizer": CARRIED, "judge": JUDGE | {"note": "kept"}, "run": {"run": "c"}},
+        "outcome": {"state": "failed", "error": "full", "images": {"train": 3}, "scores": {"fid": 1.5}},
+        "build": {"transformer": {}},
+        "later": {"unknown": [1]},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    record = read_record(tmp_path)
+    assert record.kind == "generator" and record.extra == {"later": {"unknown": [1]}}
+    assert record.parents["tokenizer"] == Parent("a", "1", "a/weights.safetensors", {}, 0, 3)
+    assert (record.outcome.images, record.outcome.flops, record.outcome.seconds) == (0, 0, 0)
+    write_record(tmp_path, record)
+    assert json.loads((tmp_path / "run.json").read_text()) == values
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"parents": []}, "parents is not a dict"),
+        ({"parents": {"judge": "runs/judge"}}, r"parents\.judge is not a JSON object"),
+        ({"overrides": "seed=1"}, "overrides is not a list"),
+        ({"outcome": {}}, r"outcome\.state is missing"),
+    ],
+)
+def test_a_damaged_record_is_refused_with_the_reason(tmp_path: Path, change: dict, reason: str) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(RunRecord(command="train").to_json() | change))
+    with pytest.raises(VarlabError, match=reason):
+        read_record(tmp_path)
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    write_record(tmp_path, RunRecord(command="train"))
+    with pytest.raises(VarlabError, match="is running, not finished"):
+        read_finished(tmp_path)
+
+
+def test_each_use_leaves_out_its_own_keys() -> None:
+    config = {"out": "a", "shrink": [], "trainer.threads": 1, "transformer.width": 8, "transformer.norm": "rms", "x": 1}
+    assert list(counted(config, Use.IDENTITY)) == ["trainer.threads", "transformer.width", "transformer.norm", "x"]
+    assert list(counted(config, Use.SCIENCE | Use.SCALING)) == ["transformer.norm", "x"]
+    assert set(uncounted(Use.HASH)) == {"out", "name", "launch", "shrink", "trainer"}
+
+
+def test_values_are_compared_as_json() -> None:
+    assert compare({"a": (1,), "b": {"c": 1}}, {"a": [1], "b": {"c": 1}}) == {}
+    assert compare({"a": 1}, {"a": True}, {}) == {"a": (1, True, "—")}
+
+
+@pytest.mark.parametrize("command", ["import varlab.run.record", "from varlab.cli.main import main; main(['--help'])"])
+def test_the_light_modules_import_nothing_heavy(command: str) -> None:
+    code = f"import sys; {command}; sys.exit(bool({{'torch', 'hydra', 'omegaconf', 'numpy'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

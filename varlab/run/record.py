@@ -1,0 +1,275 @@
+"""``run.json``, the record of a run: its one reader, and the one table of configuration keys that do not count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Flag, auto
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from varlab.config import Config
+from varlab.errors import VarlabError
+from varlab.files import write_json
+
+__all__ = [
+    "ABSENT",
+    "FILE",
+    "Outcome",
+    "Parent",
+    "RunRecord",
+    "Use",
+    "compare",
+    "counted",
+    "counts",
+    "flatten",
+    "parse_record",
+    "read_finished",
+    "read_record",
+    "uncounted",
+    "write_record",
+]
+
+FILE = "run.json"
+ABSENT = "—"
+"""Stands in a comparison for the value of a key that a configuration lacks."""
+
+Part = TypeVar("Part", "RunRecord", "Parent")
+
+
+# -- the record ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A run that another run was made from.
+
+    weights_sha256: of the weights that were used. file, config, flops, images: of a tokenizer whose weights the run
+    carries in its own directory: where they came from, how to build it, and what its training cost.
+    """
+
+    run: str = ""
+    weights_sha256: str = ""
+    file: str = ""
+    config: Config = field(default_factory=dict)
+    flops: int = 0
+    images: int = 0
+    extra: Config = field(default_factory=dict)
+
+    def to_json(self) -> Config:
+        """The parent as ``run.json`` holds it."""
+        hashed = {"weights_sha256": self.weights_sha256} if self.weights_sha256 else {}
+        carried = {"config": self.config, "flops": self.flops, "images": self.images} if self.file else {}
+        return {"run": self.run} | ({"file": self.file} if self.file else {}) | hashed | carried | self.extra
+
+
+@dataclass
+class Outcome:
+    """How far a run came. values: what its command returned, such as images, flops, seconds or scores."""
+
+    state: Literal["running", "finished", "stopped", "failed"] = "running"
+    error: str | None = None
+    values: Config = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
+
+    @property
+    def images(self) -> int:
+        """Images trained on; 0 for a run that trained nothing."""
+        return int(self._number("images"))
+
+    @property
+    def flops(self) -> int:
+        return int(self._number("flops"))
+
+    @property
+    def seconds(self) -> float:
+        return self._number("seconds")
+
+    def _number(self, key: str) -> float:
+        value = self.values.get(key)
+        return value if isinstance(value, int | float) else 0
+
+    def to_json(self) -> Config:
+        """The outcome as ``run.json`` holds it."""
+        return {"state": self.state, "error": self.error} | self.values
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """What a run was asked, what it was made with, and how far it came.
+
+    config: the resolved configuration. choices: the option of each config group. source: the hash of the weights that a
+    command such as evaluate reads. auto: settings that were resolved when the run began. build: how ``varlab.load``
+    builds the model. slurm: the job and its earlier attempts. extra: keys that this version does not know.
+    """
+
+    command: str = ""
+    name: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    choices: Config = field(default_factory=dict)
+    command_line: str = ""
+    config: Config = field(default_factory=dict)
+    code: Config = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: Config = field(default_factory=dict)
+    seed: int | None = None
+    data: Config | None = None
+    parents: dict[str, Parent] = field(default_factory=dict)
+    auto: Config = field(default_factory=dict)
+    budget: Config = field(default_factory=dict)
+    cost: Config = field(default_factory=dict)
+    resumes: list[Config] = field(default_factory=list)
+    outcome: Outcome = field(default_factory=Outcome)
+    source: str | None = None
+    attempts: int = 0
+    slurm_job: str | None = None
+    build: Config = field(default_factory=dict)
+    slurm: Config = field(default_factory=dict)
+    extra: Config = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """generator, tokenizer or classifier by the parts of its model; empty where it holds none."""
+        kinds = {"transformer": "generator", "tokenizer": "tokenizer", "classifier": "classifier"}
+        return next((kind for part, kind in kinds.items() if part in self.build), "")
+
+    def to_json(self) -> Config:
+        """The record as ``run.json`` holds it; build and slurm only once they are known."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        values["parents"] = {role: parent.to_json() for role, parent in self.parents.items()}
+        values["outcome"] = self.outcome.to_json()
+        return {key: value for key, value in values.items() if value or key not in ("build", "slurm")} | self.extra
+
+
+def parse_record(values: object) -> RunRecord:
+    """The record that a JSON value describes. Raises VarlabError with the reason where it describes none."""
+    outcome = values.get("outcome") if isinstance(values, dict) else None
+    if not isinstance(outcome, dict) or "state" not in outcome:
+        raise VarlabError("outcome.state is missing")
+    own = {key: value for key, value in outcome.items() if key not in ("state", "error")}
+    record = _parse(RunRecord, values, "")
+    record.outcome = Outcome(outcome["state"], outcome.get("error"), own)
+    record.parents = {role: _parse(Parent, parent, f"parents.{role}") for role, parent in record.parents.items()}
+    return record
+
+
+def _parse(part: type[Part], values: object, where: str) -> Part:
+    """A dataclass from JSON: null is the default, unknown keys go into ``extra``; lists and objects are checked."""
+    if not isinstance(values, dict):
+        raise VarlabError(f"{where or 'it'} is not a JSON object")
+    names, default = {f.name for f in fields(part)}, part()
+    known = {key: value for key, value in values.items() if key in names and value is not None}
+    for key, value in known.items():
+        kind = type(getattr(default, key))
+        if kind in (dict, list) and not isinstance(value, kind):
+            raise VarlabError(f"{where}{'.' if where else ''}{key} is not a {kind.__name__}")
+    return part(**known, extra={key: value for key, value in values.items() if key not in names})
+
+
+def read_record(run: Path) -> RunRecord:
+    """The record of a run directory. Raises VarlabError with the reason where there is none, or a damaged one."""
+    file = Path(run) / FILE
+    try:
+        return parse_record(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise VarlabError(f"{run} is not a run directory: it has no {FILE}.") from None
+    except (OSError, ValueError) as error:
+        raise VarlabError(f"{file} cannot be read ({error}).") from error
+    except VarlabError as error:
+        raise VarlabError(f"{file} is not the record of a run: {error}.") from None
+
+
+def read_finished(run: Path) -> RunRecord:
+    """The record of a finished run. Raises VarlabError where the run is not finished."""
+    record = read_record(run)
+    if not record.outcome.finished:
+        raise VarlabError(f"{run} is {record.outcome.state}, not finished: run its command again to finish it.")
+    return record
+
+
+def write_record(run: Path, record: RunRecord) -> None:
+    """Write ``run.json`` atomically."""
+    write_json(run / FILE, record.to_json())
+
+
+# -- comparing configurations --------------------------------------------------------------------------------------------
+
+
+def flatten(config: Mapping[str, object], prefix: str = "") -> Config:
+    """Nested configuration → ``{"a.b.c": value}``; lists and empty mappings stay whole."""
+    flat: Config = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def compare(*configs: Mapping[str, object]) -> dict[str, tuple[object, ...]]:
+    """Each flat key whose values differ, with its value in every configuration; ABSENT where one lacks it.
+
+    Values are compared as JSON: 1, 1.0 and true differ, a tuple equals a list.
+    """
+    flat = [flatten(config) for config in configs]
+    rows = {key: tuple(one.get(key, ABSENT) for one in flat) for one in flat for key in one}
+    return {key: row for key, row in rows.items() if len({_canonical(value) for value in row}) > 1}
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+# -- keys that do not count ----------------------------------------------------------------------------------------------
+
+
+class Use(Flag):
+    """What the keys of a configuration are used for."""
+
+    IDENTITY = auto()  # whether two configurations are the same run, which may be resumed
+    DIRECTORY = auto()  # the name of a run's directory
+    HASH = auto()  # config_hash in sweep.csv
+    SCIENCE = auto()  # what a report compares
+    LABEL = auto()  # what a report calls a run, by what was asked
+    SCALING = auto()  # what the runs of a scaling study have in common
+
+
+_UNCOUNTED: Mapping[str, Use] = {
+    "out": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
+    "name": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
+    "launch": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
+    "shrink": Use.IDENTITY | Use.HASH | Use.SCALING,
+    "trainer": Use.DIRECTORY | Use.HASH | Use.LABEL | Use.SCALING,
+    "hydra": Use.DIRECTORY,
+    "experiment": Use.DIRECTORY | Use.LABEL,
+    "task": Use.LABEL,
+    "data": Use.LABEL,
+    "seed": Use.SCIENCE,
+    "budget": Use.SCALING,
+    "tensorboard": Use.SCALING,
+    # VAR's rule ties these to each other
+    "transformer.width": Use.SCALING,
+    "transformer.depth": Use.SCALING,
+    "transformer.heads": Use.SCALING,
+    "transformer.drop_path": Use.SCALING,
+}
+"""Each key that does not count, with all keys below it, and the uses in which it does not."""
+
+
+def uncounted(use: Use) -> tuple[str, ...]:
+    """The keys that do not count in any of the given uses."""
+    return tuple(key for key, uses in _UNCOUNTED.items() if uses & use)
+
+
+def counts(key: str, use: Use) -> bool:
+    """Whether a key, flat or of the top level, counts in all the given uses."""
+    return not f"{key}.".startswith(tuple(f"{name}." for name in uncounted(use)))
+
+
+def counted(config: Mapping[str, object], use: Use) -> Config:
+    """A configuration, flat or nested, without the keys that do not count."""
+    return {key: value for key, value in config.items() if counts(key, use)}
