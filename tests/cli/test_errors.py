@@ -301,7 +301,7 @@ def test_a_checkpoint_of_another_configuration(stopped: list[str], refused: Refu
 
 def test_another_configuration_into_a_stopped_run(stopped: list[str], refused: Refused, tmp_path: Path) -> None:
     said = refused("train", *stopped, "seed=9")
-    assert "holds a run of another configuration: data.seed: 0 → 9, seed: 0 → 9; take another out=" in said
+    assert "holds a run of another configuration: data.seed: 0 → 9, seed: 0 → 9. Use another out=" in said
     assert main(["train", *stopped]) == 0
 
 
