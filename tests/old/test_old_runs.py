@@ -1,0 +1,131 @@
+"""What varlab wrote at commit d11e80b still loads, samples, scores, reports and resumes (see ``make.py``)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import small
+from tests.old import answers
+from varlab import moved
+from varlab.checkpoint import load_checkpoint
+from varlab.moved import MOVED, current_targets
+from varlab.recipe.assembly import make
+from varlab.recipe.trainings import KINDS
+from varlab.report import find_runs, told_apart
+from varlab.report.compare import group_variants
+from varlab.rng import Rng
+from varlab.run.directory import RunDirectory
+
+HERE = Path(__file__).parent
+STORED: dict[str, Any] = json.loads((HERE / "answers.json").read_text())
+STOPPED_AT = {
+    "killed_tokenizer": 128,
+    "asked_generator": 96,
+    "validating_generator": 128,
+    "asked_two_ranks": 96,
+}  # images
+SLOW = {"asked_two_ranks"}
+BOUND = 1e-3  # relative, of floats on another processor; a tenth of it absolute
+BOUNDS = {"killed_tokenizer": 2e-2}  # λ of the adaptive loss is a ratio of small gradients: SSE and AVX2 differ by 5e-4
+
+
+@pytest.fixture
+def old_runs(tmp_path: Path) -> Iterator[Path]:
+    """The stored runs, in the current folder."""
+    with tarfile.open(HERE / "runs.tar.xz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    with small.inside(tmp_path):
+        yield tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def same_bits() -> bool:
+    """Whether this processor is one of the kind that the answers were computed on."""
+    return answers.processor() == json.loads((HERE / "processor.json").read_text())
+
+
+def assert_same(mine: Any, stored: Any, where: str, bound: float) -> None:
+    """Floats within the bound, everything else equal."""
+    if isinstance(stored, dict):
+        assert isinstance(mine, dict) and list(mine) == list(stored), where
+        for key in stored:
+            assert_same(mine[key], stored[key], f"{where}.{key}", bound)
+    elif isinstance(stored, list):
+        assert isinstance(mine, list) and len(mine) == len(stored), where
+        for i, (a, b) in enumerate(zip(mine, stored, strict=True)):
+            assert_same(a, b, f"{where}[{i}]", bound)
+    elif isinstance(stored, float):
+        assert math.isclose(mine, stored, rel_tol=bound, abs_tol=bound / 10), f"{where}: {mine} instead of {stored}"
+    else:
+        assert mine == stored, where
+
+
+@pytest.mark.parametrize(
+    "question", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in answers.ALL]
+)
+def test_the_same_answers(question: str, old_runs: Path, same_bits: bool) -> None:
+    """Each is asked of untouched runs: tokens, pixels, logits, scores, tables, and the log of a resumed run to its end."""
+    mine = json.loads(json.dumps(answers.ALL[question]()))
+    assert_same(mine, STORED[question], question, 0 if same_bits else BOUNDS.get(question, BOUND))
+    if (run := old_runs / "stopped" / question).is_dir():
+        record = small.record(run)
+        (resumed,) = record["resumes"]
+        assert (
+            record["outcome"]["state"] == "finished" and resumed["from"] + resumed["repeated"] == STOPPED_AT[question]
+        )
+        assert resumed["repeated"] == 0 or question == "killed_tokenizer"
+
+
+def test_the_update_that_diverged_can_be_made_again(old_runs: Path) -> None:
+    record, dump = small.record(old_runs / "diverged"), load_checkpoint(old_runs / "diverged" / "nan.ckpt")
+    config = record["config"]
+    with RunDirectory(old_runs / "diverged") as directory:
+        plan = KINDS["classifier"](config, make(config["data"]), Rng(config["seed"]), directory)
+    assert plan.task.replay(dump) == dump["names"] != []
+
+
+def test_a_report_sees_no_difference_in_a_moved_name(old_runs: Path) -> None:
+    """Between a run of then and the same of now."""
+    old = answers.of_order("raster")
+    record = small.record(old)
+    assert any(name in json.dumps(record["config"]) for name in MOVED), "no name has moved: this test sees nothing"
+    new = old_runs / "new"
+    new.mkdir()
+    (new / "run.json").write_text(json.dumps(current_targets(record)))
+    first, second = find_runs([old, new])
+    assert told_apart(first, second) == []
+    assert len(group_variants([first, second])) == 1
+
+
+def test_a_users_yaml_with_old_names(old_runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    conf = old_runs / "conf"
+    for group in ("data", "source", "condition"):
+        (conf / group).mkdir(parents=True)
+    (conf / "source" / "mine.yaml").write_text(
+        "_target_: varlab.data.tars.Tars\npath: runs/data/foreign\nsize: 8\nresample: lanczos\nlabel: auto\nclasses: null\n"
+        "split: {val: null, train: null}\nval_fraction: 0.1\nseed: 0\ncheck: decode\n"
+    )
+    (conf / "condition" / "mine.yaml").write_text(
+        "_target_: varlab.data.conditions.Edges\nsigma: 1.0\nlow: 0.05\nhigh: 0.15\n"
+    )
+    (conf / "data" / "mine.yaml").write_text(
+        "defaults: [folder, _self_]\n_target_: varlab.data.tokenmodule.shards_or_tokens\npath: runs/mine/shards\n"
+        "augment: {_target_: varlab.data.augment.Augment}\nworkers: 0\n"
+    )
+    mine = ("--config-dir", str(conf))
+    moved._logged_name.cache_clear()
+    with caplog.at_level(logging.INFO, "varlab"):
+        answers.command("pack", *mine, "source=mine", "condition=mine", "out=runs/mine/shards", "workers=0")
+        small_one = ("classifier.channels=[4,4,8]", "classifier.groups=2", "budget.images=32", "data.batch=16")
+        answers.command("train", *mine, "task=classifier", "data=mine", *small_one, "out=runs/mine/run")
+    assert small.record(old_runs / "mine" / "run")["outcome"]["state"] == "finished"
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "varlab.data.tokenmodule.shards_or_tokens has moved" in said
