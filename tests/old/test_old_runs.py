@@ -26,12 +26,6 @@ from varlab.run.directory import RunDirectory
 
 HERE = Path(__file__).parent
 STORED: dict[str, Any] = json.loads((HERE / "answers.json").read_text())
-STOPPED_AT = {
-    "killed_tokenizer": 128,
-    "asked_generator": 96,
-    "validating_generator": 128,
-    "asked_two_ranks": 96,
-}  # images
 SLOW = {"asked_two_ranks"}
 BOUND = 1e-3  # relative, of floats on another processor; a tenth of it absolute
 BOUNDS = {"killed_tokenizer": 2e-2}  # λ of the adaptive loss is a ratio of small gradients: SSE and AVX2 differ by 5e-4
@@ -73,15 +67,13 @@ def assert_same(mine: Any, stored: Any, where: str, bound: float) -> None:
 )
 def test_the_same_answers(question: str, old_runs: Path, same_bits: bool) -> None:
     """Each is asked of untouched runs: tokens, pixels, logits, scores, tables, and the log of a resumed run to its end."""
+    run = old_runs / "stopped" / question
+    done = small.progress(run)
     mine = json.loads(json.dumps(answers.ALL[question]()))
     assert_same(mine, STORED[question], question, 0 if same_bits else BOUNDS.get(question, BOUND))
-    if (run := old_runs / "stopped" / question).is_dir():
+    if done:
         record = small.record(run)
-        (resumed,) = record["resumes"]
-        assert (
-            record["outcome"]["state"] == "finished" and resumed["from"] + resumed["repeated"] == STOPPED_AT[question]
-        )
-        assert resumed["repeated"] == 0 or question == "killed_tokenizer"
+        assert record["outcome"]["state"] == "finished" and record["resumes"] == [{"from": done, "repeated": 0}]
 
 
 def test_the_update_that_diverged_can_be_made_again(old_runs: Path) -> None:
