@@ -12,7 +12,8 @@ from PIL import Image
 
 from varlab.data.image.augment import Augment
 from varlab.data.pack.packer import pack
-from varlab.data.pack.sources.base import Digits, Sample
+from varlab.data.pack.sources.base import SourceSample
+from varlab.data.pack.sources.digits import Digits
 from varlab.data.shard_module import ShardDataModule
 
 
@@ -31,9 +32,9 @@ class Made:
     def entries(self, split: str) -> range:
         return range(self._n[split])
 
-    def load(self, split: str, entry: int) -> Sample:
+    def load(self, split: str, entry: int) -> SourceSample:
         noise = np.random.default_rng([len(split), entry]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        return Sample(key=f"{entry:04d}", label=entry % 3, image=Image.fromarray(noise))
+        return SourceSample(key=f"{entry:04d}", label=entry % 3, image=Image.fromarray(noise))
 
 
 def _digits(**changes: Any) -> Digits:

@@ -16,12 +16,13 @@ from PIL import Image
 
 from varlab.data.format.index import read_index
 from varlab.data.format.index_builder import build_index
-from varlab.data.format.scan import Settings
+from varlab.data.format.scan import ScanSettings
 from varlab.data.image.augment import Augment
-from varlab.data.pack.conditions import Boxes, Edges, Images, LowResolution
+from varlab.data.pack.conditions import CropBoxes, Edges, LowResolution, PairedImages
 from varlab.data.pack.packer import pack
-from varlab.data.pack.sources.base import Digits, Sample
-from varlab.data.pack.sources.folder import Folder
+from varlab.data.pack.sources.base import SourceSample
+from varlab.data.pack.sources.digits import Digits
+from varlab.data.pack.sources.folder import ImageFolder
 from varlab.data.pack.sources.photos import Photos
 from varlab.data.shard_module import ShardDataModule
 from varlab.types import VarlabError
@@ -38,7 +39,7 @@ class Itself:
     def describe(self) -> dict[str, Any]:
         return {}
 
-    def draw(self, sample: Sample, image: Image.Image) -> Image.Image:
+    def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image:
         return image
 
 
@@ -55,14 +56,14 @@ class Gradient:
     def entries(self, split: str) -> range:
         return range(8)
 
-    def load(self, split: str, i: int) -> Sample:
+    def load(self, split: str, i: int) -> SourceSample:
         place = (np.arange(self.side) + 0.5) / self.side * 255
         whole = np.stack([*np.meshgrid(place, place, indexing="ij"), np.zeros((self.side, self.side))], -1)
         top, left, size = 7 * i, 90 - 11 * i, 80 + 16 * (i % 3)
         crop = Image.fromarray(whole.astype(np.uint8)[top : top + size, left : left + size])
         box = tuple(n / self.side for n in (top, left, top + size, left + size))
         image = crop.resize((16, 16), Image.Resampling.BOX)
-        return Sample(key=f"{i:02d}", label=0, image=image, box=box)  # type: ignore[arg-type]
+        return SourceSample(key=f"{i:02d}", label=0, image=image, box=box)  # type: ignore[arg-type]
 
 
 def names_in(shard: Path) -> list[str]:
@@ -125,7 +126,7 @@ def test_image_and_condition_are_augmented_alike(
 @pytest.mark.parametrize(("flip", "crop"), [(False, 1.0), (True, 1.0), (False, 1.25), (True, 1.5)])
 def test_boxes_follow_the_pixels(tmp_path: Path, make_module: Make, flip: bool, crop: float) -> None:
     """Every pixel tells its place in the picture: the one that the box says."""
-    pack(Gradient(), tmp_path, shard_size=9, condition=Boxes())
+    pack(Gradient(), tmp_path, shard_size=9, condition=CropBoxes())
     data = make_module(tmp_path, augment=Augment(flip=flip, crop=crop, noise=0.0))
     assert data.info.boxes and data.info.condition is None
     mirrored = 0
@@ -155,7 +156,9 @@ def test_photos_tell_where_their_crops_lie(tmp_path: Path) -> None:
     expected = source.boxes("coins", "val")[1]
     assert (top * height, left * width, bottom * height, right * width) == pytest.approx(expected)
     with pytest.raises(VarlabError, match="coordinates need source=photos"):
-        pack(Digits(size=8, resample="bicubic", val_fraction=0.2, seed=0), tmp_path, shard_size=9, condition=Boxes())
+        pack(
+            Digits(size=8, resample="bicubic", val_fraction=0.2, seed=0), tmp_path, shard_size=9, condition=CropBoxes()
+        )
 
 
 def test_the_view_makes_the_conditions_the_images(tmp_path: Path, make_images: Any, make_module: Make) -> None:
@@ -182,8 +185,8 @@ def test_conditions_of_another_folder(tmp_path: Path) -> None:
             Image.new("RGB", (40, 30), (i * 99, 0, 0)).save(tmp_path / "images" / name / f"{i}.jpg")
             if (name, i) != ("y", 1):
                 Image.new("L", (40, 30), 80 + i).save(tmp_path / "maps" / name / f"{i}.png")
-    source = Folder(path=str(tmp_path / "images"), size=16, resample="lanczos", val_fraction=0.3, seed=0)
-    condition = Images(path=str(tmp_path / "maps"), resample="nearest")
+    source = ImageFolder(path=str(tmp_path / "images"), size=16, resample="lanczos", val_fraction=0.3, seed=0)
+    condition = PairedImages(path=str(tmp_path / "maps"), resample="nearest")
     summary = pack(source, tmp_path / "out", shard_size=9, condition=condition)
     assert sum(summary["images"].values()) == 5
     assert [s["name"] for s in summary["skipped"]] == ["y/1.jpg"] and "has no condition" in summary["skipped"][0][
@@ -191,7 +194,7 @@ def test_conditions_of_another_folder(tmp_path: Path) -> None:
     ]
     assert read_index(tmp_path / "out").info.condition == "folder"
     with pytest.raises(VarlabError, match="no folder of conditions"):
-        Images(path=str(tmp_path / "nowhere"), resample="nearest")
+        PairedImages(path=str(tmp_path / "nowhere"), resample="nearest")
     with pytest.raises(VarlabError, match="comes from no file"):
         pack(Gradient(), tmp_path / "none", shard_size=9, condition=condition)
 
@@ -206,7 +209,7 @@ def test_a_sample_without_the_condition_that_others_have_is_named(tmp_path: Path
                 other.addfile(member, content)
     (tmp_path / "other.tar").replace(shard)
     splits = {"train": ["train-000000.tar"], "val": ["val-000000.tar"]}
-    settings = Settings(label="auto", classes=None, decode=False, most_pixels=1 << 20, size=None)
+    settings = ScanSettings(label="auto", classes=None, decode=False, most_pixels=1 << 20, size=None)
     rest: Any = {"settings": settings, "source": {"name": "x"}, "val_fraction": 0.0, "seed": 0, "workers": 0}
     with pytest.raises(VarlabError, match=r"1 no_condition: no_condition: sample 0004 in train-000000\.tar"):
         build_index(tmp_path, splits=splits, max_bad=0.0, **rest)
@@ -228,6 +231,6 @@ def test_edges_lie_where_grey_changes() -> None:
 
 def test_low_resolution_keeps_means_and_loses_detail() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
-    low = LowResolution(factor=4, resample="bicubic").draw(Sample("k", 0, noise), noise)
+    low = LowResolution(factor=4, resample="bicubic").draw(SourceSample("k", 0, noise), noise)
     assert low.size == noise.size and np.mean(low) == pytest.approx(np.mean(noise), abs=2)
     assert np.std(low) < np.std(noise) / 3

@@ -22,7 +22,7 @@ from PIL import Image
 from varlab.cli.main import main
 from varlab.data.faults import KINDS
 from varlab.data.format.index import read_index
-from varlab.data.format.tar import scan
+from varlab.data.format.tar import scan_tar
 from varlab.data.pack.packer import pack
 from varlab.data.shard_module import ShardDataModule
 from varlab.types import VarlabError
@@ -264,7 +264,7 @@ def test_no_damage_hangs_or_passes_for_an_image(
     assert int((~equal_B).sum()) <= len({fault.key for fault in read.faults})
     known = {image.numpy().tobytes() for image in true.img_u8_B3HW}
     assert all(image.contiguous().numpy().tobytes() in known for image in read.img_u8_B3HW)
-    found = scan(copied / "train-000001.tar")  # headers alone: whatever it finds, it ends, and names only known kinds
-    assert {fault.kind for fault in found.faults} <= set(KINDS)
+    scan = scan_tar(copied, "train-000001.tar")  # headers alone: whatever it finds, it ends, and names only known kinds
+    assert {fault.kind for fault in scan.faults} <= set(KINDS)
     if broken != content and len(broken) == len(content) and read.faults:
         assert {fault.kind for fault in read.faults} <= {"changed"}

@@ -20,7 +20,8 @@ from PIL import Image
 from varlab.data.format.index import read_index
 from varlab.data.format.writer import ShardWriter
 from varlab.data.pack.packer import pack
-from varlab.data.pack.sources.base import Digits, Sample, Skipped
+from varlab.data.pack.sources.base import Skipped, SourceSample
+from varlab.data.pack.sources.digits import Digits
 from varlab.data.read.reader import ShardReader
 from varlab.types import VarlabError
 
@@ -120,7 +121,7 @@ class Odd:
     classes = ("a", "b")
     image_size = (8, 8)
 
-    def __init__(self, *items: Sample | Skipped):
+    def __init__(self, *items: SourceSample | Skipped):
         self._items = items
 
     def describe(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class Odd:
     def entries(self, split: str) -> range:
         return range(len(self._items) if split == "train" else 0)
 
-    def load(self, split: str, entry: int) -> Sample | Skipped:
+    def load(self, split: str, entry: int) -> SourceSample | Skipped:
         return self._items[entry]
 
 
@@ -139,12 +140,12 @@ GREY = Image.new("L", (8, 8))
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ((Sample("k", 2, GREY),), "Sample k has label 2"),
-        ((Sample("k", -1, GREY),), "Sample k has label -1"),
-        ((Sample("k", 0, Image.new("L", (8, 9))),), "Sample k is 8×9"),
-        ((Sample("k", 0, GREY), Sample("k", 1, GREY)), "key 'k' must be unique"),
-        ((Sample("k.x", 0, GREY),), "without dots"),
-        ((Sample("k", 0, b"GIF89a nonsense"),), "Sample k is none of PNG, JPEG, WEBP"),
+        ((SourceSample("k", 2, GREY),), "Sample k has label 2"),
+        ((SourceSample("k", -1, GREY),), "Sample k has label -1"),
+        ((SourceSample("k", 0, Image.new("L", (8, 9))),), "Sample k is 8×9"),
+        ((SourceSample("k", 0, GREY), SourceSample("k", 1, GREY)), "key 'k' must be unique"),
+        ((SourceSample("k.x", 0, GREY),), "without dots"),
+        ((SourceSample("k", 0, b"GIF89a nonsense"),), "Sample k is none of PNG, JPEG, WEBP"),
         ((Skipped("broken.png", "why"),), r"no training image \(1 skipped\)"),
     ],
 )
@@ -156,18 +157,18 @@ def test_impossible_samples_are_named(tmp_path: Path, contents: Contents, items:
 
 def test_a_source_that_fails_is_not_taken_for_a_full_disk(tmp_path: Path, contents: Contents) -> None:
     class Unplugged(Odd):
-        def load(self, split: str, entry: int) -> Sample | Skipped:
+        def load(self, split: str, entry: int) -> SourceSample | Skipped:
             raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(VarlabError, match=r"train images cannot be read \(.*Input/output error"):
-        pack(Unplugged(Sample("k", 0, GREY)), tmp_path, shard_size=5)
+        pack(Unplugged(SourceSample("k", 0, GREY)), tmp_path, shard_size=5)
     assert contents(tmp_path) == {}
 
 
 def test_encoded_bytes_are_stored_as_they_are_and_skips_are_told(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     GREY.save(buffer, format="JPEG")
-    summary = pack(Odd(Skipped("x.png", "torn"), Sample("k", 1, buffer.getvalue())), tmp_path, shard_size=5)
+    summary = pack(Odd(Skipped("x.png", "torn"), SourceSample("k", 1, buffer.getvalue())), tmp_path, shard_size=5)
     assert summary["skipped"] == [{"name": "x.png", "reason": "torn"}]
     with tarfile.open(tmp_path / "train-000000.tar") as tar:
         assert tar.getnames() == ["k.jpg", "k.cls"]

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from varlab.data.format.index import read_index
 from varlab.data.pack.packer import pack
-from varlab.data.pack.sources.base import Sample, Skipped
+from varlab.data.pack.sources.base import Skipped, SourceSample
 from varlab.data.pack.sources.base import samples as all_samples
 from varlab.data.pack.sources.parquet import Parquet
 from varlab.data.read.reader import ShardReader
@@ -54,8 +54,8 @@ def write(path: Path, labels: Any, *, first: int = 0, names: list[str] | None = 
     return path
 
 
-def samples(made: Parquet, split: str) -> list[Sample]:
-    return [s for s in all_samples(made, split) if isinstance(s, Sample)]
+def samples(made: Parquet, split: str) -> list[SourceSample]:
+    return [s for s in all_samples(made, split) if isinstance(s, SourceSample)]
 
 
 def skipped(made: Parquet) -> dict[str, str]:

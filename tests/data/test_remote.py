@@ -15,7 +15,7 @@ import torch
 
 from varlab.data.format import storage
 from varlab.data.format.index import read_index
-from varlab.data.format.storage import RemoteFolder, folder_at
+from varlab.data.format.storage import RemoteFolder, storage_at
 from varlab.data.pack.packer import pack
 from varlab.data.shard_module import ShardDataModule
 from varlab.types import VarlabError
@@ -91,7 +91,7 @@ def test_shards_are_fetched_once_and_ahead(shards: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(
         RemoteFolder, "_fetch", lambda self, file, *rest: (fetched.append(file), plain(self, file, *rest))
     )
-    folder = folder_at(f"file://{shards}", cache=tmp_path, cache_bytes=1 << 30)
+    folder = storage_at(f"file://{shards}", cache=tmp_path, cache_bytes=1 << 30)
     assert isinstance(folder, RemoteFolder)
     names = [(path.name, path.stat().st_size) for path in sorted(shards.glob("train*.tar"))]
     folder.prefetch(names[:4])
@@ -121,7 +121,7 @@ def test_a_flaky_server_is_tried_again_and_a_dead_one_is_a_sentence(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
-    folder = folder_at(f"file://{shards}", cache=tmp_path / "one", cache_bytes=1 << 30)
+    folder = storage_at(f"file://{shards}", cache=tmp_path / "one", cache_bytes=1 << 30)
     system = folder._filesystem()  # type: ignore[union-attr]
     plain, calls = system.get_file, []
 
@@ -138,16 +138,16 @@ def test_a_flaky_server_is_tried_again_and_a_dead_one_is_a_sentence(
     with pytest.raises(OSError, match="could not be fetched"):
         folder.local("train-000001.tar")
     with pytest.raises(VarlabError, match=r"index\.json cannot be read"):
-        read_index(folder_at("http://127.0.0.1:9/nothing", cache=tmp_path / "two", cache_bytes=1))
+        read_index(storage_at("http://127.0.0.1:9/nothing", cache=tmp_path / "two", cache_bytes=1))
     with pytest.raises(VarlabError, match="nosuch://x cannot be read"):
-        read_index(folder_at("nosuch://x", cache=tmp_path / "three", cache_bytes=1))
+        read_index(storage_at("nosuch://x", cache=tmp_path / "three", cache_bytes=1))
 
 
 def test_what_is_being_fetched_has_its_room(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two fetches at once: neither takes the room that the other is about to fill."""
     names = [(path.name, path.stat().st_size) for path in sorted(shards.glob("train*.tar"))][:4]
     largest, both = max(size for _, size in names), threading.Barrier(2)
-    folder = folder_at(f"file://{shards}", cache=tmp_path, cache_bytes=3 * largest)
+    folder = storage_at(f"file://{shards}", cache=tmp_path, cache_bytes=3 * largest)
     for name, size in names[:2]:
         folder.local(name, size)
     plain = RemoteFolder._fetch

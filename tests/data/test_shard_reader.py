@@ -19,7 +19,7 @@ from PIL import Image
 
 from varlab.data.format.index import Index, read_index, write_index
 from varlab.data.format.index_builder import build_index
-from varlab.data.format.scan import Settings
+from varlab.data.format.scan import ScanSettings
 from varlab.data.format.storage import LocalFolder
 from varlab.data.read.reader import ShardReader
 from varlab.types import VarlabError
@@ -59,7 +59,7 @@ def by_hand(folder: Path, members: dict[str, bytes], form: int = tarfile.USTAR_F
     build_index(
         folder,
         splits={"train": [path.name], "val": []},
-        settings=Settings(**own),
+        settings=ScanSettings(**own),
         source={"name": "hand"},
         val_fraction=0.0,
         seed=0,
@@ -179,7 +179,7 @@ def test_images_of_various_sizes_are_brought_to_one(tmp_path: Path) -> None:
 
 def test_wrong_size_is_named(made_copy: Path) -> None:
     index = read_index(made_copy)
-    wrong = Index(index.folder, index.source, index.classes, (8, 9), index.splits, {})
+    wrong = Index(index.storage, index.source, index.classes, (8, 9), index.splits, {})
     write_index(wrong, {"train": index.table("train")})
     assert {f.kind for f in reader(made_copy).read(torch.arange(3)).faults.values()} == {"wrong_size"}
 
@@ -191,7 +191,7 @@ def test_shards_written_by_webdataset_are_read(tmp_path: Path) -> None:
     build_index(
         tmp_path,
         splits={"train": ["train-000000.tar"]},
-        settings=Settings(label="auto", classes=None, decode=True, most_pixels=100, size=(8, 8)),
+        settings=ScanSettings(label="auto", classes=None, decode=True, most_pixels=100, size=(8, 8)),
         source={"name": "theirs"},
         val_fraction=0.0,
         seed=0,

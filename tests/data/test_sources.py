@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from varlab.data.pack.sources.base import Digits, Sample, Skipped, stratified_split
+from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
 from varlab.data.pack.sources.base import samples as all_samples
-from varlab.data.pack.sources.folder import Folder
+from varlab.data.pack.sources.digits import Digits
+from varlab.data.pack.sources.folder import ImageFolder
 from varlab.data.pack.sources.photos import Photos, regions
 from varlab.types import VarlabError
 
@@ -33,8 +34,8 @@ PHOTOS: dict[str, Any] = {
 }
 
 
-def samples(source: Any, split: str) -> list[Sample]:
-    return [s for s in all_samples(source, split) if isinstance(s, Sample)]
+def samples(source: Any, split: str) -> list[SourceSample]:
+    return [s for s in all_samples(source, split) if isinstance(s, SourceSample)]
 
 
 def skipped(source: Any) -> list[Skipped]:
@@ -117,8 +118,10 @@ def save(path: Path, image: Image.Image, **options: Any) -> None:
     image.save(path, **options)
 
 
-def folder(path: Path, **changes: Any) -> Folder:
-    return Folder(**{"path": str(path), "size": 8, "resample": "lanczos", "val_fraction": 0.25, "seed": 0, **changes})
+def folder(path: Path, **changes: Any) -> ImageFolder:
+    return ImageFolder(
+        **{"path": str(path), "size": 8, "resample": "lanczos", "val_fraction": 0.25, "seed": 0, **changes}
+    )
 
 
 def test_folder_names_corrupt_images_and_gives_the_others(tmp_path: Path) -> None:

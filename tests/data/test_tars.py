@@ -16,9 +16,9 @@ from PIL import Image
 
 from varlab.data.format.index import read_index
 from varlab.data.format.index_builder import build_index
-from varlab.data.format.scan import Settings
+from varlab.data.format.scan import ScanSettings
 from varlab.data.pack.packer import pack
-from varlab.data.pack.sources.base import Sample, Skipped
+from varlab.data.pack.sources.base import Skipped, SourceSample
 from varlab.data.pack.sources.base import samples as all_samples
 from varlab.data.pack.sources.shards import Tars
 from varlab.data.read.reader import ShardReader
@@ -57,8 +57,8 @@ def shard(first: int, n: int, told: Callable[[int], Members] = lambda i: {"cls":
     return members
 
 
-def samples(source: Tars, split: str) -> list[Sample]:
-    return [s for s in all_samples(source, split) if isinstance(s, Sample)]
+def samples(source: Tars, split: str) -> list[SourceSample]:
+    return [s for s in all_samples(source, split) if isinstance(s, SourceSample)]
 
 
 def skipped(source: Tars) -> list[tuple[str, str]]:
@@ -145,7 +145,7 @@ def test_the_split_goes_by_names_patterns_or_a_share(tmp_path: Path) -> None:
 
 def test_the_index_says_the_split_and_the_classes(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", shard(0, 20))
-    own = Settings(label="auto", classes=("cat", "dog"), decode=False, most_pixels=1 << 20, size=None)
+    own = ScanSettings(label="auto", classes=("cat", "dog"), decode=False, most_pixels=1 << 20, size=None)
     splits, told = {"train": ["a.tar"], "val": []}, {"val_fraction": 0.25, "seed": 0, "max_bad": 0.0, "workers": 0}
     build_index(tmp_path, splits=splits, settings=own, source={"name": "hand"}, **told)
     source, index = tars(tmp_path), read_index(tmp_path)

@@ -26,7 +26,7 @@ from varlab.cli.command_table import COMMANDS
 from varlab.cli.commands.train import precision
 from varlab.cli.main import main
 from varlab.data import ShardDataModule, StreamDataModule
-from varlab.data.pack.sources.base import Sample, Skipped, samples
+from varlab.data.pack.sources.base import Skipped, SourceSample, samples
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
 from varlab.order.base import positions
@@ -189,7 +189,7 @@ def source(name: str, lab: Path, tmp_path: Path) -> None:
     FOUND.get(name, lambda folder: None)(tmp_path)
     config = composed("pack", f"source={name}", *([f"path={tmp_path}"] if name in FOUND else []))
     made = instantiate(config.source)
-    first = next(item for item in samples(made, "train") if isinstance(item, Sample))
+    first = next(item for item in samples(made, "train") if isinstance(item, SourceSample))
     assert len(made.classes) >= 2 and 0 <= first.label < len(made.classes)
 
 
@@ -236,7 +236,7 @@ def condition(name: str, lab: Path, tmp_path: Path) -> None:
         made = build_condition(config | own, tokenizer=_Scales())  # type: ignore[arg-type]
         assert made is not None and made.num_tokens == 16 and made.vocab_size > 0
     else:
-        drawn = make(config).draw(Sample(key="a", label=0, image=Image.new("L", (16, 16)), file="a/0.png"), _GREY)
+        drawn = make(config).draw(SourceSample(key="a", label=0, image=Image.new("L", (16, 16)), file="a/0.png"), _GREY)
         assert drawn.size == (16, 16) if name != "folder" else isinstance(drawn, Skipped)
 
 

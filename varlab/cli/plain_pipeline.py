@@ -22,7 +22,7 @@ def plain_pipeline(data: ShardDataModule, *, batch: int) -> Iterable[Any]:
     scale, ratio = (crop.scale, crop.ratio) if isinstance(crop, RandomResizedCrop) else ((1.0, 1.0), (1.0, 1.0))
     steps = [transforms.RandomResizedCrop(size, scale=scale, ratio=ratio), transforms.PILToTensor()]
     picture = transforms.Compose(steps)
-    urls = [str(index.folder.local(shard.file, shard.bytes)) for shard in index.splits["train"]]
+    urls = [str(index.storage.local(shard.file, shard.bytes)) for shard in index.splits["train"]]
     shards = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
     samples = shards.shuffle(1000).decode("pilrgb").to_tuple("jpg;png;jpeg;webp", "cls").map_tuple(picture, int)
     batches: Iterable[Any] = samples.batched(batch, collation_fn=_collate)

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from varlab.config import Config
-from varlab.data.faults import Watch
+from varlab.data.faults import FaultCounter
 from varlab.data.format.index import Index, read_index
-from varlab.data.format.storage import folder_at
+from varlab.data.format.storage import storage_at
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Centre, Crop
 from varlab.data.read.batches import Chunks, EvalBatches, TrainBatches
@@ -95,14 +95,14 @@ class ShardDataModule(LightningDataModule):
         self._max_bad, self._most_pixels = max_bad, most_pixels
         self._remote_cache, self._remote_bytes = remote_cache, remote_bytes
         self._readers: dict[str, ShardReader] = {}
-        self.watches: dict[str, Watch] = {}
+        self.watches: dict[str, FaultCounter] = {}
         self.start = 0
         self.stop: int | None = None
 
     @cached_property
     def index(self) -> Index:
         """The shard set's index."""
-        return read_index(folder_at(self.path, cache=self._remote_cache, cache_bytes=self._remote_bytes))
+        return read_index(storage_at(self.path, cache=self._remote_cache, cache_bytes=self._remote_bytes))
 
     @property
     def info(self) -> DataInfo:
@@ -126,7 +126,7 @@ class ShardDataModule(LightningDataModule):
                 most_pixels=self._most_pixels,
                 size=self._size,
             )
-            watch = Watch(where=self.path, split=split, n=len(reader), most=self._max_bad)
+            watch = FaultCounter(where=self.path, split=split, n=len(reader), most=self._max_bad)
             watch.note(reader.survey())
             self._readers[split], self.watches[split] = reader, watch
         return self._readers[split]

@@ -16,7 +16,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from varlab.data.faults import Watch
+from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Crop
 from varlab.data.read.batches import EvalBatches, TrainBatches
@@ -39,7 +39,7 @@ class StreamDataModule(LightningDataModule):
 
     Args:
         train, val: shards of each split, as paths, http(s)://… or ``pipe:`` commands, one or a list, braces expanded.
-        classes: how many there are, or their names in label order. label: where labels are told, see ``label_of``.
+        classes: how many there are, or their names in label order. label: where labels are told, see ``read_label``.
         size: images are brought to this square, or (H, W). crop: what training cuts out of each image, None for the middle.
         train_images: samples of the training shards, as far as is known: an epoch; what faults are a share of.
         val_images: so many of the val shards' samples are held out, the first in their order, decoded in memory (3·H·W
@@ -198,9 +198,11 @@ class StreamDataModule(LightningDataModule):
     def _flow(self, split: str) -> Callable[[], Flow]:
         return partial(Flow, self._urls[split], name=f"data.{split}", n=self._images[split])
 
-    def _watch(self, split: str, most: float) -> Watch:
+    def _watch(self, split: str, most: float) -> FaultCounter:
         where, n = _shown(self._urls[split]), self._images[split]
-        return Watch(where=where, split=split, n=n, most=most, remedy="mend them, or allow more with data.max_bad")
+        return FaultCounter(
+            where=where, split=split, n=n, most=most, remedy="mend them, or allow more with data.max_bad"
+        )
 
     def _numbered(self, split: str) -> Held:
         if split != "val":

@@ -12,7 +12,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from varlab.data.faults import Watch
+from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
 from varlab.data.read.batches import TrainBatches
 from varlab.data.read.epochs import ATTEMPTS, Walk
@@ -85,7 +85,7 @@ class TokenDataModule(LightningDataModule):
         return replace(info, tokens=tokens.hash, encoded=encoded)
 
     @property
-    def watches(self) -> dict[str, Watch]:
+    def watches(self) -> dict[str, FaultCounter]:
         """The bad samples that were met, by split."""
         return self.shards.watches
 
@@ -112,7 +112,7 @@ class TokenDataModule(LightningDataModule):
         batches = TrainBatches(start=start, stop=stop, batch=self.batch, rank=rank, world=world)
         reader = self.reader("train")
         walk = Walk(seed=self._seed, shard_N=reader.shard_N, views=self.tokens.views, open_shards=self._open_shards)
-        watch = Watch(where=self.path, split="train", n=len(reader), most=1.0)
+        watch = FaultCounter(where=self.path, split="train", n=len(reader), most=1.0)
         return Loader(_TokenStream(reader, walk), batches, workers=self._workers, watch=watch)
 
     def eval_loader(self, split: str, rank: int, world: int, batch: int | None = None) -> DataLoader[Batch]:

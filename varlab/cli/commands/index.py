@@ -12,12 +12,12 @@ from rich.table import Table
 
 from varlab.cli.dataset_summary import summarise
 from varlab.config import Config
-from varlab.data.faults import KINDS, table_of
+from varlab.data.faults import KINDS, count_faults
 from varlab.data.format.index import FILE, Index, read_index
 from varlab.data.format.index_builder import build_index
 from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
-from varlab.data.format.scan import Settings, split_files
+from varlab.data.format.scan import ScanSettings, split_files
 from varlab.files import write_json
 from varlab.launch.workers import bar, workers
 from varlab.run.directory import RunDirectory
@@ -60,7 +60,7 @@ def _make(config: Config, folder: Path) -> Config:
     summarise(index, folder / "summary.html", bad=bad, sheet=8)
     counts = ", ".join(f"{n} {split}" for split, n in index.info.counts.items())
     logger.info("%s: %s samples, %d classes; left out: %s", folder / FILE, counts, len(index.classes), _said(faults))
-    return {"counts": dict(index.info.counts), "hash": index.hash, "faults": table_of(faults)}
+    return {"counts": dict(index.info.counts), "hash": index.hash, "faults": count_faults(faults)}
 
 
 def _check(config: Config, folder: Path, directory: RunDirectory) -> Config:
@@ -82,9 +82,9 @@ def _check(config: Config, folder: Path, directory: RunDirectory) -> Config:
     return {"faults": {}}
 
 
-def _settings(config: Config, before: Config) -> Settings:
+def _settings(config: Config, before: Config) -> ScanSettings:
     size = config["size"]
-    return Settings(
+    return ScanSettings(
         label=config["label"],
         classes=class_names(config["classes"] or before.get("classes")),
         decode=config["decode"],
@@ -103,7 +103,7 @@ def _before(folder: Path) -> Config:
 
 
 def _said(faults: list[Fault]) -> str:
-    return ", ".join(f"{n} {kind}" for kind, n in table_of(faults).items()) or "none"
+    return ", ".join(f"{n} {kind}" for kind, n in count_faults(faults).items()) or "none"
 
 
 def _show(index: Index, faults: list[Fault]) -> None:
@@ -111,7 +111,7 @@ def _show(index: Index, faults: list[Fault]) -> None:
     if not faults:
         return
     table = Table("kind", "faults", "samples", "what it is", title=f"{index.path}: not what its index says")
-    for kind, n in table_of(faults).items():
+    for kind, n in count_faults(faults).items():
         lost = sum(fault.samples for fault in faults if fault.kind == kind)
         table.add_row(kind, str(n), str(lost), KINDS[kind])
     Console(stderr=True).print(table)

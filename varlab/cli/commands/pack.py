@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from varlab.cli.dataset_summary import summarise
 from varlab.config import Config
 from varlab.data.format.index import SPLITS, read_index
-from varlab.data.pack.conditions import Boxes, Condition
+from varlab.data.pack.conditions import ConditionMaker, CropBoxes
 from varlab.data.pack.packer import pack
 from varlab.launch.workers import bar, workers
 from varlab.moved import resolve_targets
@@ -48,15 +48,15 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     return {"summary": summary}
 
 
-def _condition(config: DictConfig | None) -> Condition | None:
+def _condition(config: DictConfig | None) -> ConditionMaker | None:
     """What each sample is packed with, from conf/condition, which training reads too."""
     if config is None:
         return None
     if "_target_" in config:
-        made: Condition = _made(config)
+        made: ConditionMaker = _made(config)
         return made
     if config.kind == "coordinates":
-        return Boxes()
+        return CropBoxes()
     raise VarlabError(f"condition={config.kind} is for training: pack with edges, lowres, folder or coordinates.")
 
 

@@ -1,1 +1,1 @@
-"""Shard sets on disk: tars, index, tables, labels, storage."""
+"""The format of shard sets: tars, index, tables, labels, and the storage that holds them."""

@@ -1,15 +1,15 @@
-"""``index.json``: what a folder of WebDataset shards says of itself.
+"""The index of a folder of WebDataset shards: ``index.json``, and a table of the samples of each split.
 
-The shards are plain tars that webdataset reads without us; the index adds what a tar cannot tell: how many samples and
-bytes there should be (so that a cut shard is noticed), the classes' names, the image size, and in a table for each split
-(``train.samples.npy``) where every sample lies and what its bytes hash to.
+The shards are plain tars. The index adds what a tar cannot state: how many samples and bytes belong to it (so that a cut
+shard is noticed), the class names, the image size, and where each sample lies and which hash its bytes have
+(``train.samples.npy``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varlab.config import Config
-from varlab.data.format.storage import Folder, LocalFolder
-from varlab.data.format.table import to_bytes
+from varlab.data.format.storage import LocalFolder, Storage
+from varlab.data.format.table import SampleRecord, make_table, table_bytes
 from varlab.errors import VarlabError
-from varlab.files import atomic_write, write_json
+from varlab.files import atomic_write, sha256, write_json
 from varlab.types import DataInfo
 
-__all__ = ["FILE", "SPLITS", "VERSION", "Index", "Shard", "Table", "read_index", "table_file", "write_index"]
+__all__ = ["FILE", "SPLITS", "VERSION", "Index", "Shard", "TableFile", "index_shards", "read_index", "write_index"]
 
 FILE = "index.json"
 VERSION = 2
@@ -33,7 +33,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar. ``count`` samples of its split, ``bytes`` long, ``sha256`` of the whole file."""
+    """One tar: its samples (``count``), its size in bytes, and the SHA-256 of the file."""
 
     file: str
     count: int
@@ -42,8 +42,8 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Table:
-    """The table of a split: its file, ``count`` rows, ``sha256`` of the file."""
+class TableFile:
+    """The table of a split: its rows (``count``), and the SHA-256 of the file."""
 
     file: str
     count: int
@@ -52,31 +52,31 @@ class Table:
 
 @dataclass(frozen=True)
 class Index:
-    """A shard set. ``source`` tells how it was made; ``image_size`` is (H, W) in pixels, None where images differ in size.
+    """A shard set.
 
-    tables: of each split. faults: how many samples (or shards) of each kind were left out as the index was made.
-    conditions: what the second image of each sample is, None where there is none. boxes: whether each sample says where in
-    its picture it lies. Neither is written where it is absent: shards without conditions are what they always were.
+    source: how it was made. image_size: (H, W) in pixels, None if images differ in size. faults: the samples (or shards) of
+    each kind that were left out. conditions: what the second images are (edges, lowres …), None if there are none. boxes:
+    whether each sample has the box of its crop. The file has no entry for faults, conditions and boxes that are absent.
     """
 
-    folder: Folder
+    storage: Storage
     source: Config
     classes: tuple[str, ...]
     image_size: tuple[int, int] | None
     splits: Mapping[str, tuple[Shard, ...]]
-    tables: Mapping[str, Table]
+    tables: Mapping[str, TableFile]
     faults: Mapping[str, int] = field(default_factory=dict)
     conditions: str | None = None
     boxes: bool = False
 
     @property
     def path(self) -> str:
-        """Where the set lies, as it was asked for."""
-        return self.folder.name
+        """The path or URL of the set, as the user gave it."""
+        return self.storage.name
 
     @property
     def content(self) -> Config:
-        """All that decides the samples, in JSON types: neither where the set lies nor where it came from."""
+        """Everything that decides the samples, in JSON types: neither the path of the set nor its source."""
         return {
             "version": VERSION,
             "classes": list(self.classes),
@@ -90,13 +90,13 @@ class Index:
 
     @property
     def hash(self) -> str:
-        """sha256 over the canonical content: equal hashes mean equal bytes in every shard."""
+        """The SHA-256 of the canonical content: equal hashes mean equal bytes in every shard."""
         canonical = json.dumps(self.content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def info(self) -> DataInfo:
-        """What other rooms are told; an image size of (0, 0) is for the reader of the images to say."""
+        """A summary for other rooms. Its image size is (0, 0) if the images differ in size."""
         arguments = ", ".join(f"{k}={v}" for k, v in self.source.items() if k != "name")
         return DataInfo(
             path=self.path,
@@ -113,44 +113,38 @@ class Index:
         """The table of a split, mapped into memory.
 
         Raises:
-            VarlabError: no samples in that split, or a table that is missing or not the index's.
+            VarlabError: the split has no samples, or its table is missing or is not the one that was indexed.
         """
-        told = self.tables.get(split)
-        if told is None or not told.count:
+        table = self.tables.get(split)
+        if table is None or not table.count:
             raise VarlabError(f"The shard set {self.path} holds no {split} images: pack one that does.")
         remedy = f"run `varlab index {self.path}` again"
         try:
-            path = self.folder.local(told.file)
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != told.sha256:
-                    raise VarlabError(f"{self.path}/{told.file} is not the one that its {FILE} tells of: {remedy}.")
+            path = self.storage.local(table.file)
+            if sha256(path) != table.sha256:
+                raise VarlabError(f"{self.path}/{table.file} is not the one that {FILE} names: {remedy}.")
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as e:
-            raise VarlabError(f"{self.path}/{told.file} cannot be read ({e}): {remedy}.") from e
+            raise VarlabError(f"{self.path}/{table.file} cannot be read ({e}): {remedy}.") from e
 
 
-def table_file(split: str) -> str:
-    """The name of a split's table."""
-    return f"{split}.samples.npy"
-
-
-def read_index(folder: str | Path | Folder) -> Index:
-    """The index of the shard set in a folder.
+def read_index(storage: str | Path | Storage) -> Index:
+    """Read the index of the shard set in a folder or storage.
 
     Raises:
-        VarlabError: no such folder, no shard set in it, or an index that is not of this version.
+        VarlabError: there is no such folder, no shard set in it, or its index is damaged or of another version.
     """
-    if isinstance(folder, str | Path):
-        folder = LocalFolder(Path(folder))
-    if isinstance(folder, LocalFolder):
-        _check_folder(folder.path)
+    if isinstance(storage, str | Path):
+        storage = LocalFolder(Path(storage))
+    if isinstance(storage, LocalFolder):
+        _check_folder(storage.path)
     try:
-        text = folder.local(FILE).read_text()
+        text = storage.local(FILE).read_text()
     except OSError as e:
-        raise VarlabError(f"{folder.name}/{FILE} cannot be read ({e}): correct data.path.") from e
-    index = _parse(folder, text)
+        raise VarlabError(f"{storage.name}/{FILE} cannot be read ({e}): correct data.path.") from e
+    index = _parse(storage, text)
     if not any(table.count for table in index.tables.values()):
-        raise VarlabError(f"The shard set {folder.name} holds no images: pack it again from a source that has some.")
+        raise VarlabError(f"The shard set {storage.name} holds no images: pack it again from a source that has some.")
     return index
 
 
@@ -162,24 +156,24 @@ def _check_folder(path: Path) -> None:
     if not (path / FILE).is_file():
         raise VarlabError(
             f"{path} has no {FILE}: run `varlab pack` again to finish its packing, or `varlab index {path}` for shards "
-            "that others wrote."
+            "from elsewhere."
         )
 
 
-def _parse(folder: Folder, text: str) -> Index:
-    name = f"{folder.name}/{FILE}"
+def _parse(storage: Storage, text: str) -> Index:
+    name = f"{storage.name}/{FILE}"
     try:
         raw = json.loads(text)
         if raw["version"] != VERSION:
-            raise VarlabError(f"{name} has version {raw['version']}, not {VERSION}: run `varlab index {folder.name}`.")
+            raise VarlabError(f"{name} has version {raw['version']}, not {VERSION}: run `varlab index {storage.name}`.")
         size = raw["image_size"]
         return Index(
-            folder=folder,
+            storage=storage,
             source=dict(raw["source"]),
             classes=tuple(raw["classes"]),
             image_size=None if size is None else (int(size[0]), int(size[1])),
             splits={split: tuple(Shard(**s) for s in shards) for split, shards in raw["splits"].items()},
-            tables={split: Table(**table) for split, table in raw["tables"].items()},
+            tables={split: TableFile(**table) for split, table in raw["tables"].items()},
             faults=dict(raw.get("faults", {})),
             conditions=raw.get("conditions"),
             boxes=bool(raw.get("boxes", False)),
@@ -190,20 +184,48 @@ def _parse(folder: Folder, text: str) -> Index:
         ) from e
 
 
+def index_shards(
+    folder: Path,
+    splits: Mapping[str, Sequence[tuple[Shard, Sequence[SampleRecord]]]],
+    *,
+    source: Config,
+    classes: Sequence[str],
+    sizes: Collection[tuple[int, int]],
+    faults: Mapping[str, int],
+    conditions: str | None,
+    boxes: bool,
+) -> Index:
+    """Write the index of shards, each with the records of its samples. sizes: the (H, W) of all images; the rest as in
+    ``Index``."""
+    index = Index(
+        storage=LocalFolder(folder),
+        source=source,
+        classes=tuple(classes),
+        image_size=next(iter(sizes)) if len(sizes) == 1 else None,
+        splits={split: tuple(shard for shard, _ in of) for split, of in splits.items()},
+        tables={},
+        faults=faults,
+        conditions=conditions,
+        boxes=boxes,
+    )
+    records = {split: [records for _, records in of] for split, of in splits.items()}
+    tables = {s: make_table(of, conditions=conditions is not None, boxes=boxes) for s, of in records.items() if any(of)}
+    return write_index(index, tables)
+
+
 def write_index(index: Index, tables: Mapping[str, NDArray[Any]]) -> Index:
-    """Write the tables and ``index.json`` into the folder, each whole or not at all; the index last. The index with its
-    tables named is returned.
+    """Write the tables and then ``index.json`` into the folder, each file atomically; return the index with its tables.
 
     Raises:
-        VarlabError: they could not be written (a full disk, for one).
+        VarlabError: the disk refused (full, read-only).
     """
-    assert isinstance(index.folder, LocalFolder)
-    folder, told = index.folder.path, dict[str, Table]()
+    assert isinstance(index.storage, LocalFolder)
+    folder, files = index.storage.path, dict[str, TableFile]()
     for split, table in tables.items():
-        content = to_bytes(table)
-        with atomic_write(folder / table_file(split)) as file:
+        content, name = table_bytes(table), f"{split}.samples.npy"
+        with atomic_write(folder / name) as file:
             file.write(content)
-        told[split] = Table(table_file(split), len(table), hashlib.sha256(content).hexdigest())
-    index = replace(index, tables=told)
+        files[split] = TableFile(name, len(table), hashlib.sha256(content).hexdigest())
+    index = replace(index, tables=files)
     write_json(folder / FILE, {**index.content, "source": index.source})
     return index

@@ -1,34 +1,35 @@
-"""An index for shards that are there already: others' WebDataset tars, or our own, looked at once more."""
+"""Build the index of existing shards: WebDataset tars from elsewhere, or our own once more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from varlab.data.faults import listed, table_of
-from varlab.data.format.index import SPLITS, Index, Shard, write_index
-from varlab.data.format.labels import number_labels
-from varlab.data.format.scan import Looked, Progress, Settings, look_at_all
-from varlab.data.format.storage import LocalFolder
-from varlab.data.format.table import Row, make_table
-from varlab.data.format.tar import Scan
+from varlab.config import Config
+from varlab.data.faults import BadSampleError, count_faults, describe_faults
+from varlab.data.format.index import SPLITS, Index, index_shards
+from varlab.data.format.scan import Progress, ScanSettings, number_labels, scan_shards
+from varlab.data.format.table import SampleRecord
+from varlab.data.format.tar import ShardScan
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 from varlab.types import Fault
 
 __all__ = ["build_index"]
 
+_OPTIONAL = {"condition": ("no_condition", "no second image"), "box": ("no_box", "no box in its json")}
+
 
 def build_index(
     folder: Path,
     *,
     splits: Mapping[str, Sequence[str]],
-    settings: Settings,
-    source: Mapping[str, Any],
+    settings: ScanSettings,
+    source: Config,
     val_fraction: float,
     seed: int,
     max_bad: float,
@@ -36,90 +37,73 @@ def build_index(
     conditions: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Index, list[Fault]]:
-    """Look at all shards and write their index and tables. Bad samples are left out, named, and counted in the index.
+    """Scan all shards, and write their index and tables. Bad samples are left out, returned and counted in the index.
 
-    conditions: what second images are called, where there are some. val_fraction: where no shard is for val, this share of
-    the samples, drawn by seed.
+    conditions: the name of the second images, if there are any. val_fraction: if no shard is for val, this share of the
+    samples, drawn by seed.
 
     Raises:
-        VarlabError: more bad samples than ``max_bad`` of all; no sample at all; labels that don't fit the classes.
+        VarlabError: the share of bad samples is above ``max_bad``; there is no sample at all; labels don't fit the classes.
     """
-    looked = look_at_all(folder, splits, settings, workers, progress)
-    everything = [shard for of in looked.values() for shard in of]
-    scans = {shard.file: shard.scan for shard in everything}
-    classes = number_labels(scans, label=settings.label, classes=settings.classes)
-    seconds, boxes = _seconds(everything)
-    conditions = (conditions or "given") if seconds else None
-    faults = [fault for shard in everything for fault in shard.scan.faults]
-    kept = sum(len(shard.scan.places) for shard in everything)
-    bad = sum(fault.samples for fault in faults)
+    scans = scan_shards(folder, splits, settings, workers, progress)
+    every = [scan for of in scans.values() for scan in of]
+    classes = number_labels(every, label=settings.label, classes=settings.classes)
+    usual = _drop_incomplete(every)
+    faults = [fault for scan in every for fault in scan.faults]
+    _check_faults(folder, faults, sum(len(scan.records) for scan in every), max_bad)
+    if val_fraction and not scans.get("val"):
+        scans = _split_off_val(scans["train"], val_fraction, seed)
+    index = index_shards(
+        folder,
+        {split: [(scan.shard, scan.records) for scan in of] for split, of in scans.items()},
+        source=source,
+        classes=classes,
+        sizes=set[tuple[int, int]]().union(*(scan.sizes for scan in every)),
+        faults=count_faults(faults),
+        conditions=(conditions or "given") if "condition" in usual else None,
+        boxes="box" in usual,
+    )
+    return index, faults
+
+
+def _drop_incomplete(scans: Sequence[ShardScan]) -> list[str]:
+    """Turn samples without the second image, or the box, that most samples have into faults; return what most have."""
+    records = [record for scan in scans for record in scan.records]
+    usual = [n for n in _OPTIONAL if 2 * sum(getattr(record, n) is not None for record in records) > len(records)]
+
+    def complete(record: SampleRecord) -> SampleRecord:
+        for name in usual:
+            if getattr(record, name) is None:
+                raise BadSampleError(*_OPTIONAL[name])
+        return record
+
+    for scan in scans:
+        scan.update(complete)
+    return usual
+
+
+def _check_faults(folder: Path, faults: Sequence[Fault], kept: int, max_bad: float) -> None:
+    """Raises VarlabError if no sample was kept, or too many were not."""
     if not kept:
-        raise VarlabError(f"{folder} holds no sample that can be read" + (f": {listed(faults)}." if faults else "."))
+        raise VarlabError(
+            f"{folder} holds no sample that can be read" + (f": {describe_faults(faults)}." if faults else ".")
+        )
+    bad = sum(fault.samples for fault in faults)
     if bad > max_bad * (kept + bad):
         raise VarlabError(
-            f"{bad} of {kept + bad} samples in {folder} are bad, over max_bad={max_bad:g}: {listed(faults)}. Mend them, or "
-            "leave them out with a larger max_bad."
+            f"{bad} of {kept + bad} samples in {folder} are bad, over max_bad={max_bad:g}: {describe_faults(faults)}. "
+            "Repair them, or leave them out with a larger max_bad."
         )
-    if val_fraction and not any(looked.get(SPLITS[1], ())):
-        looked = _apart(looked, val_fraction, seed)
-    sizes = set().union(*(shard.sizes for shard in everything))
-    index = Index(
-        folder=LocalFolder(folder),
-        source=dict(source),
-        classes=classes,
-        image_size=sizes.pop() if len(sizes) == 1 else None,
-        splits={split: tuple(_entry(shard) for shard in of) for split, of in looked.items()},
-        tables={},
-        faults=table_of(faults),
-        conditions=conditions,
-        boxes=boxes,
-    )
-    tables = {
-        split: make_table(_rows(of), conditions=conditions is not None, boxes=boxes)
-        for split, of in looked.items()
-        if any(shard.scan.places for shard in of)
-    }
-    return write_index(index, tables), faults
 
 
-def _entry(shard: Looked) -> Shard:
-    return Shard(shard.file, len(shard.scan.places), shard.bytes, shard.sha256)
+def _split_off_val(scans: Sequence[ShardScan], fraction: float, seed: int) -> dict[str, list[ShardScan]]:
+    """Give a random share of the training samples to val. Both splits then name every shard."""
+    n = sum(len(scan.records) for scan in scans)
+    val_N = np.zeros(n, dtype=bool)
+    val_N[Rng(seed).stream("split").permutation(n)[0, : max(1, round(n * fraction))].numpy()] = True
+    chosen = np.split(val_N, np.cumsum([len(scan.records) for scan in scans]))
+    return {split: list(map(_only, scans, chosen, [split == "val"] * len(scans))) for split in SPLITS}
 
 
-def _rows(shards: Iterable[Looked]) -> list[Row]:
-    return [Row(number, place) for number, shard in enumerate(shards) for place in shard.scan.places]
-
-
-def _seconds(shards: Sequence[Looked]) -> tuple[bool, bool]:
-    """Whether samples have second images, and boxes; where most have one, those without are bad."""
-    places = [place for shard in shards for place in shard.scan.places]
-    conditions = 2 * sum(place.condition is not None for place in places) > len(places)
-    boxes = 2 * sum(place.box is not None for place in places) > len(places)
-    for shard in shards:
-        kept = []
-        for place in shard.scan.places:
-            if conditions and place.condition is None:
-                shard.scan.faults.append(Fault("no_condition", shard.file, place.key, "no second image"))
-            elif boxes and place.box is None:
-                shard.scan.faults.append(Fault("no_box", shard.file, place.key, "no box in its json"))
-            else:
-                kept.append(place)
-        shard.scan.places = kept
-    return conditions, boxes
-
-
-def _apart(looked: Mapping[str, list[Looked]], fraction: float, seed: int) -> dict[str, list[Looked]]:
-    """The training samples in two: a share of them, drawn at random, is for val."""
-    shards = looked[SPLITS[0]]
-    n = sum(len(shard.scan.places) for shard in shards)
-    chosen = np.zeros(n, dtype=bool)
-    chosen[Rng(seed).stream("split").permutation(n)[0, : max(1, round(n * fraction))].numpy()] = True
-    halves: dict[str, list[Looked]] = {split: [] for split in SPLITS}
-    first = 0
-    for shard in shards:
-        mine = chosen[first : first + len(shard.scan.places)]
-        first += len(mine)
-        for split, wanted in zip(SPLITS, (False, True), strict=True):
-            places = [place for place, val in zip(shard.scan.places, mine.tolist(), strict=True) if val == wanted]
-            halves[split].append(replace(shard, scan=Scan(places, [])))
-    return halves
+def _only(scan: ShardScan, chosen_n: NDArray[np.bool_], wanted: bool) -> ShardScan:
+    return replace(scan, records=[record for record, c in zip(scan.records, chosen_n, strict=True) if c == wanted])

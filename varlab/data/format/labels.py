@@ -1,31 +1,66 @@
-"""Labels as others write them, numbers or names, into the numbers 0 … classes - 1."""
+"""Labels: read them from a sample's members, and number them 0 … classes - 1."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from varlab.data.faults import BadSampleError
-from varlab.data.format.tar import Scan
 from varlab.errors import VarlabError
-from varlab.types import Fault
 
-__all__ = ["UNLABELLED", "class_names", "names_of", "number_labels", "numbering"]
+__all__ = ["NO_LABEL", "UNLABELLED", "Label", "class_names", "json_fields", "names_of", "numbering", "read_label"]
+
+Label = int | str | None
+"""A class number, or a class name; None for a sample without a label."""
 
 UNLABELLED = ("image",)
 """The one class of samples without labels."""
 
-Numbering = Callable[[int | str | None], int]
+NO_LABEL = "neither cls nor a label in its json"
+"""The detail of a fault: a WebDataset sample without a label."""
 
-_MOST = 1_000_000  # more classes than this are row numbers taken for labels
+_MOST = 1_000_000  # larger numbers are row numbers, not labels
+
+
+def read_label(cls: bytes | None, fields: Mapping[str, object], where: str) -> Label:
+    """The label of a WebDataset sample.
+
+    cls: the content of its member ``cls``. fields: those of its JSON. where: ``cls`` (a number in that member),
+    ``json:FIELD``, ``none``; ``auto`` takes cls, or else the JSON's ``label``.
+
+    Raises:
+        BadSampleError: bad_label, the content cannot be a label.
+    """
+    source, _, field = where.partition(":")
+    if source in ("auto", "cls") and cls is not None:
+        text = cls.strip()
+        if not text.isdigit():
+            raise BadSampleError("bad_label", f"cls holds {text[:20].decode(errors='replace')!r}, not a number")
+        return int(text)
+    name = field or "label"
+    if source not in ("auto", "json") or name not in fields:
+        return None
+    label = fields[name]
+    if isinstance(label, str) or (type(label) is int and label >= 0):
+        return label
+    raise BadSampleError("bad_label", f"json holds {name}: {str(label)[:20]}")
+
+
+def json_fields(content: bytes | None) -> Mapping[str, object]:
+    """The fields of a sample's JSON; empty if it is missing, damaged or no object."""
+    try:
+        fields = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    """Names in label order as a configuration gives them: a list, or a file with one a line; None where it gives none.
+    """The class names of a configuration in label order: a list, or a file with one name a line; None if it gives none.
 
     Raises:
-        VarlabError: a file that cannot be read.
+        VarlabError: the file cannot be read.
     """
     if not isinstance(classes, str):
         return tuple(map(str, classes or ())) or None
@@ -36,55 +71,32 @@ def class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
         raise VarlabError(f"classes={path} cannot be read ({e}): give a file with one name a line.") from e
 
 
-def names_of(labels: Collection[int | str | None]) -> tuple[str, ...]:
-    """What classes are called where nobody says so: the strings among the labels in order, or 0 … the highest number.
+def names_of(labels: Collection[Label]) -> tuple[str, ...]:
+    """Class names made from labels: the sorted strings among them, or else 0 … the highest number.
 
     Raises:
         VarlabError: a number too high for a label.
     """
-    found = sorted(label for label in labels if isinstance(label, str))
+    names = sorted(label for label in labels if isinstance(label, str))
     highest = max((label for label in labels if isinstance(label, int)), default=-1)
-    if not found and highest >= _MOST:
-        raise VarlabError(f"A label is {highest}, which no class can be: say where the labels are with label=.")
-    return tuple(found) if found else tuple(str(i) for i in range(highest + 1))
+    if not names and highest >= _MOST:
+        raise VarlabError(f"A label is {highest}, which is too high for a class: set label= to where the labels are.")
+    return tuple(names or map(str, range(highest + 1)))
 
 
-def numbering(names: Sequence[str], *, missing: str) -> Numbering:
-    """From a label to its number among so many classes. A call raises BadSampleError for none (``missing`` says what is
-    not there) and for one that is no class."""
-    number = {name: i for i, name in enumerate(names)}
+def numbering(names: Sequence[str], *, missing: str) -> Callable[[Label], int]:
+    """A function from a label to its class number. missing: the detail of the fault of a sample without a label.
 
-    def numbered(label: int | str | None) -> int:
+    The function raises BadSampleError for a missing label, and for one that is none of the classes.
+    """
+    numbers = {name: i for i, name in enumerate(names)}
+
+    def number(label: Label) -> int:
         if label is None:
             raise BadSampleError("no_label", missing)
-        i = number.get(label, -1) if isinstance(label, str) else label
+        i = numbers.get(label, -1) if isinstance(label, str) else label
         if not 0 <= i < len(names):
             raise BadSampleError("bad_label", f"{label!r} is none of the {len(names)} classes")
         return i
 
-    return numbered
-
-
-def number_labels(scans: Mapping[str, Scan], *, label: str, classes: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Give every sample the number of its label, drop (as a fault) those without one; the classes' names.
-
-    scans: by shard; changed in place. label: as for ``scan``. classes: the names, or None for those that are found.
-    """
-    labels = {place.label for scan in scans.values() for place in scan.places}
-    if label == "none" or labels <= {None}:
-        _relabel(scans, lambda label: 0)
-        return classes or UNLABELLED
-    names = classes or names_of(labels)
-    _relabel(scans, numbering(names, missing="neither cls nor a label in its json"))
-    return names
-
-
-def _relabel(scans: Mapping[str, Scan], numbered: Numbering) -> None:
-    for shard, scan in scans.items():
-        kept = []
-        for place in scan.places:
-            try:
-                kept.append(replace(place, label=numbered(place.label)))
-            except BadSampleError as bad:
-                scan.faults.append(Fault(bad.kind, shard, place.key, bad.detail))
-        scan.places = kept
+    return number

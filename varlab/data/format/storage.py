@@ -1,4 +1,4 @@
-"""Where the files of a shard set lie: in a folder, or behind a URL, from where whole files come into a bounded cache."""
+"""Storage of a shard set's files: a folder, or a URL whose files are fetched whole into a bounded cache."""
 
 from __future__ import annotations
 
@@ -7,38 +7,42 @@ import hashlib
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
-from varlab.config import Config
+from xxhash import xxh3_64_intdigest
+
+from varlab.data.faults import BadSampleError
 from varlab.errors import VarlabError
 from varlab.files import locked
 
-__all__ = ["Folder", "LocalFolder", "RemoteFolder", "folder_at"]
+__all__ = ["LocalFolder", "OpenFiles", "RemoteFolder", "Storage", "storage_at"]
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # at fetching a file, one, two … seconds apart
+ATTEMPTS = 3  # to fetch a file; the pauses are one second, then two …
 
 
-class Folder(Protocol):
+class Storage(Protocol):
     """The files of a shard set, by name."""
 
     @property
-    def name(self) -> str: ...  # as the user gave it
+    def name(self) -> str: ...  # the path or URL, as the user gave it
     @property
-    def most_open(self) -> int: ...  # files that a process may hold open
-    def local(self, file: str, size: int | None = None) -> Path: ...  # where it can be opened; OSError where it cannot
-    def prefetch(self, files: Sequence[tuple[str, int]]) -> None: ...  # these, of such sizes, will soon be wanted
+    def most_open(self) -> int: ...  # files that a process may keep open
+    def local(self, file: str, size: int | None = None) -> Path: ...  # its path on this machine; OSError if unavailable
+    def prefetch(self, files: Sequence[tuple[str, int]]) -> None: ...  # (name, size) of files that are read soon
 
 
-def folder_at(path: str | Path, *, cache: str | Path, cache_bytes: int) -> Folder:
-    """A folder on this machine, or one behind a URL that fsspec knows (s3://, gs://, http://, file:// …).
+def storage_at(path: str | Path, *, cache: str | Path, cache_bytes: int) -> Storage:
+    """The storage at a path, or behind a URL that fsspec knows (s3://, gs://, http://, file:// …).
 
-    cache: the folder that remote files come into, beside those of other sets. cache_bytes: all of them together.
+    cache: the folder for remote files, shared by all shard sets. cache_bytes: its bound.
     """
     if "://" not in str(path):
         return LocalFolder(Path(path))
@@ -46,48 +50,47 @@ def folder_at(path: str | Path, *, cache: str | Path, cache_bytes: int) -> Folde
 
 
 class LocalFolder:
-    """Files where they are."""
+    """A folder on this machine."""
 
     most_open = 512  # a process may usually have 1024
 
     def __init__(self, path: Path):
-        self.path = path
-
-    @property
-    def name(self) -> str:
-        """The path."""
-        return str(self.path)
+        self.path, self.name = path, str(path)
 
     def local(self, file: str, size: int | None = None) -> Path:
         """The file itself."""
         return self.path / file
 
     def prefetch(self, files: Sequence[tuple[str, int]]) -> None:
-        """Nothing to fetch."""
+        """Do nothing: the files are here."""
 
 
 class RemoteFolder:
-    """Files of a URL, each fetched whole into the cache by whichever process of this machine needs it first.
+    """Files behind a URL. The first process of this machine that needs a file fetches it into the cache.
 
-    Where the cache is full, what was used longest ago goes. A file that is open somewhere stays readable there.
+    A full cache drops the files that were used longest ago; processes that have one open can go on reading it.
     """
 
-    most_open = 32  # what is open keeps its room on the disk
+    most_open = 32  # an open file keeps its room on the disk
 
     def __init__(self, url: str, *, cache: Path, cache_bytes: int):
         self.name = url.rstrip("/")
-        self._cache = cache.expanduser() / hashlib.sha256(self.name.encode()).hexdigest()[:16]
         self._root, self._limit = cache.expanduser(), cache_bytes
+        self._cache = self._root / hashlib.sha256(self.name.encode()).hexdigest()[:16]
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin without threads and connections: a forked process cannot use its parent's."""
         self._fs: Any = None
         self._pool: ThreadPoolExecutor | None = None
-        self._coming: dict[str, Future[Path]] = {}
+        self._fetches: dict[str, Future[Path]] = {}
         self._pid = os.getpid()
 
-    def __getstate__(self) -> Config:
-        return {**self.__dict__, "_fs": None, "_pool": None, "_coming": {}, "_pid": -1}
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_fs": None, "_pool": None, "_fetches": {}, "_pid": -1}
 
     def local(self, file: str, size: int | None = None) -> Path:
-        """The file in the cache, fetched if it is not there.
+        """The file in the cache; it is fetched if it is not there.
 
         Raises:
             OSError: it could not be fetched. VarlabError: the cache cannot hold it.
@@ -96,28 +99,27 @@ class RemoteFolder:
         with suppress(FileNotFoundError):
             os.utime(path)
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock := path.with_name(f".{path.name}.lock")) as coming:
+        with locked(lock := path.with_name(f".{path.name}.lock")) as reservation:
             if not path.is_file():
-                coming.truncate(size or 0)  # until it is here, its lock has its size: others make room beside it
+                # the lock file has the size of the file until that is here: others leave room for it
+                reservation.truncate(size or 0)
                 self._make_room(size or 0, keep=path, lock=lock)
                 self._fetch(file, path, size)
-                coming.truncate(0)
+                reservation.truncate(0)
         return path
 
     def prefetch(self, files: Sequence[tuple[str, int]]) -> None:
-        """Fetch these in the background, one after another. Errors are left to whoever reads."""
+        """Fetch these in the background, one after another. Errors occur when a file is read."""
         self._after_fork()
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="fetch")
         for file, size in files:
-            if file not in self._coming and not (self._cache / file).is_file():
-                self._coming[file] = self._pool.submit(self.local, file, size)
-        self._coming = {file: future for file, future in self._coming.items() if not future.done()}
+            if file not in self._fetches and not (self._cache / file).is_file():
+                self._fetches[file] = self._pool.submit(self.local, file, size)
+        self._fetches = {file: future for file, future in self._fetches.items() if not future.done()}
 
     def _after_fork(self) -> None:
-        """The parent's threads and connections are not ours."""
         if self._pid != os.getpid():
-            self._pool, self._fs, self._coming, self._pid = None, None, {}, os.getpid()
+            self._reset()
 
     def _fetch(self, file: str, path: Path, size: int | None) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -128,13 +130,13 @@ class RemoteFolder:
                     break
                 except FileNotFoundError:
                     raise
-                except Exception as e:  # every kind of file system has its own
+                except Exception as e:  # each file system has exceptions of its own
                     if attempt == ATTEMPTS:
                         raise OSError(f"could not be fetched ({e})") from e
                     log.warning("%s/%s: %s; trying again", self.name, file, e)
                     time.sleep(attempt)
             if size is not None and partial.stat().st_size != size:
-                log.warning("%s/%s has %d bytes, its index says %d", self.name, file, partial.stat().st_size, size)
+                log.warning("%s/%s has %d bytes, its index states %d", self.name, file, partial.stat().st_size, size)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -154,10 +156,10 @@ class RemoteFolder:
         if size > self._limit:
             raise VarlabError(f"{self.name} has a shard of {size} bytes: raise data.remote_bytes above {self._limit}.")
         with locked(self._root / ".room"):
-            found = [(s.st_mtime, s.st_size, p) for p in self._root.rglob("*.tar") for s in [_stat(p)] if s is not None]
-            coming = sum(_reserved(other) for other in self._root.rglob(".*.lock") if other != lock)
-            total = sum(bytes_ for _, bytes_, _ in found) + coming + size
-            for _, bytes_, path in sorted(found):
+            kept = sorted((s.st_mtime, s.st_size, p) for p in self._root.rglob("*.tar") for s in [_stat(p)] if s)
+            total = size + sum(_reserved(other) for other in self._root.rglob(".*.lock") if other != lock)
+            total += sum(bytes_ for _, bytes_, _ in kept)
+            for _, bytes_, path in kept:
                 if total <= self._limit:
                     break
                 if path != keep:
@@ -166,7 +168,7 @@ class RemoteFolder:
 
 
 def _reserved(lock: Path) -> int:
-    """Bytes that are being fetched under a lock; what a killed process left there counts for nothing."""
+    """Bytes of the file that is fetched under a lock; 0 if the process that held it is gone."""
     with suppress(OSError), lock.open("a") as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -177,7 +179,56 @@ def _reserved(lock: Path) -> int:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    try:
+    with suppress(FileNotFoundError):  # another process made room
         return path.stat()
-    except FileNotFoundError:  # another process made room
-        return None
+    return None
+
+
+class OpenFiles:
+    """Files of a storage, each given as (name, size) and opened once per process; the least recently used are closed."""
+
+    def __init__(self, storage: Storage, files: Sequence[tuple[str, int]]):
+        self._storage, self._files = storage, files
+        self._open: OrderedDict[int, FileIO] = OrderedDict()
+
+    def read(self, number: int, offset: int, size: int, check: int) -> bytes:
+        """Part of a file. check: its hash (xxh3, 64 bits).
+
+        Raises:
+            BadSampleError: missing, cut or changed.
+        """
+        try:
+            content = os.pread(self._file(number).fileno(), size, offset)
+        except OSError as e:
+            raise BadSampleError("missing", e.strerror or str(e)) from e
+        if len(content) < size:
+            raise BadSampleError("cut", f"{len(content)} of its {size} bytes")
+        if xxh3_64_intdigest(content) != check:
+            raise BadSampleError("changed", "other bytes than were indexed")
+        return content
+
+    def size_of(self, number: int) -> int | None:
+        """Bytes of a local file, -1 if it is missing; None for a remote one."""
+        if not isinstance(self._storage, LocalFolder):
+            return None
+        path = self._storage.local(self._files[number][0])
+        return path.stat().st_size if path.is_file() else -1
+
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Announce files that are read soon."""
+        self._storage.prefetch([self._files[number] for number in numbers])
+
+    def _file(self, number: int) -> FileIO:
+        if number not in self._open:
+            self._open[number] = self._storage.local(*self._files[number]).open("rb", buffering=0)
+            if len(self._open) > self._storage.most_open:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(number)
+        return self._open[number]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def __del__(self) -> None:
+        for file in self._open.values():
+            file.close()

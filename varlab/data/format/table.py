@@ -1,7 +1,6 @@
-"""The table of a split: where each of its samples lies, as one array that every process maps into its memory.
+"""The table of a split: the place and hash of every sample's bytes, as one array that processes map into memory.
 
-It is what makes a shard set ready in milliseconds, remote or not, and every read verifiable: each row has the xxh3 of the
-bytes that it points to.
+With it a shard set, local or remote, is ready in milliseconds, and every read is verified.
 """
 
 from __future__ import annotations
@@ -9,64 +8,68 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from varlab.config import Config
-from varlab.data.format.tar import FORMATS, Place
+__all__ = ["CONDITION", "FORMATS", "FORMAT_NAMES", "SampleRecord", "Span", "make_table", "table_bytes"]
 
-__all__ = ["FORMAT_NAMES", "Row", "make_table", "to_bytes"]
+FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
+"""The file endings that are decoded, with Pillow's names of the formats. No other member is ever decoded or unpickled."""
 
 FORMAT_NAMES = sorted(set(FORMATS.values()))
-"""Pillow's names of the formats; a row has the place in this list."""
+"""Pillow's names of the formats; a row holds the index into this list."""
 
-_PLAIN = [("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("check", "<u8"), ("format", "u1"), ("label", "<i8")]
-_CONDITION = [("cond_offset", "<u8"), ("cond_size", "<u4"), ("cond_check", "<u8")]
-_BOX = [("box", "<f4", (4,))]
+CONDITION = "cond.png"
+"""The ending of a sample's second image."""
+
+
+class Span(NamedTuple):
+    """The bytes of a member in its tar: ``size`` bytes from ``offset`` on, and their hash ``check`` (xxh3, 64 bits)."""
+
+    offset: int
+    size: int
+    check: int
 
 
 @dataclass(frozen=True)
-class Row:
-    """A sample on its way into a table: its place, and the number of its shard among its split's."""
+class SampleRecord:
+    """A sample in a shard: where its image is, in which format (Pillow's name), and what belongs to it.
 
-    shard: int
-    place: Place
+    label: a number, a name that has no number yet, or None in shards without labels. condition: the second image, a PNG.
+    box: the crop's (top, left, bottom, right) in the original picture, in [0, 1].
+    """
 
-
-def make_table(rows: Sequence[Row], *, conditions: bool, boxes: bool) -> NDArray[Any]:
-    """All rows as one structured array; ``label`` must be a number by now (0 stands for none)."""
-    longest = max((len(row.place.key.encode()) for row in rows), default=1)
-    fields: list[Any] = [*_PLAIN, ("key", f"S{longest}")] + _CONDITION * conditions + _BOX * boxes
-    table = np.zeros(len(rows), dtype=fields)
-    for name, column in _columns(rows, conditions, boxes).items():
-        table[name] = column
-    return table
+    key: str
+    image: Span
+    format: str
+    label: int | str | None
+    condition: Span | None = None
+    box: tuple[float, ...] | None = None
 
 
-def _columns(rows: Sequence[Row], conditions: bool, boxes: bool) -> Config:
-    places = [row.place for row in rows]
-    columns: Config = {
-        "shard": [row.shard for row in rows],
-        "offset": [p.span[0] for p in places],
-        "size": [p.span[1] for p in places],
-        "check": np.array([p.check for p in places], dtype=np.uint64),
-        "format": [FORMAT_NAMES.index(p.format) for p in places],
-        "label": [p.label or 0 for p in places],
-        "key": [p.key.encode() for p in places],
-    }
+def make_table(shards: Sequence[Sequence[SampleRecord]], *, conditions: bool, boxes: bool) -> NDArray[Any]:
+    """The records of all shards of a split as one structured array; every label is a number or None (stored as 0)."""
+    longest = max((len(record.key.encode()) for shard in shards for record in shard), default=1)
+    fields: list[tuple[Any, ...]] = [("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("check", "<u8")]
+    fields += [("format", "u1"), ("label", "<i8"), ("key", f"S{longest}")]
     if conditions:
-        seconds = [p.condition or ((0, 0), 0) for p in places]
-        columns |= {"cond_offset": [span[0] for span, _ in seconds], "cond_size": [span[1] for span, _ in seconds]}
-        columns["cond_check"] = np.array([check for _, check in seconds], dtype=np.uint64)
+        fields += [("cond_offset", "<u8"), ("cond_size", "<u4"), ("cond_check", "<u8")]
     if boxes:
-        columns["box"] = np.array([p.box for p in places], dtype=np.float32).reshape(-1, 4)
-    return columns
+        fields += [("box", "<f4", (4,))]
+    rows = [_row(number, record, conditions, boxes) for number, shard in enumerate(shards) for record in shard]
+    return np.array(rows, dtype=fields)
 
 
-def to_bytes(table: NDArray[Any]) -> bytes:
-    """numpy's own file format; the same table gives the same bytes."""
+def _row(shard: int, record: SampleRecord, conditions: bool, boxes: bool) -> tuple[object, ...]:
+    row = (shard, *record.image, FORMAT_NAMES.index(record.format), record.label or 0, record.key.encode())
+    condition = (record.condition or Span(0, 0, 0)) if conditions else ()
+    return (*row, *condition, record.box) if boxes else (*row, *condition)
+
+
+def table_bytes(table: NDArray[Any]) -> bytes:
+    """The table in numpy's file format; equal tables give equal bytes."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, table, version=(2, 0), allow_pickle=False)
     return buffer.getvalue()

@@ -1,216 +1,192 @@
-"""What a WebDataset tar holds and where: its headers read once, so that any sample can be fetched by its offset.
+"""Scan a WebDataset tar: read its headers once, so that each sample can be read by its offset.
 
-Nothing that is wrong ends the reading: each fault is named, and what is whole is found.
+No fault ends the scan: each is named, and every intact sample is listed.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tarfile import AREGTYPE, BLOCKSIZE, GNUTYPE_LONGNAME, REGTYPE, XHDTYPE
 
 from xxhash import xxh3_64_intdigest
 
 from varlab.data.faults import BadSampleError
-from varlab.data.format.sample_label import json_of, label_of
+from varlab.data.format.index import Shard
+from varlab.data.format.labels import json_fields, read_label
+from varlab.data.format.table import CONDITION, FORMATS, SampleRecord, Span
 from varlab.types import Fault
 
-__all__ = ["CONDITION", "FORMATS", "Place", "Scan", "scan"]
+__all__ = ["ShardScan", "scan_tar"]
 
-FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
-"""The endings that are decoded, with Pillow's names for them. Nothing else is: least of all a pickle."""
-
-CONDITION = "cond.png"
-"""The ending of a sample's second image."""
-
-BLOCK = 512
-# the fields of a header
-_NAME, _SIZE, _SUM, _KIND = slice(0, 100), slice(124, 136), slice(148, 156), slice(156, 157)
+# the fields of a tar header
+_NAME, _SIZE, _SUM, _TYPE = slice(0, 100), slice(124, 136), slice(148, 156), slice(156, 157)
 _MAGIC, _PREFIX = slice(257, 262), slice(345, 500)
-
-Span = tuple[int, int]
-"""Offset and size of a member's content in the tar."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """One sample: its image lies at ``span``, in Pillow's ``format``, and hashes to ``check`` (xxh3, 64 bits).
-
-    label: a number, or a name yet to be numbered, or None where the shards have no labels. condition: span and hash of the
-    second image, a PNG. box: of the image in the picture that it was cut from. None where there is none.
-    """
-
-    key: str
-    span: Span
-    check: int
-    format: str
-    label: int | str | None
-    condition: tuple[Span, int] | None = None
-    box: tuple[float, ...] | None = None
 
 
 @dataclass
-class Scan:
-    """What was found in a shard."""
+class ShardScan:
+    """The samples and the faults of a shard.
 
-    places: list[Place] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-
-
-def scan(path: Path, *, label: str = "auto") -> Scan:
-    """The samples of a shard in order, and what is wrong with it. Members of unknown endings are passed over.
-
-    label: where it is told, see ``label_of``.
+    file: its path below the folder of the shard set. bytes, sha256: of the file. sizes: (H, W) of its images.
     """
+
+    file: str
+    records: list[SampleRecord] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    bytes: int = 0
+    sha256: str = ""
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def shard(self) -> Shard:
+        """The shard's entry in an index."""
+        return Shard(self.file, len(self.records), self.bytes, self.sha256)
+
+    def update(self, check: Callable[[SampleRecord], SampleRecord]) -> None:
+        """Replace each record by ``check`` of it; a record for which that raises BadSampleError becomes a fault."""
+        kept = []
+        for record in self.records:
+            try:
+                kept.append(check(record))
+            except BadSampleError as bad:
+                self.faults.append(Fault(bad.kind, self.file, record.key, bad.detail))
+        self.records = kept
+
+
+def scan_tar(folder: Path, file: str, *, label: str = "auto") -> ShardScan:
+    """Scan the headers of a shard; members with unknown endings are ignored. label: see ``read_label``."""
+    path = folder / file
     if not path.is_file():
-        return Scan(faults=[Fault("missing", path.name, "", "no such file", samples=0)])
+        return ShardScan(file, faults=[Fault("missing", file, "", "no such file", samples=0)])
     if not path.stat().st_size:
-        return Scan(faults=[Fault("empty", path.name, "", "0 bytes", samples=0)])
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
-        return _Scanner(tar, path.name, label).run()
+        return ShardScan(file, faults=[Fault("empty", file, "", "0 bytes", samples=0)])
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as tar:
+        return _TarScanner(tar, file, label).run()
 
 
-class _Scanner:
-    """The reading of one shard."""
+class _TarScanner:
+    """The scan of one shard. Members are slices of the mapped file."""
 
-    def __init__(self, tar: mmap.mmap, shard: str, label: str):
-        self._tar, self._shard, self._label = tar, shard, label
-        self._found = Scan()
-        self._seen: dict[str, set[str]] = {}  # the members of each key so far
-        self._torn: set[str] = set()  # keys whose members stand apart
+    def __init__(self, tar: mmap.mmap, file: str, label: str):
+        self._tar, self._label = tar, label
+        self._scan = ShardScan(file)
+        self._seen: dict[str, set[str]] = {}  # the endings of each key so far
+        self._torn: set[str] = set()  # keys with other samples between their members
 
-    def run(self) -> Scan:
-        key, members = "", dict[str, Span]()
-        for name, span in _Members(self._tar, self._shard, self._found.faults):
+    def run(self) -> ShardScan:
+        key, members = "", dict[str, slice]()
+        for name, content in self._members():
             folder, _, base = name.rpartition("/")
             stem, _, ending = base.partition(".")  # WebDataset cuts at the first dot of the base name
             following = f"{folder}/{stem}" if folder else stem
-            if following != key and members:
-                self._take(key, members)
-                members = {}
-            key, ending = following, ending.lower()
+            if following != key:
+                self._add(key, members)
+                key, members = following, {}
+            ending = ending.lower()
             if ending in members:
                 self._fault("duplicate", key, f"two members {ending}")
-            members.setdefault(ending, span)
-        if members:
-            self._take(key, members)
-        self._found.places = [place for place in self._found.places if place.key not in self._torn]
-        return self._found
+            members.setdefault(ending, content)
+        self._add(key, members)
+        self._scan.records = [record for record in self._scan.records if record.key not in self._torn]
+        return self._scan
 
-    def _take(self, key: str, members: dict[str, Span]) -> None:
-        """One group of neighbouring members."""
-        try:
-            before = self._seen.setdefault(key, set())
-            again, apart = before & members.keys(), bool(before)
-            before.update(members)
-            if again:
-                raise BadSampleError(
-                    "duplicate", f"{', '.join(sorted(again))} stood further up already: the first counts"
-                )
-            if apart and key not in self._torn:
-                self._torn.add(key)
-                raise BadSampleError("interleaved", "other samples stand between its members")
-            if not apart:
-                self._found.places.append(self._place(key, members))
-        except BadSampleError as bad:
-            self._fault(bad.kind, key, bad.detail)
+    def _add(self, key: str, members: dict[str, slice]) -> None:
+        """Add the sample of a group of adjacent members."""
+        before = self._seen.setdefault(key, set())
+        repeated, separate = before & members.keys(), bool(before)
+        before.update(members)
+        if repeated:
+            self._fault("duplicate", key, f"{', '.join(sorted(repeated))} occurred before: the first counts")
+        elif separate and key not in self._torn:
+            self._torn.add(key)
+            self._fault("interleaved", key, "other samples lie between its members")
+        elif members and not separate:
+            try:
+                self._scan.records.append(self._record(key, members))
+            except BadSampleError as bad:
+                self._fault(bad.kind, key, bad.detail)
 
     def _fault(self, kind: str, key: str, detail: str) -> None:
-        self._found.faults.append(Fault(kind, self._shard, key, detail))
+        self._scan.faults.append(Fault(kind, self._scan.file, key, detail))
 
-    def _place(self, key: str, members: dict[str, Span]) -> Place:
+    def _record(self, key: str, members: dict[str, slice]) -> SampleRecord:
         ending = next((e for e in members if e in FORMATS), None)
         if ending is None:
             raise BadSampleError("no_image", f"none of {', '.join(FORMATS)}, only {', '.join(members)}")
-        told = json_of(self._content(members, "json"))
-        condition = members.get(CONDITION)
-        return Place(
+        cls, text = (self._tar[members[e]] if e in members else None for e in ("cls", "json"))
+        fields = json_fields(text)
+        return SampleRecord(
             key=key,
-            span=members[ending],
-            check=self._hash(members[ending]),
+            image=self._span(members[ending]),
             format=FORMATS[ending],
-            label=label_of(self._content(members, "cls"), told, self._label),
-            condition=None if condition is None else (condition, self._hash(condition)),
-            box=_box(told),
+            label=read_label(cls, fields, self._label),
+            condition=self._span(members[CONDITION]) if CONDITION in members else None,
+            box=_box(fields.get("box")),
         )
 
-    def _bytes(self, span: Span) -> bytes:
-        return self._tar[span[0] : span[0] + span[1]]
+    def _span(self, content: slice) -> Span:
+        return Span(content.start, content.stop - content.start, xxh3_64_intdigest(self._tar[content]))
 
-    def _content(self, members: dict[str, Span], ending: str) -> bytes | None:
-        return self._bytes(members[ending]) if ending in members else None
+    def _members(self) -> Iterator[tuple[str, slice]]:
+        """(name, content) of every plain file in the archive: ustar, GNU's long names, pax.
 
-    def _hash(self, span: Span) -> int:
-        return xxh3_64_intdigest(self._bytes(span))
-
-
-def _box(told: dict[str, object]) -> tuple[float, ...] | None:
-    """The box that a sample's JSON tells: four numbers in [0, 1]."""
-    box = told.get("box")
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) and 0 <= x <= 1 for x in box):
-        return tuple(map(float, box))
-    return None
-
-
-class _Members:
-    """(name, span) of every plain file in the archive: ustar, GNU's long names, pax.
-
-    A header that cannot be read is a fault, and reading goes on at the next one that can be.
-    """
-
-    def __init__(self, tar: mmap.mmap, shard: str, faults: list[Fault]):
-        self._tar, self._shard, self._faults = tar, shard, faults
-
-    def _fault(self, kind: str, detail: str) -> None:
-        self._faults.append(Fault(kind, self._shard, "", detail))
-
-    def __iter__(self) -> Iterator[tuple[str, Span]]:
+        A header that cannot be read is a fault; the scan goes on at the next readable one.
+        """
         at, end, long_name = 0, len(self._tar), ""
-        while at + BLOCK <= end:
-            header = self._tar[at : at + BLOCK]
+        while at + BLOCKSIZE <= end:
+            header = self._tar[at : at + BLOCKSIZE]
             if not header.rstrip(b"\0"):
                 return
             size = _size(header)
             if size is None:
-                self._fault("damaged", f"no tar header at byte {at}")
-                at = self._next_header(at + BLOCK)
+                self._fault("damaged", "", f"no tar header at byte {at}")
+                at = self._next_header(at + BLOCKSIZE)
                 continue
-            offset, kind = at + BLOCK, header[_KIND]
-            if offset + size > end:
-                self._fault("cut", f"the member at byte {at} should reach to {offset + size}, the file to {end}")
+            content, kind = slice(at + BLOCKSIZE, at + BLOCKSIZE + size), header[_TYPE]
+            if content.stop > end:
+                self._fault("cut", "", f"the member at byte {at} should end at byte {content.stop}, the file has {end}")
                 return
-            if kind == b"L":
-                long_name = _text(self._tar[offset : offset + size])
-            elif kind == b"x":
-                long_name = _pax_path(self._tar[offset : offset + size])
+            if kind == GNUTYPE_LONGNAME:
+                long_name = _text(self._tar[content])
+            elif kind == XHDTYPE:
+                long_name = _pax_path(self._tar[content])
             else:
-                if kind in b"0\0":
-                    yield long_name or _name(header), (offset, size)
+                if kind in (REGTYPE, AREGTYPE):
+                    yield long_name or _name(header), content
                 long_name = ""
-            at = offset + -(-size // BLOCK) * BLOCK
-        self._fault("cut", f"the file ends at byte {end} without an end of archive")
+            at = content.start + -(-size // BLOCKSIZE) * BLOCKSIZE
+        self._fault("cut", "", f"the file ends at byte {end} without an end of archive")
 
     def _next_header(self, at: int) -> int:
-        """Where the next header with a right checksum (or the end) is."""
-        while at + BLOCK <= len(self._tar):
-            header = self._tar[at : at + BLOCK]
+        """The offset of the next header with a valid checksum, or of the end."""
+        while at + BLOCKSIZE <= len(self._tar):
+            header = self._tar[at : at + BLOCKSIZE]
             if header[_MAGIC] == b"ustar" and _size(header) is not None:
                 return at
-            at += BLOCK
+            at += BLOCKSIZE
         return at
 
 
+def _box(value: object) -> tuple[float, ...] | None:
+    """The four numbers in [0, 1] of a sample's JSON."""
+    if isinstance(value, list) and len(value) == 4 and all(isinstance(x, int | float) and 0 <= x <= 1 for x in value):
+        return tuple(map(float, value))
+    return None
+
+
 def _size(header: bytes) -> int | None:
-    """The size of the member's content; None where this is no header."""
+    """The size of the member's content; None if this is no header. tarfile's own parser takes four times as long."""
     try:
-        told = int(header[_SUM].strip(b" \0") or b"-1", 8)
-        if told != sum(header) - sum(header[_SUM]) + 8 * 32:
+        total = int(header[_SUM].strip(b" \0") or b"-1", 8)
+        if total != sum(header) - sum(header[_SUM]) + 8 * 32:
             return None
         digits = header[_SIZE]
         if digits[0] & 0x80:  # base 256, above 8 GiB
             return int.from_bytes(digits[1:], "big")
-        return int(digits.strip(b" \0") or b"0", 8)
+        return max(0, int(digits.strip(b" \0") or b"0", 8))
     except ValueError:
         return None
 
@@ -221,7 +197,7 @@ def _name(header: bytes) -> str:
 
 
 def _pax_path(content: bytes) -> str:
-    """The path among pax records (``LENGTH key=value``), empty where there is none."""
+    """The path in a pax header's records (``LENGTH key=value``); empty if it has none."""
     while content:
         length, _, _ = content.partition(b" ")
         if not length.isdigit() or not 0 < int(length) <= len(content):

@@ -11,20 +11,20 @@ from PIL import Image
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.image.resize import cover, open_image, resampling
-from varlab.data.pack.sources.base import Sample, Skipped
+from varlab.data.pack.sources.base import Skipped, SourceSample
 from varlab.data.pack.sources.folder import ENDINGS
 from varlab.errors import VarlabError
 
-__all__ = ["Boxes", "Condition", "Edges", "Images", "LowResolution"]
+__all__ = ["ConditionMaker", "CropBoxes", "Edges", "LowResolution", "PairedImages"]
 
 
-class Condition(Protocol):
+class ConditionMaker(Protocol):
     """What a sample is packed with. ``name`` goes into the index; None stands for no second image."""
 
     @property
     def name(self) -> str | None: ...
     def describe(self) -> Config: ...  # the arguments, JSON types
-    def draw(self, sample: Sample, image: Image.Image) -> Image.Image | Skipped | None: ...  # of the image's size
+    def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image | Skipped | None: ...  # of the image's size
 
 
 class Edges:
@@ -45,7 +45,7 @@ class Edges:
         """The arguments."""
         return {"sigma": self._sigma, "low": self._low, "high": self._high}
 
-    def draw(self, sample: Sample, image: Image.Image) -> Image.Image:
+    def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image:
         """Mode L, 0 or 255."""
         return self.of(image)
 
@@ -73,12 +73,12 @@ class LowResolution:
         """The arguments."""
         return {"factor": self._factor, "resample": self._resample}
 
-    def draw(self, sample: Sample, image: Image.Image) -> Image.Image:
+    def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image:
         """The image's own mode. Reduced by the mean over squares, which aliases nothing."""
         return image.reduce(self._factor).resize(image.size, self._filter)
 
 
-class Images:
+class PairedImages:
     """Images of another folder with the same paths (segmentation maps, depth): ``path``/<class>/<name>.<any ending>.
 
     Brought to size and cropped as the images are. resample: nearest keeps the colours of a segmentation apart. A sample
@@ -100,7 +100,7 @@ class Images:
         """The arguments."""
         return {"path": self._path, "resample": self._resample}
 
-    def draw(self, sample: Sample, image: Image.Image) -> Image.Image | Skipped:
+    def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image | Skipped:
         """Mode L or RGB."""
         if sample.file is None:
             raise VarlabError(f"Sample {sample.key} comes from no file, so condition=folder has nothing to look for.")
@@ -114,7 +114,7 @@ class Images:
             return Skipped(sample.file, f"has a condition that {e}")
 
 
-class Boxes:
+class CropBoxes:
     """No second image, but where each sample lies in its picture: what ``condition=coordinates`` is trained on."""
 
     name = None
@@ -123,7 +123,7 @@ class Boxes:
         """No arguments."""
         return {}
 
-    def draw(self, sample: Sample, image: Image.Image) -> None:
+    def draw(self, sample: SourceSample, image: Image.Image) -> None:
         """Only asks whether the source tells it."""
         if sample.box is None:
             raise VarlabError(

@@ -1,4 +1,4 @@
-"""From a source to a shard set: plain WebDataset tars and their index, all of it or nothing."""
+"""Pack a source into a shard set: plain WebDataset tars and their index, all of it or nothing."""
 
 from __future__ import annotations
 
@@ -6,195 +6,193 @@ import multiprocessing
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
 
 from torch.utils.data import DataLoader
 
 from varlab.config import Config
-from varlab.data.format.index import FILE, SPLITS, Index, Shard, write_index
-from varlab.data.format.storage import LocalFolder
-from varlab.data.format.table import Row, make_table
-from varlab.data.pack.conditions import Condition
-from varlab.data.pack.shard_jobs import Made, Parts
-from varlab.data.pack.sources.base import Source
+from varlab.data.format.index import FILE, SPLITS, Index, Shard, index_shards
+from varlab.data.format.scan import Progress
+from varlab.data.format.table import SampleRecord
+from varlab.data.pack.conditions import ConditionMaker
+from varlab.data.pack.shard_jobs import PackedShard, ShardJobs
+from varlab.data.pack.sources.base import ImageSource
 from varlab.errors import VarlabError
 from varlab.files import remove_drafts, write_errors
 
-__all__ = ["Progress", "pack"]
+__all__ = ["pack"]
 
-WORKSHOP = ".packing"
-
-Progress = Callable[[int, int], None]
-"""Told how many samples are looked at, and how many there are."""
+STAGING = ".packing"
 
 
 def pack(
-    source: Source,
+    source: ImageSource,
     out: str | Path,
     *,
     shard_size: int,
     workers: int = 0,
     progress: Progress | None = None,
-    condition: Condition | None = None,
+    condition: ConditionMaker | None = None,
 ) -> Config:
-    """Write the shards of ``source`` and their index into the folder ``out``. The same source gives the same bytes, by any
-    number of workers.
+    """Write the shards of ``source`` and their index into the folder ``out``.
 
-    Shards are made in a folder of their own and moved once all of them are safe on disk; the index comes last. A shard set
-    that was there before stays whole until then. Stopped, the same call goes on after the last whole shard.
+    Equal sources give equal bytes with any number of workers. Shards are packed in a staging folder and moved when all are
+    on disk, then the index is written; until then an older shard set stays intact. After a stop, the same call continues
+    after the last finished shard.
 
     Args:
-        shard_size: samples per shard, before any are skipped. workers: processes; 0 works in this one.
-        condition: gives each sample a second image (``<key>.cond.png``), and where the source knows it, its place in the
-            picture that it was cut from (``<key>.json``: {"box": [top, left, bottom, right]}, in [0, 1]).
+        shard_size: samples per shard, before any are skipped. workers: processes; 0 packs in this one. progress: receives
+            the number of samples that are done, and of all.
+        condition: makes the second image of each sample (``<key>.cond.png``). With any condition, a sample's box is stored
+            too, if the source knows it (``<key>.json``: {"box": [top, left, bottom, right]}, in [0, 1]).
     Returns:
         {"images": {split: n}, "counts": {split: {class: n}}, "shards": n, "skipped": [{"name", "reason"}], "hash"}.
     Raises:
-        VarlabError: a source with nothing to pack or with impossible samples, a disk that is full, or ``out`` is the folder
-            that the source reads.
+        VarlabError: the source has nothing to pack or impossible samples, the disk is full, or ``out`` is the folder that
+            the source reads.
     """
     if shard_size < 1:
         raise VarlabError(f"shard_size is {shard_size}, but a shard holds at least one image.")
     folder = Path(out)
-    _check_apart(source, folder)
-    workshop = folder / WORKSHOP
-    written = multiprocessing.get_context("fork").Value("q", 0)
-    parts = Parts(source, workshop, shard_size=shard_size, condition=condition, written=written)
+    _check_not_source(source, folder)
+    staging = folder / STAGING
+    done: Synchronized[int] = multiprocessing.get_context("fork").Value("q", 0)
+    jobs = ShardJobs(source, staging, shard_size=shard_size, condition=condition, done=done)
     with write_errors(folder):
-        _open_workshop(workshop, parts.fingerprint())
+        _open_staging(staging, jobs.fingerprint())
     try:
-        made = list(_make(parts, workers, written, progress))
+        packed = _run(jobs, workers, done, progress)
     except VarlabError:
-        remove_drafts(workshop)
-        if not any(workshop.glob("*.tar.json")):  # nothing to go on from
-            shutil.rmtree(workshop, ignore_errors=True)
+        remove_drafts(staging)
+        if not any(staging.glob("*.tar.json")):  # no finished shard to continue from
+            shutil.rmtree(staging, ignore_errors=True)
         raise
     try:
-        _check(made)
+        _check(packed)
     except VarlabError:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
-    index = _publish(source, folder, parts, [m for m in made if m.places], condition)
-    shutil.rmtree(workshop, ignore_errors=True)
-    return {**_summary(source, made), "shards": sum(map(len, index.splits.values())), "hash": index.hash}
+    index = _publish(source, folder, jobs, packed, condition)
+    shutil.rmtree(staging, ignore_errors=True)
+    return {**_summary(source, packed), "shards": sum(map(len, index.splits.values())), "hash": index.hash}
 
 
-def _check_apart(source: Source, folder: Path) -> None:
-    """Raises VarlabError where new shards could take the places of the source's own."""
+def _check_not_source(source: ImageSource, folder: Path) -> None:
+    """Raises VarlabError if new shards could replace the source's own."""
     path = source.describe().get("path")
     if path is not None and Path(path).expanduser().resolve() == folder.resolve():
         raise VarlabError(f"{folder} is where the source lies: pack into another folder with out=.")
 
 
-def _open_workshop(workshop: Path, fingerprint: str) -> None:
-    """The workshop of this very packing, with what is finished already; that of another one is cleared."""
-    mark = workshop / "of"
-    if workshop.is_dir() and not (mark.is_file() and mark.read_text() == fingerprint):
-        shutil.rmtree(workshop)
-    workshop.mkdir(parents=True, exist_ok=True)
+def _open_staging(staging: Path, fingerprint: str) -> None:
+    """Make the staging folder; it is cleared first if it belongs to another packing."""
+    mark = staging / "of"
+    if staging.is_dir() and not (mark.is_file() and mark.read_text() == fingerprint):
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True, exist_ok=True)
     mark.write_text(fingerprint)
 
 
-def _make(parts: Parts, workers: int, written: Any, progress: Progress | None) -> Iterator[Made]:
-    """All shards in order."""
+def _run(jobs: ShardJobs, workers: int, done: Synchronized[int], progress: Progress | None) -> list[PackedShard]:
+    """Pack all shards, and return them in order."""
     loader = DataLoader(
-        parts,
+        jobs,
         batch_size=None,
-        num_workers=min(workers, len(parts)),
+        num_workers=min(workers, len(jobs)),
         multiprocessing_context="fork" if workers else None,  # the source is not copied
         prefetch_factor=1 if workers else None,
     )
-    made = iter(loader)  # starts the workers, before there is a thread
-    with _telling(progress, written, parts.total):
+    shards = iter(loader)  # starts the workers: a fork must come before the thread
+    with _reporting(progress, done, jobs.total):
         try:
-            yield from made
+            return list(shards)
         except VarlabError as e:  # torch puts the worker's whole traceback into its text
             raise VarlabError(str(e).rsplit("VarlabError: ", 1)[-1].strip()) from e
 
 
 @contextmanager
-def _telling(progress: Progress | None, written: Any, total: int) -> Iterator[None]:
-    """Tells the progress a few times a second, and once at the end."""
+def _reporting(progress: Progress | None, done: Synchronized[int], total: int) -> Iterator[None]:
+    """Report the progress a few times a second, and once at the end."""
     if progress is None:
         yield
         return
-    done = threading.Event()
+    stop = threading.Event()
 
-    def tell() -> None:
-        while not done.wait(0.2):
-            progress(written.value, total)
+    def report() -> None:
+        while not stop.wait(0.2):
+            progress(done.value, total)
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        stop.set()
         thread.join()
-        progress(written.value, total)
+        progress(done.value, total)
 
 
-def _check(made: list[Made]) -> None:
-    """Raises VarlabError where there is nothing to train on, or a key comes twice."""
-    skipped = sum(len(m.skipped) for m in made)
-    if not any(m.places for m in made if m.split == SPLITS[0]):
+def _check(packed: Sequence[PackedShard]) -> None:
+    """Raises VarlabError if there is no training image, or a key occurs twice."""
+    skipped = sum(len(shard.skipped) for shard in packed)
+    if not any(shard.records for shard in packed if shard.split == SPLITS[0]):
         raise VarlabError(f"Nothing to pack: the source gave no training image ({skipped} skipped).")
     for split in SPLITS:
-        keys = Counter(place.key for m in made if m.split == split for place in m.places)
+        keys = Counter(record.key for shard in packed if shard.split == split for record in shard.records)
         (key, times), *_ = keys.most_common(1) or [("", 1)]
         if times > 1:
             raise VarlabError(f"The key {key!r} must be unique, but {times} {split} samples have it.")
 
 
-def _publish(source: Source, folder: Path, parts: Parts, made: list[Made], condition: Condition | None) -> Index:
-    """Move the finished shards to their names, then write the index. No index stands beside shards it does not describe."""
-    shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+def _publish(
+    source: ImageSource,
+    folder: Path,
+    jobs: ShardJobs,
+    packed: Sequence[PackedShard],
+    condition: ConditionMaker | None,
+) -> Index:
+    """Move the shards to their final names, then write the index. An old index is removed before its shards."""
+    packed = [shard for shard in packed if shard.records]
+    splits: dict[str, list[tuple[Shard, list[SampleRecord]]]] = {split: [] for split in SPLITS}
     with write_errors(folder):
         (folder / FILE).unlink(missing_ok=True)
-        for m in made:
-            number = len(shards[m.split])
-            shard = replace(m.shard, file=f"{m.split}-{number:06d}.tar")  # none are numbered that came out empty
-            parts.path(m).replace(folder / shard.file)
-            shards[m.split].append(shard)
-            rows[m.split] += [Row(number, place) for place in m.places]
-    conditions = None if condition is None else condition.name
-    boxes = condition is not None and all(m.boxed for m in made)
-    sizes = set().union(*(m.sizes for m in made))
-    index = Index(
-        folder=LocalFolder(folder),
-        source=_made(source, condition),
-        classes=tuple(source.classes),
-        image_size=source.image_size or (sizes.pop() if len(sizes) == 1 else None),
-        splits={split: tuple(of) for split, of in shards.items()},
-        tables={},
-        conditions=conditions,
-        boxes=boxes,
+        for shard in packed:
+            done = splits[shard.split]
+            name = f"{shard.split}-{len(done):06d}.tar"  # without gaps, even if a shard was empty
+            jobs.path(shard).replace(folder / name)
+            done.append((replace(shard.shard, file=name), shard.records))
+    return index_shards(
+        folder,
+        splits,
+        source=_described(source, condition),
+        classes=source.classes,
+        sizes=set[tuple[int, int]]().union(*(shard.sizes for shard in packed)),
+        faults={},
+        conditions=None if condition is None else condition.name,
+        boxes=condition is not None and all(record.box for shard in packed for record in shard.records),
     )
-    tables = {s: make_table(of, conditions=conditions is not None, boxes=boxes) for s, of in rows.items() if of}
-    return write_index(index, tables)
 
 
-def _made(source: Source, condition: Condition | None) -> Config:
+def _described(source: ImageSource, condition: ConditionMaker | None) -> Config:
     """How the set was made."""
-    made = source.describe()
+    description = source.describe()
     if condition is None or condition.name is None:
-        return made
+        return description
     arguments = ", ".join(f"{key}={value}" for key, value in condition.describe().items())
-    return {**made, "condition": f"{condition.name}({arguments})"}
+    return {**description, "condition": f"{condition.name}({arguments})"}
 
 
-def _summary(source: Source, made: list[Made]) -> Config:
-    """What happened, in JSON types."""
-    counts = {split: sum((m.counts for m in made if m.split == split), Counter[int]()) for split in SPLITS}
+def _summary(source: ImageSource, packed: Sequence[PackedShard]) -> Config:
+    """The number of images by split and class, and what was skipped, in JSON types."""
+    counts = {split: Counter(r.label for s in packed if s.split == split for r in s.records) for split in SPLITS}
     return {
         "images": {split: count.total() for split, count in counts.items()},
         "counts": {
             split: {name: count[label] for label, name in enumerate(source.classes)} for split, count in counts.items()
         },
-        "skipped": [{"name": s.name, "reason": s.reason} for m in made for s in m.skipped],
+        "skipped": [asdict(skipped) for shard in packed for skipped in shard.skipped],
     }

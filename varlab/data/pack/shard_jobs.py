@@ -1,13 +1,12 @@
-"""The shards of a packing, each made on its own: by any process, again with the same bytes, and kept until all are there."""
+"""The shards of a packing as separate jobs: any process can do each, again with equal bytes, and finished ones are kept."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -16,201 +15,194 @@ from torch.utils.data import Dataset
 
 from varlab.data.faults import BadSampleError
 from varlab.data.format.index import SPLITS, Shard
-from varlab.data.format.tar import Place
+from varlab.data.format.table import CONDITION, SampleRecord, Span
 from varlab.data.format.writer import ShardWriter
 from varlab.data.image.decode import header
 from varlab.data.image.resize import format_of
-from varlab.data.pack.conditions import Condition
-from varlab.data.pack.sources.base import Sample, Skipped, Source
+from varlab.data.pack.conditions import ConditionMaker
+from varlab.data.pack.sources.base import ImageSource, Skipped, SourceSample
 from varlab.errors import VarlabError
-from varlab.files import write_errors, write_text
+from varlab.files import digest, write_errors, write_text
 
-__all__ = ["Made", "Parts"]
+__all__ = ["PackedShard", "ShardJobs"]
 
-ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+_ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
 
 @dataclass
-class Made:
-    """A finished shard, still in the workshop: what is in it, and what was skipped on the way. sizes: (H, W) of its images."""
+class PackedShard:
+    """A finished shard in the staging folder: its samples, the (H, W) of their images, and what was skipped."""
 
     split: str
     shard: Shard
-    places: list[Place]
-    counts: Counter[int]
+    records: list[SampleRecord]
     skipped: list[Skipped]
-    boxed: bool
     sizes: set[tuple[int, int]]
 
     def to_json(self) -> str:
-        """All of it."""
-        places = [(p.key, p.span, p.check, p.format, p.label, p.condition, p.box) for p in self.places]
-        counts, sizes = list(self.counts.items()), sorted(self.sizes)
-        plain = {"split": self.split, "shard": vars(self.shard), "skipped": [vars(s) for s in self.skipped]}
-        return json.dumps({**plain, "boxed": self.boxed, "places": places, "counts": counts, "sizes": sizes})
+        """The note beside the shard."""
+        return json.dumps({**asdict(self), "sizes": sorted(self.sizes)})
 
-    @staticmethod
-    def from_json(text: str) -> Made:
-        """What ``to_json`` wrote. ValueError, KeyError, TypeError where it did not."""
+    @classmethod
+    def from_json(cls, text: str) -> PackedShard:
+        """Read ``to_json``'s text. Raises ValueError, KeyError or TypeError for any other."""
         raw = json.loads(text)
-        return Made(
+        return cls(
             split=raw["split"],
             shard=Shard(**raw["shard"]),
-            places=[_place(*place) for place in raw["places"]],
-            counts=Counter(dict(map(tuple, raw["counts"]))),
-            skipped=[Skipped(**s) for s in raw["skipped"]],
-            boxed=raw["boxed"],
+            records=[_record(**record) for record in raw["records"]],
+            skipped=[Skipped(**skipped) for skipped in raw["skipped"]],
             sizes={(height, width) for height, width in raw["sizes"]},
         )
 
 
-def _place(key: str, span: Any, check: int, form: str, label: int, condition: Any, box: Any) -> Place:
-    second = None if condition is None else ((condition[0][0], condition[0][1]), condition[1])
-    return Place(key, (span[0], span[1]), check, form, label, second, None if box is None else tuple(box))
+def _record(image: list[int], condition: list[int] | None, box: list[float] | None, **rest: Any) -> SampleRecord:
+    second = None if condition is None else Span(*condition)
+    return SampleRecord(image=Span(*image), condition=second, box=None if box is None else tuple(box), **rest)
 
 
-class Parts(Dataset[Made]):
-    """Item i is the i-th shard of the packing, made when it is asked for; or taken up, where it was made before.
+class ShardJobs(Dataset[PackedShard]):
+    """Item i packs the i-th shard, or reads its note if that was packed before.
 
-    workshop: folder of finished shards and their notes. written: a shared counter of samples, for whoever shows progress.
+    staging: the folder of finished shards and their notes. done: a counter of samples, shared by all processes.
     """
 
     def __init__(
-        self, source: Source, workshop: Path, *, shard_size: int, condition: Condition | None, written: Any = None
+        self,
+        source: ImageSource,
+        staging: Path,
+        *,
+        shard_size: int,
+        condition: ConditionMaker | None,
+        done: Synchronized[int],
     ):
-        self._source, self._workshop, self._condition, self._written = source, workshop, condition, written
+        self._source, self._staging, self._condition, self._done = source, staging, condition, done
+        self._shard_size = shard_size
         self._entries = {split: source.entries(split) for split in SPLITS}
-        self._parts = [
-            (split, number, range(first, min(first + shard_size, len(entries))))
+        self._jobs = [
+            (split, number, entries[first : first + shard_size])
             for split, entries in self._entries.items()
             for number, first in enumerate(range(0, len(entries), shard_size))
         ]
         self.total = sum(map(len, self._entries.values()))
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._jobs)
 
     def fingerprint(self) -> str:
-        """Of all that decides the shards: a workshop with another one holds nothing of use."""
-        told: list[Any] = [
-            self._source.describe(),
-            list(self._source.classes),
-            [[s, n, len(r)] for s, n, r in self._parts],
-        ]
-        if self._condition is not None:
-            told.append([self._condition.name, self._condition.describe()])
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-        for entries in self._entries.values():
-            digest.update(repr([str(entry) for entry in entries]).encode())
-        return digest.hexdigest()[:16]
+        """A digest of everything that decides the shards: those of a staging folder with another one are useless."""
+        condition = None if self._condition is None else [self._condition.name, self._condition.describe()]
+        settings = [self._source.describe(), list(self._source.classes), self._shard_size, condition]
+        return digest([settings, {split: list(map(str, entries)) for split, entries in self._entries.items()}])[:16]
 
-    def path(self, made: Made) -> Path:
-        """Where its shard lies."""
-        return self._workshop / made.shard.file
+    def path(self, packed: PackedShard) -> Path:
+        """The shard's path in the staging folder."""
+        return self._staging / packed.shard.file
 
-    def __getitem__(self, i: int) -> Made:
-        split, number, chosen = self._parts[i]
-        name = f"{split}-{number:06d}.tar"
-        note = self._workshop / f"{name}.json"
-        before = _read_note(note, self._workshop / name)
-        if before is not None:
-            self._count(len(chosen))
-            return before
-        made = self._make(split, name, [self._entries[split][j] for j in chosen])
-        write_text(note, made.to_json())
-        return made
+    def __getitem__(self, i: int) -> PackedShard:
+        split, number, entries = self._jobs[i]
+        path = self._staging / f"{split}-{number:06d}.tar"
+        note = path.with_name(f"{path.name}.json")
+        packed = _read_note(note, path)
+        if packed is not None:
+            self._count(len(entries))
+            return packed
+        packed = self._pack(split, path, entries)
+        write_text(note, packed.to_json())
+        return packed
 
-    def _make(self, split: str, name: str, entries: Sequence[Any]) -> Made:
-        path = self._workshop / name
-        counts, skipped, boxed = Counter[int](), list[Skipped](), self._condition is not None
-        sizes = set[tuple[int, int]]()
+    def _pack(self, split: str, path: Path, entries: Sequence[Any]) -> PackedShard:
+        skipped, sizes = list[Skipped](), set[tuple[int, int]]()
         try:
             with write_errors(path), ShardWriter(path) as writer:
-                for sample, drawn in self._usable(split, entries, skipped):
-                    boxed = boxed and sample.box is not None
-                    sizes.add(_size(sample))
-                    writer.add(sample.key, self._members(sample, drawn), label=sample.label or 0, box=sample.box)
-                    counts[sample.label or 0] += 1
+                for sample, size, condition in self._samples(split, entries, skipped):
+                    sizes.add(size)
+                    writer.add(sample.key, self._members(sample, condition), label=sample.label or 0, box=sample.box)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return Made(split, writer.shard(name), writer.places, counts, skipped, boxed, sizes)
+        return PackedShard(split, writer.shard(path.name), writer.records, skipped, sizes)
 
-    def _usable(
+    def _samples(
         self, split: str, entries: Sequence[Any], skipped: list[Skipped]
-    ) -> Iterator[tuple[Sample, Image.Image | None]]:
-        """The samples that can be packed, each with its condition."""
+    ) -> Iterator[tuple[SourceSample, tuple[int, int], Image.Image | None]]:
+        """The usable samples, each with its (H, W) and its second image."""
         for entry in entries:
             self._count(1)
-            item = self._load(split, entry)
-            if isinstance(item, Sample):
-                _check(item, len(self._source.classes))
-                drawn = None if self._condition is None else self._condition.draw(item, _decoded(item))
-                if not isinstance(drawn, Skipped):
-                    yield item, drawn
+            sample = self._load(split, entry)
+            if isinstance(sample, SourceSample):
+                size, second = self._checked_size(sample), self._second_image(sample)
+                if not isinstance(second, Skipped):
+                    yield sample, size, second
                     continue
-                item = drawn
-            skipped.append(item)
+                sample = second
+            skipped.append(sample)
 
-    def _load(self, split: str, entry: Any) -> Sample | Skipped:
+    def _load(self, split: str, entry: Any) -> SourceSample | Skipped:
         try:
             return self._source.load(split, entry)
-        except OSError as e:  # else it would pass for a failure to write
+        except OSError as e:  # otherwise it would be reported as a failure to write
             raise VarlabError(f"The source's {split} images cannot be read ({e}): see that its files are there.") from e
 
-    def _members(self, sample: Sample, drawn: Image.Image | None) -> Iterator[tuple[str, bytes]]:
-        """Ending and content of each file of a sample."""
-        yield _encode(sample, self._source.image_size)
+    def _checked_size(self, sample: SourceSample) -> tuple[int, int]:
+        """The (H, W) of a valid sample.
+
+        Raises:
+            VarlabError: its label, key, format or size is impossible.
+        """
+        classes, promised = len(self._source.classes), self._source.image_size
+        if sample.label is not None and not 0 <= sample.label < classes:
+            raise VarlabError(f"Sample {sample.key} has label {sample.label}, but there are {classes} classes.")
+        if "." in sample.key or not sample.key.isascii() or not 0 < len(sample.key) <= 90:
+            raise VarlabError(f"The key {sample.key!r} must be unique ASCII without dots, 90 characters at most.")
+        size = _size(sample)
+        if promised not in (None, size):
+            raise VarlabError(f"Sample {sample.key} is {size[1]}×{size[0]}, but the source promised {promised[::-1]}.")
+        return size
+
+    def _second_image(self, sample: SourceSample) -> Image.Image | Skipped | None:
+        return None if self._condition is None else self._condition.draw(sample, _decoded(sample))
+
+    def _members(self, sample: SourceSample, second: Image.Image | None) -> Iterator[tuple[str, bytes]]:
+        """The ending and the content of each file of a sample."""
+        yield _encode(sample.image)
         if sample.label is not None:
             yield "cls", str(sample.label).encode()
-        if drawn is not None:
-            ending, content = _encode(replace(sample, image=drawn), self._source.image_size)
-            yield f"cond.{ending}", content
+        if second is not None:
+            yield CONDITION, _png(second)
         if self._condition is not None and sample.box is not None:
             yield "json", json.dumps({"box": list(sample.box)}).encode()
 
     def _count(self, samples: int) -> None:
-        if self._written is not None:
-            with self._written.get_lock():
-                self._written.value += samples
+        with self._done.get_lock():
+            self._done.value += samples
 
 
-def _read_note(note: Path, shard: Path) -> Made | None:
-    """A shard that was finished earlier and is still whole."""
+def _read_note(note: Path, shard: Path) -> PackedShard | None:
+    """The note of a shard that was finished earlier and has its full size."""
     try:
-        made = Made.from_json(note.read_text())
-        return made if shard.stat().st_size == made.shard.bytes else None
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        packed = PackedShard.from_json(note.read_text())
+        return packed if shard.stat().st_size == packed.shard.bytes else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _check(sample: Sample, classes: int) -> None:
-    if sample.label is not None and not 0 <= sample.label < classes:
-        raise VarlabError(f"Sample {sample.key} has label {sample.label}, but there are {classes} classes.")
-    if "." in sample.key or not sample.key.isascii() or not 0 < len(sample.key) <= 90:
-        raise VarlabError(f"The key {sample.key!r} must be unique ASCII without dots, 90 characters at most.")
-
-
-def _size(sample: Sample) -> tuple[int, int]:
-    """(H, W) of its image."""
+def _size(sample: SourceSample) -> tuple[int, int]:
+    """The (H, W) of its image."""
     if not isinstance(sample.image, bytes):
         return sample.image.height, sample.image.width
-    form = format_of(sample.image)
+    detail, name = "", format_of(sample.image)
     try:
-        if form is not None:
-            return header(sample.image, form)
+        if name is not None:
+            return header(sample.image, name)
     except BadSampleError as e:
-        raise VarlabError(f"Sample {sample.key} is none of {', '.join(ENDINGS)} ({e}): leave it out.") from e
-    raise VarlabError(f"Sample {sample.key} is none of {', '.join(ENDINGS)}: leave it out.")
+        detail = f" ({e})"
+    raise VarlabError(f"Sample {sample.key} is none of {', '.join(_ENDINGS)}{detail}: leave it out.")
 
 
-def _encode(sample: Sample, promised: tuple[int, int] | None) -> tuple[str, bytes]:
-    """File ending and bytes: a PIL image becomes PNG, encoded bytes stay what they are."""
-    if promised is not None and (size := _size(sample)) != promised:
-        raise VarlabError(f"Sample {sample.key} is {size[1]}×{size[0]}, but the source promised {promised[::-1]}.")
-    if isinstance(sample.image, bytes):
-        return ENDINGS[str(format_of(sample.image))], sample.image
-    return "png", _png(sample.image)
+def _encode(image: Image.Image | bytes) -> tuple[str, bytes]:
+    """File ending and bytes: a PIL image becomes a PNG, encoded bytes stay unchanged."""
+    return (_ENDINGS[str(format_of(image))], image) if isinstance(image, bytes) else ("png", _png(image))
 
 
 def _png(image: Image.Image) -> bytes:
@@ -219,8 +211,8 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _decoded(sample: Sample) -> Image.Image:
-    """What a condition is drawn from."""
+def _decoded(sample: SourceSample) -> Image.Image:
+    """The image that a condition is made from, mode L or RGB."""
     if not isinstance(sample.image, bytes):
         return sample.image
     with Image.open(io.BytesIO(sample.image)) as image:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from varlab.data.faults import Watch
+from varlab.data.faults import FaultCounter
 from varlab.errors import VarlabError
 from varlab.types import Batch
 
@@ -20,7 +20,7 @@ class Loader(DataLoader[Batch]):
     """Torch's loader of whole batches. Bad samples are counted here, in the trainer's process, in the order of batches; an
     error of ours stays one sentence on its way out of a worker process."""
 
-    def __init__(self, dataset: Dataset[Batch], batches: Sampler[Sequence[int]], *, workers: int, watch: Watch):
+    def __init__(self, dataset: Dataset[Batch], batches: Sampler[Sequence[int]], *, workers: int, watch: FaultCounter):
         super().__init__(
             dataset,
             batch_sampler=batches,  # type: ignore[arg-type]  # a range serves as the list of a batch, and travels lighter

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from xxhash import xxh3_64_intdigest
 
 from varlab.data.faults import BadSampleError
 from varlab.data.format.index import Index
-from varlab.data.format.open_shards import OpenShards
+from varlab.data.format.storage import OpenFiles
 from varlab.data.format.table import FORMAT_NAMES
 from varlab.data.image.crop import Box, Centre
 from varlab.data.image.decode import U8, decode, decode_into
@@ -54,7 +53,7 @@ class ShardReader:
         self._table = table = index.table(split)
         self._shards, self.size = index.splits[split], size or index.image_size or (0, 0)
         self._whole = self.size == index.image_size  # else the middle is cut out
-        self._files = OpenShards(index.folder, self._shards)
+        self._files = OpenFiles(index.storage, [(shard.file, shard.bytes) for shard in self._shards])
         self._most_pixels = most_pixels
         self._buffers = Buffers()
         self.label_N = torch.from_numpy(table["label"].astype(np.int64))
@@ -99,7 +98,7 @@ class ShardReader:
 
     def prefetch(self, shards: NDArray[np.integer]) -> None:
         """Remote shards of these numbers will be wanted, in this order."""
-        self._files.prefetch([(self._shards[i].file, self._shards[i].bytes) for i in shards.tolist()])
+        self._files.prefetch(shards.tolist())
 
     def read(self, index_B: Tensor, choose: Choose | None = None, *, second: bool = False) -> Read:
         """Images of those numbers; ``choose`` says which part of each (None: all of it). second: their conditions."""
@@ -172,12 +171,7 @@ class ShardReader:
     def _bytes(self, place: _Place) -> bytes:
         if not place.size:
             raise BadSampleError("no_condition", "no second image")
-        encoded = self._files.read(place.shard, place.size, place.offset)
-        if len(encoded) < place.size:
-            raise BadSampleError("cut", f"{len(encoded)} of its {place.size} bytes")
-        if xxh3_64_intdigest(encoded) != place.check:
-            raise BadSampleError("changed", "other bytes than were indexed")
-        return encoded
+        return self._files.read(place.shard, place.offset, place.size, place.check)
 
 
 class _Place(NamedTuple):

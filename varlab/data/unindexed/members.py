@@ -11,7 +11,7 @@ from webdataset.tariterators import base_plus_ext
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
-from varlab.data.format.tar import FORMATS
+from varlab.data.format.table import FORMATS
 from varlab.data.unindexed.shard_stream import ShardStream
 from varlab.types import Fault
 

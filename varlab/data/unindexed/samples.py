@@ -12,10 +12,9 @@ from webdataset.pipeline import DataPipeline
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from varlab.config import Config
-from varlab.data.faults import BadSampleError, listed
-from varlab.data.format.labels import numbering
-from varlab.data.format.sample_label import json_of, label_of
-from varlab.data.format.tar import FORMATS
+from varlab.data.faults import BadSampleError, describe_faults
+from varlab.data.format.labels import NO_LABEL, json_fields, numbering, read_label
+from varlab.data.format.table import FORMATS
 from varlab.data.image.decode import U8, BoxOf, decode_into
 from varlab.data.unindexed.members import TORN, Untar
 from varlab.errors import VarlabError
@@ -33,7 +32,7 @@ _SAMPLES = 1000  # the same of samples without one that can be decoded
 class Opened:
     """What becomes of a sample: its label, and a part of its picture.
 
-    classes: how many, or their names in label order. label: where labels are told, see ``label_of``; none: all are of the
+    classes: how many, or their names in label order. label: where labels are told, see ``read_label``; none: all are of the
     first class. most_pixels: larger images are bad.
 
     Raises:
@@ -42,7 +41,7 @@ class Opened:
 
     def __init__(self, *, classes: int | Sequence[str], label: str, most_pixels: int):
         self.names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
-        self._numbered = numbering(self.names, missing="neither cls nor a label in its json")
+        self._numbered = numbering(self.names, missing=NO_LABEL)
         if not self.names or len(set(self.names)) < len(self.names):
             raise VarlabError(f"data.classes={classes} must be how many classes there are, or a list of their names.")
         source, _, field = label.partition(":")
@@ -62,7 +61,7 @@ class Opened:
             raise BadSampleError("no_image", f"none of {', '.join(FORMATS)}, only {members}")
         number = 0
         if self._label != "none":
-            found = label_of(sample.get("cls"), json_of(sample.get("json")), self._label)
+            found = read_label(sample.get("cls"), json_fields(sample.get("json")), self._label)
             number = self._numbered(found)
         decode_into(out_HW3, sample[ending], FORMATS[ending], box_of, most_pixels=self._most_pixels)
         return number
@@ -147,7 +146,7 @@ class Flow:
 
     def _last(self, count: int) -> str:
         """The last faults, each once."""
-        return listed([*dict.fromkeys(self.faults[-count:])])
+        return describe_faults([*dict.fromkeys(self.faults[-count:])])
 
     def _wet(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         for sample in samples:

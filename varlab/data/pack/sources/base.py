@@ -1,4 +1,4 @@
-"""Where samples come from before they are packed: what a source is, and scikit-learn's handwritten digits as one."""
+"""What a source of images is, and how one without a split is split."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from PIL import Image
 
 from varlab.config import Config
 from varlab.data.format.index import SPLITS
-from varlab.data.image.resize import resampling
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["Digits", "Sample", "Skipped", "Source", "samples", "stratified_split"]
+__all__ = ["ImageSource", "Skipped", "SourceSample", "samples", "stratified_split"]
 
 
 @dataclass(frozen=True)
-class Sample:
+class SourceSample:
     """One image on its way into a shard.
 
     key: unique within the split, at most 90 ASCII characters, without dots (WebDataset cuts names there).
@@ -44,7 +43,7 @@ class Skipped:
     reason: str
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """What ``pack`` packs. It is copied into worker processes, which load different samples of it."""
 
     @property
@@ -55,10 +54,10 @@ class Source(Protocol):
     def entries(
         self, split: str
     ) -> Sequence[Any]: ...  # what there is to load, in order: cheap, and the same every time
-    def load(self, split: str, entry: Any) -> Sample | Skipped: ...
+    def load(self, split: str, entry: Any) -> SourceSample | Skipped: ...
 
 
-def samples(source: Source, split: str) -> Iterator[Sample | Skipped]:
+def samples(source: ImageSource, split: str) -> Iterator[SourceSample | Skipped]:
     """The samples of a split, loaded one after another."""
     for entry in source.entries(split):
         yield source.load(split, entry)
@@ -84,36 +83,3 @@ def stratified_split(labels: Sequence[int], *, val_fraction: float, seed: int) -
         split["val"] += shuffled_n[:val].tolist()
         split["train"] += shuffled_n[val:].tolist()
     return {name: sorted(indices) for name, indices in split.items()}
-
-
-class Digits:
-    """The 1797 scanned handwritten digits that ship with scikit-learn (UCI, Alpaydin & Kaynak 1998).
-
-    8×8 in 17 grey levels, brought to uint8 and enlarged to ``size`` × ``size``; the class is the digit.
-    """
-
-    def __init__(self, *, size: int, resample: str, val_fraction: float, seed: int):
-        from sklearn.datasets import load_digits  # heavy, and no business of whoever only reads shards
-
-        data = load_digits()
-        self._images_N88 = np.round(data.images * (255 / 16)).astype(np.uint8)
-        self._labels = [int(t) for t in data.target]
-        self._split = stratified_split(self._labels, val_fraction=val_fraction, seed=seed)
-        self._filter = resampling(resample)
-        self._arguments = {"size": size, "resample": resample, "val_fraction": val_fraction, "seed": seed}
-        self.classes = tuple(str(name) for name in data.target_names)
-        self.image_size = (size, size)
-
-    def describe(self) -> Config:
-        """Name and arguments."""
-        return {"name": "digits", **self._arguments}
-
-    def entries(self, split: str) -> list[int]:
-        """The digits' numbers in scikit-learn's array."""
-        return self._split[split]
-
-    def load(self, split: str, entry: int) -> Sample:
-        """Mode L; the key is the number."""
-        height, width = self.image_size
-        image = Image.fromarray(self._images_N88[entry]).resize((width, height), self._filter)
-        return Sample(key=f"{entry:06d}", label=self._labels[entry], image=image)

@@ -11,11 +11,11 @@ from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.format.index import SPLITS
 from varlab.data.image.resize import Fit
-from varlab.data.pack.sources.base import Sample, Skipped, stratified_split
+from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["ENDINGS", "Folder"]
+__all__ = ["ENDINGS", "ImageFolder"]
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
@@ -25,7 +25,7 @@ Entry = tuple[int, str, int]
 """Place in the split, path below the root, label."""
 
 
-class Folder:
+class ImageFolder:
     """The images of a folder, shorter side brought to ``size``, centre cropped to ``size`` × ``size``.
 
     A class is a subfolder, in alphabetical order, searched to any depth. Where ``path`` holds both ``train`` and
@@ -77,7 +77,7 @@ class Folder:
         """The files, shuffled."""
         return self._split[split]
 
-    def load(self, split: str, entry: Entry) -> Sample | Skipped:
+    def load(self, split: str, entry: Entry) -> SourceSample | Skipped:
         """The key is a number and the file's name, made fit for WebDataset."""
         i, name, label = entry
         path = self._root / name
@@ -86,7 +86,7 @@ class Folder:
         except (BadSampleError, OSError) as e:
             return Skipped(name, str(e))
         key = f"{i:08d}-{re.sub('[^A-Za-z0-9_-]', '_', path.stem)[:60]}"
-        return Sample(key=key, label=label, image=image, file=name)
+        return SourceSample(key=key, label=label, image=image, file=name)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

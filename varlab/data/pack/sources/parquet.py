@@ -16,7 +16,7 @@ from varlab.data.format.index import SPLITS
 from varlab.data.format.labels import UNLABELLED, class_names, names_of, numbering
 from varlab.data.format.scan import split_files
 from varlab.data.image.resize import Fit
-from varlab.data.pack.sources.base import Sample, Skipped, stratified_split
+from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
 from varlab.data.pack.sources.parquet_columns import Survey, images, survey
 from varlab.errors import VarlabError
 
@@ -117,7 +117,7 @@ class Parquet:
         row_n = number_n - first_G[group_n]
         return [(*groups[group], row) for group, row in zip(group_n.tolist(), row_n.tolist(), strict=True)]
 
-    def load(self, split: str, entry: Entry) -> Sample | Skipped:
+    def load(self, split: str, entry: Entry) -> SourceSample | Skipped:
         """Quick where the entry before was of the same row group."""
         file, group, row = entry
         number = self._first[file, group] + row
@@ -129,7 +129,7 @@ class Parquet:
             image = self._fit(self._encoded(file, group, row))
         except BadSampleError as bad:
             return Skipped(name, f"{bad.kind}: {bad.detail}")
-        return Sample(key=f"{number:08d}", label=label if self._labelled else None, image=image)
+        return SourceSample(key=f"{number:08d}", label=label if self._labelled else None, image=image)
 
     def _encoded(self, file: int, group: int, row: int) -> bytes:
         """The bytes of an image. BadSampleError where there are none."""

@@ -13,7 +13,7 @@ from varlab.config import Config
 from varlab.data.format.index import SPLITS
 from varlab.data.image.crop import Box
 from varlab.data.image.resize import resampling
-from varlab.data.pack.sources.base import Sample, Skipped
+from varlab.data.pack.sources.base import Skipped, SourceSample
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
@@ -111,7 +111,7 @@ class Photos:
         crops = [(i, name) for i in range(self._crops[split]) for name in self.classes]
         return [*(self._skipped if split == SPLITS[0] else ()), *crops]
 
-    def load(self, split: str, entry: tuple[int, str] | Skipped) -> Sample | Skipped:
+    def load(self, split: str, entry: tuple[int, str] | Skipped) -> SourceSample | Skipped:
         """Mode L or RGB, as the photograph is."""
         if isinstance(entry, Skipped):
             return entry
@@ -120,7 +120,7 @@ class Photos:
             self._opened[name] = _open(name)
         image, box = self._opened[name], self._boxes(name, split)[i]
         crop = _cut(image, box).resize((self._size, self._size), self._filter)
-        return Sample(
+        return SourceSample(
             key=f"{i:06d}-{name}", label=self.classes.index(name), image=crop, box=box.shares(image.height, image.width)
         )
 

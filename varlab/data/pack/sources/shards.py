@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from varlab.config import Config
-from varlab.data.faults import BadSampleError, listed
+from varlab.data.faults import BadSampleError, describe_faults
 from varlab.data.format.index import FILE, SPLITS, read_index
-from varlab.data.format.labels import class_names, number_labels
-from varlab.data.format.scan import split_files, split_of
-from varlab.data.format.table import Row, make_table
-from varlab.data.format.tar import scan
+from varlab.data.format.labels import class_names
+from varlab.data.format.scan import number_labels, split_files, split_of
+from varlab.data.format.table import make_table
+from varlab.data.format.tar import scan_tar
 from varlab.data.image.resize import Fit
-from varlab.data.pack.sources.base import Sample, Skipped, stratified_split
+from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
 from varlab.errors import VarlabError
 
 __all__ = ["Tars"]
@@ -108,17 +108,18 @@ class Tars:
     ) -> tuple[list[_Old], tuple[str, ...]]:
         """The old shards by split, as they are, and the classes."""
         files = split_files(self._root, patterns)
-        scans = {file: scan(self._root / file, label=label) for of in files.values() for file in of}
-        names = number_labels(scans, label=label, classes=classes)
-        if not any(found.places for found in scans.values()):
-            faults = listed([fault for found in scans.values() for fault in found.faults])
+        scans = {split: [scan_tar(self._root, file, label=label) for file in of] for split, of in files.items()}
+        every = [scan for of in scans.values() for scan in of]
+        names = number_labels(every, label=label, classes=classes)
+        if not any(scan.records for scan in every):
+            faults = describe_faults([fault for scan in every for fault in scan.faults])
             raise VarlabError(f"{self._root} holds no sample that can be read: {faults}.")
         old = []
         for split in SPLITS:
-            rows = [Row(n, place) for n, file in enumerate(files[split]) for place in scans[file].places]
-            old.append(_Old(split, tuple(files[split]), make_table(rows, conditions=False, boxes=False)))
+            table = make_table([scan.records for scan in scans[split]], conditions=False, boxes=False)
+            old.append(_Old(split, tuple(files[split]), table))
             self._faults[split] = [
-                _skipped(file, f.key, f.kind, f.detail) for file in files[split] for f in scans[file].faults
+                _skipped(scan.file, f.key, f.kind, f.detail) for scan in scans[split] for f in scan.faults
             ]
         return old, names
 
@@ -154,7 +155,7 @@ class Tars:
         rows = zip(where_n2[:, 0].tolist(), where_n2[:, 1].tolist(), check_n.tolist(), strict=True)
         return [*self._faults[split], *((i, *row) for i, row in enumerate(rows))]
 
-    def load(self, split: str, entry: Entry) -> Sample | Skipped:
+    def load(self, split: str, entry: Entry) -> SourceSample | Skipped:
         """The image's bytes are compared with their hash."""
         if isinstance(entry, Skipped):
             return entry
@@ -168,7 +169,7 @@ class Tars:
             return _skipped(file, key, bad.kind, str(bad))
         if not self._keep_keys[split]:
             key = f"{number:08d}-{re.sub('[^A-Za-z0-9_-]', '_', key)[:60]}"
-        return Sample(key=key, label=int(row["label"]), image=image)
+        return SourceSample(key=key, label=int(row["label"]), image=image)
 
 
 def _bytes(path: Path, offset: int, size: int, check: int) -> bytes:
@@ -191,7 +192,7 @@ def _skipped(file: str, key: str, kind: str, detail: str) -> Skipped:
 
 
 def _fit_as_keys(key_n: NDArray[Any]) -> bool:
-    """Whether these can be a split's keys as they are: see ``Sample``."""
+    """Whether these can be a split's keys as they are: see ``SourceSample``."""
     if not len(key_n) or key_n.dtype.itemsize > 90 or (key_n == b"").any() or len(np.unique(key_n)) < len(key_n):
         return False
     letters = np.ascontiguousarray(key_n).view(np.uint8)
