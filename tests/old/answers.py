@@ -52,7 +52,7 @@ def processor() -> dict[str, Any]:
     return {
         "kind": [model.get(key) for key in ("vendor_id", "cpu family", "model")],
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "limits": [os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR")],
+        "limits": [os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OMP_NUM_THREADS")],
         "torch": torch.__version__,
     }
 

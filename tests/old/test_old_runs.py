@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,19 @@ BOUND = 1e-3  # relative, of floats on another processor; a tenth of it absolute
 BOUNDS = {"killed_tokenizer": 2e-2}  # λ of the adaptive loss is a ratio of small gradients: SSE and AVX2 differ by 5e-4
 
 
-@pytest.fixture
-def old_runs(tmp_path: Path) -> Iterator[Path]:
-    """The stored runs, in the current folder."""
+@pytest.fixture(scope="module")
+def stored_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stored runs; nothing in them is to be changed."""
+    folder = tmp_path_factory.mktemp("stored")
     with tarfile.open(HERE / "runs.tar.xz") as tar:
-        tar.extractall(tmp_path, filter="data")
+        tar.extractall(folder, filter="data")
+    return folder / "runs"
+
+
+@pytest.fixture
+def old_runs(stored_runs: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the stored runs, with the folder above as the current one."""
+    shutil.copytree(stored_runs, tmp_path / "runs")
     with small.inside(tmp_path):
         yield tmp_path / "runs"
 
@@ -74,6 +83,26 @@ def test_the_same_answers(question: str, old_runs: Path, same_bits: bool) -> Non
     if done:
         record = small.record(run)
         assert record["outcome"]["state"] == "finished" and record["resumes"] == [{"from": done, "repeated": 0}]
+
+
+def test_an_encoding_that_was_stopped_is_finished(old_runs: Path) -> None:
+    """Its first token shard stays, and the set is the one that the old code finished."""
+    folder = old_runs / "tokens"
+    whole, kept = json.loads((folder / "tokens.json").read_text()), folder / "train-000000.npy"
+    for name in ("tokens.json", "val-000000.npy", "val.labels.npy"):
+        (folder / name).unlink()
+    record = small.record(folder)
+    (folder / "run.json").write_text(json.dumps(record | {"outcome": {"state": "running", "error": None}}))
+    written = kept.stat().st_mtime_ns
+    answers.command("encode", *record["overrides"])
+    assert json.loads((folder / "tokens.json").read_text()) == whole and kept.stat().st_mtime_ns == written
+
+
+def test_a_training_starts_from_an_imported_run(old_runs: Path) -> None:
+    record = small.record(answers.of_order("next_scale"))
+    shorter = [word for word in record["overrides"] if word.partition("=")[0] not in ("budget.images", "order")]
+    answers.command("train", *shorter, "init=runs/imported", "budget.images=16", "out=runs/new/tuned")
+    assert small.record(old_runs / "new" / "tuned")["parents"]["init"]["run"] == "runs/imported"
 
 
 def test_the_update_that_diverged_can_be_made_again(old_runs: Path) -> None:
