@@ -20,8 +20,8 @@ from varlab.checkpoint import load_checkpoint
 from varlab.moved import MOVED, current_targets
 from varlab.recipe.assembly import make
 from varlab.recipe.trainings import KINDS
-from varlab.report import find_runs, told_apart
-from varlab.report.compare import group_variants
+from varlab.report import describe_differences, find_runs
+from varlab.report.variants import group_variants
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 
@@ -122,7 +122,7 @@ def test_a_report_sees_no_difference_in_a_moved_name(old_runs: Path) -> None:
     new.mkdir()
     (new / "run.json").write_text(json.dumps(current_targets(record)))
     first, second = find_runs([old, new])
-    assert told_apart(first, second) == []
+    assert describe_differences(first, second) == []
     assert len(group_variants([first, second])) == 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from varlab.report import write_report
-from varlab.report.page.html import ReportResult
+from varlab.report.page.html import ReportFiles
 
 from . import make_runs
 
@@ -20,10 +20,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def report(study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportResult:
+def report(study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     return write_report([study], tmp_path_factory.mktemp("report") / "new" / "folder", title=TITLE)
 
 
 @pytest.fixture(scope="session")
-def page(report: ReportResult) -> str:
+def page(report: ReportFiles) -> str:
     return report.html.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Run directories as varlab writes them, made up: small enough to read, and with all that a report looks for."""
+"""Made-up run directories in varlab's format, with everything that a report reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVELS = {"next_scale": 5, "raster": 1, "random": 1}
 
 
 def grid(columns: int, rows: int, *, noise: float, seed: int, path: Path, fade: bool = False) -> None:
-    """Digits in a grid, a class a row; noise makes samples of them, fading makes a growing image."""
+    """Digits in a grid, one class in each row; noise turns them into samples, fading into a growing image."""
     digits = load_digits()
     rng = np.random.default_rng(seed)
     canvas = np.zeros((rows * 16, columns * 16))
@@ -35,7 +35,7 @@ def grid(columns: int, rows: int, *, noise: float, seed: int, path: Path, fade: 
 
 def write_run(path: Path, record: dict[str, Any], metrics: list[dict[str, Any]]) -> Path:
     path.mkdir(parents=True, exist_ok=True)
-    (path / "run.json").write_text(json.dumps(record))
+    (path / "run.json").write_text(json.dumps({"outcome": {"state": "running"}} | record))
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     return path
 
@@ -249,7 +249,7 @@ def classifier(path: Path, *, seed: int = 0) -> Path:
 
 
 def everything(root: Path) -> Path:
-    """A whole study: two seeds of two orders, one of a third, a failed and a running one, tokenizers, a judge."""
+    """A whole study: two seeds of two orders, one of a third, a failed and a running run, tokenizers, a judge."""
     for order, fid in (("next_scale", 10.0), ("raster", 14.0)):
         for seed in (0, 1):
             generator(root / f"order={order}+seed={seed}", order=order, seed=seed, fid=fid + seed, pictures=seed == 0)

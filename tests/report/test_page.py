@@ -7,13 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from varlab.report import find_runs, write_report
-from varlab.report.page.html import ReportResult
+from varlab.report.page.html import ReportFiles
 
 from . import make_runs
 
 
 class Links(HTMLParser):
-    """All that a browser would fetch, and the elements that were opened but not closed."""
+    """What a browser would fetch, and the elements that were opened but not closed."""
 
     VOID = frozenset({"meta", "img", "link", "br", "path", "use"})
 
@@ -87,7 +87,7 @@ def test_page_shows_pictures_and_figures_of_each_kind(page: str) -> None:
     assert page.count('<svg class="figure"') == 7
 
 
-def test_page_tells_what_differs_and_under_which_protocol(page: str) -> None:
+def test_page_shows_differences_and_protocols(page: str) -> None:
     assert '<th scope="row"><code>tokenizer_run</code></th><td>multi</td>' in page
     assert "classifier-3f2a_n1797_cfg1.0_seed0" in page
     assert "<dt>extractor_hash</dt><dd>3f2a77</dd>" in page
@@ -102,14 +102,14 @@ def test_figures_follow_the_page_in_light_and_dark(page: str) -> None:
     assert page.count("prefers-color-scheme") == 2
 
 
-def test_the_same_runs_give_the_same_bytes(study: Path, report: ReportResult, tmp_path: Path) -> None:
+def test_the_same_runs_give_the_same_bytes(study: Path, report: ReportFiles, tmp_path: Path) -> None:
     again = write_report([study], tmp_path, title="Orders <on> digits & more")
     assert again.html.read_bytes() == report.html.read_bytes()
     assert again.csv.read_bytes() == report.csv.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.csv"]
 
 
-def test_page_stays_small(report: ReportResult) -> None:
+def test_page_stays_small(report: ReportFiles) -> None:
     assert report.html.stat().st_size < 1_000_000
 
 
@@ -128,7 +128,7 @@ def test_only_a_packing_has_a_page(tmp_path: Path) -> None:
     assert len(result.csv.read_text().splitlines()) == 1
 
 
-def test_large_pictures_are_brought_to_page_size_and_broken_ones_left_out(tmp_path: Path) -> None:
+def test_large_pictures_are_reduced_and_broken_ones_left_out(tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
 
@@ -153,8 +153,8 @@ def test_report_imports_no_torch(study: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_colours_are_one_to_a_variant_and_shared_by_its_seeds(study: Path) -> None:
-    from varlab.report.compare import group_variants
+def test_a_variant_has_one_colour_for_all_its_seeds(study: Path) -> None:
+    from varlab.report.variants import group_variants
 
     variants = group_variants(find_runs([study]))
     assert [variant.colour for variant in variants] == list(range(len(variants)))

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.report import find_runs, read_run, tables, write_report
-from varlab.report.compare import group_variants
-from varlab.report.page.html import ReportResult
-from varlab.report.units import duration, percent, si, significant, whole
+from varlab.report import find_runs, tables, write_report
+from varlab.report.page.html import ReportFiles
+from varlab.report.text import duration, percent, si, significant, whole
+from varlab.report.variants import group_variants
 
 from . import make_runs
 
@@ -33,36 +33,35 @@ def rows_of(path: Path) -> dict[str, dict[str, str]]:
         return {Path(row["run"]).name: row for row in csv.DictReader(file)}
 
 
-def table_of(folder: Path, **kwargs: object) -> tuple[list[tables.Column], list[tables.Row]]:
+def table_of(folder: Path, **kwargs: object) -> tuple[list[tables.Column], list[tables.ScoreRow]]:
     runs = find_runs([folder])
-    scores = {run.path: tables.main_score(run, runs) for run in runs}
     generators = [variant for variant in group_variants(runs) if variant.kind == "generator"]
-    return tables.score_table(generators, tables.QUALITY + tables.COST, scores, **kwargs)  # type: ignore[arg-type]
+    return tables.score_table(generators, tables.QUALITY + tables.COST, **kwargs)  # type: ignore[arg-type]
 
 
-def cell(table: tuple[list[tables.Column], list[tables.Row]], label: str, key: str) -> tables.Cell:
+def cell(table: tuple[list[tables.Column], list[tables.ScoreRow]], label: str, key: str) -> tables.Cell:
     columns, rows = table
     place = [column.key for column in columns].index(key)
     return next(row.cells[place] for row in rows if row.variant.label == label)
 
 
-def test_csv_has_the_columns_and_a_row_for_every_training(report: ReportResult, study: Path) -> None:
+def test_csv_has_the_columns_and_a_row_for_every_training(report: ReportFiles, study: Path) -> None:
     rows = rows_of(report.csv)
     assert set(ASKED_FOR) <= set(next(iter(rows.values())))
     assert set(rows) == {path.parent.name for path in study.rglob("run.json")} - {"data"}
 
 
-def test_csv_holds_the_files_numbers_to_the_last_digit(report: ReportResult, study: Path) -> None:
+def test_csv_holds_the_files_numbers_to_the_last_digit(report: ReportFiles, study: Path) -> None:
     row = rows_of(report.csv)["order=raster+seed=1"]
     score = json.loads(next((study / "order=raster+seed=1" / "scores").iterdir()).read_text())
     outcome = json.loads((study / "order=raster+seed=1" / "run.json").read_text())["outcome"]
-    told = score["scores"] | score["cost"] | outcome
+    expected = score["scores"] | score["cost"] | outcome
     for key in set(ASKED_FOR) - {"name", "order", "seed", "rfid", "psnr", "state", "run", "protocol"}:
-        assert float(row[key]) == told[key]
+        assert float(row[key]) == expected[key]
     assert (row["order"], row["seed"], row["state"], row["rfid"]) == ("raster", "1", "finished", "")
 
 
-def test_csv_is_blank_where_a_number_does_not_apply(report: ReportResult) -> None:
+def test_csv_is_blank_where_a_number_does_not_apply(report: ReportFiles) -> None:
     rows = rows_of(report.csv)
     assert rows["tokenizer=multi"]["psnr"] == "23.9" and rows["tokenizer=multi"]["fid"] == ""
     assert rows["judge"]["order"] == rows["judge"]["protocol"] == "" != rows["judge"]["accuracy"]
@@ -78,15 +77,14 @@ def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
     assert shown == tables.Cell(text="11.5", spread="1.50")
 
 
-@given(st.lists(st.none() | st.floats(-1e6, 1e6), max_size=6))
-def test_mean_and_spread_are_the_textbooks(numbers: list[float | None]) -> None:
-    known = [x for x in numbers if x is not None]
+@given(st.lists(st.floats(-1e6, 1e6), max_size=6))
+def test_mean_and_spread_are_the_textbooks(numbers: list[float]) -> None:
     mean, spread = tables.mean_and_spread(numbers)
-    assert (mean is None) == (not known) and (spread is None) == (len(known) < 2)
+    assert (mean is None) == (not numbers) and (spread is None) == (len(numbers) < 2)
     if mean is not None:
-        assert mean == pytest.approx(sum(known) / len(known))
+        assert mean == pytest.approx(sum(numbers) / len(numbers))
     if spread is not None:
-        assert spread == pytest.approx(math.sqrt(statistics.variance(known)))
+        assert spread == pytest.approx(math.sqrt(statistics.variance(numbers)))
 
 
 def test_the_best_is_marked_and_the_table_is_ordered_by_it(study: Path) -> None:
@@ -104,14 +102,14 @@ def test_an_unfinished_run_is_never_best(study: Path) -> None:
     assert nlls["random"].best and nlls["random · seed 1"].text and not nlls["random · seed 1"].best
 
 
-def test_columns_that_cannot_be_compared_mark_nobody(study: Path) -> None:
+def test_columns_that_cannot_be_compared_have_no_best(study: Path) -> None:
     table = table_of(study, unranked={"fid", "val_nll"})
     assert not any(cell(table, row.variant.label, key).best for row in table[1] for key in ("fid", "val_nll"))
     assert cell(table, "next_scale", "recall").best
 
 
 def test_nll_is_not_ranked_across_tokenizers(page: str) -> None:
-    # next_scale stands on another tokenizer than raster and random: 83.7 is the lowest, and must not be in bold
+    # next_scale uses another tokenizer than raster and random: 83.7 is the lowest, and must not be in bold
     assert re.search(r'<td class="best ?">\s*10\.5', page)
     assert not re.search(r'<td class="best ?">\s*83\.7', page)
     assert "different tokenizers" in page
@@ -121,19 +119,18 @@ def test_a_run_is_shown_under_the_protocol_that_most_share_else_the_newest(tmp_p
     paths = [make_runs.generator(tmp_path / name, order="raster", seed=i) for i, name in enumerate("ab")]
     make_runs.score(paths[0], fid=3.0, cfg=2.0)
     runs = find_runs([tmp_path])
-    assert {tables.main_score(run, runs).name for run in runs} == {"classifier-3f2a_n1797_cfg1.0_seed0"}  # type: ignore[union-attr]
-    alone = read_run(paths[0])
+    assert {run.score.name for run in runs if run.score} == {"classifier-3f2a_n1797_cfg1.0_seed0"}
     os.utime(paths[0] / "scores" / "classifier-3f2a_n1797_cfg2.0_seed0.json", (4e9, 4e9))
-    alone = read_run(paths[0])
-    assert tables.main_score(alone, [alone]).get("fid") == 3.0  # type: ignore[union-attr]
+    (alone,) = find_runs([paths[0]])
+    assert alone.score is not None and alone.score.get("fid") == 3.0
     text = write_report([tmp_path], tmp_path, title="t").html.read_text()
     assert "classifier-3f2a_n1797_cfg2.0_seed0" in text and "not in the tables above" in text
 
 
 def test_costs_are_shown_per_sample(tmp_path: Path) -> None:
-    run = read_run(make_runs.generator(tmp_path / "a", order="raster", n=100, cfg=2.0))
-    assert tables.value(run, run.scores[0], "flops_per_sample") == pytest.approx(2.4e7)
-    assert tables.value(run, run.scores[0], "seconds_per_sample") == pytest.approx(0.063)
+    (run,) = find_runs([make_runs.generator(tmp_path / "a", order="raster", n=100, cfg=2.0)])
+    assert run.value("flops_per_sample") == pytest.approx(2.4e7)
+    assert run.value("seconds_per_sample") == pytest.approx(0.063)
 
 
 @pytest.mark.parametrize(

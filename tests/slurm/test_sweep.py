@@ -83,7 +83,7 @@ def test_everything_at_once(cluster: Cluster, place: Path, whole: Callable[..., 
     assert f"2 of {len(SEEDS)} runs failed" in said and "last.ckpt" in said and "CANCELLED" in said
     ended = states()
     assert {seed for seed, state in ended.items() if state == "failed"} == {FAILS, CANCELLED}, ended
-    check_ledger({seed: "failed" if seed in (FAILS, CANCELLED) else "finished" for seed in SEEDS}, preempted)
+    check_table({seed: "failed" if seed in (FAILS, CANCELLED) else "finished" for seed in SEEDS}, preempted)
     for seed in set(SEEDS) - {FAILS, CANCELLED}:
         check(seed, whole, at_least={ON_TIME: 2}.get(seed, 1 if seed in preempted else 0))
     done = {seed: (run_of(seed) / "run.json").stat().st_mtime_ns for seed in set(SEEDS) - {FAILS, CANCELLED}}
@@ -93,21 +93,21 @@ def test_everything_at_once(cluster: Cluster, place: Path, whole: Callable[..., 
     assert again.wait(PATIENCE) == 0, log.read_text()
     assert "2 jobs submitted" in log.read_text()
     assert set(states().values()) == {"finished"}
-    check_ledger(dict.fromkeys(SEEDS, "finished"), preempted)
+    check_table(dict.fromkeys(SEEDS, "finished"), preempted)
     assert done == {seed: (run_of(seed) / "run.json").stat().st_mtime_ns for seed in done}
     for seed in (FAILS, CANCELLED):
         check(seed, whole, at_least=0)
 
 
-def ledger() -> dict[int, dict[str, str]]:
+def sweep_rows() -> dict[int, dict[str, str]]:
     """The sweep's lines by seed."""
     with Path("sweep/sweep.csv").open() as file:
         return {int(re.search(r"seed=(\d)", line["overrides"])[1]): line for line in csv.DictReader(file)}
 
 
-def check_ledger(wanted: dict[int, str], preempted: list[int]) -> None:
+def check_table(wanted: dict[int, str], preempted: list[int]) -> None:
     """A line a job: how it ended and why, its number in Slurm, how often it was begun, what it cost."""
-    lines = ledger()
+    lines = sweep_rows()
     assert {seed: line["state"] for seed, line in lines.items()} == wanted
     assert all(line["slurm_job"] and line["config_hash"] for line in lines.values())
     for line in lines.values():
@@ -136,11 +136,11 @@ def _disturb(cluster: Cluster, process: subprocess.Popen[bytes], log: Path) -> l
     while process.poll() is None and not (cancelled and asked == 2 and preempted):
         assert time.monotonic() < deadline, log.read_text()
         if not cancelled and reached(CANCELLED, 320) and states()[CANCELLED] == "running":
-            cluster.say("scancel", ledger()[CANCELLED]["slurm_job"])
+            cluster.say("scancel", sweep_rows()[CANCELLED]["slurm_job"])
             cancelled = True
         due = asked < 2 and reached(ON_TIME, 1280 + 3200 * asked) and states()[ON_TIME] == "running"
         if due and len(small.record(run_of(ON_TIME))["resumes"]) == asked:
-            cluster.say("scancel", "--signal=USR2", ledger()[ON_TIME]["slurm_job"])
+            cluster.say("scancel", "--signal=USR2", sweep_rows()[ON_TIME]["slurm_job"])
             asked += 1
         if not preempted and any(reached(seed, 640) and states()[seed] == "running" for seed in (0, 3, 4)):
             preempted = preempt(cluster)

@@ -24,7 +24,7 @@ _MOST_PIXELS = 1 << 27
 def summarise(index: Index, path: Path, *, bad: Sequence[tuple[str, str, str]], sheet: int) -> None:
     """Write the page of an index's shards. sheet: rows and columns of the contact sheet, 0 for none."""
     counts = class_counts(index)
-    picture, shows = _sheet(index, sheet) if sheet else (None, "")
+    picture, caption = _sheet(index, sheet) if sheet else (None, "")
     info, size = index.info, index.image_size
     shards = [shard for of in index.splits.values() for shard in of]
     facts = [
@@ -46,7 +46,7 @@ def summarise(index: Index, path: Path, *, bad: Sequence[tuple[str, str, str]], 
             counts=counts,
             bad=bad,
             sheet=picture,
-            shows=shows,
+            caption=caption,
         ),
     )
 

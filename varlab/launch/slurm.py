@@ -20,7 +20,7 @@ from varlab.errors import VarlabError
 from varlab.launch.code_copy import snapshot
 from varlab.launch.job import JobResult
 from varlab.launch.slurm_attempt import Attempt
-from varlab.report import ledger
+from varlab.report import sweep_table
 from varlab.run.directory import RunDirectory, differences, read_run
 from varlab.run.names import run_path
 
@@ -89,7 +89,7 @@ def _in_queue(folder: Path, wanted: Sequence[_Asked]) -> dict[int, Any]:
     """The jobs that were submitted before and are not over yet, by number in the sweep."""
     import submitit
 
-    known = {job.number: ledger.slurm_job(job.path.parent, job.path.name) for job in wanted}
+    known = {job.number: sweep_table.slurm_job(job.path.parent, job.path.name) for job in wanted}
     ids = {number: job_id for number, job_id in known.items() if job_id}
     states = _queue(list(ids.values())) if ids else {}
     alive = {n: job_id for n, job_id in ids.items() if (states or {}).get(job_id, "GONE") not in _OVER}
@@ -140,7 +140,7 @@ def _before(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _submit(launcher: Any, executor: Any, wanted: Sequence[_Asked]) -> dict[int, Any]:
-    """Submitit's jobs by number in the sweep; noted in the ledger at once."""
+    """Submitit's jobs by number in the sweep; written to the sweep's table at once."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     state = Singleton.get_state()
@@ -153,7 +153,7 @@ def _submit(launcher: Any, executor: Any, wanted: Sequence[_Asked]) -> dict[int,
     logger.info("%d jobs submitted: %s", len(jobs), ", ".join(job.job_id for job in jobs))
     for folder in {job.path.parent for job in wanted}:
         numbers = {a.path.name: job.job_id for a, job in zip(wanted, jobs, strict=True) if a.path.parent == folder}
-        ledger.submitted(folder, numbers)
+        sweep_table.note_slurm_jobs(folder, numbers)
     return {asked.number: job for asked, job in zip(wanted, jobs, strict=True)}
 
 

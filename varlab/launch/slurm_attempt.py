@@ -22,7 +22,7 @@ from typing import Any
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import write_json
-from varlab.report import ledger
+from varlab.report import sweep_table
 from varlab.run.directory import RunDirectory
 from varlab.run.provenance import slurm_job
 
@@ -160,7 +160,7 @@ def main(code: int) -> int:
             if path is not None:
                 _record(path, refusal)
     if path is not None:
-        ledger.refresh(path.parent)
+        sweep_table.update_table(path.parent)
     return code
 
 

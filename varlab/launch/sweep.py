@@ -12,8 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 from varlab.errors import VarlabError
-from varlab.report import ledger
-from varlab.report.ledger import Job
+from varlab.report import sweep_table
+from varlab.report.sweep_table import SweepJob
 from varlab.run.names import run_path
 
 __all__ = ["begin", "refresh"]
@@ -24,13 +24,13 @@ _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overrides: Sequence[str]) -> list[Path]:
-    """Begin the ledgers of a sweep: one in each folder that its runs lie in; returns those folders.
+    """List a sweep's jobs in each folder that holds some of its runs; return those folders.
 
-    settings: overrides of Hydra itself. A sweeper that decides as it goes has no list of jobs, and no ledger.
+    settings: overrides of Hydra itself. A sweeper that chooses jobs as it runs has no list of jobs and no table.
     Raises VarlabError where two jobs would have one directory.
     """
     jobs = _jobs(hydra, name, [*settings, *overrides], overrides)
-    folders: dict[Path, list[Job]] = {}
+    folders: dict[Path, list[SweepJob]] = {}
     placed: dict[tuple[str, ...], tuple[str | None, str]] = {}
     for job in jobs:
         deciding = tuple(override for override in job if _may_place(hydra, override))
@@ -42,9 +42,9 @@ def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overri
         others = folders.setdefault(path.parent, [])
         if twin := next((other for other in others if other.path == path.name), None):
             raise VarlabError(_shared(path, twin.overrides, job))
-        others.append(Job(tuple(job), path.name))
+        others.append(SweepJob(tuple(job), path.name))
     for folder, of in folders.items():
-        ledger.begin(folder, of)
+        sweep_table.add_jobs(folder, of)
     return list(folders)
 
 
@@ -65,11 +65,11 @@ def _shared(path: Path, first: Sequence[str], second: Sequence[str]) -> str:
 
 
 def refresh(folder: Path) -> None:
-    """Bring the ledger of a folder up to date; a folder that no sweep began in is left alone."""
+    """Update the table of a sweep's folder; do nothing in a folder without a sweep."""
     try:
-        ledger.refresh(folder)
+        sweep_table.update_table(folder)
     except OSError as error:  # of a full disk: the run itself has its own word on that
-        logger.warning("the ledger in %s could not be written: %s", folder, error)
+        logger.warning("the table of the sweep in %s could not be written: %s", folder, error)
 
 
 def _jobs(hydra: Hydra, name: str, everything: Sequence[str], overrides: Sequence[str]) -> list[list[str]]:

@@ -66,9 +66,10 @@ class Parent:
 
 @dataclass
 class Outcome:
-    """How far a run came. values: what its command returned, such as images, flops, seconds or scores."""
+    """How far a run came. state: ``unreadable`` only in a report, for a damaged record. values: what its command returned,
+    such as images, flops, seconds or scores."""
 
-    state: Literal["running", "finished", "stopped", "failed"] = "running"
+    state: Literal["running", "finished", "stopped", "failed", "unreadable"] = "running"
     error: str | None = None
     values: Config = field(default_factory=dict)
 

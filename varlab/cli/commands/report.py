@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from varlab.config import Config
-from varlab.report import Run, read_run, told_apart, write_report, write_study
+from varlab.report import Run, describe_differences, read_run, write_report, write_study
 from varlab.run.directory import RunDirectory
 
 __all__ = ["run"]
@@ -20,7 +20,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Write report.html, results.csv and scaling.csv into the directory, which may itself hold the runs they are about."""
     paths = [Path(path) for path in cfg.runs]
     if len(paths) == 2 and all((path / "run.json").is_file() for path in paths):
-        _tell_apart(*map(read_run, paths))
+        _log_differences(*map(read_run, paths))
     result = write_report(paths, directory.path, title=cfg.title)
     logger.info("report: %s", result.html)
     if cfg.readme is not None:
@@ -30,8 +30,8 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     return {"html": str(result.html), "csv": str(result.csv), **scaling}
 
 
-def _tell_apart(a: Run, b: Run) -> None:
-    lines = told_apart(a, b)
-    logger.info("%s → %s: %s", a.path, b.path, "nothing differs" if not lines else f"{len(lines)} differences")
+def _log_differences(a: Run, b: Run) -> None:
+    lines = describe_differences(a, b)
+    logger.info("%s → %s: %s", a.path, b.path, f"{len(lines)} differences" if lines else "no difference")
     for line in lines:
         logger.info("  %s", line)

@@ -1,15 +1,13 @@
-"""Which figures a report shows for which kind of run, and what to know when reading them."""
+"""Which figures a report shows for each kind of run, with notes on how to read them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from varlab.report.compare import Variant
-from varlab.report.page import figures, style
-from varlab.report.page.figures import Panel
-from varlab.report.read import Score
+from varlab.report.page import style
+from varlab.report.page.figures import Bars, Panel, bars, curves, fid_against_flops
+from varlab.report.variants import Variant
 
 __all__ = ["Chart", "charts"]
 
@@ -19,11 +17,19 @@ LOSSES = (
     Panel("Validation NLL", ("val/nll",), "images", "nats per image"),
     Panel("Validation NLL", ("val/nll",), "flops", "nats per image"),
 )
+LEVELS = (
+    Bars("Loss per level", "loss", "nats per token"),
+    Bars("Accuracy per level", "accuracy", "tokens predicted correctly (%)", 100.0),
+)
 RECONSTRUCTION = (
     Panel("Validation PSNR", ("val/psnr",), "images", "dB"),
     Panel("Training L1", ("train/l1",), "images", "mean absolute error", log=True),
     Panel("Perceptual distance, training", ("train/perceptual",), "images", "distance", log=True),
     Panel("Codebook loss, training", ("train/vq",), "images", "loss", log=True),
+)
+CODEBOOK = (
+    Bars("Codebook usage per scale", "usage", "codes in use (%)", 100.0),
+    Bars("Codebook perplexity per scale", "perplexity", "codes, effective number"),
 )
 GAN = (
     Panel("Adaptive weight λ", ("train/lambda",), "images", "λ", log=True),
@@ -33,59 +39,57 @@ GAN = (
           names=("real", "reconstructed")),
 )  # fmt: skip
 CLASSIFIER = (
-    Panel("Validation accuracy", ("val/accuracy",), "images", "share right"),
+    Panel("Validation accuracy", ("val/accuracy",), "images", "share correct"),
     Panel("Training loss", ("train/loss",), "images", "nats", log=True),
 )
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its title and a sentence or two of guidance."""
+    """A figure with its title, its legend and a note on how to read it."""
 
     title: str
     svg: str
-    variants: list[Variant]  # who is in it: the legend
-    about: str
+    variants: list[Variant]  # the legend
+    about: str = ""
 
 
-def charts(kind: str, variants: Sequence[Variant], scores: dict[Path, Score | None]) -> list[Chart]:
-    """The figures for the variants of one kind; those without anything to show are left out."""
+def charts(kind: str, variants: Sequence[Variant]) -> list[Chart]:
+    """The figures for the variants of one kind, without empty ones."""
     draw = {"generator": _generator, "tokenizer": _tokenizer, "classifier": _classifier}[kind]
     return [
         Chart(title, svg, [variant for variant in variants if style.is_drawn(variant.colour, svg)], about)
-        for title, svg, about in draw(variants, scores)
+        for title, svg, about in draw(variants)
         if svg
     ]
 
 
-Drawn = list[tuple[str, str | None, str]]
-
-
-def _generator(variants: Sequence[Variant], scores: dict[Path, Score | None]) -> Drawn:
+def _generator(variants: Sequence[Variant]) -> list[tuple[str, str, str]]:
+    levelled = [variant for variant in variants if any(len(run.per_scale("val/loss")) > 1 for run in variant.runs)]
     return [
-        ("FID against training compute", figures.fid_against_flops(variants, scores),
-         "Dots: while training, on averaged weights. Diamond: the final score under its protocol; where that draws "
-         "another number of samples than the dots do, it is not on their scale."),
-        ("Loss", figures.curves(variants, LOSSES, label="Loss of the generators"),
-         "A colour a variant, a line a run. Long series are averaged over neighbouring log points."),
-        ("Loss per level", figures.per_level(_with_levels(variants)), "Last validation, mean over runs."),
+        ("FID against training compute", fid_against_flops(variants),
+         "Dots: during training, with averaged weights. Diamond: the final score under its protocol. If the two use "
+         "different numbers of samples, do not compare them."),
+        ("Loss", curves(variants, LOSSES, label="Loss of the generators"),
+         "One colour for each variant, one line for each run. Neighbouring points of long series are averaged."),
+        ("Loss per level", bars(levelled, LEVELS, xlabel="level, coarse to fine",
+                                label="Validation loss and accuracy per level"),
+         "Last validation, mean over runs."),
     ]  # fmt: skip
 
 
-def _with_levels(variants: Sequence[Variant]) -> list[Variant]:
-    return [variant for variant in variants if any(len(run.per_scale("val/loss")) > 1 for run in variant.runs)]
-
-
-def _tokenizer(variants: Sequence[Variant], scores: dict[Path, Score | None]) -> Drawn:
+def _tokenizer(variants: Sequence[Variant]) -> list[tuple[str, str, str]]:
     return [
-        ("Reconstruction", figures.curves(variants, RECONSTRUCTION, label="Training of the tokenizers"), ""),
-        ("Codebook", figures.codebook(variants, scores),
-         "Perplexity is the exponential of the entropy of code use: as many codes, used equally, would look the same."),
-        ("Adversarial health", figures.curves(variants, GAN, label="Adversarial health of the tokenizers"),
-         "λ brings the adversarial gradient to the size of the reconstruction's. Logits that drift far apart mean a "
-         "discriminator that has won."),
+        ("Reconstruction", curves(variants, RECONSTRUCTION, label="Training of the tokenizers"), ""),
+        ("Codebook", bars(variants, CODEBOOK, xlabel="scale, coarse to fine",
+                          label="Codebook usage and perplexity per scale"),
+         "Perplexity is the exponential of the entropy of code use: so many codes, used equally often, would give the same "
+         "entropy."),
+        ("Adversarial health", curves(variants, GAN, label="Adversarial health of the tokenizers"),
+         "λ scales the adversarial gradient to the size of the reconstruction gradient. If the logits drift far apart, "
+         "the discriminator has won."),
     ]  # fmt: skip
 
 
-def _classifier(variants: Sequence[Variant], _: dict[Path, Score | None]) -> Drawn:
-    return [("Training", figures.curves(variants, CLASSIFIER, label="Training of the classifiers"), "")]
+def _classifier(variants: Sequence[Variant]) -> list[tuple[str, str, str]]:
+    return [("Training", curves(variants, CLASSIFIER, label="Training of the classifiers"), "")]

@@ -1,218 +1,178 @@
-"""The page: what the template is given, and the two files it ends in."""
+"""The page of a report: the content of its template, and the files that are written."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from varlab.config import Config
 from varlab.files import write_text
-from varlab.report import ledger, tables
-from varlab.report.compare import Variant, differences, group_variants
-from varlab.report.page import pictures, scaling_section, style, verdict
+from varlab.report import sweep_table, tables
+from varlab.report.page import verdict
 from varlab.report.page.charts import charts
-from varlab.report.read import Run, Score
-from varlab.report.stats.scaling_study import Law, Study, laws, scaling_csv, studies
-from varlab.report.units import duration, si, whole
-from varlab.run.record import ABSENT
+from varlab.report.page.gallery import galleries
+from varlab.report.page.scaling import scaling_chapter
+from varlab.report.page.style import PALETTE
+from varlab.report.page.template import render_template
+from varlab.report.runs import KINDS, Run, Score
+from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_csv
+from varlab.report.text import duration, si, whole
+from varlab.report.variants import Variant, group_variants, science
+from varlab.run.record import ABSENT, compare
 
-__all__ = ["ReportResult", "stylesheet", "write"]
+__all__ = ["ReportFiles", "write"]
 
-_HERE = Path(__file__).parent
-_WIDEST_TABLE = 9  # columns; more are split in two tables
-_KINDS = {"generator": "Generators", "tokenizer": "Tokenizers", "classifier": "Classifiers"}
+_WIDEST_TABLE = 9  # columns; a wider table is split in two
+_LONGEST_DIFF = 20_000  # characters
+_TOTALS = {"images": whole, "flops": si, "seconds": duration}
 
 
 @dataclass(frozen=True)
-class ReportResult:
-    """Where the report was written."""
+class ReportFiles:
+    """The files of a report. scaling: None without a scaling study."""
 
     html: Path
     csv: Path
-    scaling: Path | None = None  # where a scaling study is among the runs
+    scaling: Path | None = None
 
 
-def write(runs: Sequence[Run], out: Path, *, title: str, ledgers: Sequence[Path] = ()) -> ReportResult:
-    """Write ``report.html``, ``results.csv`` and, where sizes were studied, ``scaling.csv``; each whole or not at all.
+def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] = ()) -> ReportFiles:
+    """Write ``report.html``, ``results.csv`` and, for a scaling study, ``scaling.csv``, each atomically.
 
-    ledgers: folders of sweeps, shown as they stand.
+    sweeps: folders of sweeps, which the page lists with their current state.
     """
     variants = group_variants(runs)
-    scores = {run.path: tables.main_score(run, runs) for run in runs}
     trainings = [run for variant in variants for run in variant.runs]
-    out.mkdir(parents=True, exist_ok=True)
-    scaling = [(study, found) for study in studies(trainings) if (found := laws(study))]
-    result = ReportResult(out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None)
-    write_text(result.csv, tables.results_csv(trainings, scores))
-    if result.scaling:
-        write_text(result.scaling, scaling_csv({study.label: found for study, found in scaling}))
-    sweeps = [_sweep(folder) for folder in ledgers]
-    write_text(result.html, render(runs, variants, scores, scaling, title=title, sweeps=sweeps))
-    return result
-
-
-def render(
-    runs: Sequence[Run],
-    variants: Sequence[Variant],
-    scores: dict[Path, Score | None],
-    scaling: Sequence[tuple[Study, Sequence[Law]]],
-    *,
-    title: str,
-    sweeps: Sequence[Mapping[str, Any]] = (),
-) -> str:
-    """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("template.html.j2").render(
+    scaling = [(study, laws) for study in find_studies(trainings) if (laws := fit_laws(study))]
+    files = ReportFiles(out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None)
+    write_text(files.csv, tables.results_csv(trainings))
+    if files.scaling:
+        write_text(files.scaling, scaling_csv({study.label: laws for study, laws in scaling}))
+    by_kind = {kind: [variant for variant in variants if variant.kind == kind] for kind in KINDS}
+    by_kind = {kind: chosen for kind, chosen in by_kind.items() if chosen}
+    text = render_template(
+        "template.html.j2",
         title=title,
-        css=Markup(stylesheet()),
         count=len(runs),
         headline=verdict.headline(variants),
-        verdict=verdict.verdict(variants, scores),
-        cautions=verdict.cautions(runs, variants, scores),
-        chapters=[_chapter(kind, variants, scores) for kind in _KINDS if any(v.kind == kind for v in variants)],
-        scaling=[scaling_section.chapter(study, found) for study, found in scaling],
-        glossary=_glossary(variants),
-        protocols=_protocols(runs, scores),
-        differences=[table for kind in _KINDS if (table := _differences(kind, variants))],
+        verdict=verdict.verdict(variants),
+        cautions=verdict.cautions(runs, variants),
+        chapters=[_chapter(kind, chosen) for kind, chosen in by_kind.items()],
+        scaling=[scaling_chapter(study, laws) for study, laws in scaling],
+        glossary=_glossary(by_kind),
+        protocols=[_protocol(run, score) for run in runs for score in run.scores],
+        differences=[table for kind, chosen in by_kind.items() if (table := _differences(kind, chosen))],
         runs=[_run_details(run) for run in runs],
-        palette=len(style.PALETTE),
-        sweeps=sweeps,
+        palette=len(PALETTE),
+        sweeps=[_sweep(folder) for folder in sweeps],
     )
+    write_text(files.html, text)
+    return files
 
 
 def _sweep(folder: Path) -> Config:
-    """What the page says of a sweep: how things stand, and the jobs that are not done."""
-    found = ledger.entries(folder)
-    open_jobs = [entry for entry in found if entry.state != "finished"]
-    return {"folder": str(folder), "count": len(found), "states": ledger.summary(found), "open": open_jobs}
+    rows = sweep_table.read_rows(folder)
+    unfinished = [row for row in rows if row.state != "finished"]
+    return {"folder": folder, "count": len(rows), "states": sweep_table.count_states(rows), "unfinished": unfinished}
 
 
-def stylesheet() -> str:
-    """The style of every page."""
-    light, dark = ("".join(f"--c{i}:{pair[tone]};" for i, pair in enumerate(style.PALETTE)) for tone in (0, 1))
-    text = (_HERE / "style.css").read_text(encoding="utf-8")
-    return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{text}"
-
-
-def _chapter(kind: str, variants: Sequence[Variant], scores: dict[Path, Score | None]) -> Config:
-    """All about the generators, the tokenizers or the classifiers: table, pictures, curves."""
-    chosen = [variant for variant in variants if variant.kind == kind]
-    shown = [score for variant in chosen for run in variant.runs if (score := scores.get(run.path))]
-    blocks = _blocks(kind, chosen, shown, scores)
+def _chapter(kind: str, variants: Sequence[Variant]) -> Config:
+    """The tables, pictures and curves of the generators, the tokenizers or the classifiers."""
+    blocks = _blocks(kind, variants)
+    scores = [run.score for variant in variants for run in variant.runs if run.score]
     return {
         "kind": kind,
-        "title": _KINDS[kind],
-        "variants": chosen,
+        "title": KINDS[kind],
         "blocks": blocks,
         "seeded": any(cell.spread for block in blocks for row in block["rows"] for cell in row.cells),
-        "protocols": sorted({score.name for score in shown}),
-        "galleries": pictures.galleries(chosen),
-        "charts": charts(kind, chosen, scores),
+        "protocols": sorted({score.name for score in scores}),
+        "galleries": galleries(variants),
+        "charts": charts(kind, variants),
     }
 
 
-def _blocks(
-    kind: str, variants: Sequence[Variant], shown: Sequence[Score], scores: dict[Path, Score | None]
-) -> list[Config]:
-    """Quality and cost, beside each other where both fit the page, else one below the other, rows in equal order."""
+def _blocks(kind: str, variants: Sequence[Variant]) -> list[Config]:
+    """Quality and cost: in one table if it fits the page, else in two with the same order of rows."""
     quality, cost = tables.COLUMNS[kind]
-    unranked = {column.key for column in quality} if not verdict.comparable(shown) else set()
+    unranked = set() if verdict.comparable(variants) else {column.key for column in quality}
     if not verdict.share_tokenizer([run for variant in variants for run in variant.runs if run.finished]):
         unranked.add("val_nll")
-    columns, rows = tables.score_table(variants, quality + cost, scores, unranked=unranked)
+    columns, rows = tables.score_table(variants, quality + cost, unranked=unranked)
     split = sum(column in quality for column in columns)
     if len(columns) <= _WIDEST_TABLE:
         return [{"columns": columns, "rows": rows, "split": split, "titles": ("Quality", "Cost")}]
     parts = ((slice(0, split), "Quality"), (slice(split, None), "Cost"))
     return [
-        {"columns": columns[part], "rows": [tables.Row(row.variant, row.cells[part]) for row in rows],
+        {"columns": columns[part], "rows": [tables.ScoreRow(row.variant, row.cells[part]) for row in rows],
          "split": len(columns[part]), "titles": (title, "")}
         for part, title in parts if columns[part]
     ]  # fmt: skip
 
 
-def _glossary(variants: Sequence[Variant]) -> list[tuple[str, str]]:
-    """What the tables' columns mean, for the kinds of run on this page."""
-    kinds = [kind for kind in _KINDS if any(variant.kind == kind for variant in variants)]
-    columns = [column for kind in kinds for group in tables.COLUMNS[kind] for column in group]
-    return list({f"{column.label}: {column.about}": (column.label, column.about) for column in columns}.values())
+def _glossary(kinds: Iterable[str]) -> list[tuple[str, str]]:
+    """The meaning of each column, for the kinds of run on this page."""
+    columns = (column for kind in kinds for group in tables.COLUMNS[kind] for column in group)
+    return list(dict.fromkeys((column.label, column.about) for column in columns))
 
 
-def _protocols(runs: Sequence[Run], scores: dict[Path, Score | None]) -> list[Config]:
-    """Every score file of every run, spelled out: what the tables show, and what they don't."""
-    return [
-        {
-            "run": run.path.as_posix(),
-            "name": score.name,
-            "main": score is scores.get(run.path),
-            "images": "" if score.images is None else whole(score.images),
-            "lines": verdict.describe_protocol(score),
-            "values": [(key, _plain(value)) for key, value in score.values.items()],
-        }
-        for run in runs
-        for score in run.scores
-    ]
+def _protocol(run: Run, score: Score) -> Config:
+    """A score file in full, whether or not the tables show it."""
+    images = [] if score.images is None else [("scored at images", whole(score.images))]
+    return {
+        "run": run.path.as_posix(),
+        "name": score.name,
+        "main": score is run.score,
+        "lines": verdict.describe_protocol(score),
+        "values": [(key, _plain(value)) for key, value in score.values.items()] + images,
+    }
 
 
 def _differences(kind: str, variants: Sequence[Variant]) -> Config | None:
-    chosen = [variant for variant in variants if variant.kind == kind]
-    rows = differences({variant.label: variant.face.config for variant in chosen})
-    if len(chosen) < 2 or not rows:
+    rows = compare(*(science(variant.first.config) for variant in variants))
+    if not rows:
         return None
-    cells = [(key, [_plain(row[variant.label]) for variant in chosen]) for key, row in rows.items()]
-    return {"title": _KINDS[kind], "variants": chosen, "rows": cells}
+    cells = [(key, map(_plain, row)) for key, row in rows.items()]
+    return {"title": KINDS[kind], "variants": variants, "rows": cells}
 
 
 def _run_details(run: Run) -> Config:
-    code, parents = run.part("code"), run.part("parents")
-    resumes = run.record.get("resumes") or []
-    repeated = [f"{resume.get('repeated')} images at {resume.get('from')}" for resume in resumes]
-    totals = {"images": whole, "flops": si, "seconds": duration}
+    record, code = run.record, run.record.code
+    changed = "with uncommitted changes" if code.get("diff") else ""
+    version = [str(code.get("version") or ""), str(code.get("commit") or "")[:12], changed]
+    parents = {name: parent.to_json() for name, parent in record.parents.items()}
     facts = {
-        "command": shlex.join(["varlab", run.command, *run.overrides]),
-        "code": " ".join(filter(None, [str(code.get("version") or ""), str(code.get("commit") or "")[:12],
-                                       "with uncommitted changes" if code.get("diff") else ""])),
-        "versions": _one_line(run.part("versions")),
-        "hardware": _one_line(run.part("hardware")),
-        "data": _one_line(run.part("data")),
-        "parents": "; ".join(f"{key}: {_one_line(_short(parent))}" for key, parent in parents.items()),
-        "settings resolved": _one_line(run.part("auto")),
-        "cost": _one_line(run.part("cost")),
-        "resumed, repeating": ", ".join(repeated),
+        "command": shlex.join(["varlab", record.command, *record.overrides]),
+        "code": " ".join(filter(None, version)),
+        "versions": _one_line(record.versions),
+        "hardware": _one_line(record.hardware),
+        "data": _one_line(record.data or {}),
+        "parents": "; ".join(f"{name}: {_one_line(parent | {'config': None})}" for name, parent in parents.items()),
+        "settings resolved": _one_line(record.auto),
+        "cost": _one_line(record.cost),
+        "resumed, repeating": ", ".join(f"{r.get('repeated')} images at {r.get('from')}" for r in record.resumes),
         "error": run.error,
-    }  # fmt: skip
+    }
+    totals = {key: run.total(key) for key in _TOTALS}
     return {
         "path": run.path.as_posix(),
         "kind": run.kind,
         "state": run.state,
         "seed": ABSENT if run.seed is None else run.seed,
-        "totals": {key: "" if (total := run.total(key)) is None else show(total) for key, show in totals.items()},
+        "totals": {key: "" if total is None else _TOTALS[key](total) for key, total in totals.items()},
         "facts": [(key, fact) for key, fact in facts.items() if fact],
-        "diff": str(code.get("diff") or "")[:20_000],
+        "diff": str(code.get("diff") or "")[:_LONGEST_DIFF],
         "config": json.dumps(run.config, indent=2, default=str) if run.config else "",
     }
 
 
-def _short(parent: Any) -> Mapping[str, Any]:
-    if not isinstance(parent, Mapping):
-        return {"is": parent}
-    return {key: value for key, value in parent.items() if key != "config"}
-
-
-def _one_line(content: Mapping[str, Any]) -> str:
+def _one_line(content: Mapping[str, object]) -> str:
     return ", ".join(f"{key} {_plain(value)}" for key, value in content.items() if value not in (None, "", [], {}))
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,12 +1,12 @@
-"""How figures look: one palette, thin axes, no frame. Colours are CSS variables, so a figure follows light and dark."""
+"""The look of figures: one palette, thin axes, no frame. Colours are CSS variables, so figures follow light and dark."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from varlab.report.units import si, significant
+from varlab.report.text import minus, si, significant
 
 __all__ = [
-    "DASHES", "INK", "PALETTE", "PAPER",
-    "clock_axis", "colour", "dashes", "is_drawn", "new_figure", "theme", "to_svg", "value_axis",
+    "DASHES", "INK", "PALETTE", "PAPER", "TITLE",
+    "clock_axis", "colour", "dashes", "draw_figure", "is_drawn", "value_axis",
 ]  # fmt: skip
 
 PALETTE = (
@@ -32,11 +32,13 @@ PALETTE = (
     ("#3d8c95", "#7fd3dc"),
     ("#7a6a58", "#c9b8a3"),
 )
-"""(on light, on dark) after Okabe & Ito (2008): told apart by colour-blind readers. Longer lists begin anew, dashed."""
+"""(on light, on dark), after Okabe & Ito (2008): distinct for colour-blind readers. Further variants repeat it, dashed."""
 
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+LineStyle: TypeAlias = str | tuple[int, tuple[float, ...]]
 
-# Stand-ins that matplotlib can draw with; to_svg turns them into what the page's stylesheet decides.
+DASHES: tuple[LineStyle, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+
+# Placeholders that matplotlib can draw with; _svg replaces them by variables of the page's stylesheet.
 INK, GRID, PAPER, TITLE = "#010203", "#040506", "#070809", "#0a0b0c"
 _VARIABLES = {INK: "ink-soft", GRID: "line", PAPER: "card", TITLE: "ink"} | {
     light: f"c{index}" for index, (light, _) in enumerate(PALETTE)
@@ -48,13 +50,13 @@ def colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)][0]
 
 
-def dashes(index: int) -> Any:
+def dashes(index: int) -> LineStyle:
     """The line style for a variant: solid until the palette is used up."""
     return DASHES[index // len(PALETTE) % len(DASHES)]
 
 
-def theme() -> AbstractContextManager[None]:
-    """matplotlib's settings while a figure is drawn; put back afterwards. Text stays text, set in the reader's font."""
+def _theme() -> AbstractContextManager[None]:
+    """matplotlib's settings while a figure is drawn. Text stays text, so that the page's font applies."""
     return matplotlib.rc_context(
         {
             "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11.5, "axes.titlecolor": TITLE,
@@ -69,14 +71,51 @@ def theme() -> AbstractContextManager[None]:
     )  # fmt: skip
 
 
-def new_figure(panels: int) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, at most two in a row and three only where there are three."""
+def draw_figure(panels: Sequence[Callable[[Axes], None]], *, label: str) -> str:
+    """Draw panels side by side as an ``<svg>`` element; empty without panels. label: for screen readers."""
+    if not panels:
+        return ""
+    with _theme():
+        figure, axes = _new_figure(len(panels))
+        for draw, axis in zip(panels, axes, strict=True):
+            draw(axis)
+        return _svg(figure, label)
+
+
+def _new_figure(panels: int) -> tuple[Figure, list[Axes]]:
+    """A figure with at most two panels in a row, except three that share one."""
     columns = 3 if panels == 3 else min(panels, 2)
     rows = -(-panels // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(11.4, 3.3 * rows if columns > 1 else 3.8), layout=layout)
-    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
-    return figure, axes
+    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as an ``<svg>`` element for the page itself: scalable, labelled, coloured by the stylesheet."""
+    buffer = io.StringIO()
+    # ids differ between the figures of a page, and stay the same when the page is written again
+    salt = re.sub(r"\W", "", label)
+    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.id": f"fig{salt}"}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, f"var(--{variable})")
+    text = re.sub(r'font-family: [^;"]*|font: ([\d.]+px) [^;"]*', _page_font, text)
+    viewbox = re.search(r'viewBox="[^"]*"', text)
+    head = f'<svg class="figure" role="img" aria-label="{label}" {viewbox.group() if viewbox else ""}'
+    return re.sub(r"^<svg[^>]*", head + ' xmlns:xlink="http://www.w3.org/1999/xlink"', text, count=1)
+
+
+def _page_font(match: re.Match[str]) -> str:
+    return f"font-size: {match.group(1)}; font-family: inherit" if match.group(1) else "font-family: inherit"
+
+
+def is_drawn(index: int, svg: str) -> bool:
+    """Whether a figure contains the colour of a variant."""
+    return f"var(--c{index % len(PALETTE)})" in svg
 
 
 def clock_axis(axes: Axes, clock: str) -> None:
@@ -89,7 +128,7 @@ def clock_axis(axes: Axes, clock: str) -> None:
 
 
 def value_axis(axes: Axes, values: Sequence[float], *, log: bool = False) -> None:
-    """The vertical axis: logarithmic where asked and the values span more than a factor of eight."""
+    """The vertical axis; with ``log``, logarithmic if the values span more than a factor of eight."""
     if log and values and min(values) > 0 and max(values) / min(values) > 8:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
@@ -101,30 +140,4 @@ def value_axis(axes: Axes, values: Sequence[float], *, log: bool = False) -> Non
 
 def _tick(y: float) -> str:
     text = si(y) if abs(y) >= 1e4 else significant(y) if abs(y) < 1e-3 else f"{y:.4g}"
-    return text.replace("-", "\N{MINUS SIGN}", 1)
-
-
-def to_svg(figure: Figure, *, label: str) -> str:
-    """The figure as an ``<svg>`` element to stand in the page itself: scalable, named, coloured by the stylesheet."""
-    buffer = io.StringIO()
-    salt = re.sub(r"\W", "", label)  # ids must differ between the figures of one page, and not between two writings
-    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.id": f"fig{salt}"}):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for stand_in, variable in _VARIABLES.items():
-        text = text.replace(stand_in, f"var(--{variable})")
-    text = re.sub(r'font-family: [^;"]*|font: ([\d.]+px) [^;"]*', _reader_font, text)
-    viewbox = re.search(r'viewBox="[^"]*"', text)
-    head = f'<svg class="figure" role="img" aria-label="{label}" {viewbox.group() if viewbox else ""}'
-    return re.sub(r"^<svg[^>]*", head + ' xmlns:xlink="http://www.w3.org/1999/xlink"', text, count=1)
-
-
-def is_drawn(index: int, svg: str) -> bool:
-    """Whether a figure made by ``to_svg`` holds the colour of a variant."""
-    return f"var(--c{index % len(PALETTE)})" in svg
-
-
-def _reader_font(match: re.Match[str]) -> str:
-    return f"font-size: {match.group(1)}; font-family: inherit" if match.group(1) else "font-family: inherit"
+    return minus(text)

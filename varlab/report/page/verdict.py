@@ -1,17 +1,17 @@
-"""What the runs say, in sentences, and what to keep in mind when reading them. Facts of the files only."""
+"""The sentences of a report: what is compared, which generator is best, and what limits the comparison."""
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
-from varlab.report.compare import Variant
-from varlab.report.read import Run, Score
-from varlab.report.tables import mean_and_spread
-from varlab.report.units import si, significant, whole
-from varlab.run.record import flatten
+from varlab.report.runs import Run, Score
+from varlab.report.text import join_names, si, significant, whole
+from varlab.report.variants import Variant
+from varlab.run.record import Parent, flatten
 
-__all__ = ["cautions", "comparable", "describe_protocol", "headline", "matching", "share_tokenizer", "verdict"]
+__all__ = ["cautions", "comparable", "cost_match", "describe_protocol", "headline", "share_tokenizer", "verdict"]
 
 _EQUAL = 0.02
 """Budgets round up to whole batches: training FLOPs within this share of each other count as equal."""
@@ -21,142 +21,142 @@ _BOUND_TO_PROTOCOL = ("extractor", "extractor_hash", "reference", "n", "resize",
 
 
 def headline(variants: Sequence[Variant]) -> str:
-    """What stands side by side here, and whether at equal cost."""
+    """What is compared, and whether at equal cost."""
     generators = [variant for variant in variants if variant.kind == "generator"]
-    orders = list(dict.fromkeys(variant.face.order or variant.label for variant in generators))
+    orders = list(dict.fromkeys(variant.first.order or variant.label for variant in generators))
     if len(orders) > 1:
-        return f"{_join(orders)}: {len(orders)} orders, {matching(generators)}."
+        return f"{join_names(orders)}: {len(orders)} orders, {cost_match(generators)}."
     if len(generators) > 1:
-        return f"{len(generators)} generators in {orders[0]} order, {matching(generators)}."
+        return f"{len(generators)} generators in {orders[0]} order, {cost_match(generators)}."
     if generators:
         return f"One generator: {generators[0].label}."
     if len(variants) > 1:
-        return f"{_join([variant.label for variant in variants])}, {matching(variants)}."
+        return f"{join_names([variant.label for variant in variants])}, {cost_match(variants)}."
     return f"One training: {variants[0].label}." if variants else "No training among these runs."
 
 
-def matching(variants: Sequence[Variant]) -> str:
-    """Whether finished runs spent the same: training FLOPs within 2%, images, both or neither."""
+def cost_match(variants: Sequence[Variant]) -> str:
+    """Whether finished runs spent the same training FLOPs (within 2%), the same images, both or neither."""
     runs = [run for variant in variants for run in variant.runs if run.finished]
     if len(runs) < 2:
         return "fewer than two finished"
-    flops, images = _spread([run.total("flops") for run in runs]), _spread([run.total("images") for run in runs])
+    flops, images = _ratio([run.total("flops") for run in runs]), _ratio([run.total("images") for run in runs])
     if flops is not None and flops <= 1 + _EQUAL:
         return "at equal training FLOPs and images" if images == 1 else "at equal training FLOPs"
-    if images == 1:
-        return f"at equal images (training FLOPs differ up to {flops:.2f}×)" if flops else "at equal images"
-    return f"at unequal cost (training FLOPs differ up to {flops:.2f}×)" if flops else "at unequal cost"
+    cost = "at equal images" if images == 1 else "at unequal cost"
+    return f"{cost} (training FLOPs differ up to {flops:.2f}×)" if flops else cost
 
 
-def _spread(totals: Sequence[float | None]) -> float | None:
+def _ratio(totals: Sequence[float | None]) -> float | None:
+    """The largest total ÷ the smallest; None where one is unknown."""
     known = [x for x in totals if x]
     return max(known) / min(known) if known and len(known) == len(totals) else None
 
 
-def comparable(scores: Sequence[Score]) -> bool:
-    """Whether scores may stand in one ranking: same extractor, reference, sample count, resize and rounding."""
-    return len({_protocol_key(score) for score in scores}) <= 1
+def comparable(variants: Sequence[Variant]) -> bool:
+    """Whether the scores may be ranked: equal extractor, reference, number of samples, resize and rounding."""
+    return len({_protocol_key(score) for score in _scores(variants)}) <= 1
 
 
 def _protocol_key(score: Score) -> str:
-    flat = flatten({key: score.protocol.get(key) for key in _BOUND_TO_PROTOCOL})
-    return repr(sorted((key, repr(value)) for key, value in flat.items()))
+    return json.dumps({key: score.protocol.get(key) for key in _BOUND_TO_PROTOCOL}, sort_keys=True, default=str)
 
 
-def verdict(variants: Sequence[Variant], scores: dict[Path, Score | None]) -> str:
-    """Which generator has the lowest FID, by how much, and whether seeds bear it out; empty where unknown."""
-    ranked = []
-    for variant in variants:
-        found = [scores.get(run.path) for run in variant.runs if run.finished and variant.kind == "generator"]
-        mean, spread = mean_and_spread([score.get("fid") if score else None for score in found])
-        if mean is not None:
-            ranked.append((mean, spread, variant.label))
-    if len(ranked) < 2 or not comparable(_shown(variants, scores, "generator")):
+def _scores(variants: Sequence[Variant]) -> list[Score]:
+    return [run.score for variant in variants for run in variant.runs if run.score]
+
+
+def _of_kind(variants: Sequence[Variant], kind: str) -> list[Variant]:
+    return [variant for variant in variants if variant.kind == kind]
+
+
+def verdict(variants: Sequence[Variant]) -> str:
+    """Which generator has the lowest FID, by how much, and whether it is more than the spread; empty where unknown."""
+    generators = _of_kind(variants, "generator")
+    fids = {v.label: [x for run in v.runs if run.finished and run.score and (x := run.score.get("fid")) is not None]
+            for v in generators}  # fmt: skip
+    means = {label: statistics.fmean(values) for label, values in fids.items() if values}
+    if len(means) < 2 or not comparable(generators):
         return ""
-    ranked.sort(key=lambda entry: entry[0])
-    (best, best_spread, label), (second, second_spread, runner_up) = ranked[:2]
-    sentence = f"{label} has the lowest FID: {significant(best)} against {significant(second)} for {runner_up}"
-    if best_spread is None or second_spread is None:
-        return f"{sentence}. Without a second seed of each, that difference has no error bar."
-    within = second - best <= (best_spread**2 + second_spread**2) ** 0.5
-    return f"{sentence}, a difference {'within' if within else 'larger than'} the spread over seeds."
+    first, second = sorted(means, key=lambda label: means[label])[:2]
+    sentence = (
+        f"{first} has the lowest FID: {significant(means[first])} against {significant(means[second])} for {second}"
+    )
+    if min(len(fids[first]), len(fids[second])) < 2:
+        return f"{sentence}. The difference has no error bar: each of the two needs at least two seeds."
+    spread = (statistics.stdev(fids[first]) ** 2 + statistics.stdev(fids[second]) ** 2) ** 0.5
+    size = "within" if means[second] - means[first] <= spread else "larger than"
+    return f"{sentence}, a difference {size} the spread over seeds."
 
 
-def cautions(runs: Sequence[Run], variants: Sequence[Variant], scores: dict[Path, Score | None]) -> list[str]:
+def cautions(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
     """What limits the comparison, one sentence each."""
     trainings = [run for variant in variants for run in variant.runs]
+    finished = [run for run in trainings if run.finished]
     notes = [
         _unfinished(runs),
-        _mixed_protocols(variants, scores),
-        _not_50k(_shown(variants, scores, "generator")),
-        _several_tokenizers([run for run in trainings if run.kind == "generator" and run.finished]),
-        _other_images(trainings, scores),
-        _several_codes(trainings),
-        _several_machines([run for run in trainings if run.finished]),
+        _mixed_protocols(variants),
+        _not_fid_50k(_scores(_of_kind(variants, "generator"))),
+        _different_tokenizers([run for run in finished if run.kind == "generator"]),
+        _scored_earlier(trainings),
+        _different_code(trainings),
+        _different_machines(finished),
     ]
     return [note for note in notes if note]
 
 
-def _shown(variants: Sequence[Variant], scores: dict[Path, Score | None], kind: str) -> list[Score]:
-    found = [scores.get(run.path) for variant in variants if variant.kind == kind for run in variant.runs]
-    return [score for score in found if score]
-
-
 def _unfinished(runs: Sequence[Run]) -> str:
-    left = [run for run in runs if not run.finished]
-    names = _join([f"{run.path.as_posix()} ({run.state})" for run in left])
-    return f"Not finished: {names}. Their numbers enter no mean and no ranking." if left else ""
+    names = join_names([f"{run.path.as_posix()} ({run.state})" for run in runs if not run.finished])
+    return f"Not finished: {names}. Their numbers enter no mean and no ranking." if names else ""
 
 
-def _mixed_protocols(variants: Sequence[Variant], scores: dict[Path, Score | None]) -> str:
-    mixed = [kind for kind in ("generator", "tokenizer") if not comparable(_shown(variants, scores, kind))]
+def _mixed_protocols(variants: Sequence[Variant]) -> str:
+    mixed = [kind for kind in ("generator", "tokenizer") if not comparable(_of_kind(variants, kind))]
     if not mixed:
         return ""
-    return f"The {_join(mixed)} scores were measured under different protocols: they can't be ranked."
+    return f"The {join_names(mixed)} scores were measured under different protocols: they cannot be ranked."
 
 
-def _not_50k(shown: Sequence[Score]) -> str:
-    counts = [n for score in shown if isinstance(n := score.protocol.get("n"), int)]
-    judges = sorted({str(score.protocol.get("extractor")) for score in shown} - {"inception", "None"})
+def _not_fid_50k(scores: Sequence[Score]) -> str:
+    counts = [score.samples for score in scores if score.samples]
+    judges = sorted({str(score.protocol.get("extractor")) for score in scores} - {"inception", "None"})
     reasons = [f"from {whole(min(counts))} samples"] if counts and min(counts) < _FID_50K else []
-    reasons += [f"with the {_join(judges)} as extractor"] if judges else []
+    reasons += [f"with the {join_names(judges)} as extractor"] if judges else []
     measured = " and ".join(reasons)
     return f"FID here is measured {measured}: never compare it with a published FID-50k." if reasons else ""
 
 
-def _several_tokenizers(generators: Sequence[Run]) -> str:
+def _different_tokenizers(generators: Sequence[Run]) -> str:
     if share_tokenizer(generators):
         return ""
-    return "The generators stand on different tokenizers: compare NLL and token losses only where it is the same one."
+    return (
+        "The generators use different tokenizers: compare NLL and token losses only between generators that share one."
+    )
 
 
 def share_tokenizer(generators: Sequence[Run]) -> bool:
-    """Whether all generators stand on the same tokenizer's weights, so that their NLL may be ranked."""
-    return len({str(flatten(run.part("parents")).get("tokenizer.weights_sha256")) for run in generators}) < 2
+    """Whether all generators use the same tokenizer weights, so that their NLL may be ranked."""
+    return len({run.record.parents.get("tokenizer", Parent()).weights_sha256 for run in generators}) < 2
 
 
-def _other_images(runs: Sequence[Run], scores: dict[Path, Score | None]) -> str:
-    scored = [(run, score.images) for run in runs if (score := scores.get(run.path)) and score.images is not None]
-    names = _join([run.path.as_posix() for run, images in scored if images != run.total("images")])
-    return f"Scored at another point of training than where the run stands now: {names}." if names else ""
+def _scored_earlier(runs: Sequence[Run]) -> str:
+    scored = [(run, run.score.images) for run in runs if run.score and run.score.images is not None]
+    names = join_names([run.path.as_posix() for run, images in scored if images != run.total("images")])
+    return f"Scored after fewer or more images than the run has now: {names}." if names else ""
 
 
-def _several_codes(runs: Sequence[Run]) -> str:
-    codes = {(run.part("code").get("commit"), run.part("code").get("diff") or "") for run in runs}
+def _different_code(runs: Sequence[Run]) -> str:
+    codes = {(run.record.code.get("commit"), run.record.code.get("diff") or "") for run in runs}
     return "The runs were made with different versions of the code." if len(codes) > 1 else ""
 
 
-def _several_machines(runs: Sequence[Run]) -> str:
-    machines = {repr([run.part("hardware").get(key) for key in ("host", "cpu", "cores", "gpus")]) for run in runs}
+def _different_machines(runs: Sequence[Run]) -> str:
+    machines = {repr([run.record.hardware.get(key) for key in ("host", "cpu", "cores", "gpus")]) for run in runs}
     return "The runs were made on different machines: compare FLOPs, not seconds." if len(machines) > 1 else ""
 
 
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
-
-
 def describe_protocol(score: Score) -> list[tuple[str, str]]:
-    """A protocol spelled out: (what, value) lines, then what sampling under it cost."""
+    """(setting, value) of a protocol, then the cost of sampling under it."""
     lines = [(key.replace(".", " · "), str(value)) for key, value in flatten(score.protocol).items()]
     flops, seconds = score.get("sampling_flops"), score.get("sampling_seconds")
     lines += [("sampling cost", f"{si(flops)}FLOPs")] if flops is not None else []

@@ -1,6 +1,6 @@
-"""Power laws: the fit and its bootstrap intervals. Numbers in, numbers out.
+"""Power laws: the fit and its bootstrap intervals. No run is read here.
 
-A law y = (a·x)^b (Tian et al. 2024, after Kaplan et al. 2020) is a line in logarithms: log y = b·(log x + log a).
+A power law y = (a·x)^b (Tian et al. 2024, after Kaplan et al. 2020) is a line in logarithms: log y = b·(log x + log a).
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from varlab.errors import VarlabError
 
-__all__ = ["FEWEST", "Array", "Interval", "PowerLaw", "fit_power_law"]
+__all__ = ["FEWEST", "Array", "Bounds", "PowerLawFit", "fit_power_law"]
 
 FEWEST = 4
-"""Different x that a fit needs: through three points a line leaves one degree of freedom, and no interval to speak of."""
+"""Different x that a fit needs: with three, one degree of freedom is left and the interval is too wide to be of use."""
 
 _LEVEL = 0.95
-_TINY = 1e-300  # a standard error where points lie on the line exactly
-_LARGEST = 690.0  # of a logarithm: its exponential is still a number
+_TINY = 1e-300  # smallest standard error, for points exactly on the line
+_LARGEST = 690.0  # logarithm whose exponential is still finite
 
 Array = NDArray[np.float64]
-Interval = tuple[float, float]
+Bounds = tuple[float, float]
+"""Lower and upper end of a 95% interval."""
 
 
 @dataclass(frozen=True)
 class _Lines:
-    """Least-squares lines through points at the same log_x: one line, or one a draw. sigma: residual deviation."""
+    """Least-squares lines through points at the same log_x: one, or one for each draw. sigma: residual deviation."""
 
     log_x: Array
     mean: Array
@@ -57,13 +58,13 @@ class _Lines:
 
 
 @dataclass(frozen=True)
-class PowerLaw:
-    """y = (a·x)^b with 95% intervals. correlation: Pearson's, of log x and log y. x, y: what was fitted, ascending in x."""
+class PowerLawFit:
+    """y = (a·x)^b with 95% intervals. correlation: Pearson's, of log x and log y. x, y: the fitted points, x ascending."""
 
     a: float
     b: float
-    a_interval: Interval
-    b_interval: Interval
+    a_interval: Bounds
+    b_interval: Bounds
     correlation: float
     x: Array
     y: Array
@@ -71,24 +72,25 @@ class PowerLaw:
     _draws: _Lines
 
     def at(self, x: ArrayLike) -> Array:
-        """The law's values."""
+        """The fitted values."""
         values: Array = np.exp(self._line.heights(np.log(x))[0])
         return values
 
     def band(self, x: ArrayLike) -> tuple[Array, Array]:
-        """Lower and upper edge, at each x, of the 95% interval of the line (not of what a training would measure there)."""
+        """Lower and upper edge of the line's 95% interval at each x (the interval of a new measurement would be wider)."""
         log_x = np.log(x)
         lower, upper = _interval(self._line, self._draws, lambda lines: lines.heights(log_x))
         return np.exp(lower), np.exp(upper)
 
 
-def fit_power_law(x: ArrayLike, y: ArrayLike, *, draws: int = 4999, seed: int = 0) -> PowerLaw:
+def fit_power_law(x: ArrayLike, y: ArrayLike, *, draws: int = 4999, seed: int = 0) -> PowerLawFit:
     """Fit y = (a·x)^b by least squares in logarithms; points of equal x (seeds of one size) count as their mean.
 
-    Intervals are a residual bootstrap-t (Efron & Tibshirani 1993, ch. 12.5): residuals over √(1 - leverage) are shuffled
-    over the points, each with a random sign, and the estimate's deviation in units of its own standard error gives the
-    reach in units of the data's. Plain percentiles of such draws are too narrow for the few sizes a study has. Taking the
-    mean over seeds first keeps the intervals honest where a size misses the line by more than its seeds scatter.
+    Intervals are a residual bootstrap-t (Efron & Tibshirani 1993, ch. 12.5). Each draw shuffles the residuals, divided by
+    √(1 - leverage), over the points and gives each a random sign. The interval's half-width, in standard errors of the
+    estimate, is the 95% quantile of the draws' deviations, each in its own standard errors. Plain percentiles of the draws
+    would be too narrow for the few sizes of a study. Averaging over seeds first keeps the intervals correct where a size
+    misses the line by more than its seeds scatter.
 
     Raises VarlabError where an x or y is not above 0, or fewer than FEWEST different x are given.
     """
@@ -100,12 +102,12 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, *, draws: int = 4999, seed: int = 
     adjusted = residuals / np.sqrt(1 - 1 / len(log_x) - (log_x - log_x.mean()) ** 2 / line.spread)
     rng = np.random.default_rng(seed)
     shuffled = rng.permuted(np.tile(adjusted, (draws, 1)), axis=1) * rng.choice([-1.0, 1.0], (draws, len(log_x)))
-    again = _least_squares(log_x, fitted + shuffled)
-    with np.errstate(all="ignore"):  # a slope of 0 has no scale a: its interval is everything
+    drawn = _least_squares(log_x, fitted + shuffled)
+    with np.errstate(all="ignore"):  # with slope 0, a is undefined and its interval is everything
         log_a, _ = line.log_scales()
-        a_lower, a_upper = _interval(line, again, _Lines.log_scales)
-    b_lower, b_upper = _interval(line, again, _Lines.slopes)
-    return PowerLaw(
+        a_lower, a_upper = _interval(line, drawn, _Lines.log_scales)
+    b_lower, b_upper = _interval(line, drawn, _Lines.slopes)
+    return PowerLawFit(
         a=_exp(log_a),
         b=float(line.slope),
         a_interval=(_exp(a_lower), _exp(a_upper)),
@@ -114,7 +116,7 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, *, draws: int = 4999, seed: int = 
         x=different,
         y=np.exp(log_y),
         _line=line,
-        _draws=again,
+        _draws=drawn,
     )
 
 
@@ -122,15 +124,15 @@ def _means(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     """The different x in ascending order, and the mean logarithm of y at each."""
     given_x, given_y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if not ((given_x > 0) & (given_y > 0) & np.isfinite(given_x) & np.isfinite(given_y)).all():
-        raise VarlabError("A power law is fitted to numbers above 0, and here is one that is not.")
+        raise VarlabError("A power law needs numbers above 0: leave out the others.")
     different, where = np.unique(given_x, return_inverse=True)
     if len(different) < FEWEST:
-        raise VarlabError(f"A power law is fitted to at least {FEWEST} different sizes; here are {len(different)}.")
+        raise VarlabError(f"A power law needs at least {FEWEST} different x, not {len(different)}: train more sizes.")
     return different, np.bincount(where, np.log(given_y)) / np.bincount(where)
 
 
 def _least_squares(log_x: Array, log_y: Array) -> _Lines:
-    """A line for each row of log_y."""
+    """Fit a line to each row of log_y."""
     centred = log_x - log_x.mean()
     mean, slope = log_y.mean(-1), log_y @ centred / (centred @ centred)
     left = log_y - mean[..., None] - slope[..., None] * centred

@@ -1,30 +1,28 @@
-"""Scaling studies among the runs of a report: generators that differ in size and budget alone, and the laws they follow."""
+"""Scaling studies among the runs of a report: generators that differ in size and budget only, and their scaling laws."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from varlab.report.compare import science
-from varlab.report.read import Run, number
-from varlab.report.stats.frontier import Curve, Point, frontier, frontier_law
-from varlab.report.stats.power_law import FEWEST, Array, PowerLaw, fit_power_law
-from varlab.run.record import Use, flatten
+from varlab.config import Config
+from varlab.report.runs import Run, number
+from varlab.report.stats.frontier import LossCurve, Point, compute_frontier, fit_frontier
+from varlab.report.stats.power_law import FEWEST, Array, PowerLawFit, fit_power_law
+from varlab.report.text import csv_text, markdown_table
+from varlab.report.variants import science
+from varlab.run.record import Parent, Use
 
-__all__ = ["MEASURES", "Law", "Measure", "Study", "laws", "scaling_csv", "scaling_table", "studies"]
+__all__ = ["Measure", "ScalingLaw", "ScalingStudy", "find_studies", "fit_laws", "scaling_csv", "scaling_table"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is fitted: a metric of a validation, or 1 minus it; and the exponents that Tian et al. (2024) report for it
-    over parameters N and over the least compute C; None where they are not at hand."""
+    """What is fitted: a validation metric, or 1 minus it. paper_N, paper_C: the exponents that Tian et al. (2024) report
+    over parameters N and over the least compute C; None where they report none."""
 
     key: str
     label: str
@@ -34,10 +32,10 @@ class Measure:
     paper_N: float | None
     paper_C: float | None
 
-    def value(self, line: Mapping[str, Any]) -> float | None:
-        """The measure at a log point, None where it was not validated there or is not above 0.
+    def value(self, line: Config) -> float | None:
+        """The measure at a log point; None where it was not validated there or is not above 0.
 
-        An accuracy counts only beside a loss: in-training scores log their judge's under the same name.
+        An accuracy counts only beside a loss: scoring during training logs the judge's accuracy under the same name.
         """
         measured = number(line.get(self.metric))
         if measured is None or number(line.get("val/loss")) is None:
@@ -55,9 +53,8 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Study:
-    """Finished generators of at least FEWEST sizes, alike in all but size, budget and seed. sizes: their parameters,
-    ascending."""
+class ScalingStudy:
+    """Finished generators of at least FEWEST sizes that differ in size, budget and seed only. sizes: parameters, ascending."""
 
     label: str
     runs: tuple[Run, ...]
@@ -65,97 +62,97 @@ class Study:
 
     @property
     def measures(self) -> list[Measure]:
-        """With a single level the last one says nothing of its own."""
-        levelled = any(len(run.per_scale("val/loss")) > 1 for run in self.runs)
-        return [measure for measure in MEASURES if levelled or not measure.key.endswith("/last")]
+        """The measures to fit; with a single level, the last level is all levels."""
+        has_levels = any(len(run.per_scale("val/loss")) > 1 for run in self.runs)
+        return [measure for measure in MEASURES if has_levels or not measure.key.endswith("/last")]
 
     def longest(self, measure: Measure) -> tuple[list[int], list[float]]:
-        """(parameters, last validation) of each size's longest trainings: what N is held against."""
+        """(parameters, last validation) of the longest trainings of each size, for the law over N."""
         most = {size: max(_images(run) for run in self.runs if _size(run) == size) for size in self.sizes}
         ends = [
-            (_size(run), found[-1])
+            (_size(run), values[-1])
             for run in self.runs
-            if _images(run) == most[_size(run)] and (found := _track(run, measure)[1])
+            if _images(run) == most[_size(run)] and (values := list(_track(run, measure).values()))
         ]
         return [size for size, _ in ends], [value for _, value in ends]
 
-    def curves(self, measure: Measure) -> list[Curve]:
+    def curves(self, measure: Measure) -> list[LossCurve]:
         """A curve for each size and budget over training FLOPs: the geometric mean over seeds, where all have a point."""
         groups: dict[tuple[int, float], list[dict[float, float]]] = {}
         for run in self.runs:
-            track = dict(zip(*_track(run, measure), strict=True))
-            groups.setdefault((_size(run), _images(run)), []).append(track)
+            groups.setdefault((_size(run), _images(run)), []).append(_track(run, measure))
         return [
-            Curve(float(size), np.array(common), np.exp([np.mean([np.log(t[x]) for t in tracks]) for x in common]))
+            LossCurve(float(size), np.array(common), np.exp([np.mean([np.log(t[x]) for t in tracks]) for x in common]))
             for (size, _), tracks in sorted(groups.items())
             if (common := sorted(set.intersection(*map(set, tracks))))
         ]
 
 
 @dataclass(frozen=True)
-class Law:
-    """One line of the table: a measure against parameters ("N") or the least compute ("C")."""
+class ScalingLaw:
+    """A power law of a measure over parameters (``against`` = "N") or over the least compute ("C").
+
+    paper: the paper's exponent. points: of the compute frontier. seen: (x, y) of every training in a law over N.
+    """
 
     measure: Measure
     against: str
-    fit: PowerLaw
+    fit: PowerLawFit
     paper: float | None
-    curves: tuple[Curve, ...] = ()
-    points: tuple[Point, ...] = ()  # of the frontier
-    seen: tuple[Array, Array] | None = None  # every training that went into a law of N
+    curves: tuple[LossCurve, ...] = ()
+    points: tuple[Point, ...] = ()
+    seen: tuple[Array, Array] | None = None
 
 
-def studies(runs: Sequence[Run]) -> list[Study]:
-    """The scaling studies there are, by what they share; none where sizes are too few for a fit."""
+def find_studies(runs: Sequence[Run]) -> list[ScalingStudy]:
+    """The scaling studies among the runs: groups with enough sizes for a fit."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.kind == "generator" and run.finished and _size(run):
             groups.setdefault(_shared(run), []).append(run)
-    found = [
-        Study(group[0].order, tuple(group), tuple(sorted({_size(run) for run in group}))) for group in groups.values()
-    ]
-    found = [study for study in found if len(study.sizes) >= FEWEST]
-    labels = [study.label for study in found]
+    sized = [(group, tuple(sorted({_size(run) for run in group}))) for group in groups.values()]
+    studies = [ScalingStudy(group[0].order, tuple(group), sizes) for group, sizes in sized if len(sizes) >= FEWEST]
+    labels = [study.label for study in studies]
     return [
-        replace(study, label=f"{study.label}, {_folder(study)}") if labels.count(study.label) > 1 else study
-        for study in found
+        replace(study, label=f"{study.label}, {study.runs[0].path.parent.as_posix()}")
+        if labels.count(study.label) > 1
+        else study
+        for study in studies
     ]
 
 
-def laws(study: Study) -> list[Law]:
-    """Of every measure, against parameters and against compute, as far as there are points for a fit."""
-    return [
-        law for measure in study.measures for law in (_over_size(study, measure), _over_compute(study, measure)) if law
-    ]
+def fit_laws(study: ScalingStudy) -> list[ScalingLaw]:
+    """The laws of every measure over parameters and over compute, where there are enough points for a fit."""
+    laws = (fit(study, measure) for measure in study.measures for fit in (_fit_over_size, _fit_over_compute))
+    return [law for law in laws if law]
 
 
-def _over_size(study: Study, measure: Measure) -> Law | None:
+def _fit_over_size(study: ScalingStudy, measure: Measure) -> ScalingLaw | None:
     x, y = study.longest(measure)
     if len(set(x)) < FEWEST:
         return None
     seen = (np.array(x, dtype=float), np.array(y))
-    return Law(measure, "N", fit_power_law(x, y), measure.paper_N, seen=seen)
+    return ScalingLaw(measure, "N", fit_power_law(x, y), measure.paper_N, seen=seen)
 
 
-def _over_compute(study: Study, measure: Measure) -> Law | None:
+def _fit_over_compute(study: ScalingStudy, measure: Measure) -> ScalingLaw | None:
     curves = study.curves(measure)
-    points = frontier(curves)
-    fit = frontier_law(points)
+    points = compute_frontier(curves)
+    fit = fit_frontier(points)
     if fit is None:
         return None
-    return Law(measure, "C", fit, measure.paper_C, curves=tuple(curves), points=tuple(points))
+    return ScalingLaw(measure, "C", fit, measure.paper_C, curves=tuple(curves), points=tuple(points))
 
 
-def _track(run: Run, measure: Measure) -> tuple[list[float], list[float]]:
-    """A measure over a training's FLOPs."""
+def _track(run: Run, measure: Measure) -> dict[float, float]:
+    """A measure by the FLOPs of a training, in the order of logging."""
     pairs = ((number(line.get("flops")), measure.value(line)) for line in run.metrics)
-    points = {x: y for x, y in pairs if x and y is not None}
-    return list(points), list(points.values())
+    return {x: y for x, y in pairs if x and y is not None}
 
 
 def _size(run: Run) -> int:
-    """Parameters, 0 where the record has none."""
-    return int(number(run.part("cost").get("parameters")) or 0)
+    """Parameters; 0 where the record has none."""
+    return int(number(run.record.cost.get("parameters")) or 0)
 
 
 def _images(run: Run) -> float:
@@ -163,38 +160,33 @@ def _images(run: Run) -> float:
 
 
 def _shared(run: Run) -> str:
-    """All that the runs of a study have in common, the tokenizer's weights and the images included."""
-    config = science(run.config, Use.SCIENCE | Use.SCALING)
-    tokenizer = flatten(run.part("parents")).get("tokenizer.weights_sha256")
-    return json.dumps([run.order, tokenizer, run.part("data").get("hash"), config], sort_keys=True, default=str)
+    """What all runs of a study have in common, with the tokenizer's weights and the images."""
+    tokenizer = run.record.parents.get("tokenizer", Parent()).weights_sha256
+    parts = [run.order, tokenizer, (run.record.data or {}).get("hash"), science(run.config, Use.SCIENCE | Use.SCALING)]
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
-def _folder(study: Study) -> str:
-    return Path(study.runs[0].path).parent.as_posix()
+def scaling_table(laws: Sequence[ScalingLaw]) -> list[str]:
+    """The laws of a study as a table in Markdown, with the paper's exponents."""
+    header = ["L = (a·x)^b", "x", "b", "b in the paper", "a", "correlation", "points"]
+    return markdown_table(header, map(_table_row, laws))
 
 
-def scaling_table(found: Sequence[Law]) -> list[str]:
-    """The laws of a study as a table in Markdown: exponents beside the paper's."""
-    lines = ["| L = (a·x)^b | x | b | of the paper | a | correlation | points |", "|---|---|---|---|---|---|---|"]
-    for law in found:
-        fit, x = law.fit, {"N": "parameters", "C": "least FLOPs"}[law.against]
-        low, high = fit.b_interval
-        lines.append(
-            f"| {law.measure.label} | {x} | {fit.b:.3f} [{low:.3f}, {high:.3f}] | {'' if law.paper is None else law.paper} "
-            f"| {fit.a:.2e} | {fit.correlation:.4f} | {len(fit.x)} |"
-        )
-    return lines
+def _table_row(law: ScalingLaw) -> list[str]:
+    fit = law.fit
+    exponent = "{:.3f} [{:.3f}, {:.3f}]".format(fit.b, *fit.b_interval)
+    paper = "" if law.paper is None else str(law.paper)
+    x = {"N": "parameters", "C": "least FLOPs"}[law.against]
+    return [law.measure.label, x, exponent, paper, f"{fit.a:.2e}", f"{fit.correlation:.4f}", str(len(fit.x))]
 
 
-def scaling_csv(found: Mapping[str, Sequence[Law]]) -> str:
+def scaling_csv(laws: Mapping[str, Sequence[ScalingLaw]]) -> str:
     """The text of scaling.csv: a row for every law of every study. a is per parameter, or per FLOP."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["study", "measure", "against", "b", "b_low", "b_high", "a", "a_low", "a_high", "correlation", "points",
-                     "smallest", "largest", "paper_b"])  # fmt: skip
-    for study, of_it in found.items():
-        for law in of_it:
-            fit = law.fit
-            writer.writerow([study, law.measure.key, law.against, fit.b, *fit.b_interval, fit.a, *fit.a_interval,
-                             fit.correlation, len(fit.x), fit.x[0], fit.x[-1], law.paper])  # fmt: skip
-    return text.getvalue()
+    header = ["study", "measure", "against", "b", "b_low", "b_high", "a", "a_low", "a_high", "correlation", "points",
+              "smallest", "largest", "paper_b"]  # fmt: skip
+    rows = [
+        [study, law.measure.key, law.against, fit.b, *fit.b_interval, fit.a, *fit.a_interval, fit.correlation,
+         len(fit.x), fit.x[0], fit.x[-1], law.paper]
+        for study, of_it in laws.items() for law in of_it if (fit := law.fit)
+    ]  # fmt: skip
+    return csv_text(header, rows)

@@ -1,6 +1,7 @@
-"""Variants against each other over seeds: intervals of Student's t, and paired differences, seed by seed.
+"""Comparing variants over seeds: confidence intervals by Student's t, and paired differences.
 
-Two variants of one seed share initial noise of the data order and of sampling; their difference varies less than they do.
+Two variants of one seed share the initial noise, the order of the data and the noise of sampling, so their difference
+varies less than each of them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-__all__ = ["Difference", "Interval", "holm", "interval", "paired"]
+__all__ = ["LEVEL", "MeanInterval", "PairedDifference", "holm", "mean_interval", "paired_difference"]
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean over ``n`` seeds and its 95% confidence interval; without one (nan) for a single seed."""
+class MeanInterval:
+    """A mean over ``n`` seeds with its 95% confidence interval; low and high are nan for a single seed."""
 
     n: int
     mean: float
@@ -28,39 +29,40 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Difference(Interval):
-    """A mean difference, second less first, over the seeds that both have. p: of a two-sided paired t-test (nan: unknown)."""
+class PairedDifference(MeanInterval):
+    """A mean difference, second minus first, over common seeds. p: of a two-sided paired t-test (nan for one seed)."""
 
     p: float
 
     @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+    def excludes_zero(self) -> bool:
         return self.n > 1 and (self.low > 0 or self.high < 0)
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Of the mean of at least one number, by Student's t."""
+def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """The mean of at least one number, and its confidence interval by Student's t."""
     mean, n = statistics.fmean(values), len(values)
     if n < 2:
-        return Interval(n, mean, math.nan, math.nan)
+        return MeanInterval(n, mean, math.nan, math.nan)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
-    return Interval(n, mean, mean - half, mean + half)
+    return MeanInterval(n, mean, mean - half, mean + half)
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> PairedDifference | None:
     """second - first, by seed; None where they share no seed."""
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
     differences = [second[seed] - first[seed] for seed in seeds]
-    found = interval(differences)
-    return Difference(found.n, found.mean, found.low, found.high, p=_p(differences))
+    mean = mean_interval(differences)
+    return PairedDifference(mean.n, mean.mean, mean.low, mean.high, p=_p(differences))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """p-values of several comparisons, made larger so that the chance of one false alarm among all is as small as of one alone
-    (Holm 1979): the k-th smallest of m times m - k + 1, and no smaller than those before it."""
+    """Correct p-values for several comparisons (Holm 1979): any false alarm is then as rare as in a single test.
+
+    The k-th smallest of m is multiplied by m - k + 1, and raised to the one before it where that is larger.
+    """
     adjusted: dict[str, float] = {}
     largest = 0.0
     for k, name in enumerate(sorted(p, key=lambda name: p[name])):

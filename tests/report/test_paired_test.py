@@ -1,4 +1,4 @@
-"""Intervals and paired tests: right on known numbers, and as sure as they say they are."""
+"""Intervals and paired tests: correct on known numbers, with the coverage that they claim."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from varlab.errors import VarlabError
 from varlab.report.readme_table import write_section
-from varlab.report.stats.paired import holm, interval, paired
-from varlab.types import VarlabError
+from varlab.report.stats.paired_test import PairedDifference, holm, mean_interval, paired_difference
 
 
 def test_known_numbers() -> None:
     """Student (1908), the sleep data: mean difference 1.58, t = 4.0621, p = .00283."""
     first = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
     second = dict(enumerate([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]))
-    found = paired(first, second)
-    assert found is not None and found.n == 10 and found.clear
-    assert found.mean == pytest.approx(1.58) and found.p == pytest.approx(0.00283, abs=1e-5)
-    assert (found.low, found.high) == (pytest.approx(0.7001, abs=1e-4), pytest.approx(2.4599, abs=1e-4))
-    assert found.p == pytest.approx(stats.ttest_rel(list(second.values()), list(first.values())).pvalue)
+    difference = paired_difference(first, second)
+    assert difference is not None and difference.n == 10 and difference.excludes_zero
+    assert difference.mean == pytest.approx(1.58) and difference.p == pytest.approx(0.00283, abs=1e-5)
+    assert (difference.low, difference.high) == (pytest.approx(0.7001, abs=1e-4), pytest.approx(2.4599, abs=1e-4))
+    assert difference.p == pytest.approx(stats.ttest_rel(list(second.values()), list(first.values())).pvalue)
 
 
-def test_intervals_cover_as_often_as_they_say() -> None:
+def test_intervals_cover_the_truth_95_times_in_100() -> None:
     draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 3))
-    covered = np.mean([(found := interval(row.tolist())).low < 3.0 < found.high for row in draws])
+    covered = np.mean([(mean := mean_interval(row.tolist())).low < 3.0 < mean.high for row in draws])
     assert 0.94 < covered < 0.96
 
 
@@ -42,16 +42,16 @@ def test_several_comparisons_together() -> None:
 
 
 def test_only_shared_seeds_are_compared() -> None:
-    found = paired({0: 1.0, 1: 2.0, 2: 9.0}, {1: 2.5, 0: 1.5, 7: 0.0})
-    assert found is not None and (found.n, found.mean, found.low, found.high, found.p) == (2, 0.5, 0.5, 0.5, 0.0)
-    assert paired({0: 1.0}, {1: 2.0}) is None
-    single = paired({0: 1.0}, {0: 2.0})
-    assert single is not None and math.isnan(single.low) and math.isnan(single.p) and not single.clear
-    same = paired({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0})
-    assert same is not None and same.p == 1.0 and not same.clear
+    difference = paired_difference({0: 1.0, 1: 2.0, 2: 9.0}, {1: 2.5, 0: 1.5, 7: 0.0})
+    assert difference == PairedDifference(n=2, mean=0.5, low=0.5, high=0.5, p=0.0)
+    assert paired_difference({0: 1.0}, {1: 2.0}) is None
+    single = paired_difference({0: 1.0}, {0: 2.0})
+    assert single is not None and math.isnan(single.low) and math.isnan(single.p) and not single.excludes_zero
+    same = paired_difference({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0})
+    assert same is not None and same.p == 1.0 and not same.excludes_zero
 
 
-def test_a_table_lands_between_its_marks(tmp_path: Path) -> None:
+def test_a_table_is_written_between_its_marks(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("# x\n<!-- a -->\nold\n<!-- /a -->\nrest\n<!-- b -->\n<!-- /b -->\n")
     write_section(readme, "a", "| new |")

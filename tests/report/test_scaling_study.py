@@ -1,4 +1,4 @@
-"""Scaling studies: which runs are one, which laws they follow, what the page and scaling.csv say of them."""
+"""Scaling studies: which runs form one, the laws they follow, their chapter of the page, and scaling.csv."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from varlab.report import find_runs, write_report
-from varlab.report.stats.scaling_study import laws, studies
+from varlab.report.stats.scaling_study import find_studies, fit_laws
 
 from . import make_runs
 from .test_page import parse
@@ -51,22 +51,22 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runs_that_differ_in_size_budget_and_seed_are_one_study(sizes: Path) -> None:
-    (study,) = studies(find_runs([sizes]))
+    (study,) = find_studies(find_runs([sizes]))
     assert study.label == "next_scale" and len(study.runs) == 20
     assert study.sizes == tuple(4608 * depth**3 for depth in DEPTHS)
 
 
-def test_the_laws_of_the_runs_come_back(sizes: Path) -> None:
-    found = {(law.measure.key, law.against): law for law in laws(studies(find_runs([sizes]))[0])}
-    assert set(found) == {(key, against) for key in B for against in "NC"}
+def test_the_laws_of_the_runs_are_recovered(sizes: Path) -> None:
+    laws = {(law.measure.key, law.against): law for law in fit_laws(find_studies(find_runs([sizes]))[0])}
+    assert set(laws) == {(key, against) for key in B for against in "NC"}
     for key, b in B.items():
-        assert found[key, "N"].fit.b == pytest.approx(b, rel=0.01)
-    assert found["loss", "N"].fit.correlation == pytest.approx(-1) and found["loss", "N"].paper == -0.20
+        assert laws[key, "N"].fit.b == pytest.approx(b, rel=0.01)
+    assert laws["loss", "N"].fit.correlation == pytest.approx(-1) and laws["loss", "N"].paper == -0.20
 
 
 def test_the_longest_trainings_of_each_size_enter_and_seeds_are_averaged(sizes: Path) -> None:
-    (study,) = studies(find_runs([sizes]))
-    law = laws(study)[0]
+    (study,) = find_studies(find_runs([sizes]))
+    law = fit_laws(study)[0]
     assert law.seen is not None and len(law.seen[0]) == 10 and len(law.fit.x) == 5
     expected = [(1e-9 * size) ** -0.20 * 0.98 * np.sqrt(0.9995 * 1.0005) for size in study.sizes]
     assert law.fit.y == pytest.approx(expected, rel=1e-9)
@@ -74,7 +74,7 @@ def test_the_longest_trainings_of_each_size_enter_and_seeds_are_averaged(sizes: 
 
 
 def test_a_judges_accuracy_is_no_error_rate_of_tokens(sizes: Path) -> None:
-    (study,) = studies(find_runs([sizes]))
+    (study,) = find_studies(find_runs([sizes]))
     error = next(measure for measure in study.measures if measure.key == "error")
     assert min(study.longest(error)[1]) > 0.5
 
@@ -84,7 +84,7 @@ def test_three_sizes_are_no_study_nor_are_runs_that_differ_in_more(tmp_path: Pat
         train(tmp_path, depth)
     train(tmp_path, 6, data={"batch": 32})
     train(tmp_path, 5, transformer={"depth": 5, "block": {"qk_norm": False}})
-    assert studies(find_runs([tmp_path])) == []
+    assert find_studies(find_runs([tmp_path])) == []
     result = write_report([tmp_path], tmp_path / "report", title="t")
     assert result.scaling is None and "Scaling of" not in result.html.read_text()
     assert not (tmp_path / "report" / "scaling.csv").exists()
@@ -93,9 +93,9 @@ def test_three_sizes_are_no_study_nor_are_runs_that_differ_in_more(tmp_path: Pat
 def test_one_level_has_no_last_one_and_one_log_point_no_frontier(tmp_path: Path) -> None:
     for depth in DEPTHS:
         train(tmp_path, depth, images=500, levels=1)
-    (study,) = studies(find_runs([tmp_path]))
+    (study,) = find_studies(find_runs([tmp_path]))
     assert [measure.key for measure in study.measures] == ["loss", "error"]
-    assert {law.measure.key for law in laws(study)} == {"loss", "error"}
+    assert {law.measure.key for law in fit_laws(study)} == {"loss", "error"}
 
 
 def test_the_page_has_the_chapter_and_the_table_its_numbers(sizes: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading run directories: every run is found once, and no damage hides one."""
+"""Reading run directories: every run once, and damaged ones too."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from varlab.errors import VarlabError
 from varlab.report import find_runs, read_run
-from varlab.report.read import Run
+from varlab.report.runs import Run
+from varlab.run.record import RunRecord, parse_record
 
 from . import make_runs
 
 
-def test_folders_are_searched_and_each_run_is_found_once(study: Path) -> None:
+def test_folders_are_searched_and_each_run_is_read_once(study: Path) -> None:
     one = study / "order=raster+seed=0"
     runs = find_runs([one, study, one])
     assert runs[0].path == one
@@ -43,7 +44,7 @@ def test_a_runs_own_folders_and_earlier_reports_are_no_runs(tmp_path: Path) -> N
     make_runs.write_run(tmp_path, {"command": "report"}, [])
     run = make_runs.classifier(tmp_path / "a")
     make_runs.write_run(run / "tb", {"command": "train"}, [])
-    assert [found.path for found in find_runs([tmp_path])] == [run]
+    assert [other.path for other in find_runs([tmp_path])] == [run]
 
 
 @pytest.mark.parametrize("name", ["empty", "missing"])
@@ -59,22 +60,23 @@ def test_a_report_of_nothing_is_one_sentence() -> None:
         find_runs([])
 
 
-def test_damaged_files_leave_a_run_that_says_so(tmp_path: Path) -> None:
+def test_a_damaged_run_is_unreadable_with_the_reason(tmp_path: Path) -> None:
     run = make_runs.generator(tmp_path / "a", order="raster")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"images": 60001, "train/lo')
     (run / "scores" / "half.json").write_text('{"kind": "gen')
-    found = read_run(run)
-    assert len(found.metrics) == 60
-    assert [score.name for score in found.scores] == ["classifier-3f2a_n1797_cfg1.0_seed0"]
-    (run / "run.json").write_text('{"command": "tr')
-    assert read_run(run).state == "unreadable"
-    assert "run.json" in read_run(run).error
+    damaged = read_run(run)
+    assert len(damaged.metrics) == 60
+    assert [score.name for score in damaged.scores] == ["classifier-3f2a_n1797_cfg1.0_seed0"]
+    for text in ('{"command": "tr', '{"command": "train"}', '{"overrides": 3, "outcome": {"state": "running"}}', "[1]"):
+        (run / "run.json").write_text(text)
+        assert read_run(run).state == "unreadable"
+        assert "run.json" in read_run(run).error
 
 
 @given(st.lists(st.one_of(st.floats(), st.none(), st.text(max_size=3), st.booleans()), max_size=20))
 def test_series_hold_the_finite_numbers_in_order(values: list[object]) -> None:
-    run = Run(path=Path("x"), record={}, metrics=[{"images": i, "m": value} for i, value in enumerate(values)])
+    run = Run(path=Path("x"), record=RunRecord(), metrics=[{"images": i, "m": value} for i, value in enumerate(values)])
     x, y = run.series("m", "images")
     expected = [(i, v) for i, v in enumerate(values) if isinstance(v, float) and math.isfinite(v)]
     assert list(zip(x, y, strict=True)) == expected
@@ -83,7 +85,9 @@ def test_series_hold_the_finite_numbers_in_order(values: list[object]) -> None:
 
 def test_scales_come_coarse_to_fine() -> None:
     run = Run(
-        path=Path("x"), record={}, metrics=[{f"val/usage/{k}": float(k) for k in (10, 2, 0)} | {"val/usage/x": 9.0}]
+        path=Path("x"),
+        record=RunRecord(),
+        metrics=[{f"val/usage/{k}": float(k) for k in (10, 2, 0)} | {"val/usage/x": 9.0}],
     )
     assert run.per_scale("val/usage") == [0.0, 2.0, 10.0]
 
@@ -99,11 +103,12 @@ def test_scales_come_coarse_to_fine() -> None:
     ],
 )
 def test_an_order_has_a_name_however_it_was_given(record: dict[str, object], order: str) -> None:
-    run = Run(path=Path("x"), record={"command": "train", "build": {"transformer": {"depth": 1}}, **record})
+    build, outcome = {"transformer": {"depth": 1}}, {"state": "running"}
+    run = Run(path=Path("x"), record=parse_record({"command": "train", "build": build, "outcome": outcome, **record}))
     assert (run.kind, run.order) == ("generator", order)
 
 
-def test_totals_fall_back_to_what_was_logged_last(tmp_path: Path) -> None:
+def test_totals_fall_back_to_the_last_log_point(tmp_path: Path) -> None:
     run = make_runs.generator(tmp_path / "a", order="raster")
     record = json.loads((run / "run.json").read_text())
     record["outcome"] = {"state": "running"}

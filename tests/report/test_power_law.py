@@ -1,4 +1,4 @@
-"""Power laws: exact where points are exact, honest where they are not; the frontier; the chapter of the page."""
+"""Power laws: exact for exact points, with correct intervals for noisy ones; the compute frontier."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from varlab.errors import VarlabError
-from varlab.report.stats.frontier import Curve, frontier, frontier_law
+from varlab.report.stats.frontier import LossCurve, compute_frontier, fit_frontier
 from varlab.report.stats.power_law import Array, fit_power_law
 
 SIZES = 4608.0 * np.arange(2, 9) ** 3  # seven, as VAR's rule has them
@@ -17,7 +17,7 @@ def law(x: Array, *, a: float = 2e-9, b: float = -0.2) -> Array:
 
 
 @pytest.mark.parametrize(("a", "b"), [(2e-9, -0.23), (4.9e2, -0.016), (2.2e-5, -0.13), (1e-3, 0.4)])
-def test_without_noise_the_law_comes_back(a: float, b: float) -> None:
+def test_without_noise_the_fit_is_exact(a: float, b: float) -> None:
     fit = fit_power_law(SIZES, law(SIZES, a=a, b=b))
     assert fit.b == pytest.approx(b, rel=1e-8) and fit.a == pytest.approx(a, rel=1e-6)
     assert fit.b_interval == pytest.approx((b, b), rel=1e-6) and fit.a_interval == pytest.approx((a, a), rel=1e-4)
@@ -81,17 +81,17 @@ def test_a_loss_that_does_not_change_has_exponent_zero() -> None:
 @pytest.mark.parametrize(
     ("x", "y"), [([1, 2, 4, 8], [1, 1, 1, 0]), ([0, 1, 2, 3], [1, 1, 1, 1]), ([1, 2, 3, 3], [1] * 4)]
 )
-def test_what_is_no_set_of_points_is_refused(x: list[float], y: list[float]) -> None:
+def test_points_that_cannot_be_fitted_are_refused(x: list[float], y: list[float]) -> None:
     with pytest.raises(VarlabError, match=r"above 0|4 different"):
         fit_power_law(x, y)
 
 
-def tangents(sizes: Array, *, luck: Array | float = 0.0) -> list[Curve]:
+def tangents(sizes: Array, *, luck: Array | float = 0.0) -> list[LossCurve]:
     """A curve a size that touches y = (2e-16·x)^-0.13 at one compute, and lies above it before and after; luck moves
     the logarithm of a whole curve."""
     grid = np.linspace(-2.4, 2.4, 25)
     return [
-        Curve(size, x, law(x, a=2e-16, b=-0.13) * np.exp(0.03 * grid**2 + moved))
+        LossCurve(size, x, law(x, a=2e-16, b=-0.13) * np.exp(0.03 * grid**2 + moved))
         for size, moved in zip(sizes, np.broadcast_to(luck, sizes.shape), strict=True)
         if (x := 6e2 * size**2 * np.exp(grid)) is not None
     ]
@@ -102,26 +102,26 @@ SEVEN = np.geomspace(1e4, 1e6, 7)
 
 def test_the_frontier_of_curves_that_touch_a_law_is_the_law() -> None:
     curves = tangents(SEVEN)
-    points = frontier(curves)
+    points = compute_frontier(curves)
     assert points == sorted(points, key=lambda point: point[1]) and {index for index, _, _ in points} == set(range(7))
     for index, x, y in points:
         assert y in curves[index].y[curves[index].x == x]
         assert all(y <= curve.y[curve.x <= x].min(initial=np.inf) for curve in curves)
-    fit = frontier_law(points)
+    fit = fit_frontier(points)
     assert fit is not None and len(fit.x) == 7 and fit.b == pytest.approx(-0.13, rel=0.01)
 
 
 def test_the_frontier_interval_covers_the_truth_93_to_97_times_in_100() -> None:
     rng = np.random.default_rng(3)
     drawn = [tangents(SEVEN, luck=0.01 * rng.normal(size=7)) for _ in range(1000)]
-    fits = [frontier_law(frontier(curves), draws=399) for curves in drawn]
+    fits = [fit_frontier(compute_frontier(curves), draws=399) for curves in drawn]
     held = [fit.b_interval[0] <= -0.13 <= fit.b_interval[1] for fit in fits if fit is not None]
     assert len(held) > 990 and 0.93 <= np.mean(held) <= 0.97, np.mean(held)
 
 
 def test_the_frontier_ends_where_a_single_size_is_left() -> None:
-    near = Curve(1, np.array([1.0, 2, 3]), np.array([5.0, 4, 3]))
-    far = Curve(2, np.array([2.0, 4, 9]), np.array([6.0, 2, 1]))
-    assert frontier([near, far]) == [(0, 2.0, 4.0), (0, 3.0, 3.0)]
-    assert frontier([near]) == [] and frontier([]) == []
-    assert frontier_law(frontier([near, far])) is None
+    near = LossCurve(1, np.array([1.0, 2, 3]), np.array([5.0, 4, 3]))
+    far = LossCurve(2, np.array([2.0, 4, 9]), np.array([6.0, 2, 1]))
+    assert compute_frontier([near, far]) == [(0, 2.0, 4.0), (0, 3.0, 3.0)]
+    assert compute_frontier([near]) == [] and compute_frontier([]) == []
+    assert fit_frontier(compute_frontier([near, far])) is None

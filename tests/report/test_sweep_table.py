@@ -1,4 +1,4 @@
-"""The ledger of a sweep: every job a line, right while it runs, after it failed, and after it was killed."""
+"""The table of a sweep: a row for each job, correct while it runs, after a failure and after a kill."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from tests import small
 from varlab.cli.main import main
-from varlab.report import ledger, write_report
+from varlab.errors import VarlabError
+from varlab.report import sweep_table, write_report
 from varlab.tasks import Task
-from varlab.types import VarlabError
 
 SWEEP = ("order=next_scale,raster", "seed=0,1,2")
 
@@ -70,10 +70,10 @@ def test_one_of_six_fails_and_only_that_one_runs_again(
 
 
 def test_before_and_after_a_kill(tmp_path: Path) -> None:
-    """What no process says of itself: pending before, stopped after."""
-    jobs = [ledger.Job((f"seed={i}",), f"seed={i}") for i in range(3)]
-    ledger.begin(tmp_path, jobs[:2])
-    ledger.begin(tmp_path, jobs[1:])  # a second sweep into the same folder joins the first
+    """A job that never started is pending; one that no process works on is stopped."""
+    jobs = [sweep_table.SweepJob((f"seed={i}",), f"seed={i}") for i in range(3)]
+    sweep_table.add_jobs(tmp_path, jobs[:2])
+    sweep_table.add_jobs(tmp_path, jobs[1:])  # a second sweep into the same folder joins the first
     (tmp_path / "seed=1").mkdir()
     record = {
         "command": "train",
@@ -83,17 +83,16 @@ def test_before_and_after_a_kill(tmp_path: Path) -> None:
         "slurm_job": "7_1",
     }
     (tmp_path / "seed=1" / "run.json").write_text(json.dumps(record))
-    ledger.refresh(tmp_path)
-    found = ledger.entries(tmp_path)
-    told = [(e.state, e.attempts, e.slurm_job) for e in found]
-    assert told == [
+    sweep_table.update_table(tmp_path)
+    rows = sweep_table.read_rows(tmp_path)
+    assert [(row.state, row.attempts, row.slurm_job) for row in rows] == [
         ("pending", 0, ""),
         ("stopped", 3, "7_1"),
         ("pending", 0, ""),
     ]
-    assert ledger.summary(found) == "2 pending, 1 stopped"
+    assert sweep_table.count_states(rows) == "2 pending, 1 stopped"
 
 
-def test_a_folder_without_a_sweep_has_no_ledger(tmp_path: Path) -> None:
-    ledger.refresh(tmp_path)
-    assert list(tmp_path.iterdir()) == [] and ledger.find_ledgers([tmp_path]) == []
+def test_a_folder_without_a_sweep_has_no_table(tmp_path: Path) -> None:
+    sweep_table.update_table(tmp_path)
+    assert list(tmp_path.iterdir()) == [] and sweep_table.find_sweeps([tmp_path]) == []

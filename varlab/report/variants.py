@@ -1,0 +1,162 @@
+"""Variants: runs of the same experiment under several seeds; and what differs between experiments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from varlab.config import Config
+from varlab.files import digest
+from varlab.report.runs import KINDS, Run
+from varlab.run.record import ABSENT, Use, compare, counted, flatten, uncounted
+
+__all__ = ["Variant", "describe_differences", "group_variants", "science"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that differ in their seed only, shown as one row, one colour and one mean ± spread."""
+
+    label: str
+    kind: str
+    runs: tuple[Run, ...]  # by seed
+    colour: int = 0  # index into the page's palette
+
+    @property
+    def finished(self) -> bool:
+        return all(run.finished for run in self.runs)
+
+    @property
+    def first(self) -> Run:
+        """The run whose pictures and configuration represent the variant."""
+        return self.runs[0]
+
+    def values(self, key: str) -> list[float]:
+        """A number of each run that has it (``Run.value``)."""
+        return [x for run in self.runs if (x := run.value(key)) is not None]
+
+
+def science(config: Config, use: Use = Use.SCIENCE) -> Config:
+    """What a configuration asks for, flat: without keys that do not count and without its seed."""
+    seed = config.get("seed")  # it is repeated in some parts
+    kept = {
+        key: value
+        for key, value in counted(flatten(config), use).items()
+        if not (key.endswith(".seed") and value == seed)
+    }
+    return {key: _without_seed(value) if key.endswith("run") else value for key, value in kept.items()}
+
+
+def _without_seed(run: object) -> object:
+    """The path of a parent run, whatever its seed: a study may train both for each seed."""
+    return re.sub(r"\bseed=\d+", "seed", run) if isinstance(run, str) else run
+
+
+def group_variants(runs: Sequence[Run]) -> list[Variant]:
+    """Trainings grouped by configuration without seed: generators first, then tokenizers, then classifiers.
+
+    An unfinished run is a variant of its own, because it must not enter a mean.
+    """
+    groups: dict[str, list[Run]] = {}
+    trainings = (run for run in runs if run.kind in KINDS)
+    for run in sorted(trainings, key=_reading_order):
+        groups.setdefault(_identity(run), []).append(run)
+    labels = _labels(list(groups.values()))
+    return [
+        Variant(label=label, kind=group[0].kind, runs=tuple(group), colour=colour)
+        for colour, (label, group) in enumerate(zip(labels, groups.values(), strict=True))
+    ]
+
+
+def _reading_order(run: Run) -> tuple[int, bool, float]:
+    return list(KINDS).index(run.kind), not run.finished, -1 if run.seed is None else run.seed
+
+
+def _identity(run: Run) -> str:
+    if not run.finished:
+        return str(run.path.resolve())
+    parts = [run.kind, science(run.config), run.choice("order"), run.choice("tokenizer")]
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+# -- labels --------------------------------------------------------------------------------------------------------------
+
+
+def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """A short name for each variant; where two would share one, their difference is added. Finished runs choose first."""
+    labels = []
+    for run in (group[0] for group in groups):
+        base = _base_label(run)
+        namesakes = [other[0] for other in groups if _base_label(other[0]) == base]
+        rivals = [other for other in namesakes if other.finished or not run.finished]
+        labels.append(base if rivals == [run] else f"{base} · {_distinction(run, rivals)}")
+    counts = Counter(labels)
+    return [
+        f"{label} · {group[0].path.as_posix()}" if counts[label] > 1 else label
+        for label, group in zip(labels, groups, strict=True)
+    ]
+
+
+def _base_label(run: Run) -> str:
+    own = {"generator": run.order, "tokenizer": run.choice("tokenizer")}.get(run.kind, "")
+    if run.kind == "tokenizer" and own and "tokenizer" not in own:
+        own = f"{own} tokenizer"
+    return own or run.name.rsplit("/", 1)[-1]
+
+
+def _distinction(run: Run, rivals: Sequence[Run]) -> str:
+    """What sets a run apart from others of the same base label: at most two settings, the seed, or what was asked for."""
+    own = next(i for i, rival in enumerate(rivals) if rival is run)
+    rows = compare(*(science(rival.config) for rival in rivals))
+    if 1 <= len(rows) <= 2:
+        return _short({key: row[own] for key, row in rows.items()})
+    if not rows and len({rival.seed for rival in rivals}) == len(rivals):
+        return f"seed {run.seed}"
+    asked = compare(*(science(_asked(rival)) for rival in rivals))
+    settings = {key: row[own] for key, row in asked.items() if row[own] != ABSENT}
+    return _short(settings) if 1 <= len(settings) <= 3 else run.path.name
+
+
+def _asked(run: Run) -> Config:
+    """What was asked for: overrides of single keys, and options of config groups."""
+    overrides = dict(override.lstrip("+").split("=", 1) for override in run.record.overrides if "=" in override)
+    skipped = uncounted(Use.LABEL)
+    return {key: value for key, value in (overrides | run.record.choices).items() if key not in skipped}
+
+
+def _short(values: Mapping[str, object]) -> str:
+    """Settings by the last word of their keys; a parent run by the last part of its path."""
+    return ", ".join(
+        str(value).rsplit("/", 1)[-1].removeprefix("seed+")
+        if key.endswith("run")
+        else f"{key.rsplit('.', 1)[-1]} {value}"
+        for key, value in values.items()
+    )
+
+
+# -- two runs ------------------------------------------------------------------------------------------------------------
+
+_COMPARED = ("command", "seed", "config", "auto", "code", "versions", "hardware", "data", "parents", "budget")
+
+
+def describe_differences(a: Run, b: Run) -> list[str]:
+    """A line ``key: value in a → value in b`` for each difference in the configuration, code, versions, hardware, images,
+    parents or budget. Uncommitted changes of the code are compared by their hash."""
+    return [f"{key}: {first} → {second}" for key, (first, second) in compare(_recorded(a), _recorded(b)).items()]
+
+
+def _recorded(run: Run) -> Config:
+    record = run.record.to_json()
+    parts = {key: record[key] for key in _COMPARED}
+    parts["config"] = counted(run.config, Use.SCIENCE)
+    parts["data"] = {key: value for key, value in (run.record.data or {}).items() if key != "path"}
+    if diff := run.record.code.get("diff"):
+        parts["code"] = run.record.code | {"diff": digest(diff)[:12]}
+    return {key: _shortened(value) for key, value in flatten(parts).items() if value != {}}
+
+
+def _shortened(value: object) -> object:
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else value
