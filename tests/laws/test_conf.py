@@ -21,12 +21,13 @@ from pyarrow import parquet
 from torch import nn
 
 from tests import small
+from tests.data.pack.loading import load_samples
 from varlab.cli.app import conf_dir
 from varlab.cli.command_table import COMMANDS
 from varlab.cli.commands.train import precision
 from varlab.cli.main import main
 from varlab.data import ShardDataModule, StreamDataModule
-from varlab.data.pack.sources.base import Skipped, SourceSample, samples
+from varlab.data.pack.sources.base import Skipped, SourceSample
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
 from varlab.order.base import positions
@@ -189,7 +190,7 @@ def source(name: str, lab: Path, tmp_path: Path) -> None:
     FOUND.get(name, lambda folder: None)(tmp_path)
     config = composed("pack", f"source={name}", *([f"path={tmp_path}"] if name in FOUND else []))
     made = instantiate(config.source)
-    first = next(item for item in samples(made, "train") if isinstance(item, SourceSample))
+    first = load_samples(made, "train")[0]
     assert len(made.classes) >= 2 and 0 <= first.label < len(made.classes)
 
 

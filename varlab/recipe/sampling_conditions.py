@@ -12,7 +12,7 @@ from torch import Tensor
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.image.resize import cover, open_image, pixels
-from varlab.data.pack.sources.folder import ENDINGS
+from varlab.data.pack.sources.folder import IMAGE_ENDINGS
 from varlab.model import Model
 from varlab.recipe.finished_run import shards
 from varlab.score.samples import HeldOut
@@ -48,7 +48,7 @@ class Given:
         """cond_u8_N3HW."""
         if not isinstance(self._model.condition, SpatialCondition):
             raise VarlabError(f"cond={path} is an image, but this run is not conditioned on images: leave cond out.")
-        files = sorted(f for f in path.iterdir() if f.suffix.lower() in ENDINGS) if path.is_dir() else [path]
+        files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_ENDINGS) if path.is_dir() else [path]
         if not files or not all(f.is_file() for f in files):
             raise VarlabError(f"cond={path} is no image and no folder of images.")
         return torch.stack([_image(f, self.size) for f in files])

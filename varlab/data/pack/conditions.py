@@ -1,4 +1,4 @@
-"""Spatial conditions (VQGAN, Esser et al. 2021, section 4.1): the second image of a sample, made or found in packing."""
+"""Spatial conditions (VQGAN, Esser et al. 2021, section 4.1): makers of a sample's second image, used while packing."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.image.resize import cover, open_image, resampling
 from varlab.data.pack.sources.base import Skipped, SourceSample
-from varlab.data.pack.sources.folder import ENDINGS
+from varlab.data.pack.sources.folder import IMAGE_ENDINGS
 from varlab.errors import VarlabError
 
 __all__ = ["ConditionMaker", "CropBoxes", "Edges", "LowResolution", "PairedImages"]
 
 
 class ConditionMaker(Protocol):
-    """What a sample is packed with. ``name`` goes into the index; None stands for no second image."""
+    """Makes the second image of a sample, in the size of its image. ``name`` is in the index; None: it makes no image."""
 
     @property
     def name(self) -> str | None: ...
-    def describe(self) -> Config: ...  # the arguments, JSON types
-    def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image | Skipped | None: ...  # of the image's size
+    def describe(self) -> Config: ...  # the arguments, in JSON types
+    def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image | Skipped | None: ...
 
 
 class Edges:
     """Canny's edges (1986) of the grey image, white on black.
 
-    sigma: of the Gaussian before the derivative, in pixels. low, high: thresholds of the gradient of an image in [0, 1];
-    what lies between them counts where it hangs together with what lies above.
+    sigma: of the Gaussian before the derivative, in pixels. low, high: thresholds of the gradient of an image in [0, 1]; what
+    lies between them counts if it is connected to what lies above.
     """
 
     name = "edges"
@@ -51,15 +51,16 @@ class Edges:
 
     def of(self, image: Image.Image) -> Image.Image:
         """The edges of any image."""
-        from skimage.feature import canny  # a second to import, and no business of whoever only reads shards
+        # imported here because it takes a second, and only packing needs it
+        from skimage.feature import canny
 
         grey_HW = np.asarray(image.convert("L"), dtype=np.float64) / 255
-        found_HW = canny(grey_HW, sigma=self._sigma, low_threshold=self._low, high_threshold=self._high)
-        return Image.fromarray(found_HW.astype(np.uint8) * 255)
+        edge_HW = canny(grey_HW, sigma=self._sigma, low_threshold=self._low, high_threshold=self._high)
+        return Image.fromarray(edge_HW.astype(np.uint8) * 255)
 
 
 class LowResolution:
-    """The image reduced by ``factor`` and brought back: what super-resolution starts from. resample: the way back's filter."""
+    """The image reduced by ``factor`` and enlarged again: the input of super-resolution. resample: filter of enlarging."""
 
     name = "lowres"
 
@@ -74,18 +75,18 @@ class LowResolution:
         return {"factor": self._factor, "resample": self._resample}
 
     def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image:
-        """The image's own mode. Reduced by the mean over squares, which aliases nothing."""
+        """The image's own mode. Each pixel is the mean of a square first, so that nothing aliases."""
         return image.reduce(self._factor).resize(image.size, self._filter)
 
 
 class PairedImages:
-    """Images of another folder with the same paths (segmentation maps, depth): ``path``/<class>/<name>.<any ending>.
+    """Images of another folder with equal paths (segmentation maps, depth): ``path``/<class>/<name>.<any ending>.
 
-    Brought to size and cropped as the images are. resample: nearest keeps the colours of a segmentation apart. A sample
-    whose condition is missing or cannot be decoded is skipped and named.
+    They are resized and cropped as the images are. resample: nearest keeps the colours of a segmentation apart. A sample is
+    skipped and named if its condition is missing or cannot be decoded.
 
     Raises:
-        VarlabError: no such folder; and in packing, a source whose samples come from no files.
+        VarlabError: the folder is missing; while packing, the samples of the source come from no files.
     """
 
     name = "folder"
@@ -103,9 +104,9 @@ class PairedImages:
     def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image | Skipped:
         """Mode L or RGB."""
         if sample.file is None:
-            raise VarlabError(f"Sample {sample.key} comes from no file, so condition=folder has nothing to look for.")
+            raise VarlabError(f"Sample {sample.key} comes from no file: condition=folder needs source=folder.")
         stem = self._root / Path(sample.file).with_suffix("")
-        file = next((f for e in sorted(ENDINGS) if (f := stem.with_name(stem.name + e)).is_file()), None)
+        file = next((f for e in sorted(IMAGE_ENDINGS) if (f := stem.with_name(stem.name + e)).is_file()), None)
         if file is None:
             return Skipped(sample.file, f"has no condition {stem}.*")
         try:
@@ -115,7 +116,7 @@ class PairedImages:
 
 
 class CropBoxes:
-    """No second image, but where each sample lies in its picture: what ``condition=coordinates`` is trained on."""
+    """No second image: the box of each crop in its picture, for trainings with ``condition=coordinates``."""
 
     name = None
 
@@ -124,8 +125,6 @@ class CropBoxes:
         return {}
 
     def draw(self, sample: SourceSample, image: Image.Image) -> None:
-        """Only asks whether the source tells it."""
+        """Raise VarlabError if the source gives no box."""
         if sample.box is None:
-            raise VarlabError(
-                f"Sample {sample.key} does not say where in a larger picture it lies: coordinates need source=photos."
-            )
+            raise VarlabError(f"Sample {sample.key} is not a crop of a larger picture: coordinates need source=photos.")

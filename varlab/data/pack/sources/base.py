@@ -1,8 +1,8 @@
-"""What a source of images is, and how one without a split is split."""
+"""The interface of a source of images, and the split of a source that has none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,18 +14,18 @@ from varlab.data.format.index import SPLITS
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["ImageSource", "Skipped", "SourceSample", "samples", "stratified_split"]
+__all__ = ["ImageSource", "Skipped", "SourceSample", "stratified_split"]
 
 
 @dataclass(frozen=True)
 class SourceSample:
-    """One image on its way into a shard.
+    """One image of a source, to be packed.
 
     key: unique within the split, at most 90 ASCII characters, without dots (WebDataset cuts names there).
-    label: in [0, classes); None where the source has no labels.
+    label: in [0, classes); None if the source has no labels.
     image: a PIL image, mode L or RGB, or the encoded bytes of a PNG, JPEG or WebP.
-    file: its path below the source's folder, where it comes from one.
-    box: where it lies in the picture that it was cut from, as (top, left, bottom, right) in [0, 1].
+    file: its path below the source's folder, if it comes from one.
+    box: the crop's (top, left, bottom, right) in the original picture, in [0, 1], if it is a crop.
     """
 
     key: str
@@ -37,35 +37,32 @@ class SourceSample:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that could not be used: its name, and why."""
+    """Something that a source could not use: its name, and the reason."""
 
     name: str
     reason: str
 
 
 class ImageSource(Protocol):
-    """What ``pack`` packs. It is copied into worker processes, which load different samples of it."""
+    """Images for ``pack``. It is copied into worker processes; each loads other samples.
+
+    ``entries`` lists what can be loaded, in order. It is cheap, and equal in every process.
+    """
 
     @property
     def classes(self) -> Sequence[str]: ...  # the names, in label order
     @property
-    def image_size(self) -> tuple[int, int] | None: ...  # (H, W) of every sample, None where they differ
-    def describe(self) -> Config: ...  # "name" and the arguments, JSON types
-    def entries(
-        self, split: str
-    ) -> Sequence[Any]: ...  # what there is to load, in order: cheap, and the same every time
+    def image_size(self) -> tuple[int, int] | None: ...  # (H, W) of every sample, None if they differ
+    def describe(self) -> Config: ...  # "name" and the arguments, in JSON types
+    def entries(self, split: str) -> Sequence[Any]: ...
     def load(self, split: str, entry: Any) -> SourceSample | Skipped: ...
 
 
-def samples(source: ImageSource, split: str) -> Iterator[SourceSample | Skipped]:
-    """The samples of a split, loaded one after another."""
-    for entry in source.entries(split):
-        yield source.load(split, entry)
-
-
 def stratified_split(labels: Sequence[int], *, val_fraction: float, seed: int) -> dict[str, list[int]]:
-    """Indices of ``labels`` per split, ascending. Each class gives ``val_fraction`` of its members, rounded, to val;
-    at least one (val_fraction 0 aside), as long as train keeps one.
+    """The indices of ``labels`` for each split, ascending.
+
+    Each class gives ``val_fraction`` of its members, rounded, to val; at least one (unless val_fraction is 0) if train keeps
+    one.
 
     Raises:
         VarlabError: val_fraction outside [0, 1).

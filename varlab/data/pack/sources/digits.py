@@ -15,11 +15,12 @@ __all__ = ["Digits"]
 class Digits:
     """The 1797 scanned handwritten digits that ship with scikit-learn (UCI, Alpaydin & Kaynak 1998).
 
-    8×8 in 17 grey levels, brought to uint8 and enlarged to ``size`` × ``size``; the class is the digit.
+    8×8 in 17 grey levels, converted to uint8 and enlarged to ``size`` × ``size``; the class is the digit.
     """
 
     def __init__(self, *, size: int, resample: str, val_fraction: float, seed: int):
-        from sklearn.datasets import load_digits  # heavy, and no business of whoever only reads shards
+        # imported here because it is heavy, and reading shards does not need it
+        from sklearn.datasets import load_digits
 
         data = load_digits()
         self._images_N88 = np.round(data.images * (255 / 16)).astype(np.uint8)
@@ -35,11 +36,10 @@ class Digits:
         return {"name": "digits", **self._arguments}
 
     def entries(self, split: str) -> list[int]:
-        """The digits' numbers in scikit-learn's array."""
+        """The numbers of the digits in scikit-learn's array."""
         return self._split[split]
 
     def load(self, split: str, entry: int) -> SourceSample:
-        """Mode L; the key is the number."""
-        height, width = self.image_size
-        image = Image.fromarray(self._images_N88[entry]).resize((width, height), self._filter)
+        """Load a digit in mode L; the key is its number."""
+        image = Image.fromarray(self._images_N88[entry]).resize(self.image_size, self._filter)
         return SourceSample(key=f"{entry:06d}", label=self._labels[entry], image=image)

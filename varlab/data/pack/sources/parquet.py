@@ -1,13 +1,13 @@
-"""Parquet files with encoded images in a column, Hugging Face's or anyone's, as a source."""
+"""Parquet files with encoded images in a column, from Hugging Face or elsewhere, as a source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from varlab.config import Config
@@ -17,7 +17,7 @@ from varlab.data.format.labels import UNLABELLED, class_names, names_of, numberi
 from varlab.data.format.scan import split_files
 from varlab.data.image.resize import Fit
 from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
-from varlab.data.pack.sources.parquet_columns import Survey, images, survey
+from varlab.data.pack.sources.parquet_file import LabelColumn, read_images, read_labels
 from varlab.errors import VarlabError
 
 __all__ = ["Parquet"]
@@ -27,24 +27,24 @@ Entry = tuple[int, int, int]
 
 
 class Parquet:
-    """The rows of Parquet files in their order, each image as ``Fit`` has it; the key is the row's number among all.
+    """The rows of Parquet files in their order, each image as ``Fit`` brings it to size; the key is the number of the row.
 
-    Only labels are read ahead. The image column comes in one row group at a time, and each process keeps the last: so rows
-    are not shuffled, which is training's business. A null, an image that cannot be decoded, a label that is no class, or a
-    damaged row group is skipped and named.
+    Only the labels are read at first. Images are read one row group at a time, and each process keeps the last one; rows are
+    therefore not shuffled, training does that. A row is skipped and named if its image is null or cannot be decoded, its
+    label is not a class, or its row group is damaged.
 
     Args:
-        path: a file, or a folder searched to any depth.
-        split: for val and train, patterns of files' paths with | between them, and for ``skip``, what is left out; the first
-            that matches takes a file. Of a single file everything is for train.
-        image: the column; bytes, or a struct that has them in ``bytes``. label: the column, of integers or strings; None
-            where there are no labels.
-        classes: their names in label order, or a file with one a line; None for those of Hugging Face's metadata, or the
-            strings in order, or 0 … the highest number.
-        val_fraction: where nothing is for val: this share of each class, drawn by ``seed``.
+        path: a file, or a folder that is searched to any depth.
+        split: for val and train, patterns of the files' paths with | between them, and for ``skip``, the files to leave out;
+            the first pattern that matches takes a file. A single file is for train.
+        image: a column of bytes, or of structs with a field ``bytes``. label: a column of integers or strings; None if there
+            are no labels.
+        classes: their names in label order, or a file with one name a line; None for those in Hugging Face's metadata, or
+            else the sorted strings, or 0 … the highest number.
+        val_fraction: if no file is for val, this share of each class, drawn by ``seed``.
 
     Raises:
-        VarlabError: no such file or folder, one that is no Parquet, or a column that is missing or of another type.
+        VarlabError: the path is missing, a file is no Parquet file, or a column is missing or of another type.
     """
 
     def __init__(
@@ -68,40 +68,39 @@ class Parquet:
         self._image, self._labelled = image, label is not None
         self._root, files = _find(Path(path).expanduser(), {s: p for s, p in split.items() if p})
         self._files = [file for name in SPLITS for file in files[name]]
-        surveys = [survey(self._root / file, image=image, label=label) for file in self._files]
-        self._first = _groups(surveys)
-        self._kept: tuple[tuple[int, int], Any] | None = None
-        self.classes, self._label_N, self._reasons = self._labels(surveys, class_names(classes))
-        train = sum(sum(of.rows) for of in surveys[: len(files["train"])])
+        columns = [read_labels(self._root / file, image=image, label=label) for file in self._files]
+        self._first = _first_rows(columns)
+        self._group: tuple[tuple[int, int], pa.ChunkedArray | BadSampleError] | None = None
+        self.classes, self._label_N, self._reasons = self._labels(columns, class_names(classes))
+        train = sum(sum(column.group_sizes) for column in columns[: len(files["train"])])
         self._split = self._split_at(train, val_fraction, seed)
 
     def _labels(
-        self, surveys: Sequence[Survey], classes: tuple[str, ...] | None
+        self, columns: Sequence[LabelColumn], classes: tuple[str, ...] | None
     ) -> tuple[tuple[str, ...], NDArray[np.int64], list[str]]:
-        """The classes; of each row its label, or -1 - n; and the n-th reason why there is none."""
-        label_N, reasons = [np.zeros(0, dtype=np.int64)], list[str]()
+        """The classes; the label of each row, or -1 - n for a bad one; and the n-th reason."""
         if not self._labelled:
-            return classes or UNLABELLED, np.zeros(sum(len(of.which_n) for of in surveys), dtype=np.int64), reasons
-        told = next((of.classes for of in surveys if of.classes), None)
-        names = classes or told or names_of({label for of in surveys for label in of.labels})
-        numbered = numbering(names, missing="null")
-        for of in surveys:
+            return classes or UNLABELLED, np.zeros(sum(len(column.value_N) for column in columns), dtype=np.int64), []
+        given = classes or next((column.classes for column in columns if column.classes), None)
+        names = given or names_of({label for column in columns for label in column.values})
+        number, label_N, reasons = numbering(names, missing="null"), [np.zeros(0, dtype=np.int64)], list[str]()
+        for column in columns:
             numbers = []
-            for label in of.labels:
+            for label in column.values:
                 try:
-                    numbers.append(numbered(label))
+                    numbers.append(number(label))
                 except BadSampleError as bad:
                     reasons.append(f"{bad.kind}: {bad.detail}")
                     numbers.append(-len(reasons))
-            label_N.append(np.array(numbers, dtype=np.int64)[of.which_n])
+            label_N.append(np.array(numbers, dtype=np.int64)[column.value_N])
         return names, np.concatenate(label_N), reasons
 
     def _split_at(self, train: int, fraction: float, seed: int) -> dict[str, NDArray[np.int64]]:
-        """The rows of each split, ascending: the first so many for train, the others, or a share of these, for val."""
+        """The rows of each split, ascending: the first ``train`` and the rest; without a rest, a share of all is for val."""
         total = len(self._label_N)
         if train < total:
             return {"train": np.arange(train), "val": np.arange(train, total)}
-        kind_N = np.where(self._label_N < 0, len(self.classes), self._label_N)  # the bad are shared out like a class
+        kind_N = np.where(self._label_N < 0, len(self.classes), self._label_N)  # bad rows are split like a class
         chosen = stratified_split(kind_N.tolist(), val_fraction=fraction, seed=seed)
         return {name: np.array(rows, dtype=np.int64) for name, rows in chosen.items()}
 
@@ -118,7 +117,7 @@ class Parquet:
         return [(*groups[group], row) for group, row in zip(group_n.tolist(), row_n.tolist(), strict=True)]
 
     def load(self, split: str, entry: Entry) -> SourceSample | Skipped:
-        """Quick where the entry before was of the same row group."""
+        """Load a row: fast if the previous one was of the same row group."""
         file, group, row = entry
         number = self._first[file, group] + row
         name = f"{self._files[file]} row {number - self._first[file, 0]}"
@@ -132,22 +131,22 @@ class Parquet:
         return SourceSample(key=f"{number:08d}", label=label if self._labelled else None, image=image)
 
     def _encoded(self, file: int, group: int, row: int) -> bytes:
-        """The bytes of an image. BadSampleError where there are none."""
-        if self._kept is None or self._kept[0] != (file, group):
-            self._kept = None  # never two of them in memory
-            self._kept = (file, group), self._column(file, group)
-        column = self._kept[1]
-        if isinstance(column, BadSampleError):
-            raise BadSampleError(column.kind, column.detail)
-        content: bytes | None = column[row].as_py()
+        """The bytes of an image. Raises BadSampleError if there are none."""
+        if self._group is None or self._group[0] != (file, group):
+            self._group = None  # never two of them in memory
+            self._group = (file, group), self._images(file, group)
+        images = self._group[1]
+        if isinstance(images, BadSampleError):
+            raise BadSampleError(images.kind, images.detail)
+        content: bytes | None = images[row].as_py()
         if content is None:
             raise BadSampleError("no_image", "null")
         return content
 
-    def _column(self, file: int, group: int) -> Any:
-        """The images of a row group, or what is wrong with it: no row of it is to try again."""
+    def _images(self, file: int, group: int) -> pa.ChunkedArray | BadSampleError:
+        """The images of a row group, or its fault: the file is not read again for each row."""
         try:
-            return images(self._root / self._files[file], group=group, image=self._image)
+            return read_images(self._root / self._files[file], group=group, image=self._image)
         except BadSampleError as bad:
             return bad
 
@@ -161,8 +160,8 @@ def _find(path: Path, patterns: Mapping[str, str]) -> tuple[Path, dict[str, list
     return path, {**{name: [] for name in SPLITS}, **split_files(path, patterns, ending="parquet")}
 
 
-def _groups(surveys: Sequence[Survey]) -> dict[tuple[int, int], int]:
-    """Of every row group, as (number of the file, number in it), the number of its first row among all."""
-    groups = [(file, group) for file, of in enumerate(surveys) for group in range(len(of.rows))]
-    rows = [n for of in surveys for n in of.rows]
-    return dict(zip(groups, accumulate(rows, initial=0), strict=False))
+def _first_rows(columns: Sequence[LabelColumn]) -> dict[tuple[int, int], int]:
+    """The number of the first row of each row group, given as (number of the file, number in it)."""
+    groups = [(file, group) for file, column in enumerate(columns) for group in range(len(column.group_sizes))]
+    sizes = [size for column in columns for size in column.group_sizes]
+    return dict(zip(groups, accumulate(sizes, initial=0), strict=False))

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.pack.loading import load_samples as samples
+from tests.data.pack.loading import load_skipped
 from varlab.data.format.index import read_index
 from varlab.data.format.index_builder import build_index
 from varlab.data.format.scan import ScanSettings
 from varlab.data.pack.packer import pack
-from varlab.data.pack.sources.base import Skipped, SourceSample
-from varlab.data.pack.sources.base import samples as all_samples
-from varlab.data.pack.sources.shards import Tars
+from varlab.data.pack.sources.tars import Tars
 from varlab.data.read.reader import ShardReader
 from varlab.types import VarlabError
 
@@ -57,13 +57,8 @@ def shard(first: int, n: int, told: Callable[[int], Members] = lambda i: {"cls":
     return members
 
 
-def samples(source: Tars, split: str) -> list[SourceSample]:
-    return [s for s in all_samples(source, split) if isinstance(s, SourceSample)]
-
-
 def skipped(source: Tars) -> list[tuple[str, str]]:
-    found = [s for split in ("train", "val") for s in all_samples(source, split) if isinstance(s, Skipped)]
-    return [(s.name, s.reason) for s in found]
+    return [(s.name, s.reason) for s in load_skipped(source)]
 
 
 def read(folder: Path, split: str) -> ShardReader:

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
+from tests.data.pack.loading import load_samples as samples
+from tests.data.pack.loading import load_skipped
 from varlab.data.format.index import read_index
 from varlab.data.pack.packer import pack
-from varlab.data.pack.sources.base import Skipped, SourceSample
-from varlab.data.pack.sources.base import samples as all_samples
 from varlab.data.pack.sources.parquet import Parquet
 from varlab.data.read.reader import ShardReader
 from varlab.types import VarlabError
@@ -54,13 +54,8 @@ def write(path: Path, labels: Any, *, first: int = 0, names: list[str] | None = 
     return path
 
 
-def samples(made: Parquet, split: str) -> list[SourceSample]:
-    return [s for s in all_samples(made, split) if isinstance(s, SourceSample)]
-
-
 def skipped(made: Parquet) -> dict[str, str]:
-    found = [s for split in ("train", "val") for s in all_samples(made, split) if isinstance(s, Skipped)]
-    return {s.name: s.reason for s in found}
+    return {s.name: s.reason for s in load_skipped(made)}
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:

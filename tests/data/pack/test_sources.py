@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
-from varlab.data.pack.sources.base import samples as all_samples
+from tests.data.pack.loading import load_samples as samples
+from tests.data.pack.loading import load_skipped as skipped
+from varlab.data.pack.sources.base import stratified_split
 from varlab.data.pack.sources.digits import Digits
 from varlab.data.pack.sources.folder import ImageFolder
 from varlab.data.pack.sources.photos import Photos, regions
@@ -32,14 +33,6 @@ PHOTOS: dict[str, Any] = {
     "val_fraction": 0.25,
     "seed": 0,
 }
-
-
-def samples(source: Any, split: str) -> list[SourceSample]:
-    return [s for s in all_samples(source, split) if isinstance(s, SourceSample)]
-
-
-def skipped(source: Any) -> list[Skipped]:
-    return [s for split in ("train", "val") for s in all_samples(source, split) if isinstance(s, Skipped)]
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0, 0.9), st.integers(0, 9))
