@@ -27,6 +27,7 @@ MOVED = {
     "varlab.data.pipeline": "varlab.data.stream_module",
     "varlab.data.sources": "varlab.data.pack.sources.base",
     "varlab.data.sources.Digits": "varlab.data.pack.sources.digits.Digits",
+    "varlab.data.stream.Augment": "varlab.data.image.augment.Augment",
     "varlab.data.tars": "varlab.data.pack.sources.tars",
     "varlab.data.tokenmodule": "varlab.data.token_module",
     "varlab.losses.augment": "varlab.losses.diff_augment",

@@ -252,9 +252,10 @@ ROOMS = ("data", "order", "sample", "tasks", "tokenizer", "transformer")
 
 
 def targets(conf: Path) -> list[str]:
-    """Every ``_target_`` under a conf folder, the public classes that YAML can build, and where each is defined."""
-    files = (file.read_text() for file in conf.rglob("*.yaml"))
-    found = {name for text in files for name in re.findall(r"_target_: *(varlab[\w.]+)", text)}
+    """Every ``_target_`` under a conf folder and in the golden losses' still older configurations, the public classes that
+    YAML can build, and where each is defined."""
+    texts = [file.read_text() for file in (*conf.rglob("*.yaml"), conf.parent / "tests" / "golden" / "losses.json")]
+    found = {name for text in texts for name in re.findall(r"_target_\"?: *\"?(varlab[\w.]+)", text)}
     for room in ROOMS:
         module = importlib.import_module(f"varlab.{room}")
         found |= {f"varlab.{room}.{name}" for name in module.__all__ if _is_built_by_keywords(getattr(module, name))}
