@@ -148,5 +148,5 @@ def test_a_users_yaml_with_old_names(old_runs: Path, caplog: pytest.LogCaptureFi
         small_one = ("classifier.channels=[4,4,8]", "classifier.groups=2", "budget.images=32", "data.batch=16")
         answers.command("train", *mine, "task=classifier", "data=mine", *small_one, "out=runs/mine/run")
     assert small.record(old_runs / "mine" / "run")["outcome"]["state"] == "finished"
-    said = " ".join(record.getMessage() for record in caplog.records)
-    assert "varlab.data.tokenmodule.shards_or_tokens has moved" in said
+    logged = " ".join(record.getMessage() for record in caplog.records)
+    assert "varlab.data.tokenmodule.shards_or_tokens has moved" in logged
