@@ -12,7 +12,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +108,7 @@ class Index:
             boxes=self.boxes,
         )
 
-    def table(self, split: str) -> NDArray[Any]:
+    def table(self, split: str) -> NDArray[np.void]:
         """The table of a split, mapped into memory.
 
         Raises:
@@ -213,7 +212,7 @@ def index_shards(
     return write_index(index, tables)
 
 
-def write_index(index: Index, tables: Mapping[str, NDArray[Any]]) -> Index:
+def write_index(index: Index, tables: Mapping[str, NDArray[np.void]]) -> Index:
     """Write the tables and then ``index.json`` into the folder, each file atomically; return the index with its tables.
 
     Raises:

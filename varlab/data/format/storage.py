@@ -13,13 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from xxhash import xxh3_64_intdigest
 
 from varlab.data.faults import BadSampleError
 from varlab.errors import VarlabError
 from varlab.files import locked
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 __all__ = ["LocalFolder", "OpenFiles", "RemoteFolder", "Storage", "storage_at"]
 
@@ -81,7 +84,7 @@ class RemoteFolder:
 
     def _reset(self) -> None:
         """Begin without threads and connections: a forked process cannot use its parent's."""
-        self._fs: Any = None
+        self._fs: AbstractFileSystem | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._fetches: dict[str, Future[Path]] = {}
         self._pid = os.getpid()
@@ -141,7 +144,7 @@ class RemoteFolder:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _filesystem(self) -> Any:
+    def _filesystem(self) -> AbstractFileSystem:
         self._after_fork()
         if self._fs is None:
             import fsspec

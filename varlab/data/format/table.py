@@ -49,10 +49,10 @@ class SampleRecord:
     box: tuple[float, ...] | None = None
 
 
-def make_table(shards: Sequence[Sequence[SampleRecord]], *, conditions: bool, boxes: bool) -> NDArray[Any]:
+def make_table(shards: Sequence[Sequence[SampleRecord]], *, conditions: bool, boxes: bool) -> NDArray[np.void]:
     """The records of all shards of a split as one structured array; every label is a number or None (stored as 0)."""
     longest = max((len(record.key.encode()) for shard in shards for record in shard), default=1)
-    fields: list[tuple[Any, ...]] = [("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("check", "<u8")]
+    fields: list[Any] = [("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("check", "<u8")]
     fields += [("format", "u1"), ("label", "<i8"), ("key", f"S{longest}")]
     if conditions:
         fields += [("cond_offset", "<u8"), ("cond_size", "<u4"), ("cond_check", "<u8")]
@@ -68,7 +68,7 @@ def _row(shard: int, record: SampleRecord, conditions: bool, boxes: bool) -> tup
     return (*row, *condition, record.box) if boxes else (*row, *condition)
 
 
-def table_bytes(table: NDArray[Any]) -> bytes:
+def table_bytes(table: NDArray[np.void]) -> bytes:
     """The table in numpy's file format; equal tables give equal bytes."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, table, version=(2, 0), allow_pickle=False)

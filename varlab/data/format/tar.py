@@ -21,10 +21,6 @@ from varlab.types import Fault
 
 __all__ = ["ShardScan", "scan_tar"]
 
-# the fields of a tar header
-_NAME, _SIZE, _SUM, _TYPE = slice(0, 100), slice(124, 136), slice(148, 156), slice(156, 157)
-_MAGIC, _PREFIX = slice(257, 262), slice(345, 500)
-
 
 @dataclass
 class ShardScan:
@@ -137,15 +133,16 @@ class _TarScanner:
         """
         at, end, long_name = 0, len(self._tar), ""
         while at + BLOCKSIZE <= end:
-            header = self._tar[at : at + BLOCKSIZE]
-            if not header.rstrip(b"\0"):
+            block = self._tar[at : at + BLOCKSIZE]
+            if not block.rstrip(b"\0"):
                 return
-            size = _size(header)
-            if size is None:
+            header = _header(block)
+            if header is None:
                 self._fault("damaged", "", f"no tar header at byte {at}")
                 at = self._next_header(at + BLOCKSIZE)
                 continue
-            content, kind = slice(at + BLOCKSIZE, at + BLOCKSIZE + size), header[_TYPE]
+            name, kind, size = header
+            content = slice(at + BLOCKSIZE, at + BLOCKSIZE + size)
             if content.stop > end:
                 self._fault("cut", "", f"the member at byte {at} should end at byte {content.stop}, the file has {end}")
                 return
@@ -155,7 +152,7 @@ class _TarScanner:
                 long_name = _pax_path(self._tar[content])
             else:
                 if kind in (REGTYPE, AREGTYPE):
-                    yield long_name or _name(header), content
+                    yield long_name or name, content
                 long_name = ""
             at = content.start + -(-size // BLOCKSIZE) * BLOCKSIZE
         self._fault("cut", "", f"the file ends at byte {end} without an end of archive")
@@ -163,8 +160,8 @@ class _TarScanner:
     def _next_header(self, at: int) -> int:
         """The offset of the next header with a valid checksum, or of the end."""
         while at + BLOCKSIZE <= len(self._tar):
-            header = self._tar[at : at + BLOCKSIZE]
-            if header[_MAGIC] == b"ustar" and _size(header) is not None:
+            block = self._tar[at : at + BLOCKSIZE]
+            if block[257:262] == b"ustar" and _header(block) is not None:
                 return at
             at += BLOCKSIZE
         return at
@@ -177,23 +174,20 @@ def _box(value: object) -> tuple[float, ...] | None:
     return None
 
 
-def _size(header: bytes) -> int | None:
-    """The size of the member's content; None if this is no header. tarfile's own parser takes four times as long."""
+def _header(block: bytes) -> tuple[str, bytes, int] | None:
+    """Name, type and size of the member after a header; None if the block is none. tarfile's parser is four times slower."""
+    digits, checksum = block[124:136], block[148:156]
     try:
-        total = int(header[_SUM].strip(b" \0") or b"-1", 8)
-        if total != sum(header) - sum(header[_SUM]) + 8 * 32:
+        if int(checksum.strip(b" \0"), 8) != sum(block) - sum(checksum) + 8 * 32:
             return None
-        digits = header[_SIZE]
-        if digits[0] & 0x80:  # base 256, above 8 GiB
-            return int.from_bytes(digits[1:], "big")
-        return max(0, int(digits.strip(b" \0") or b"0", 8))
+        # sizes above 8 GiB are in base 256
+        size = int.from_bytes(digits[1:], "big") if digits[0] & 0x80 else int(digits.strip(b" \0") or b"0", 8)
     except ValueError:
         return None
-
-
-def _name(header: bytes) -> str:
-    name, prefix = _text(header[_NAME]), _text(header[_PREFIX])
-    return f"{prefix}/{name}" if prefix and header[_MAGIC] == b"ustar" and header[262:263] != b" " else name
+    name, prefix = _text(block[:100]), _text(block[345:500])
+    if prefix and block[257:263] == b"ustar\0":
+        name = f"{prefix}/{name}"
+    return (name, block[156:157], size) if size >= 0 else None
 
 
 def _pax_path(content: bytes) -> str:

@@ -69,7 +69,8 @@ class Parquet:
         self._root, files = _find(Path(path).expanduser(), {s: p for s, p in split.items() if p})
         self._files = [file for name in SPLITS for file in files[name]]
         columns = [read_labels(self._root / file, image=image, label=label) for file in self._files]
-        self._first = _first_rows(columns)
+        self._sizes = {(f, group): n for f, c in enumerate(columns) for group, n in enumerate(c.group_sizes)}
+        self._first = dict(zip(self._sizes, accumulate(self._sizes.values(), initial=0), strict=False))
         self._group: tuple[tuple[int, int], pa.ChunkedArray | BadSampleError] | None = None
         self.classes, self._label_N, self._reasons = self._labels(columns, class_names(classes))
         train = sum(sum(column.group_sizes) for column in columns[: len(files["train"])])
@@ -110,11 +111,8 @@ class Parquet:
 
     def entries(self, split: str) -> list[Entry]:
         """The rows, in the order of the files."""
-        number_n, groups = self._split[split], list(self._first)
-        first_G = np.array(list(self._first.values()), dtype=np.int64)
-        group_n = np.searchsorted(first_G, number_n, side="right") - 1
-        row_n = number_n - first_G[group_n]
-        return [(*groups[group], row) for group, row in zip(group_n.tolist(), row_n.tolist(), strict=True)]
+        rows = [(*group, row) for group, size in self._sizes.items() for row in range(size)]
+        return [rows[number] for number in self._split[split].tolist()]
 
     def load(self, split: str, entry: Entry) -> SourceSample | Skipped:
         """Load a row: fast if the previous one was of the same row group."""
@@ -158,10 +156,3 @@ def _find(path: Path, patterns: Mapping[str, str]) -> tuple[Path, dict[str, list
     if not path.is_dir():
         raise VarlabError(f"There is no Parquet file or folder {path}: set path to one.")
     return path, {**{name: [] for name in SPLITS}, **split_files(path, patterns, ending="parquet")}
-
-
-def _first_rows(columns: Sequence[LabelColumn]) -> dict[tuple[int, int], int]:
-    """The number of the first row of each row group, given as (number of the file, number in it)."""
-    groups = [(file, group) for file, column in enumerate(columns) for group in range(len(column.group_sizes))]
-    sizes = [size for column in columns for size in column.group_sizes]
-    return dict(zip(groups, accumulate(sizes, initial=0), strict=False))

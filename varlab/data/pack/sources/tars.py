@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ _COLUMNS = ["shard", "offset", "size", "check", "label", "key"]
 Entry = tuple[int, int, int] | Skipped
 """Number in the split, row of the table, hash of the image's bytes; or a fault of a shard."""
 
-Tables = dict[str, tuple[list[str], NDArray[Any]]]
+Tables = dict[str, tuple[list[str], NDArray[np.void]]]
 """Of each old split: the shards' paths below the folder, and the table of their samples."""
 
 
@@ -153,7 +152,7 @@ class Tars:
         return SourceSample(key=key, label=int(row["label"]), image=image)
 
 
-def _joined(tables: Tables) -> tuple[NDArray[Any], list[str], list[str]]:
+def _joined(tables: Tables) -> tuple[NDArray[np.void], list[str], list[str]]:
     """All rows as one table, the path of each file, and the split of each file."""
     parts, names, split_F = [], list[str](), list[str]()
     for split, (files, table) in tables.items():
