@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from varlab.data.read.shuffle import Shuffle, quality
+from varlab.data.read.epoch_order import EpochOrder, quality
 
 SHARDS, EACH, CLASSES, BATCH = 1281, 1000, 1000, 256
 
@@ -19,10 +19,10 @@ def main() -> None:
         "| open shards | shards in a batch | spread of classes | memory of the last epoch |\n|---|---|---|---|\n"
     )
     for open_shards in (1, 4, 16, 64, 256, None):
-        shuffle = Shuffle(seed=0, shard_N=shard_N, open_shards=open_shards)
-        found = quality(shuffle, shard_N=shard_N, label_N=label_N, batch=BATCH)
+        order = EpochOrder(seed=0, shard_N=shard_N, open_shards=open_shards)
+        mixing = quality(order, shard_N=shard_N, label_N=label_N, batch=BATCH)
         name = "all" if open_shards is None else open_shards
-        sys.stdout.write(f"| {name} | {found['shards']:.3f} | {found['labels']:.2f} | {found['memory']:+.3f} |\n")
+        sys.stdout.write(f"| {name} | {mixing['shards']:.3f} | {mixing['labels']:.2f} | {mixing['memory']:+.3f} |\n")
 
 
 if __name__ == "__main__":

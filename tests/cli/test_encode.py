@@ -142,11 +142,11 @@ def test_views_are_different_and_all_are_seen(ways: Path) -> None:
     module = TokenDataModule(path=str(ways), batch=32, eval_batch=32, seed=1, workers=0)
     positions = torch.arange(1438 * 4)
     assert (next(iter(module.train_loader(0, 32, 0, 1))).tokens_BP.shape) == (32, 30)
-    from varlab.data.read.epochs import Walk
+    from varlab.data.read.epoch_order import EpochOrder
 
-    walk = Walk(seed=1, shard_N=reader.shard_N, views=3)
-    seen = {(int(i), int(v)) for i, v in zip(walk.locate(positions), walk.view(positions), strict=True)}
-    assert len(seen) > 0.7 * 3 * 1438 and walk.view(positions).bincount().min() > 1700
+    order = EpochOrder(seed=1, shard_N=reader.shard_N, views=3)
+    seen = {(int(i), int(v)) for i, v in zip(order.locate(positions), order.view(positions), strict=True)}
+    assert len(seen) > 0.7 * 3 * 1438 and order.view(positions).bincount().min() > 1700
 
 
 def test_a_stopped_encoding_goes_on(plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any) -> None:

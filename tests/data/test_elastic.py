@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import RandomResizedCrop
 from varlab.data.pack.packer import pack
-from varlab.data.read.shuffle import Shuffle, quality
+from varlab.data.read.epoch_order import EpochOrder, quality
 from varlab.data.shard_module import ShardDataModule
 from varlab.types import Batch, VarlabError
 
@@ -43,8 +43,8 @@ def module(path: Path, workers: int, **changes: Any) -> ShardDataModule:
 
 
 def items(data: ShardDataModule, batch: Batch) -> list[Item]:
-    stream, reader = data.train_stream(), data.reader("train")
-    keys = [reader.key(i) for i in stream.walk.locate(batch.position_B).tolist()]
+    stream, reader = data.train_samples(), data.reader("train")
+    keys = [reader.key(i) for i in stream.order.locate(batch.position_B).tolist()]
     pixels = [hashlib.sha1(image.contiguous().numpy().tobytes()).hexdigest() for image in batch.img_u8_B3HW]
     return list(zip((batch.position_B // N).tolist(), keys, pixels, strict=True))
 
@@ -97,11 +97,11 @@ def test_few_open_shards_are_elastic_too(many: Path) -> None:
 def test_any_locality_visits_every_sample_once(shards: int, largest: int, open_shards: int, seed: int) -> None:
     sizes = np.random.default_rng(seed).integers(1, largest + 1, shards)
     shard_N = np.repeat(np.arange(shards), sizes)
-    shuffle = Shuffle(seed=seed, shard_N=shard_N, open_shards=open_shards)
-    order = shuffle.order(3).numpy()
+    epoch_order = EpochOrder(seed=seed, shard_N=shard_N, open_shards=open_shards)
+    order = epoch_order.epoch(3).numpy()
     assert np.array_equal(np.sort(order), np.arange(len(shard_N)))
     for place in range(0, len(shard_N), 7):
-        wanted = shuffle.wanted(3, place)
+        wanted = epoch_order.shards_near(3 * len(order) + place)
         if wanted is not None:
             assert shard_N[order[place]] in wanted[:open_shards] and len(wanted) <= 2 * open_shards
     assert len(set(shard_N[order[: sizes.min()]].tolist())) <= max(open_shards, 1)
@@ -110,7 +110,7 @@ def test_any_locality_visits_every_sample_once(shards: int, largest: int, open_s
 def test_locality_is_measured() -> None:
     shard_N, label_N = np.repeat(np.arange(100), 50), np.repeat(np.arange(10), 500)  # each shard holds one class
     figures = {
-        k: quality(Shuffle(seed=0, shard_N=shard_N, open_shards=k), shard_N=shard_N, label_N=label_N, batch=64)
+        k: quality(EpochOrder(seed=0, shard_N=shard_N, open_shards=k), shard_N=shard_N, label_N=label_N, batch=64)
         for k in (None, 32, 4, 1)
     }
     assert figures[None]["shards"] == pytest.approx(1, abs=0.02) and figures[None]["labels"] == pytest.approx(
@@ -120,7 +120,7 @@ def test_locality_is_measured() -> None:
     assert figures[1]["labels"] > figures[4]["labels"] > figures[32]["labels"] > 1
     assert all(abs(f["memory"]) < 0.3 for f in figures.values())
     with pytest.raises(VarlabError, match=r"data\.open_shards is 0"):
-        Shuffle(seed=0, shard_N=shard_N, open_shards=0)
+        EpochOrder(seed=0, shard_N=shard_N, open_shards=0)
 
 
 # -- small sets --------------------------------------------------------------------------------------------------------

@@ -160,8 +160,8 @@ def test_crop_and_augmentation_are_functions_of_the_position(made_set: Path) -> 
         for augment in (PLAIN, Augment(flip=True, crop=1.25, noise=2.0))
     )
     for before, after in zip(plain, seen, strict=True):
-        look = Augment(flip=True, crop=1.25, noise=2.0)
-        assert torch.equal(after.img_u8_B3HW, look(before.img_u8_B3HW, before.position_B, Rng(3)))
+        augment = Augment(flip=True, crop=1.25, noise=2.0)
+        assert torch.equal(after.img_u8_B3HW, augment(before.img_u8_B3HW, before.position_B, Rng(3)))
         assert not torch.equal(after.img_u8_B3HW, before.img_u8_B3HW)
 
 
@@ -290,7 +290,7 @@ def test_nothing_but_bad_samples_is_one_sentence(tmp_path: Path) -> None:
     path = shard(tmp_path / "bad.tar", {f"{i}.{e}": b"0" for i in range(100) for e in ("cls", "png")})
     data = stream("", train=path, val=path, max_bad=1.0)
     with pytest.raises(
-        VarlabError, match=r"1000 samples in a row of data\.train are bad \(100 corrupt: .*: mend them\.$"
+        VarlabError, match=r"1000 samples in a row of data\.train are bad \(100 corrupt: .*: repair them\.$"
     ) as raised:
         list(data.train_loader(0, 8, 0, 1))
     assert "0x" not in str(raised.value)  # no address: the same fault reads the same each time

@@ -169,7 +169,7 @@ def test_images_of_various_sizes_are_brought_to_one(tmp_path: Path) -> None:
     members = {"a.jpg": jpeg(40, 30), "a.cls": b"0", "b.jpeg": jpeg(90, 120, "L"), "b.cls": b"1", "c.png": png(50, 10)}
     by_hand(tmp_path, members | {"c.cls": b"0", "d.jpg": jpeg(33, 34, "CMYK"), "d.cls": b"0"})
     assert read_index(tmp_path).image_size is None
-    with pytest.raises(VarlabError, match=r"various sizes: say to which .*data\.size=256"):
+    with pytest.raises(VarlabError, match=r"various sizes: set the size .*data\.size=256"):
         reader(tmp_path)
     read = reader(tmp_path, size=(16, 24)).read(torch.arange(4))
     assert not read.faults and read.img_B3HW.shape == (4, 3, 16, 24)

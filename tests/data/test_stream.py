@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from varlab.data.image.augment import Augment
-from varlab.data.read.batches import EvalBatches, TrainBatches
-from varlab.data.read.shuffle import Shuffle
+from varlab.data.read.epoch_order import EpochOrder
+from varlab.data.read.loader import EvalBatches, TrainBatches
 from varlab.data.shard_module import ShardDataModule
 from varlab.rng import Rng
 from varlab.types import Batch, VarlabError
 
 
 def order(seed: int, epoch: int, n: int) -> Tensor:
-    return Shuffle(seed=seed, shard_N=np.zeros(n, dtype=int), open_shards=None).order(epoch)
+    return EpochOrder(seed=seed, shard_N=np.zeros(n, dtype=int)).epoch(epoch)
 
 
 Make = Callable[..., ShardDataModule]

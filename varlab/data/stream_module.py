@@ -1,6 +1,6 @@
-"""Shards without an index, behind ``pipe:`` commands and HTTP(S), as training and evaluation see them: webdataset's pipeline.
+"""Shards without an index, behind ``pipe:`` commands and HTTP(S): webdataset's pipeline. Statistical, not exact.
 
-The other reader (``varlab.data.shard_module``) is exact to the bit; this one is not, and says so.
+``varlab.data.shard_module`` reads indexed shards exactly, to the bit.
 """
 
 from __future__ import annotations
@@ -8,21 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from varlab.data.base import BaseDataModule, image_size, require_at_least, require_share
 from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Crop
-from varlab.data.read.batches import EvalBatches, TrainBatches
-from varlab.data.read.loader import Loader
-from varlab.data.unindexed.datasets import Endless, Held, InOrder, hold
-from varlab.data.unindexed.samples import Flow, Opened
+from varlab.data.read.loader import BatchDataset, SplitDataset
+from varlab.data.unindexed.datasets import HeldSplit, OpenStream, StreamedSplit, StreamedTraining, hold_split
+from varlab.data.unindexed.sample_stream import SampleDecoder, SampleStream
 from varlab.data.unindexed.shard_stream import shard_urls
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
@@ -31,33 +29,32 @@ __all__ = ["StreamDataModule"]
 
 log = logging.getLogger(__name__)
 
-_SPLITS = ("train", "val")
 
-
-class StreamDataModule(LightningDataModule):
-    """Nothing is read before it is asked for.
+class StreamDataModule(BaseDataModule):
+    """Shards that are read from first to last, without an index.
 
     Args:
         train, val: shards of each split, as paths, http(s)://… or ``pipe:`` commands, one or a list, braces expanded.
-        classes: how many there are, or their names in label order. label: where labels are told, see ``read_label``.
-        size: images are brought to this square, or (H, W). crop: what training cuts out of each image, None for the middle.
-        train_images: samples of the training shards, as far as is known: an epoch; what faults are a share of.
-        val_images: so many of the val shards' samples are held out, the first in their order, decoded in memory (3·H·W
-            bytes each, on every rank).
-        batch: global training batch, over all ranks. eval_batch: the same in evaluation. seed: of what comes and of the
-            augmentation. workers: loader processes per rank, 0 to load in the trainer's own.
-        shuffle: samples that each of them holds encoded to draw from (webdataset's buffer).
-        augment: what training batches go through.
-        max_bad: share of a split's samples that may be bad; the next one is taken in place of each. Of a shard that is
-            missing or cut, as many count as one holds on average. most_pixels: larger images count as bad.
+        classes: how many there are, or their names in label order. label: where to find labels, see ``read_label``.
+        size: resize images to this square, or (H, W). crop: chooses the part of each image for training; None takes the
+            centre.
+        train_images: samples in the training shards, as far as is known: the length of an epoch, and what ``max_bad`` is a
+            share of.
+        val_images: how many samples of the val shards to hold out, the first ones in order; they are kept decoded in memory
+            (3·H·W bytes each, on every rank).
+        batch, eval_batch, seed, workers: see ``BaseDataModule``.
+        shuffle: encoded samples that each worker holds to draw from (webdataset's buffer).
+        augment: applied to training batches.
+        max_bad: largest share of a split's samples that may be bad; the next sample replaces a bad one. A shard that is
+            missing or cut counts as many as a shard holds on average. most_pixels: larger images count as bad.
 
-    A silent server is given up after three minutes, a silent ``pipe:`` command never: give it a timeout of its own.
+    A silent server is given up after three minutes. A silent ``pipe:`` command is never given up: give it its own timeout.
 
-    Training is deterministic for the same start, ranks and workers. From another start other samples come, so that a run
-    that is resumed is as good as one that was not, but not the same.
+    Training is deterministic for the same start, ranks and workers. A resumed run reads other samples than an uninterrupted
+    one, with the same statistics.
 
     Raises:
-        VarlabError: settings that cannot be; and later, on reading, whatever is wrong with the shards.
+        VarlabError: a setting is out of range; later, on reading: the shards are damaged or not there.
     """
 
     def __init__(
@@ -80,80 +77,68 @@ class StreamDataModule(LightningDataModule):
         max_bad: float = 0.0,
         most_pixels: int = 1 << 27,
     ):
-        super().__init__()
-        least = (("batch", batch, 1), ("eval_batch", eval_batch, 1), ("workers", workers, 0), ("shuffle", shuffle, 0))
-        for name, value, smallest in (*least, ("train_images", train_images, 1), ("val_images", val_images, 1)):
-            if value < smallest:
-                raise VarlabError(f"data.{name} is {value}, but must be at least {smallest}.")
-        if not 0 <= max_bad <= 1:
-            raise VarlabError(f"data.max_bad is {max_bad}, but it is a share: give 0 to 1.")
-        self._urls = {
-            split: shard_urls(spec, f"data.{split}") for split, spec in zip(_SPLITS, (train, val), strict=True)
-        }
-        self._images = dict(zip(_SPLITS, (train_images, val_images), strict=True))
-        self._opened = Opened(classes=classes, label=label, most_pixels=most_pixels)
-        self._label, self._size = label, _pair(size)
-        self.path = _shown(self._urls["train"]) if not isinstance(train, str) else train
-        self.batch, self.eval_batch, self._workers, self._seed = batch, eval_batch, workers, seed
-        self._shuffle, self._augment, self._crop = shuffle, augment, crop
-        self.watches = {split: self._watch(split, max_bad) for split in _SPLITS}
-        self.start = 0
-        self.stop: int | None = None
-        self._said = False
+        self._urls = {"train": shard_urls(train, "data.train"), "val": shard_urls(val, "data.val")}
+        path = train if isinstance(train, str) else _shown(self._urls["train"])
+        super().__init__(path=path, batch=batch, eval_batch=eval_batch, seed=seed, workers=workers)
+        require_at_least(0, shuffle=shuffle)
+        require_at_least(1, train_images=train_images, val_images=val_images)
+        require_share(max_bad=max_bad)
+        self._counts = {"train": train_images, "val": val_images}
+        self._decoder = SampleDecoder(classes=classes, label=label, most_pixels=most_pixels)
+        self._size, self._shuffle, self._augment, self._crop = image_size(size), shuffle, augment, crop
+        self._watches = {split: self._watch(split, max_bad) for split in self._urls}
+        self._warned = False
 
     @property
     def info(self) -> DataInfo:
-        """As it was set; the hash is of the addresses and of what decides samples and labels, not of bytes."""
+        """As configured. The hash covers the addresses and what decides samples and labels, but no bytes."""
         decides = {
             "urls": {split: list(urls) for split, urls in self._urls.items()},
-            "images": self._images,
-            "classes": list(self._opened.names),
-            "label": self._label,
+            "images": self._counts,
+            "classes": list(self._decoder.classes),
+            "label": self._decoder.label,
             "size": list(self._size),
         }
+        train, val = _shown(self._urls["train"]), _shown(self._urls["val"])
         return DataInfo(
             path=self.path,
-            classes=self._opened.names,
+            classes=self._decoder.classes,
             image_size=self._size,
-            counts=dict(self._images),
+            counts=dict(self._counts),
             hash=hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
-            source=f"stream(train={_shown(self._urls['train'])}, val={_shown(self._urls['val'])}, label={self._label})",
+            source=f"stream(train={train}, val={val}, label={self._decoder.label})",
         )
 
-    @cached_property
-    def _held(self) -> Held:
-        """The val split; read once."""
-        log.info("reading %d val images", self._images["val"])
-        return hold(self._flow("val")(), self._opened, self._size, self._images["val"], self.watches["val"].note)
+    @property
+    def watches(self) -> Mapping[str, FaultCounter]:
+        """The counter of bad samples of each split."""
+        return self._watches
 
-    def images(self, split: str, index_N: Tensor | None = None) -> Tensor:
-        """Images of val by number, uint8 ``img_N3HW``; all of them without numbers."""
-        return self.samples(split, index_N).img_u8_B3HW
+    @cached_property
+    def _val(self) -> HeldSplit:
+        log.info("reading %d val images", self._counts["val"])
+        stream, note = self._stream("val")(), self._watches["val"].note
+        return hold_split(stream, size=self._size, n=self._counts["val"], note=note)
 
     def samples(self, split: str, index_N: Tensor | None = None) -> Batch:
-        """Samples of val by number. VarlabError for those of training, which have none."""
+        """Samples of val by number. Raises VarlabError for training samples, which have no numbers."""
         held = self._numbered(split)
         return held.at(torch.arange(len(held)) if index_N is None else index_N)
 
     def labels(self, split: str) -> Tensor:
-        """All labels of val, int64 ``label_N``. VarlabError for those of training."""
+        """All labels of val, int64 ``label_N``. Raises VarlabError for those of training."""
         return self._numbered(split).label_N
 
-    def train_loader(self, start: int, stop: int, rank: int, world: int) -> DataLoader[Batch]:
-        """This rank's shares of the global batches from position ``start`` until at least ``stop``; sized.
-
-        Raises:
-            VarlabError: a batch that ``world`` does not divide, or a ``start`` inside a batch.
-        """
-        if rank == 0 and not self._said:
-            self._said = True
+    def train_samples(self, *, rank: int = 0, start: int = 0) -> BatchDataset:
+        """Different samples on each rank. Warns once that a resumed run is not exact."""
+        if rank == 0 and not self._warned:
+            self._warned = True
             log.warning(
                 "%s is streamed: a run resumes statistically, not exactly; use varlab index for exact streaming.",
                 self.path,
             )
-        endless = Endless(
-            flow=self._flow("train"),
-            opened=self._opened,
+        return StreamedTraining(
+            open_stream=self._stream("train"),
             size=self._size,
             crop=self._crop,
             augment=self._augment,
@@ -162,62 +147,30 @@ class StreamDataModule(LightningDataModule):
             rank=rank,
             start=start,
         )
-        batches = TrainBatches(start=start, stop=stop, batch=self.batch, rank=rank, world=world)
-        return Loader(endless, batches, workers=self._workers, watch=self.watches["train"])
 
-    def eval_loader(self, split: str, rank: int, world: int, batch: int | None = None) -> DataLoader[Batch]:
-        """This rank's shares of a split, in its order: every sample exactly once over all ranks, equal shapes on all of
-        them, the few that fill up masked by ``valid_B``. ``batch``: global, ``eval_batch`` where not given. The training
-        split is read by one process from its first shard on, each rank decoding what is its own; its bad samples are
-        masked too.
-
-        Raises:
-            VarlabError: a batch that ``world`` does not divide.
-        """
-        n, size = self._images[split], self.eval_batch if batch is None else batch
-        batches = EvalBatches(n=n, batch=size, rank=rank, world=world)
+    def eval_samples(self, split: str) -> SplitDataset:
+        """val from memory; train from its first shard on, decoding only this rank's samples."""
         if split == "val":
-            return Loader(self._held, batches, workers=0, watch=self.watches[split])
-        samples: Dataset[Batch] = InOrder(flow=self._flow(split), opened=self._opened, size=self._size, n=n)
-        return Loader(samples, batches, workers=min(self._workers, 1), watch=self.watches[split])
+            return self._val
+        return StreamedSplit(open_stream=self._stream(split), size=self._size, n=self._counts[split])
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Lightning's hook: from ``start`` to ``stop`` on the trainer's ranks."""
-        if self.stop is None:
-            raise VarlabError("The data module has no stop: set the number of images to train before fit.")
-        return self.train_loader(self.start, self.stop, *self._ranks())
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Lightning's hook: the val split on the trainer's ranks."""
-        return self.eval_loader("val", *self._ranks())
-
-    def _ranks(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-    def _flow(self, split: str) -> Callable[[], Flow]:
-        return partial(Flow, self._urls[split], name=f"data.{split}", n=self._images[split])
+    def _stream(self, split: str) -> OpenStream:
+        name, n = f"data.{split}", self._counts[split]
+        return partial(SampleStream, self._urls[split], name=name, n=n, decoder=self._decoder)
 
     def _watch(self, split: str, most: float) -> FaultCounter:
-        where, n = _shown(self._urls[split]), self._images[split]
+        where, n = _shown(self._urls[split]), self._counts[split]
         return FaultCounter(
-            where=where, split=split, n=n, most=most, remedy="mend them, or allow more with data.max_bad"
+            where=where, split=split, n=n, most=most, remedy="repair them, or allow more with data.max_bad"
         )
 
-    def _numbered(self, split: str) -> Held:
+    def _numbered(self, split: str) -> HeldSplit:
         if split != "val":
             raise VarlabError(
                 f"The {split} samples of {self.path} are streamed and have no numbers: use val, or data=shards."
             )
-        return self._held
+        return self._val
 
 
 def _shown(urls: Sequence[str]) -> str:
     return urls[0] if len(urls) == 1 else f"{urls[0]} … {urls[-1]} ({len(urls)} shards)"
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise VarlabError(f"data.size is {size}, but an image has at least one pixel.")
-    return height, width

@@ -1,22 +1,20 @@
-"""Training from token shards: the same walk as over the images, without pixels and without a tokenizer."""
+"""Token shards: training without pixels and without a tokenizer, in the same order as from the images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from varlab.data.base import BaseDataModule
 from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
-from varlab.data.read.batches import TrainBatches
-from varlab.data.read.epochs import ATTEMPTS, Walk
-from varlab.data.read.loader import Loader
+from varlab.data.read.epoch_order import EpochOrder
+from varlab.data.read.loader import BatchDataset, SplitDataset
 from varlab.data.shard_module import ShardDataModule
 from varlab.data.tokens import TokenReader, TokenSet, read_tokens
 from varlab.errors import VarlabError
@@ -25,16 +23,16 @@ from varlab.types import Batch, DataInfo
 __all__ = ["TokenDataModule", "shards_or_tokens"]
 
 
-class TokenDataModule(LightningDataModule):
-    """Training batches of tokens; evaluation batches of images with their tokens, for losses and for scores.
+class TokenDataModule(BaseDataModule):
+    """Training batches of tokens; evaluation batches of images with their tokens.
 
     Args:
-        path: what ``varlab encode`` wrote. images: the data module of the shard set that it was made from, or None for the
-            one that it remembers. batch, eval_batch, seed, workers, open_shards: as of ``ShardDataModule``; with the same
-            seed the same images come in the same order, each in the same of its ways.
+        path: the output of ``varlab encode``. images: the shard set that was encoded; None opens the one that the tokens
+            name. batch, eval_batch, seed, workers, open_shards: as in ``ShardDataModule``. With the same seed, the same
+            images come in the same order and in the same views.
 
     Raises:
-        VarlabError: no tokens there; tokens of other images than ``images`` holds.
+        VarlabError: there are no tokens, or they were made from other images than ``images``.
     """
 
     def __init__(
@@ -48,23 +46,19 @@ class TokenDataModule(LightningDataModule):
         images: ShardDataModule | None = None,
         open_shards: int | None = None,
     ):
-        super().__init__()
-        self.path, self.batch, self.eval_batch = path, batch, eval_batch
-        self._seed, self._workers, self._open_shards, self._given = seed, workers, open_shards, images
+        super().__init__(path=path, batch=batch, eval_batch=eval_batch, seed=seed, workers=workers)
+        self._images, self._open_shards = images, open_shards
         self._readers: dict[str, TokenReader] = {}
-        self.start = 0
-        self.stop: int | None = None
 
     @cached_property
     def tokens(self) -> TokenSet:
-        """What is told of the tokens."""
+        """The description of the tokens."""
         return read_tokens(self.path)
 
     @cached_property
     def shards(self) -> ShardDataModule:
-        """The images that the tokens stand for."""
-        origin = self.tokens.origin
-        shards = self._given or ShardDataModule(
+        """The images that were encoded."""
+        shards = self._images or ShardDataModule(
             **self.tokens.images,
             augment=Augment(flip=False, crop=1.0, noise=0.0),
             batch=self.batch,
@@ -72,21 +66,23 @@ class TokenDataModule(LightningDataModule):
             seed=self._seed,
             workers=self._workers,
         )
-        if shards.info.hash != origin["data_hash"]:
-            raise VarlabError(f"{self.path} holds tokens of other images than lie in {shards.path}: encode those anew.")
+        if shards.info.hash != self.tokens.origin["data_hash"]:
+            raise VarlabError(
+                f"The tokens of {self.path} were made from other images than {shards.path} holds: run `varlab encode` again."
+            )
         return shards
 
     @property
     def info(self) -> DataInfo:
-        """That of the images, and the hash of the tokens."""
-        tokens, info = self.tokens, self.shards.info
+        """The info of the images, with the hash of the tokens."""
+        tokens = self.tokens
         images = {split: sum(shard.count for shard in shards) for split, shards in tokens.splits.items()}
         encoded = sum(n * (tokens.views if split == "train" else 1) for split, n in images.items())
-        return replace(info, tokens=tokens.hash, encoded=encoded)
+        return replace(self.shards.info, tokens=tokens.hash, encoded=encoded)
 
     @property
-    def watches(self) -> dict[str, FaultCounter]:
-        """The bad samples that were met, by split."""
+    def watches(self) -> Mapping[str, FaultCounter]:
+        """The counters of the images."""
         return self.shards.watches
 
     def reader(self, split: str) -> TokenReader:
@@ -94,10 +90,6 @@ class TokenDataModule(LightningDataModule):
         if split not in self._readers:
             self._readers[split] = TokenReader(self.tokens, split)
         return self._readers[split]
-
-    def images(self, split: str, index_N: Tensor | None = None) -> Tensor:
-        """Images of a split by number, uint8 ``img_N3HW``."""
-        return self.shards.images(split, index_N)
 
     def samples(self, split: str, index_N: Tensor | None = None) -> Batch:
         """Samples of a split by number, as images."""
@@ -107,34 +99,25 @@ class TokenDataModule(LightningDataModule):
         """All labels of a split, int64 ``label_N``."""
         return self.reader(split).label_N
 
-    def train_loader(self, start: int, stop: int, rank: int, world: int) -> DataLoader[Batch]:
-        """This rank's shares of the global batches from position ``start`` until at least ``stop``; sized. Tokens alone."""
-        batches = TrainBatches(start=start, stop=stop, batch=self.batch, rank=rank, world=world)
+    def train_samples(self, *, rank: int = 0, start: int = 0) -> BatchDataset:
+        """Tokens alone, the same on every rank."""
         reader = self.reader("train")
-        walk = Walk(seed=self._seed, shard_N=reader.shard_N, views=self.tokens.views, open_shards=self._open_shards)
-        watch = FaultCounter(where=self.path, split="train", n=len(reader), most=1.0)
-        return Loader(_TokenStream(reader, walk), batches, workers=self._workers, watch=watch)
+        order = EpochOrder(
+            seed=self._seed, shard_N=reader.shard_N, views=self.tokens.views, open_shards=self._open_shards
+        )
+        return _TokenStream(reader, order)
 
-    def eval_loader(self, split: str, rank: int, world: int, batch: int | None = None) -> DataLoader[Batch]:
-        """As that of the images, each batch with its tokens, where those are of the images as they are."""
-        loader = self.shards.eval_loader(split, rank, world, batch)
-        if split == "train" and self.tokens.origin["views"]:
-            return loader
-        return _WithTokens(loader, self.reader(split))  # type: ignore[return-value]  # an iterable of batches, as asked
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Lightning's hook: from ``start`` to ``stop`` on the trainer's ranks."""
-        if self.stop is None:
-            raise VarlabError("The data module has no stop: set the number of images to train before fit.")
-        trainer = self.trainer
-        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        return self.train_loader(self.start, self.stop, rank, world)
+    def eval_samples(self, split: str) -> SplitDataset:
+        """The images, with their tokens unless these were made from augmented views."""
+        images = self.shards.eval_samples(split)
+        augmented = split == "train" and self.tokens.origin["views"]
+        return images if augmented else _WithTokens(images, self.reader(split))
 
 
-def shards_or_tokens(*, tokens: str | None, **shards: Any) -> ShardDataModule | TokenDataModule:
-    """The data module of a shard set; with ``tokens``, the folder of what ``varlab encode`` made of it, trained from those.
+def shards_or_tokens(*, tokens: str | None, **shards: Any) -> BaseDataModule:
+    """The data module of a shard set. With ``tokens``, a folder of ``varlab encode``, training reads those tokens.
 
-    shards: arguments of ``ShardDataModule``; those that say how images are seen have no say in what was encoded.
+    shards: arguments of ``ShardDataModule``. Those that change how images look have no effect on encoded tokens.
     """
     images = ShardDataModule(**shards)
     if tokens is None:
@@ -143,25 +126,19 @@ def shards_or_tokens(*, tokens: str | None, **shards: Any) -> ShardDataModule | 
     return TokenDataModule(path=tokens, images=images, open_shards=shards.get("open_shards"), **own)
 
 
-class _TokenStream(Dataset[Batch]):
-    """The stream of tokens, keyed by global position; images that could not be read are replaced as the image stream does."""
+class _TokenStream(BatchDataset):
+    """Training tokens by position; images that could not be encoded are replaced as ``TrainStream`` replaces bad ones."""
 
-    def __init__(self, reader: TokenReader, walk: Walk):
-        self._reader, self._walk = reader, walk
+    def __init__(self, reader: TokenReader, order: EpochOrder):
+        self._reader, self._order = reader, order
 
-    def __getitem__(self, position: int) -> Batch:
-        return self.__getitems__([position])
-
-    def __getitems__(self, positions: Sequence[int]) -> Batch:
-        position_B = torch.as_tensor(positions, dtype=torch.int64)
-        index_B, view_B = self._walk.locate(position_B), self._walk.view(position_B)
+    def at(self, position_B: Tensor) -> Batch:
+        """Without images."""
+        index_B, view_B = self._order.locate(position_B), self._order.view(position_B)
         tokens_BP, valid_B = self._reader.read(index_B, view_B)
-        for attempt in range(1, ATTEMPTS + 1):
-            if bool(valid_B.all()):
-                break
-            row_b = (~valid_B).nonzero()[:, 0]
-            index_B[row_b] = self._walk.substitute(position_B[row_b], attempt)
-            tokens_BP[row_b], valid_B[row_b] = self._reader.read(index_B[row_b], view_B[row_b])
+        for row_b, index_b in self._order.substitutes(position_B, valid_B):
+            index_B[row_b] = index_b
+            tokens_BP[row_b], valid_B[row_b] = self._reader.read(index_b, view_B[row_b])
         return Batch(
             img_u8_B3HW=torch.empty((len(index_B), 3, 0, 0), dtype=torch.uint8),
             label_B=self._reader.label_N[index_B],
@@ -171,17 +148,18 @@ class _TokenStream(Dataset[Batch]):
         )
 
 
-class _WithTokens:
-    """A loader of images, each batch with its tokens."""
+class _WithTokens(SplitDataset):
+    """A split of images, each batch with its tokens."""
 
-    def __init__(self, loader: DataLoader[Batch], reader: TokenReader):
-        self._loader, self._reader = loader, reader
+    def __init__(self, images: SplitDataset, reader: TokenReader):
+        self._images, self._reader = images, reader
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._images)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            batch.tokens_BP, read_B = self._reader.read(batch.position_B.clamp(max=len(self._reader) - 1))
-            batch.valid_B &= read_B
-            yield batch
+    def at(self, position_B: Tensor) -> Batch:
+        """The samples at those positions."""
+        batch = self._images.at(position_B)
+        batch.tokens_BP, read_B = self._reader.read(position_B.clamp(max=len(self._reader) - 1))
+        batch.valid_B &= read_B
+        return batch

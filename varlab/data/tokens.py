@@ -1,7 +1,7 @@
-"""Token shards: what a tokenizer made of every image of a shard set, once, so that training needs no tokenizer.
+"""Token shards: the token maps of every image of a shard set, encoded once, so that training needs no tokenizer.
 
-``tokens.json`` tells whose tokens they are; ``train-000000.npy`` holds those of the image shard of that number, unsigned
-integers [N, views, P] (P: all scales in a row), and ``train.labels.npy`` the labels.
+``tokens.json`` describes them. ``train-000000.npy`` holds the tokens of the image shard of that number, unsigned integers
+[N, views, P] (P: all scales in a row); ``train.labels.npy`` holds the labels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,12 +36,11 @@ __all__ = [
 
 TOKENS = "tokens.json"
 VERSION = 1
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
 class TokenShard:
-    """One file: ``count`` images in ``views`` ways each, xxh3 (128 bits) of its bytes."""
+    """One file: ``count`` images with all their views. check: xxh3 (128 bits) of its bytes."""
 
     file: str
     count: int
@@ -51,15 +49,16 @@ class TokenShard:
 
 @dataclass(frozen=True)
 class TokenSet:
-    """All token maps of a shard set. origin: what decided them, in JSON types (see ``varlab encode``). images: how the shard
-    set is opened, the arguments of ``ShardDataModule``.
+    """All token maps of a shard set.
 
-    views: ways of each training image; other splits have one. tokens: of an image. bad: images that could not be read.
+    origin: the settings that decide the tokens, in JSON types (see ``varlab encode``). images: the arguments of
+    ``ShardDataModule`` that open the images. views: views of each training image; other splits have one. tokens: tokens per
+    image. bad: images of each split that could not be read.
     """
 
     folder: Path
-    origin: Mapping[str, Any]
-    images: Mapping[str, Any]
+    origin: Config
+    images: Config
     views: int
     tokens: int
     vocab_size: int
@@ -68,7 +67,7 @@ class TokenSet:
 
     @property
     def content(self) -> Config:
-        """What decides the tokens, in JSON types."""
+        """Everything that decides the tokens, in JSON types."""
         return {
             "version": VERSION,
             **{name: getattr(self, name) for name in ("origin", "views", "tokens", "vocab_size", "bad")},
@@ -77,7 +76,7 @@ class TokenSet:
 
     @property
     def hash(self) -> str:
-        """sha256 over the content: equal hashes mean equal tokens."""
+        """sha256 of the content: equal hashes mean equal tokens."""
         return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
 
 
@@ -85,7 +84,7 @@ def read_tokens(folder: str | Path) -> TokenSet:
     """The token set in a folder.
 
     Raises:
-        VarlabError: none is there, or it is damaged or of another version.
+        VarlabError: the folder has no token set, or one that is damaged or of another version.
     """
     path = Path(folder) / TOKENS
     try:
@@ -97,47 +96,43 @@ def read_tokens(folder: str | Path) -> TokenSet:
         return TokenSet(folder=Path(folder), splits=splits, **rest)
     except FileNotFoundError as e:
         raise VarlabError(
-            f"{folder} holds no {TOKENS}: make one with `varlab encode runs/tokenizer out={folder}`, or run that command "
-            "again where it was stopped."
+            f"{folder} holds no {TOKENS}: run `varlab encode runs/tokenizer out={folder}`; a stopped encoding continues."
         ) from e
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise VarlabError(f"{path} is damaged ({type(e).__name__}: {e}): run `varlab encode` again.") from e
 
 
 def write_tokens(tokens: TokenSet) -> None:
-    """Write ``tokens.json``, whole or not at all: the set is finished."""
+    """Write ``tokens.json``, which marks the set as finished."""
     write_json(tokens.folder / TOKENS, {**tokens.content, "images": dict(tokens.images)})
 
 
-def dtype_for(vocab_size: int) -> np.dtype[Any]:
-    """The smallest unsigned type with a number to spare: its largest stands for an image that could not be read."""
+def dtype_for(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """The smallest unsigned type for a vocabulary. Its largest number marks an image that could not be read."""
     return np.dtype("<u2") if vocab_size < (1 << 16) else np.dtype("<u4")
 
 
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """numpy's file format, whole or not at all.
+def write_array(path: Path, array: NDArray[np.integer]) -> None:
+    """Write numpy's file format, atomically.
 
     Raises:
-        VarlabError: it could not be written (a full disk, for one).
+        VarlabError: the file could not be written.
     """
     with atomic_write(path) as file:
         np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
 
 
 def fingerprint(path: Path) -> str:
-    """xxh3 of a file's bytes, 128 bits in hexadecimal digits."""
-    digest = xxh3_128()
+    """xxh3 of a file's bytes: 128 bits, hexadecimal."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return str(digest.hexdigest())
+        return hashlib.file_digest(file, xxh3_128).hexdigest()
 
 
 class TokenReader:
-    """The token maps of a split by number. Files are mapped into memory, each checked once per process before its first use.
+    """The token maps of a split by number. Files are mapped into memory; each process checks a file before its first use.
 
     Raises:
-        VarlabError: a split without tokens; later, a file that is missing or not the one that was written.
+        VarlabError: the split has no tokens; later, on reading: a file is missing or has changed.
     """
 
     def __init__(self, tokens: TokenSet, split: str):
@@ -148,16 +143,16 @@ class TokenReader:
         self.shard_N = np.repeat(np.arange(len(self._shards)), [shard.count for shard in self._shards])
         self._first_S = np.concatenate([[0], np.cumsum([shard.count for shard in self._shards])[:-1]])
         self.label_N = torch.from_numpy(self._load(f"{split}.labels.npy").astype(np.int64))
-        self._maps: dict[int, NDArray[Any]] = {}
+        self._maps: dict[int, NDArray[np.integer]] = {}
 
     def __len__(self) -> int:
         return len(self.shard_N)
 
-    def __getstate__(self) -> Config:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_maps": {}}
 
     def read(self, index_B: Tensor, view_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """idx_BP int32 of those images, each in one of its ways; and which of them could be read (bool)."""
+        """idx_BP int32 of those images, each in one of its views; and which of them could be read (bool)."""
         views = view_B.tolist() if view_B is not None else [0] * len(index_B)
         idx_BP = np.empty((len(index_B), self._tokens), dtype=self._dtype)
         index = index_B.numpy()
@@ -168,23 +163,23 @@ class TokenReader:
         valid_B = torch.from_numpy(idx_BP[:, 0] != np.iinfo(self._dtype).max)
         return torch.from_numpy(idx_BP.astype(np.int32)), valid_B
 
-    def _map(self, shard: int) -> NDArray[Any]:
+    def _map(self, shard: int) -> NDArray[np.integer]:
         if shard not in self._maps:
-            told = self._shards[shard]
-            path = self._folder / told.file
+            file = self._shards[shard]
+            path = self._folder / file.file
             if not path.is_file():
                 raise VarlabError(f"{path} is missing: run `varlab encode` again, or copy it here.")
-            if fingerprint(path) != told.check:
+            if fingerprint(path) != file.check:
                 raise VarlabError(
                     f"{path} holds other bytes than were written: delete it and run `varlab encode` again."
                 )
-            self._maps[shard] = self._load(told.file)
+            self._maps[shard] = self._load(file.file)
         return self._maps[shard]
 
-    def _load(self, file: str) -> NDArray[Any]:
+    def _load(self, file: str) -> NDArray[np.integer]:
         path = self._folder / file
         try:
-            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: NDArray[np.integer] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as e:
             raise VarlabError(f"{path} cannot be read ({e}): run `varlab encode` again, or copy it here.") from e
         return array

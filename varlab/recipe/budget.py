@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from varlab.config import Config
-from varlab.data import Data
+from varlab.data import BaseDataModule
 from varlab.recipe.trainings import KINDS
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
@@ -42,7 +42,7 @@ class _Clock(Callback):
         self.seconds = statistics.fmean(collectives.gather_objects(statistics.median(spent)))
 
 
-def images_per_second(config: Config, auto: Config, data: Data, directory: RunDirectory) -> float:
+def images_per_second(config: Config, auto: Config, data: BaseDataModule, directory: RunDirectory) -> float:
     """The median pace of a trial: the very training from its beginning, on a copy that leaves nothing behind; on all ranks.
 
     Raises:

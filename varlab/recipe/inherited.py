@@ -8,7 +8,7 @@ from typing import Any
 
 from varlab import flops
 from varlab.config import Config
-from varlab.data import Data, TokenDataModule
+from varlab.data import BaseDataModule, TokenDataModule
 from varlab.files import atomic_write, sha256
 from varlab.recipe import parents
 from varlab.recipe.assembly import build_condition, check_image_size
@@ -18,7 +18,7 @@ from varlab.tokenizer.condition import Condition, SpatialCondition
 from varlab.types import DataInfo, VarlabError
 
 
-def tokenizer_of(config: Config, data: Data, directory: RunDirectory) -> tuple[Config, VQTokenizer]:
+def tokenizer_of(config: Config, data: BaseDataModule, directory: RunDirectory) -> tuple[Config, VQTokenizer]:
     """The parent's record and the frozen tokenizer, from the copy in this directory once there is one."""
     setting, near = config["tokenizer_run"], directory.path
     if setting == "auto" and config.get("init"):
@@ -46,7 +46,7 @@ def _own(
 
 
 def condition_of(
-    config: Config, data: Data, tokenizer: VQTokenizer, directory: RunDirectory
+    config: Config, data: BaseDataModule, tokenizer: VQTokenizer, directory: RunDirectory
 ) -> tuple[Condition | None, Config | None, Config | None]:
     """The condition, what run.json builds it from, and the record of the run that it stands on."""
     asked: Config | None = config.get("condition")
@@ -70,7 +70,7 @@ def condition_of(
     return spatial, {"kind": "spatial", "tokenizer": stand["config"]}, stand
 
 
-def check_tokens(data: Data, stand: Config, tokenizer: VQTokenizer, *, conditioned: bool) -> None:
+def check_tokens(data: BaseDataModule, stand: Config, tokenizer: VQTokenizer, *, conditioned: bool) -> None:
     """Raises VarlabError where data brings tokens that another tokenizer has made, or that cannot be trained from."""
     if not isinstance(data, TokenDataModule):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from varlab.data import Data
+from varlab.data import BaseDataModule
 from varlab.data.image.grid import grid
 from varlab.sample.images import Growth
 from varlab.score.samples import HeldOut, SampleSource, balanced_labels
@@ -32,7 +32,7 @@ def columns_for(num_classes: int) -> int:
     return num_classes if num_classes <= _WIDEST else _WIDEST // 2
 
 
-def samples(source: SampleSource, data: Data, *, count: int) -> dict[str, Tensor]:
+def samples(source: SampleSource, data: BaseDataModule, *, count: int) -> dict[str, Tensor]:
     """samples and real (the same classes in the same places), and growth (rows: samples, columns: steps).
 
     With conditions: samples (rows: condition, sample, the real image of that condition) and growth.
@@ -61,7 +61,7 @@ def beside_conditions(source: SampleSource, held_out: HeldOut, ids_N: Tensor) ->
     return grid(torch.stack([row.unflatten(0, (-1, columns)) for row in rows], 1).flatten(0, 2), columns=columns)
 
 
-def real_images(data: Data, label_N: Tensor) -> Tensor:
+def real_images(data: BaseDataModule, label_N: Tensor) -> Tensor:
     """Held-out images of the wanted classes, as many different ones as there are; black where a class has none."""
     held_out = data.labels("val")
     images = torch.zeros(len(label_N), 3, *data.info.image_size, dtype=torch.uint8)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from varlab import flops
 from varlab.config import Config
-from varlab.data import Data
+from varlab.data import BaseDataModule
 from varlab.metrics.extractors import Extractor
 from varlab.recipe import parents, pictures
 from varlab.recipe.assembly import (
@@ -59,7 +59,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def classifier(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> Plan:
+def classifier(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """The judge, or the perceptual net."""
     build = config["classifier"] | {"num_classes": data.info.num_classes}
     with rng.scope("init/classifier"):
@@ -74,7 +74,7 @@ def classifier(config: Config, data: Data, rng: Rng, directory: RunDirectory) ->
     )
 
 
-def tokenizer(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> Plan:
+def tokenizer(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """VQGAN-style: reconstruction, perceptual and adversarial losses."""
     info = data.info
     initial = Initial(config["init"], "tokenizer") if config.get("init") else None
@@ -123,7 +123,7 @@ def tokenizer(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> 
     )
 
 
-def generator(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> Plan:
+def generator(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """A transformer over the tokens of a trained tokenizer, whose weights are copied into the run's directory."""
     info = data.info
     initial = Initial(config["init"], "generator") if config.get("init") else None
@@ -209,7 +209,7 @@ def generator(config: Config, data: Data, rng: Rng, directory: RunDirectory) -> 
     )
 
 
-KINDS: Mapping[str, Callable[[Config, Data, Rng, RunDirectory], Plan]] = {
+KINDS: Mapping[str, Callable[[Config, BaseDataModule, Rng, RunDirectory], Plan]] = {
     "classifier": classifier,
     "tokenizer": tokenizer,
     "generator": generator,

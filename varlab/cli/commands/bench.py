@@ -17,7 +17,7 @@ from rich.table import Table
 from varlab.cli.plain_pipeline import plain_pipeline
 from varlab.config import Config
 from varlab.data import ShardDataModule, TokenDataModule
-from varlab.data.read.benchmark import Parts
+from varlab.data.read.benchmark import ReadingSteps
 from varlab.files import write_json
 from varlab.recipe.assembly import make
 from varlab.run.directory import RunDirectory
@@ -46,7 +46,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
 
 
 def _image_works(data: ShardDataModule, config: Config) -> dict[str, Work]:
-    parts = Parts(data, images=config["images"], batch=config["batch"])
+    parts = ReadingSteps(data, images=config["images"], batch=config["batch"])
     parts.warm(config["warm_bytes"])
     works: dict[str, Work] = {
         "read and verify": parts.read,

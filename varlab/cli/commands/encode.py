@@ -185,7 +185,7 @@ def _finish(folder: Path, origin: Config, parts: list[_Part], data: ShardDataMod
     tokens = TokenSet(
         folder=folder,
         origin=origin,
-        images=data.opened_by,
+        images=data.reading_arguments,
         views=max(data.views, 1),
         tokens=sum(h * w for h, w in model.tokenizer.scales),
         vocab_size=model.tokenizer.vocab_size,

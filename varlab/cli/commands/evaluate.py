@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from varlab.config import Config
-from varlab.data import Data
+from varlab.data import BaseDataModule
 from varlab.files import write_json
 from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
@@ -45,11 +45,11 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     return {"scores_file": str(file), **result}
 
 
-def _reference(data: Data, split: str) -> Config:
+def _reference(data: BaseDataModule, split: str) -> Config:
     return {"name": f"{data.info.source}/{split}", "hash": data.info.hash, "n": data.info.counts[split]}
 
 
-def _tokenizer(config: Config, model: Model, record: Config, data: Data, extractor: Extractor) -> Config:
+def _tokenizer(config: Config, model: Model, record: Config, data: BaseDataModule, extractor: Extractor) -> Config:
     """Reconstructions of the val split against the same images."""
     found = record["parents"].get("perceptual")
     perceptual, net = None, Config()
@@ -68,7 +68,7 @@ def _tokenizer(config: Config, model: Model, record: Config, data: Data, extract
     return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}, "images": _images(record)}
 
 
-def _generator(config: Config, model: Model, record: Config, data: Data, extractor: Extractor) -> Config:
+def _generator(config: Config, model: Model, record: Config, data: BaseDataModule, extractor: Extractor) -> Config:
     """Samples against the train split, beside the val split against it."""
     assert model.transformer is not None and model.order is not None
     knows, has = record["build"]["classes"], list(data.info.classes)

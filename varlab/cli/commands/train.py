@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from varlab.config import Config
-from varlab.data import Data
+from varlab.data import BaseDataModule
 from varlab.files import digest
 from varlab.recipe.assembly import make
 from varlab.recipe.budget import images_per_second
@@ -44,7 +44,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     auto = directory.read()["auto"] or {
         "precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])
     }
-    data: Data = make(config["data"])
+    data: BaseDataModule = make(config["data"])
     _check_same_data(data, directory)
     plan = KINDS[config["kind"]](config, data, Rng(config["seed"]), directory)
     budget = _in_images(config, auto, data, directory)
@@ -69,7 +69,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     }
 
 
-def _in_images(config: Config, auto: Config, data: Data, directory: RunDirectory) -> Config:
+def _in_images(config: Config, auto: Config, data: BaseDataModule, directory: RunDirectory) -> Config:
     """The budget, one of time turned into images: by a trial when the run begins, by its record ever after."""
     budget = {"images": None, "flops": None, "seconds": None} | config["budget"]
     seconds = budget["seconds"]
@@ -123,7 +123,7 @@ def budget_images(task: Task, batch: int, *, images: int | None, flops: float | 
     return high * batch
 
 
-def _fit(config: Config, auto: Config, data: Data, plan: Plan, images: int, directory: RunDirectory) -> None:
+def _fit(config: Config, auto: Config, data: BaseDataModule, plan: Plan, images: int, directory: RunDirectory) -> None:
     path = directory.path
     config_hash = _config_hash(directory.record().config, auto)  # of the names that _target_s had when the run began
     journal = Journal(directory=path, tensorboard=config["tensorboard"])
@@ -167,7 +167,7 @@ def _config_hash(config: Config, auto: Config) -> str:
     return digest([counted(config, Use.IDENTITY), auto])
 
 
-def _check_same_data(data: Data, directory: RunDirectory) -> None:
+def _check_same_data(data: BaseDataModule, directory: RunDirectory) -> None:
     """Raises VarlabError where a run is to be resumed on other images than it began with."""
     before = directory.read()["data"]
     if before is not None and (before["hash"], before.get("tokens")) != (data.info.hash, data.info.tokens):
@@ -176,7 +176,7 @@ def _check_same_data(data: Data, directory: RunDirectory) -> None:
         )
 
 
-def _data_record(data: Data) -> Config:
+def _data_record(data: BaseDataModule) -> Config:
     info = data.info
     return {
         "path": str(info.path),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from varlab.errors import VarlabError
 from varlab.rng import Stream
 
-__all__ = ["Box", "Centre", "Crop", "Draws", "RandomCrop", "RandomResizedCrop", "draws"]
+__all__ = ["Box", "BoxOf", "Centre", "Crop", "RandomCrop", "RandomResizedCrop", "Uniforms", "box_choices", "draws"]
 
 
 class Box(NamedTuple):
@@ -46,7 +48,11 @@ class Box(NamedTuple):
         return Box.at(top, left, height, width)
 
 
-class Draws(Protocol):
+BoxOf = Callable[[int, int], Box]
+"""Chooses the part of an image from its height and width."""
+
+
+class Uniforms(Protocol):
     """As many uniform numbers in [0, 1) as are asked for."""
 
     def __getitem__(self, i: int, /) -> float: ...
@@ -55,13 +61,13 @@ class Draws(Protocol):
 class Crop(Protocol):
     """Chooses the box that is cut out and resized to the (H, W) of training. aspect: width / height of that size."""
 
-    def box(self, height: int, width: int, aspect: float, u: Draws) -> Box: ...
+    def box(self, height: int, width: int, aspect: float, u: Uniforms) -> Box: ...
 
 
 class Centre:
     """The largest box of the wanted aspect in the middle: for evaluation, and for training without variation."""
 
-    def box(self, height: int, width: int, aspect: float, u: Draws = ()) -> Box:
+    def box(self, height: int, width: int, aspect: float, u: Uniforms = ()) -> Box:
         """Use no random number."""
         h, w = _largest(height, width, aspect)
         return Box.at((height - h) // 2, (width - w) // 2, h, w)
@@ -78,7 +84,7 @@ class RandomCrop:
             raise VarlabError(f"crop.enlarge is {enlarge}, but a crop is no larger than its image: set at least 1.")
         self._enlarge = enlarge
 
-    def box(self, height: int, width: int, aspect: float, u: Draws) -> Box:
+    def box(self, height: int, width: int, aspect: float, u: Uniforms) -> Box:
         """Uniform over the places."""
         h, w = (max(1, round(side / self._enlarge)) for side in _largest(height, width, aspect))
         return Box.at(int(u[0] * (height - h + 1)), int(u[1] * (width - w + 1)), h, w)
@@ -99,7 +105,7 @@ class RandomResizedCrop:
         self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
         self._log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
 
-    def box(self, height: int, width: int, aspect: float, u: Draws) -> Box:
+    def box(self, height: int, width: int, aspect: float, u: Uniforms) -> Box:
         """Uniform over the places of the first box that fits."""
         for first in range(0, 4 * self.ATTEMPTS, 4):
             area = height * width * _between(self.scale, u[first])
@@ -110,15 +116,20 @@ class RandomResizedCrop:
         return Centre().box(height, width, aspect)
 
 
+def box_choices(crop: Crop, size: tuple[int, int], draws_B: Iterable[Uniforms]) -> list[BoxOf]:
+    """For each row of a batch, how the crop to that (H, W) chooses its box."""
+    return [partial(crop.box, aspect=size[1] / size[0], u=u) for u in draws_B]
+
+
 _FIRST = 12  # uniform numbers that suffice for nearly every choice of a crop: three attempts
 
 
-def draws(stream: Stream) -> list[Draws]:
+def draws(stream: Stream) -> list[Uniforms]:
     """The uniform numbers of each id of a stream."""
-    return [_LazyDraws(first, stream, row) for row, first in enumerate(stream.uniform(_FIRST).tolist())]
+    return [_LazyUniforms(first, stream, row) for row, first in enumerate(stream.uniform(_FIRST).tolist())]
 
 
-class _LazyDraws:
+class _LazyUniforms:
     """The uniform numbers of one image; those after the first few are drawn when they are needed."""
 
     def __init__(self, first: list[float], stream: Stream, row: int):

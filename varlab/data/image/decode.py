@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -13,14 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from varlab.data.faults import BadSampleError
-from varlab.data.image.crop import Box
+from varlab.data.image.crop import Box, BoxOf
 
-__all__ = ["U8", "UNREADABLE", "BoxOf", "crop_into", "decode", "decode_into", "header"]
+__all__ = ["U8", "UNREADABLE", "crop_into", "decode", "decode_into", "header"]
 
 U8 = NDArray[np.uint8]
-
-BoxOf = Callable[[int, int], Box]
-"""Chooses the part of an image from its (height, width)."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What Pillow raises over a damaged or huge file."""

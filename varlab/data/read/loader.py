@@ -1,55 +1,141 @@
-"""Torch's loader, for whole batches."""
+"""Which positions each rank reads, and torch's DataLoader of whole batches."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
-from typing import Any
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from varlab.data.faults import FaultCounter
 from varlab.errors import VarlabError
 from varlab.types import Batch
 
-__all__ = ["Loader"]
+__all__ = ["BatchDataset", "EvalBatches", "Loader", "SplitDataset", "TrainBatches"]
+
+T = TypeVar("T")
+
+
+class BatchDataset(Dataset[Batch]):
+    """Samples by position; DataLoader asks for the positions of a batch at once."""
+
+    most_workers = sys.maxsize
+    """The largest number of worker processes that may share the reading."""
+
+    def at(self, position_B: Tensor) -> Batch:
+        """The samples at those positions."""
+        raise NotImplementedError
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.at(torch.tensor([position]))
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        return self.at(torch.as_tensor(positions, dtype=torch.int64))
+
+
+class SplitDataset(BatchDataset):
+    """A split in its own order. Positions past its end, which fill up the last batch, are not valid."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class TrainBatches(Sampler[Sequence[int]]):
+    """A rank's share of each global batch, in whole batches from position ``start`` until at least ``stop``.
+
+    Raises:
+        VarlabError: the ranks cannot share a batch equally, or ``start`` lies inside a batch.
+    """
+
+    def __init__(self, *, start: int, stop: int, batch: int, rank: int, world: int):
+        _check_share(batch, world)
+        if start % batch:
+            raise VarlabError(
+                f"Position {start} is inside a batch of {batch}: resume with the batch size of the start."
+            )
+        self._starts = range(start, stop, batch)
+        self._share, self._rank = batch // world, rank
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        for start in self._starts:
+            first = start + self._rank * self._share
+            yield range(first, first + self._share)
+
+
+class EvalBatches(Sampler[Sequence[int]]):
+    """A rank's share of global batches over ``n`` samples: each sample once over all ranks, equal batches on every rank.
+
+    The last batch holds the rest, rounded up to the number of ranks: at most ``world - 1`` positions lie past the end.
+
+    Raises:
+        VarlabError: the ranks cannot share a batch equally.
+    """
+
+    def __init__(self, *, n: int, batch: int, rank: int, world: int):
+        _check_share(batch, world)
+        self._total = -(-n // world) * world
+        self._batch, self._rank, self._world = batch, rank, world
+
+    def __len__(self) -> int:
+        return -(-self._total // self._batch)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        for first in range(0, self._total, self._batch):
+            share = min(self._batch, self._total - first) // self._world
+            yield range(first + self._rank * share, first + (self._rank + 1) * share)
+
+
+def _check_share(batch: int, world: int) -> None:
+    if batch < 1 or batch % world:
+        raise VarlabError(f"A global batch of {batch} cannot be shared by {world} ranks: make it a multiple of that.")
 
 
 class Loader(DataLoader[Batch]):
-    """Torch's loader of whole batches. Bad samples are counted here, in the trainer's process, in the order of batches; an
-    error of ours stays one sentence on its way out of a worker process."""
+    """Torch's DataLoader of whole batches; counts bad samples in the trainer's process, in the order of batches.
 
-    def __init__(self, dataset: Dataset[Batch], batches: Sampler[Sequence[int]], *, workers: int, watch: FaultCounter):
+    A VarlabError in a worker process arrives as the same one sentence.
+    """
+
+    def __init__(
+        self, dataset: BatchDataset, batches: Iterable[Sequence[int]], *, workers: int, watch: FaultCounter | None
+    ):
         super().__init__(
             dataset,
-            batch_sampler=batches,  # type: ignore[arg-type]  # a range serves as the list of a batch, and travels lighter
-            num_workers=workers,
-            collate_fn=_as_it_is,
+            batch_sampler=batches,  # type: ignore[arg-type]  # a range can replace a list of positions, and is smaller
+            num_workers=min(workers, dataset.most_workers),
+            collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else the loader seeds its workers from the global generator
-            worker_init_fn=_worker,
+            generator=torch.Generator(),  # otherwise worker seeds come from the global generator
+            worker_init_fn=_start_worker,
         )
         self._watch = watch
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
             for batch in super().__iter__():
-                self._watch.note(batch.faults)
+                if self._watch is not None:
+                    self._watch.note(batch.faults)
                 yield batch
-        except VarlabError as e:  # torch puts the worker's whole traceback into its text
+        except VarlabError as e:  # torch adds the worker's traceback to the message
             raise VarlabError(str(e).rsplit("VarlabError: ", 1)[-1].strip()) from e
 
 
-def _worker(worker: int) -> None:
-    """Workers share the cores among themselves, and leave signals to the process they work for: they end with it."""
+def _start_worker(worker: int) -> None:
+    """Use one thread, and ignore the signals that Slurm sends to every process of a job: workers end with the trainer."""
     import cv2
 
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # Slurm sends them to all processes of a job
+    for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 
-def _as_it_is(batch: Any) -> Any:
-    """No collation: the dataset hands over whole batches."""
+def _unchanged(batch: T) -> T:
+    """No collation: the dataset returns whole batches."""
     return batch

@@ -1,4 +1,4 @@
-"""Shards read as they come, from the first byte to the last: files, files behind HTTP(S), what a command prints."""
+"""The bytes of a shard from first to last: a file, a file behind HTTP(S), or the output of a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -21,15 +21,15 @@ __all__ = ["ShardStream", "shard_urls"]
 
 ATTEMPTS = 3  # at the same byte of a file behind HTTP, one and two seconds apart
 TIMEOUT = 60.0  # seconds that a server may be silent
-_PASSING = (408, 425, 429)  # refusals that are worth another attempt, as all of 500 and above
+_TEMPORARY = (408, 425, 429)  # HTTP errors below 500 that are worth another attempt
 _CHUNK = 1 << 16
 
 
 def shard_urls(spec: str | Sequence[str], name: str) -> tuple[str, ...]:
-    """Every shard that a setting stands for: one or more paths, URLs or ``pipe:`` commands, braces in them expanded.
+    """Every shard of a setting: one or more paths, URLs or ``pipe:`` commands, with braces expanded.
 
     Raises:
-        VarlabError: none, braces that don't match, or an address that cannot be opened here.
+        VarlabError: there are none, braces do not match, or an address cannot be opened here.
     """
     specs = [spec] if isinstance(spec, str) else [*spec]
     try:
@@ -45,11 +45,16 @@ def shard_urls(spec: str | Sequence[str], name: str) -> tuple[str, ...]:
     return urls
 
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+    def close(self) -> None: ...
+
+
 class ShardStream:
-    """One shard. bytes: so many came until now. ended: there are no more.
+    """One shard. bytes: how many were read so far. ended: whether the last one was.
 
     Raises (also on reading):
-        OSError: it is not there, or its command failed.
+        OSError: the shard cannot be opened, or its command failed.
     """
 
     def __init__(self, url: str):
@@ -57,101 +62,101 @@ class ShardStream:
         scheme = urlparse(url).scheme
         try:
             if scheme in ("http", "https"):
-                self._stream: Any = _HttpFile(url)
+                self._stream: _Readable = _HttpFile(url)
             else:
                 self._stream = gopen(url if scheme else str(Path(url).expanduser()))
         except (ValueError, ImportError) as e:
             raise OSError(str(e)) from e
 
     def read(self, size: int) -> bytes:
-        """So many bytes, or fewer at the end."""
+        """That many bytes, or fewer at the end."""
         try:
-            data: bytes = self._stream.read(size)
+            data = self._stream.read(size)
         except OSError as e:
-            raise self._failed(e) from e
+            raise self._short(e) from e
         self.bytes += len(data)
         self.ended = self.ended or not data
         return data
 
     def finish(self) -> None:
-        """Read what is left, so that a command can end as it should, and close.
+        """Read the rest, so that a command can end normally, and close.
 
         Raises:
-            OSError: its command failed.
+            OSError: the command failed.
         """
         while not self.ended:
             self.read(_CHUNK)
         try:
             self._stream.close()
         except OSError as e:
-            raise self._failed(e) from e
+            raise self._short(e) from e
 
     def close(self) -> None:
-        """Leave it, wherever it stands: a command is stopped, and how it ended is no matter."""
+        """Stop reading here: kill a command, and ignore how it ended."""
         process = getattr(self._stream, "proc", None)
         if process is not None:
-            process.kill()  # it may be waiting for something and never notice that nobody reads
+            process.kill()  # it may wait for input forever and never notice that its reader is gone
         with suppress(OSError):
             self._stream.close()
 
-    def _failed(self, error: OSError) -> OSError:
-        """webdataset's error, told in few words."""
+    def _short(self, error: OSError) -> OSError:
+        """The exit code of the command, in place of webdataset's long message."""
         code = getattr(getattr(self._stream, "proc", None), "returncode", None)
         return OSError(f"its command ended with exit code {code}") if code else error
 
 
 class _HttpFile:
-    """A file behind HTTP(S). Where the connection breaks, it is taken up at the same byte."""
+    """A file behind HTTP(S). A broken connection is opened again at the same byte."""
 
     def __init__(self, url: str):
         self._url, self._at, self._end = url, 0, 0
-        self._answer: HTTPResponse | None = None
+        self._response: HTTPResponse | None = None
 
     def read(self, size: int) -> bytes:
         attempt = 1
         while True:
             try:
                 return self._read(size)
-            except (OSError, HTTPException, ValueError) as e:  # ValueError: an address that is none
+            except (OSError, HTTPException, ValueError) as e:  # ValueError: not a valid address
                 self.close()
-                if attempt == ATTEMPTS or isinstance(e, ValueError) or _is_final(e):
-                    raise OSError(_told(e)) from e
+                if attempt == ATTEMPTS or isinstance(e, ValueError) or _is_permanent(e):
+                    raise OSError(_reason(e)) from e
             time.sleep(attempt)
             attempt += 1
 
     def close(self) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
+        if self._response is not None:
+            self._response.close()
+            self._response = None
 
     def _read(self, size: int) -> bytes:
-        if self._answer is None:
-            self._answer = self._opened()
-        data = self._answer.read(size)
+        if self._response is None:
+            self._response = self._open()
+        data = self._response.read(size)
         self._at += len(data)
         if not data and self._at < self._end:
             raise ConnectionError(f"the connection ended at byte {self._at} of {self._end}")
         return data
 
-    def _opened(self) -> HTTPResponse:
-        """The answer, standing at the byte that comes next."""
+    def _open(self) -> HTTPResponse:
+        """A response from the next byte on."""
         headers = {"User-Agent": "varlab"} | ({"Range": f"bytes={self._at}-"} if self._at else {})
-        answer: HTTPResponse = urlopen(Request(self._url, headers=headers), timeout=TIMEOUT)
-        at = self._at if answer.status == 206 else 0  # not every server knows ranges
-        self._end = at + int(answer.headers.get("Content-Length") or 0)
+        response: HTTPResponse = urlopen(Request(self._url, headers=headers), timeout=TIMEOUT)
+        at = self._at if response.status == 206 else 0  # a server without ranges starts at the first byte
+        self._end = at + int(response.headers.get("Content-Length") or 0)
         while at < self._at:
-            skipped = answer.read(min(_CHUNK, self._at - at))
+            skipped = response.read(min(_CHUNK, self._at - at))
             if not skipped:
                 raise ConnectionError(f"the connection ended at byte {at} of {self._end}")
             at += len(skipped)
-        return answer
+        return response
 
 
-def _is_final(error: Exception) -> bool:
-    return isinstance(error, HTTPError) and error.code < 500 and error.code not in _PASSING
+def _is_permanent(error: Exception) -> bool:
+    return isinstance(error, HTTPError) and error.code < 500 and error.code not in _TEMPORARY
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
         return f"HTTP {error.code} {error.reason}"
     return str(getattr(error, "reason", None) or error or type(error).__name__)

@@ -1,0 +1,131 @@
+"""What training, evaluation and pictures ask of data, whatever it is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from varlab.data.faults import FaultCounter
+from varlab.data.read.loader import BatchDataset, EvalBatches, Loader, SplitDataset, TrainBatches
+from varlab.errors import VarlabError
+from varlab.types import Batch, DataInfo
+
+__all__ = ["BaseDataModule", "image_size", "require_at_least", "require_share"]
+
+
+class BaseDataModule(LightningDataModule):
+    """Global batches of images and labels. Nothing is read before it is needed.
+
+    A trainer's loader reads the positions from ``start`` to ``stop`` (in images): set both before ``fit``, and give the
+    Trainer ``use_distributed_sampler=False``.
+
+    Args:
+        path: names the data in logs and errors. batch: images in a training batch, over all ranks. eval_batch: the same in
+            evaluation. seed: of the order and of the augmentation. workers: loader processes per rank; 0 reads in the
+            trainer's process.
+
+    Raises:
+        VarlabError: a number is too small.
+    """
+
+    def __init__(self, *, path: str, batch: int, eval_batch: int, seed: int, workers: int):
+        super().__init__()
+        require_at_least(1, batch=batch, eval_batch=eval_batch)
+        require_at_least(0, workers=workers)
+        self.path, self.batch, self.eval_batch, self._seed, self._workers = path, batch, eval_batch, seed, workers
+        self.start = 0
+        self.stop: int | None = None
+
+    @property
+    def info(self) -> DataInfo:
+        """Classes, image size, counts and hash."""
+        raise NotImplementedError
+
+    @property
+    def watches(self) -> Mapping[str, FaultCounter]:
+        """The counter of bad samples of each split that was opened."""
+        raise NotImplementedError
+
+    def train_samples(self, *, rank: int = 0, start: int = 0) -> BatchDataset:
+        """The training samples by position, for a rank that reads from ``start`` on."""
+        raise NotImplementedError
+
+    def eval_samples(self, split: str) -> SplitDataset:
+        """A split in its own order."""
+        raise NotImplementedError
+
+    def samples(self, split: str, index_N: Tensor | None = None) -> Batch:
+        """Samples of a split by number; all of them (mind the memory) without numbers."""
+        raise NotImplementedError
+
+    def labels(self, split: str) -> Tensor:
+        """All labels of a split, int64 ``label_N``."""
+        raise NotImplementedError
+
+    def images(self, split: str, index_N: Tensor | None = None) -> Tensor:
+        """Images of a split by number, uint8 ``img_N3HW``; all of them without numbers."""
+        return self.samples(split, index_N).img_u8_B3HW
+
+    def train_loader(self, start: int, stop: int, rank: int, world: int) -> DataLoader[Batch]:
+        """This rank's shares of the global batches from position ``start`` until at least ``stop``; it has a length.
+
+        Raises:
+            VarlabError: ``world`` does not divide the batch, or ``start`` lies inside a batch.
+        """
+        batches = TrainBatches(start=start, stop=stop, batch=self.batch, rank=rank, world=world)
+        return self._loader("train", self.train_samples(rank=rank, start=start), batches)
+
+    def eval_loader(self, split: str, rank: int, world: int, batch: int | None = None) -> DataLoader[Batch]:
+        """This rank's shares of a split, in its order: every sample once over all ranks, equal shapes on all ranks.
+
+        The few samples that fill up the last batch are masked by ``valid_B``, as are bad ones. batch: global; ``eval_batch``
+        if not given.
+
+        Raises:
+            VarlabError: ``world`` does not divide the batch.
+        """
+        samples = self.eval_samples(split)
+        size = self.eval_batch if batch is None else batch
+        return self._loader(split, samples, EvalBatches(n=len(samples), batch=size, rank=rank, world=world))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Lightning's hook: from ``start`` to ``stop`` on the trainer's ranks."""
+        if self.stop is None:
+            raise VarlabError("The data module has no stop: set the number of images to train before fit.")
+        return self.train_loader(self.start, self.stop, *self._ranks())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Lightning's hook: the val split on the trainer's ranks."""
+        return self.eval_loader("val", *self._ranks())
+
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def _loader(self, split: str, samples: BatchDataset, batches: Iterable[Sequence[int]]) -> DataLoader[Batch]:
+        return Loader(samples, batches, workers=self._workers, watch=self.watches.get(split))
+
+
+def require_at_least(minimum: int, **values: int) -> None:
+    """Raise VarlabError if a setting of the data is smaller."""
+    for name, value in values.items():
+        if value < minimum:
+            raise VarlabError(f"data.{name} is {value}, but must be at least {minimum}.")
+
+
+def require_share(**values: float) -> None:
+    """Raise VarlabError if a setting of the data is not in [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise VarlabError(f"data.{name} is {value}, but it is a share: give 0 to 1.")
+
+
+def image_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """(H, W) of ``data.size``, which is one number for squares or two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise VarlabError(f"data.size is {size}, but an image has at least one pixel.")
+    return height, width
