@@ -1,4 +1,4 @@
-"""What a batch of images of one size goes through before training: flip, crop and noise, on uint8."""
+"""Augment a batch of images of one size before training: flip, crop and noise, on uint8."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Augment"]
 
 
 class Augment:
-    """Random flip, crop and noise of a batch; those of the image with id p are a function of (seed, p) alone.
+    """Random flip, crop and noise of a batch: for the image with id p a function of (seed, p) alone.
 
     Args:
         flip: mirror left and right with probability 1/2.
         crop: enlarge by this ratio (bilinear), then crop the old size at a random place (VAR: 1.125); 1 does nothing.
-        noise: standard deviation of Gaussian noise added to each pixel, alike in its three colours, in steps of 1/255
-            (undoes the coarse quantization of scanned images); 0 does nothing.
+        noise: standard deviation of Gaussian noise added to each pixel, equal in its three colours, in steps of 1/255
+            (hides the coarse quantization of scanned images); 0 does nothing.
     """
 
     def __init__(self, *, flip: bool, crop: float, noise: float):
@@ -31,11 +31,11 @@ class Augment:
         self._flip, self._crop, self._noise = flip, crop, noise
 
     def __call__(self, img_u8_B3HW: Tensor, ids_B: Tensor, rng: Rng) -> Tensor:
-        """uint8 in, uint8 of the same shape out; what is given may be written into."""
+        """Augment uint8 images; the result has the same shape, and the input may be overwritten."""
         return self._noisy(self.moved(img_u8_B3HW, ids_B, rng), ids_B, rng)
 
     def moved(self, img_u8_B3HW: Tensor, ids_B: Tensor, rng: Rng) -> Tensor:
-        """Crop and flip alone: what an image and its condition go through alike. What is given may be written into."""
+        """Crop and flip alone, equal for an image and its condition. The input may be overwritten."""
         if not self._flip and self._crop == 1:
             return img_u8_B3HW
         flip_B, u_B, v_B = self._draws(ids_B, rng)
@@ -46,7 +46,7 @@ class Augment:
         return img_u8_B3HW
 
     def boxes(self, box_B4: Tensor, size: tuple[int, int], ids_B: Tensor, rng: Rng) -> Tensor:
-        """Where in their pictures the moved images of that (H, W) lie; left and right change places in a flipped one."""
+        """The boxes, in their pictures, of images of that (H, W) after ``moved``; a flipped one has left > right."""
         flip_B, u_B, v_B = self._draws(ids_B, rng)
         top_B, left_B, bottom_B, right_B = box_B4.unbind(1)
         if self._crop > 1:
@@ -57,7 +57,7 @@ class Augment:
         return torch.stack([top_B, left_B, bottom_B, right_B], 1)
 
     def _draws(self, ids_B: Tensor, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether to flip, and the crop's place from the top and from the left in [0, 1)."""
+        """Whether to flip, and the place of the crop from the top and from the left, in [0, 1)."""
         u_B3 = rng.stream("augment", ids=ids_B).uniform(3)
         return u_B3[:, 0] < 0.5, u_B3[:, 1], u_B3[:, 2]
 
@@ -84,7 +84,7 @@ class Augment:
 
 
 def _mirror(img_u8_B3HW: Tensor, flip_B: Tensor) -> None:
-    """Turn those images around, in place: one by one where colours lie together, as they do when they were just read."""
+    """Mirror those images in place; one by one where a pixel's colours are adjacent in memory, as after reading."""
     img_BHW3 = img_u8_B3HW.permute(0, 2, 3, 1)
     if not img_BHW3.is_contiguous():
         img_u8_B3HW[flip_B] = img_u8_B3HW[flip_B].flip(3)

@@ -12,7 +12,7 @@ __all__ = ["grid"]
 
 
 def grid(img_u8_N3HW: Tensor, *, columns: int) -> Tensor:
-    """Images row by row in one picture ``img_u8_3HW``, a sixteenth of an image apart, on white; the last row may be short."""
+    """Arrange images row by row in one picture ``img_u8_3HW`` on white, a sixteenth of an image apart."""
     if columns < 1 or len(img_u8_N3HW) == 0:
         raise VarlabError(f"A grid of {len(img_u8_N3HW)} images in {columns} columns has nothing to show.")
     missing = -len(img_u8_N3HW) % columns
