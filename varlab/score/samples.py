@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from varlab.tokenizer.condition import Condition
 from varlab.transformer import Transformer
 from varlab.types import Batch, Maps, VarlabError, to_uint8
 
+if TYPE_CHECKING:
+    from varlab.data import BaseDataModule
+
 
 def balanced_labels(ids_N: Tensor, num_classes: int) -> Tensor:
     """Sample i is asked for class i mod K: every class equally often, on any number of ranks."""
@@ -30,18 +33,18 @@ def balanced_labels(ids_N: Tensor, num_classes: int) -> Tensor:
 class HeldOut:
     """The val split's conditions: sample i gets condition and label of val image i mod n.
 
-    data: has ``samples(split, index_N)`` and ``info``. Raises VarlabError where the val split is empty.
+    Raises:
+        VarlabError: the val split is empty.
     """
 
-    def __init__(self, *, data: Any, condition: Condition):
+    def __init__(self, *, data: BaseDataModule, condition: Condition):
         self._data, self._condition, self._n = data, condition, data.info.counts.get("val", 0)
         if not self._n:
             raise VarlabError(f"{data.info.path} has no val images, whose conditions samples are made from: pack some.")
 
     def samples(self, ids_B: Tensor) -> Batch:
         """The val images that these samples stand beside."""
-        batch: Batch = self._data.samples("val", ids_B % self._n)
-        return batch
+        return self._data.samples("val", ids_B % self._n)
 
     def tokens(self, ids_B: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """(cond_BN, label_B) of these samples."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
 from varlab.transformer import Transformer
 from varlab.types import Batch, VarlabError, to_float, to_uint8
+
+if TYPE_CHECKING:
+    from varlab.data import BaseDataModule
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """(x_B3HW, y_B3HW) → d_B, a perceptual distance."""
@@ -45,7 +48,7 @@ class GeneratorScorer:
     data: has ``eval_loader(split, rank, world)``. The features of the real images are computed once.
     """
 
-    def __init__(self, *, source: SampleSource, extractor: Extractor, data: Any, n: int, settings: Settings):
+    def __init__(self, *, source: SampleSource, extractor: Extractor, data: BaseDataModule, n: int, settings: Settings):
         self.source, self._extract, self._data, self._n, self._settings = source, extractor, data, n, settings
         self._real: dict[str, tuple[Tensor, Tensor]] = {}
         self._fake_label_N = FeatureSet()
