@@ -1,9 +1,8 @@
-"""``launch=slurm`` as Hydra finds launchers: in this package. What it does is in ``varlab.launch.slurm``."""
+"""The Hydra plugin of ``launch=slurm``; Hydra looks for launchers in this package. The code is in ``varlab.launch.slurm``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
@@ -12,24 +11,25 @@ from omegaconf import DictConfig, open_dict
 
 try:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
-except ImportError:  # without varlab[slurm] there is no such launcher, and asking for it says so
+except ImportError:
+    # Without varlab[slurm] this launcher does not exist, and launch=slurm is refused with the remedy.
     pass
 else:
 
     class VarlabSlurm(SlurmLauncher):
-        """Submits as submitit's launcher does; a lost job loses no other, and requeues belong to the batch script.
+        """submitit's launcher, except that a lost job does not affect the others, and the batch script requeues.
 
-        submitit_folder: of the jobs' files, with ``%j`` for the job. settings: ``conf/launch/slurm.yaml``'s.
+        submitit_folder: of the jobs' files, with ``%j`` for the job. settings: of ``conf/launch/slurm.yaml``.
         """
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            """Submit all jobs, wait for all, and return what became of each."""
-            from varlab.launch.slurm import launch
+            """Submit all jobs, wait for all, and return how each ended."""
+            from varlab.launch.slurm import SlurmSweep
 
-            return launch(self, job_overrides, initial_job_idx)
+            return SlurmSweep(self).run(job_overrides, initial_job_idx)
 
         def __call__(self, config: DictConfig, number: int, state: dict[type, Singleton]) -> JobReturn:  # type: ignore[override]
-            """One job, on its node: with the configuration that was composed when it was submitted."""
+            """Run one job on its node, with the configuration that was composed at submission."""
             import submitit
 
             Singleton.set_state(state)
@@ -44,5 +44,5 @@ else:
                 job_subdir_key="hydra.sweep.subdir",
             )
 
-    node: dict[str, Any] = {"_target_": f"{VarlabSlurm.__module__}.VarlabSlurm"}
+    node = {"_target_": f"{VarlabSlurm.__module__}.VarlabSlurm"}
     ConfigStore.instance().store(group="hydra/launcher", name="varlab_slurm", node=node, provider="varlab")

@@ -93,10 +93,10 @@ def test_mistakes_get_one_sentence(varlab, arguments: list[str], code: int, says
 def test_a_missing_launcher_says_how_to_get_it() -> None:
     from hydra.errors import MissingConfigException
 
-    from varlab.launch.user_message import sentence
+    from varlab.launch.user_message import user_message
 
     error = MissingConfigException("In 'launch/slurm': Could not find …", "hydra/launcher/varlab_slurm", ["basic"])
-    assert "pip install 'varlab[slurm]'" in (sentence(error) or "")
+    assert "pip install 'varlab[slurm]'" in user_message(error)
 
 
 def test_a_bug_keeps_its_traceback(varlab, caplog: pytest.LogCaptureFixture) -> None:

@@ -69,7 +69,7 @@ class Cluster:
     def job_of(self, run: Path) -> str:
         """The number of the job that a run belongs to."""
         attempts = Path("runs/.hydra/slurm/attempts")
-        found = [file for file in attempts.glob("*/*/begun.json") if f'"{run.absolute()}"' in file.read_text()]
+        found = [file for file in attempts.glob("*/*/start.json") if f'"{run.absolute()}"' in file.read_text()]
         return max(found, key=lambda file: file.stat().st_mtime).parent.parent.name
 
     def ranks_of(self, job: str) -> list[int]:

@@ -1,8 +1,7 @@
 """A command as a Hydra application over ``conf/<command>.yaml``.
 
-Hydra's application object is called directly rather than through ``hydra.main``: its errors then reach us as
-exceptions, to be said in a sentence, and under ``-m`` so do the results of all jobs, of which a failed one must not hide
-the others. Hydra writes none of its own files beside a run and configures no logging.
+``hydra.main`` would print its own errors, and under ``-m`` the first failed job would hide the results of the others. So
+Hydra's application object is called directly. Hydra writes no files of its own beside a run, and configures no logging.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import argparse
 import functools
 import logging
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,17 +24,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from varlab.cli.arguments import rewrite
 from varlab.cli.command_table import Command
-from varlab.config import Config
-from varlab.errors import VarlabError
+from varlab.errors import Stopped, VarlabError
 from varlab.launch import logs, sweep
 from varlab.launch.job import JobResult, run_job
-from varlab.launch.user_message import one_of, sentence, show_traceback, unknown_key
+from varlab.launch.sweep import compose
+from varlab.launch.user_message import one_of, report, unknown_key, user_message
 
 __all__ = ["conf_dir", "run_app"]
 
 logger = logging.getLogger(__name__)
 
 FAILED = 1
+INTERRUPTED = 130  # a shell's exit code for Ctrl-C
 _HYDRA_SETTINGS = (
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
@@ -55,44 +54,38 @@ def conf_dir() -> Path:
 
 
 def run_app(command: Command, arguments: Sequence[str]) -> int:
-    """Run a command with its command-line arguments; returns the exit code. Every error is said on standard error."""
+    """Run a command with its command-line arguments; returns the exit code. Every error is printed on standard error."""
     logs.configure()
     try:
         args = _parse(command, arguments)
         with _hydra(command, args.config_dir) as hydra:
             return _act(hydra, command, args)
     except Exception as error:
-        text = sentence(error)
-        if text is None or show_traceback():
-            traceback.print_exc()
-        print(f"varlab {command.name}: {text or f'unexpected {type(error).__name__}: {error}'}", file=sys.stderr)
-        return FAILED
+        message, code = report(error), FAILED
+    except (KeyboardInterrupt, Stopped) as stop:
+        message, code = user_message(stop), 128 + stop.number if isinstance(stop, Stopped) else INTERRUPTED
+    print(f"varlab {command.name}: {message}", file=sys.stderr)
+    return code
 
 
 def _parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.prog = f"varlab {command.name}"
-    roots = [conf_dir(), *map(Path, _config_dirs(arguments))]
-    rewritten = rewrite(
-        arguments,
+    args: argparse.Namespace = parser.parse_intermixed_args(list(arguments))
+    roots = [conf_dir(), *([Path(args.config_dir)] if args.config_dir else [])]
+    args.overrides = rewrite(
+        args.overrides,
         command=command.name,
         positional=command.positional,
+        multirun=args.multirun,
         renamed=command.renamed,
         is_group=lambda key: any((root / key).is_dir() for root in roots),
     )
-    args: argparse.Namespace = parser.parse_intermixed_args(rewritten)
     if args.config_path or args.experimental_rerun or args.shell_completion:
         raise VarlabError(
-            "--config-path, --experimental-rerun and --shell-completion do not work here; see --config-dir"
+            "--config-path, --experimental-rerun and --shell-completion do not work here: use --config-dir."
         )
     return args
-
-
-def _config_dirs(arguments: Sequence[str]) -> list[str]:
-    """What follows --config-dir, before Hydra's parser sees it."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd", action="append", default=[])
-    return list(parser.parse_known_args(list(arguments))[0].config_dir)
 
 
 @contextmanager
@@ -109,7 +102,7 @@ def _hydra(command: Command, config_dir: str | None) -> Iterator[Hydra]:
 
 def _add_config_dir(search_path: ConfigSearchPath, folder: Path) -> None:
     if not folder.is_dir():
-        raise VarlabError(f"--config-dir {folder} is not a folder")
+        raise VarlabError(f"--config-dir {folder} is not a folder: name a folder with YAML files.")
     before_schemas = SearchPathQuery(provider="schema")
     search_path.prepend(provider="command-line", path=f"file://{folder.resolve()}", anchor=before_schemas)
 
@@ -132,7 +125,7 @@ def _act(hydra: Hydra, command: Command, args: argparse.Namespace) -> int:
 
 
 def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], multirun: bool) -> int:
-    """Run the one job, or all that the sweep stands for. The exit code tells whether any failed."""
+    """Run the one job, or all jobs of the sweep. Returns the exit code: FAILED if any job failed."""
     job = functools.partial(run_job, command)
     if not multirun:
         _check_launch(hydra, name, overrides)
@@ -142,7 +135,8 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
         folders = sweep.begin(hydra, command.name, name, _HYDRA_SETTINGS, overrides[len(_HYDRA_SETTINGS) :])
         try:
             batches = hydra.multirun(name, job, [*overrides, "hydra.mode=MULTIRUN"])
-        finally:  # a job that was lost cannot say so itself
+        finally:
+            # A lost job could not update the ledger itself.
             for folder in folders:
                 sweep.refresh(folder)
         results = [done.return_value for batch in batches for done in batch]
@@ -153,14 +147,14 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
 
 
 def _check_launch(hydra: Hydra, name: str, overrides: list[str]) -> None:
-    """Only a sweep is launched: Hydra would run the job here, and say nothing."""
+    """Raises VarlabError for a launcher without ``-m``: Hydra would silently run the job in this process."""
     asked = [word for word in overrides if word.partition("=")[0].lstrip("+") == "launch"]
-    if asked and _choices(_compose(hydra, name, overrides, RunMode.RUN), all_groups=True)["hydra/launcher"] != "basic":
-        raise VarlabError(f"{asked[-1]} is for sweeps, of one job too: add -m (without it the job would run here)")
+    if asked and compose(hydra, name, overrides).hydra.runtime.choices["hydra/launcher"] != "basic":
+        raise VarlabError(f"{asked[-1]} is for sweeps (also of one job): add -m. Without it, the job would run here.")
 
 
 def _summary(results: Sequence[JobResult], failed: Sequence[JobResult]) -> list[str]:
-    """After a sweep: one line for every job that failed."""
+    """One line for every job of a sweep that failed."""
     if not failed:
         return []
     lines = [f"{len(failed)} of {len(results)} runs failed:"]
@@ -169,7 +163,7 @@ def _summary(results: Sequence[JobResult], failed: Sequence[JobResult]) -> list[
 
 @contextmanager
 def _suggestions(hydra: Hydra, name: str, overrides: list[str]) -> Iterator[None]:
-    """A misspelt key becomes a sentence with the keys that there are."""
+    """Turn Hydra's error about an unknown key into one that lists the known keys."""
     try:
         yield
     except Exception as error:
@@ -180,12 +174,13 @@ def _suggestions(hydra: Hydra, name: str, overrides: list[str]) -> Iterator[None
 
 
 def _neighbours(hydra: Hydra, name: str, overrides: list[str], key: str) -> str:
-    """The keys beside one that does not exist, in the configuration without any unknown key."""
+    """The known keys on the level of an unknown one, from the configuration without that override."""
     groups = [o for o in overrides if "/" in o.partition("=")[0] or "." not in o.partition("=")[0]]
     kept = [o for o in groups if o.partition("=")[0].lstrip("+~") != key]
     try:
-        cfg = _compose(hydra, name, kept, RunMode.MULTIRUN)
-    except Exception:  # another thing is wrong too: the known keys can't be told
+        cfg = compose(hydra, name, kept, RunMode.MULTIRUN)
+    except Exception:
+        # The overrides have another error, too.
         return "see --help"
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
@@ -195,18 +190,14 @@ def _neighbours(hydra: Hydra, name: str, overrides: list[str], key: str) -> str:
     return one_of(last, names, prefix=f"{parent}." if parent else "")
 
 
-def _compose(hydra: Hydra, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
-    return hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
-
-
-def _choices(cfg: DictConfig, *, all_groups: bool = False) -> Config:
-    """Group → option, of the groups that this command's configuration is made of; Hydra's own too if asked."""
-    return {str(k): v for k, v in cfg.hydra.runtime.choices.items() if all_groups or not str(k).startswith("hydra")}
+def _choices(cfg: DictConfig) -> dict[str, str | None]:
+    """The option of each config group, without Hydra's own groups."""
+    return {str(k): v for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
 
 
 def _help(hydra: Hydra, command: Command, name: str, overrides: list[str]) -> str:
-    """Purpose, choices with all their options, keys with their present values."""
-    cfg = _compose(hydra, name, overrides, RunMode.RUN)
+    """The help of a command: its purpose, the options of its config groups, and its keys with their values."""
+    cfg = compose(hydra, name, overrides)
     lines = [f"varlab {command.name}: {command.purpose}", "", f"example: {command.example}"]
     lines += ["", "choices (group=option):"]
     for key, chosen in sorted(_choices(cfg).items()):

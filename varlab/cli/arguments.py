@@ -1,7 +1,7 @@
 """From what people type to what Hydra's grammar reads.
 
-Paths of runs hold ``=`` (``runs/generator/order=raster``), which Hydra refuses unquoted; and ``varlab report runs/a``
-names no key at all. Both are rewritten here, by pure functions; everything else passes untouched.
+Paths of runs contain ``=`` (``runs/generator/order=raster``), which Hydra refuses without quotes, and
+``varlab report runs/a`` names no key. Pure functions rewrite both; all other arguments stay as they are.
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ from varlab.errors import VarlabError
 __all__ = ["quote", "rewrite"]
 
 _KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w.\-@:/]*")  # order, data.batch, +trainer.x, hydra/launcher, loss@a.b
-_FLAGS_WITH_VALUE = frozenset(
-    {"-c", "--cfg", "-p", "--package", "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path"}
-)
-_MULTIRUN = frozenset({"-m", "--multirun"})
-_GROUPED = frozenset("'\"[]{}()$\\")  # the value speaks Hydra's grammar already: lists, quotes, sweeps, interpolations
-_TEXTS = frozenset({"title"})  # for people: commas, apostrophes and all
+_GRAMMAR = frozenset("'\"[]{}()$\\")  # a value with one of these is written in Hydra's grammar already
+_TEXTS = frozenset({"title"})  # keys whose values are text: commas and apostrophes belong to them
 
 
 def rewrite(
@@ -28,29 +24,20 @@ def rewrite(
     *,
     command: str,
     positional: str | None,
+    multirun: bool,
     is_group: Callable[[str], bool],
     renamed: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The arguments with bare paths named and awkward values quoted.
+    """The arguments without flags, with bare paths turned into overrides and difficult values quoted.
 
-    positional: the key that takes bare arguments: ``runs`` a list, any other one (under ``-m`` one a job); None: no key.
-    renamed: keys that conf has config groups for, but which are values in this command, to the keys of its configuration.
-    is_group: whether a key with a slash is a config group; if not, the argument is a path.
-    Raises VarlabError for a bare argument that the command can't take.
+    positional: the key of bare arguments: ``runs`` takes a list, any other key one path (under ``-m`` one a job); None:
+    none. renamed: keys that are config groups elsewhere and plain values in this command, with their names in its
+    configuration. is_group: whether a key with a slash is a config group; otherwise the argument is a path.
+    Raises VarlabError for a bare argument that the command cannot take.
     """
-    multirun = any(argument in _MULTIRUN for argument in arguments)
-    kept: list[str] = []
-    bare: list[str] = []
-    after_flag = False
-    for argument in arguments:
-        if after_flag or argument.startswith("-"):
-            kept.append(argument)
-        elif _is_bare(argument, is_group):
-            bare.append(argument)
-        else:
-            kept.append(quote(_renamed(argument, renamed or {}), multirun=multirun))
-        after_flag = argument in _FLAGS_WITH_VALUE
-    return kept + _name(bare, command=command, positional=positional, multirun=multirun)
+    bare = [argument for argument in arguments if _is_bare(argument, is_group)]
+    named = [quote(_renamed(one, renamed or {}), multirun=multirun) for one in arguments if one not in bare]
+    return named + _name(bare, command=command, positional=positional, multirun=multirun)
 
 
 def _renamed(argument: str, names: Mapping[str, str]) -> str:
@@ -59,11 +46,11 @@ def _renamed(argument: str, names: Mapping[str, str]) -> str:
 
 
 def quote(argument: str, *, multirun: bool) -> str:
-    """``key=value``, the value quoted where Hydra would trip over an ``=``. Under ``-m`` commas separate values."""
+    """``key=value``, with quotes if the value contains ``=``. Under ``-m`` commas separate values."""
     key, equals, value = argument.partition("=")
     if key in _TEXTS and not _is_quoted(value):
         return f"{key}={_quoted(value)}"
-    if not equals or "=" not in value or _GROUPED & set(value):
+    if not equals or "=" not in value or _GRAMMAR & set(value):
         return argument
     values = value.split(",") if multirun else [value]
     return f"{key}={','.join(_quoted(one) if '=' in one else one for one in values)}"
@@ -74,12 +61,12 @@ def _is_quoted(value: str) -> bool:
 
 
 def _quoted(value: str) -> str:
-    """A value as Hydra reads it back letter by letter."""
+    """A value in quotes, which Hydra reads back unchanged."""
     return "'" + value.replace("'", "\\'") + "'"
 
 
 def _is_bare(argument: str, is_group: Callable[[str], bool]) -> bool:
-    """Whether an argument is a path rather than ``key=value`` or ``~key``."""
+    """Whether an argument is a path and not ``key=value`` or ``~key``."""
     if argument.startswith("~") and not argument.startswith("~/"):
         return False
     key, equals, _ = argument.partition("=")
@@ -95,12 +82,13 @@ def _name(bare: list[str], *, command: str, positional: str | None, multirun: bo
     if not bare:
         return []
     if positional is None:
-        raise VarlabError(f"'{bare[0]}' is not key=value, and {command} takes nothing else (varlab {command} --help)")
+        raise VarlabError(f"'{bare[0]}' is not key=value: see varlab {command} --help for the keys.")
     quoted = [_quoted(path.rstrip("/") or path) for path in bare]
     if positional == "runs":
         return [f"runs=[{','.join(quoted)}]"]
     if len(bare) > 1 and not multirun:
         raise VarlabError(
-            f"one {positional} at a time, not {len(bare)}: varlab {command} -m {' '.join(bare)} takes them one after another"
+            f"varlab {command} takes one {positional}, not {len(bare)}: use varlab {command} -m {' '.join(bare)} for one "
+            "after another."
         )
     return [f"{positional}={','.join(quoted)}"]

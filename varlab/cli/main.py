@@ -1,7 +1,4 @@
-"""The console script: finds the command, puts its arguments into Hydra's words, and hands over to the application.
-
-Standard library only until a command is known: `varlab --help` answers at once.
-"""
+"""The console script ``varlab``. It imports only the standard library until a command runs, so ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -11,20 +8,20 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from varlab.cli.command_table import COMMANDS, Command
-from varlab.errors import Stopped
 
 __all__ = ["main"]
 
-INTERRUPTED = 130  # what a shell calls death by Ctrl-C
-
 
 def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
-    """Run ``varlab ARGV`` and return its exit code: 0 done, 1 failed, 2 not understood, 130 interrupted, 128 and
-    more for a signal."""
+    """Run ``varlab ARGV`` and return its exit code.
+
+    0: success. 1: failure. 2: no such command. 130: interrupted. 128 + N: stopped by signal N.
+    """
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv), commands)
         sys.stdout.flush()
-    except BrokenPipeError:  # `varlab --help | head`: whoever read us has read enough
+    except BrokenPipeError:
+        # `varlab --help | head` closes our output early.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
@@ -43,20 +40,9 @@ def _dispatch(arguments: list[str], commands: Mapping[str, Command]) -> int:
     if command is None:
         print(_unknown(arguments[0], commands), file=sys.stderr)
         return 2
-    return _run(command, arguments[1:])
-
-
-def _run(command: Command, arguments: list[str]) -> int:
     from varlab.cli.app import run_app
 
-    try:
-        return run_app(command, arguments)
-    except KeyboardInterrupt:
-        print("varlab: interrupted; the same command again goes on from its last checkpoint", file=sys.stderr)
-        return INTERRUPTED
-    except Stopped as stopped:
-        print(f"varlab: {stopped}", file=sys.stderr)
-        return 128 + stopped.number
+    return run_app(command, arguments[1:])
 
 
 def usage(commands: Mapping[str, Command]) -> str:
@@ -75,8 +61,8 @@ def usage(commands: Mapping[str, Command]) -> str:
             *(f"  {command.example}" for command in commands.values()),
             "",
             "varlab COMMAND --help  lists a command's keys and choices",
-            "-m                     one run for every combination of the values with commas",
-            "out=DIR                where a run lands (default runs/<name>/<what was asked>); asking again resumes it",
+            "-m                     one run for every combination of values: order=next_scale,raster seed=0,1",
+            "out=DIR                the run's directory (default runs/<name>/<overrides>); the same command resumes the run",
             "varlab --version       the version",
         ]
     )
@@ -85,7 +71,7 @@ def usage(commands: Mapping[str, Command]) -> str:
 def _unknown(name: str, commands: Mapping[str, Command]) -> str:
     near = difflib.get_close_matches(name, commands, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(commands)}."
-    return f"varlab: there is no command '{name}': {hint}"
+    return f"varlab: unknown command '{name}': {hint}"
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""One job: a composed configuration becomes a run in its directory. What a launcher carries elsewhere."""
+"""One job: a composed configuration becomes a run in its directory. Launchers carry this function to where it runs."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,9 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from varlab.cli.command_table import Command
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
-from varlab.launch import exits, local, logs, sweep
+from varlab.files import sha256
+from varlab.launch import logs, sweep
+from varlab.launch.environment import global_rank, needs_ranks, started_ranks
+from varlab.launch.exits import exit_at_signals, exit_failed, exit_stopped, leave_process_group
+from varlab.launch.local import run_ranks
 from varlab.launch.slurm_attempt import Attempt
-from varlab.launch.user_message import sentence, show_traceback
+from varlab.launch.user_message import report, user_message
 from varlab.run.directory import RunDirectory
 from varlab.run.names import run_path
 
@@ -27,27 +29,29 @@ __all__ = ["JobResult", "execute", "run_job"]
 
 logger = logging.getLogger(__name__)
 
-ATTEMPT_PATIENCE = 50.0  # seconds: after a lost node, its processes may hold the directory until Slurm ends them
+ATTEMPT_PATIENCE = 50.0
+"""Seconds to wait for the directory's lock under Slurm: processes on a lost node may hold it until Slurm ends them."""
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of one job. Plain data, so that it travels from wherever the job ran."""
+    """How one job ended. Plain data, which any launcher can send between processes. error: a message, None on success."""
 
     overrides: tuple[str, ...]
     path: str | None
-    error: str | None  # one sentence, None where all went well
+    error: str | None
 
 
 def run_job(command: Command, cfg: DictConfig) -> JobResult:
-    """Run one job. An error is a result, never an exception: a sweep's other jobs go on, on every launcher."""
+    """Run one job. An error is returned and not raised, so that the other jobs of a sweep continue under any launcher."""
     logs.configure()
     attempt = Attempt.current()
     if attempt is not None:
-        exits.at_any_moment(attempt)
+        exit_at_signals(attempt)
     hydra = HydraConfig.get()
     overrides = tuple(str(override) for override in hydra.overrides.task)
     path: Path | None = None
+    error: str | None = None
     try:
         path = run_path(
             out=cfg.get("out"),
@@ -57,37 +61,29 @@ def run_job(command: Command, cfg: DictConfig) -> JobResult:
         )
         config: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         choices = {str(k): v for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
-        _in_directory(command, path, config, list(overrides), choices)
-        exits.group()
+        _run_in_directory(command, path, config, list(overrides), choices)
+        leave_process_group()
     except Stopped as stopped:
         if attempt is None:
             raise
-        exits.stopped(attempt, str(stopped))
-    except Exception as error:
-        if attempt is not None and local.inside() is not None:
-            exits.failed(attempt, error, _say(error))
-        return JobResult(overrides, str(path) if path else None, _say(error))
+        exit_stopped(attempt, str(stopped))
+    except Exception as raised:
+        error = report(raised)
+        if attempt is not None and started_ranks() is not None:
+            exit_failed(attempt, raised, error)
     finally:
-        if path is not None and local.global_rank() == 0:
+        if path is not None and global_rank() == 0:
             sweep.refresh(path.parent)
-    return JobResult(overrides, str(path), None)
+    return JobResult(overrides, str(path) if path else None, error)
 
 
-def _say(error: Exception) -> str:
-    """The error in a sentence; one that nobody foresaw is also logged with its traceback."""
-    text = sentence(error)
-    if text is None or show_traceback():
-        logger.error("%s", type(error).__name__, exc_info=error)
-    return text or f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _in_directory(command: Command, path: Path, config: Config, overrides: list[str], choices: Config) -> None:
+def _run_in_directory(command: Command, path: Path, config: Config, overrides: list[str], choices: Config) -> None:
     attempt = Attempt.current()
-    with RunDirectory(path, rank=local.global_rank(), patience=ATTEMPT_PATIENCE if attempt else None) as directory:
+    with RunDirectory(path, rank=global_rank(), patience=ATTEMPT_PATIENCE if attempt else None) as directory:
         if not command.recorded:
             execute(command.module, config, directory)
             return
-        record = {
+        request = {
             "command": command.name,
             "config": config,
             "overrides": overrides,
@@ -95,50 +91,43 @@ def _in_directory(command: Command, path: Path, config: Config, overrides: list[
             "choices": choices,
             "source": _weights_hash(config.get("run")),
         }
-        if not _prepare(directory, attempt, record):
+        if not _prepare(directory, attempt, request):
             logger.info("%s is finished: nothing to do", path)
             return
         logger.info("%s: %s", "resuming" if directory.resuming else "run", path)
+        run = run_ranks if needs_ranks(config) else execute
         try:
-            if local.to_start(config):
-                outcome = local.launch_ranks(command.module, config, directory)
-            else:
-                outcome = execute(command.module, config, directory)
-        except BaseException as error:  # the record tells why the run stands where it does
-            asked = isinstance(error, Stopped | KeyboardInterrupt)
-            end = directory.stop if asked else directory.fail
-            with contextlib.suppress(OSError, VarlabError):  # of a full disk, say: the error itself is to be heard
-                end(sentence(error) or f"{type(error).__name__}: {error}".rstrip(": "))
+            outcome = run(command.module, config, directory)
+        except BaseException as error:
+            end = directory.stop if isinstance(error, Stopped | KeyboardInterrupt) else directory.fail
+            # If the record cannot be written either (a full disk), the first error is the one to report.
+            with contextlib.suppress(OSError, VarlabError):
+                end(user_message(error))
             raise
         directory.finish(outcome)
 
 
-def _prepare(directory: RunDirectory, attempt: Attempt | None, record: Config) -> bool:
-    """Whether there is something to do: rank 0 looks, and tells the ranks that Slurm has started beside it."""
-    if attempt is None:
-        return directory.prepare(**record)
-    if directory.rank != 0:
-        begun = attempt.begun()
-        directory.resuming = begun["resuming"]
-        return bool(begun["todo"])
-    todo = directory.prepare(**record)
-    if todo:
-        directory.update(slurm=attempt.told())
-    attempt.begin(directory.path, todo=todo, resuming=directory.resuming)
+def _prepare(directory: RunDirectory, attempt: Attempt | None, request: Config) -> bool:
+    """Begin the run; False if it is finished. Under Slurm rank 0 does this, and the other ranks read its note."""
+    if attempt is not None and directory.rank != 0:
+        start = attempt.wait_for_start()
+        directory.resuming = start["resuming"]
+        return start["todo"]
+    todo = directory.prepare(**request)
+    if attempt is not None:
+        if todo:
+            directory.update(slurm=attempt.history())
+        attempt.note_start(directory.path, todo=todo, resuming=directory.resuming)
     return todo
 
 
-def _weights_hash(run: Any) -> str | None:
-    """Of the run that a command looks at: trained anew, it is another one."""
+def _weights_hash(run: object) -> str | None:
+    """The hash of the weights of the run that a command reads; None without such a run."""
     file = Path(str(run)) / "weights.safetensors"
-    if run is None or not file.is_file():
-        return None
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return sha256(file) if run is not None and file.is_file() else None
 
 
 def execute(module: str, config: Config, directory: RunDirectory) -> Config:
     """Call a command's ``run`` in this process."""
-    run = importlib.import_module(module).run
-    outcome: Config = run(OmegaConf.create(config), directory) or {}
+    outcome: Config = importlib.import_module(module).run(OmegaConf.create(config), directory) or {}
     return outcome

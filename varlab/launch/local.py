@@ -1,8 +1,7 @@
-"""Several processes for one run, started on the resolved configuration.
+"""The ranks of a run on this machine: one process for each device.
 
-A training on more than one device is one process a device. They are started here (or by Slurm's tasks, or by torchrun,
-where those did), and each is handed the configuration as it was resolved: re-running ``sys.argv``, as Lightning does
-when left alone, would start the sweep again in every process. Lightning sees that its processes exist already.
+Each rank gets the resolved configuration. Lightning would run ``sys.argv`` again in every process, and so would start a
+sweep again; it finds that its processes exist already.
 """
 
 from __future__ import annotations
@@ -16,102 +15,49 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
 from varlab.files import write_json
-from varlab.launch.slurm_attempt import STOPPED
+from varlab.launch.environment import SIGNALS, global_rank, requested_ranks
+from varlab.launch.exits import STOPPED
 from varlab.run.directory import RunDirectory
 
-__all__ = ["global_rank", "inside", "launch_ranks", "local_rank", "to_start", "world"]
+__all__ = ["run_ranks"]
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # preemption, scancel and time limits, as Slurm says them
-GRACE = 5.0  # seconds between asking a process to end and ending it
+GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 POLL = 0.05
 _LAST_LINES = 20
 _Process: TypeAlias = "subprocess.Popen[bytes]"
 _SLURM_TASK = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS_PER_NODE")
 
 
-def world(config: Mapping[str, Any]) -> tuple[int, int]:
-    """(processes on this machine, machines) that ``config["trainer"]`` asks for; one and one without a trainer.
-
-    ``devices`` is a number, a list of device numbers, or ``auto`` (or -1): all GPUs there are, else one process.
-    """
-    trainer = config.get("trainer") or {}
-    devices, nodes = trainer.get("devices", 1), int(trainer.get("num_nodes") or 1)
-    if isinstance(devices, list | tuple):
-        return len(devices), nodes
-    if str(devices) in ("auto", "-1"):
-        return _gpus() if str(trainer.get("accelerator")) in ("gpu", "cuda", "auto") else 1, nodes
-    try:
-        return int(devices), nodes
-    except (TypeError, ValueError):
-        raise VarlabError(f"trainer.devices={devices} is neither a number, a list of numbers nor 'auto'") from None
-
-
-def _gpus() -> int:
-    import torch
-
-    return max(1, torch.cuda.device_count())
-
-
-def inside() -> int | None:
-    """How many ranks this process is one of, where somebody has started them; None where nobody has."""
-    if os.environ.get("LOCAL_RANK") is not None and os.environ.get("WORLD_SIZE") is not None:
-        return int(os.environ["WORLD_SIZE"])
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # a batch script itself has none: only srun's tasks do
-    return tasks if tasks > 1 and "SLURM_PROCID" in os.environ else None
-
-
-def global_rank() -> int:
-    """This process's rank: 0 unless somebody has started several. Only rank 0 writes."""
-    if inside() is None:
-        return int(os.environ.get("NODE_RANK", "0"))
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ["LOCAL_RANK"])
-
-
-def local_rank() -> int | None:
-    """This process's number among the ranks of its machine; None where nobody has started several."""
-    if inside() is None:
-        return None
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-
-
-def to_start(config: Mapping[str, Any]) -> bool:
-    """Whether this process has to start the ranks. Raises VarlabError where others started a different number."""
-    local, nodes = world(config)
-    started = inside()
-    if started is not None and started > 1 and started != local * nodes:
-        asked = f"trainer.num_nodes={nodes} and trainer.devices={local}"
-        raise VarlabError(f"{started} processes were started, but {asked} ask for {nodes * local}")
-    return started is None and local * nodes > 1
-
-
-def launch_ranks(module: str, config: Mapping[str, Any], directory: RunDirectory) -> Config:
+def run_ranks(module: str, config: Config, directory: RunDirectory) -> Config:
     """Start this machine's ranks of ``module.run(config, directory)``, wait for all, and return rank 0's outcome.
 
-    When one dies the others are ended within seconds. Raises VarlabError with what the first to die said last.
+    If one rank dies, the others end within seconds. Raises VarlabError with the reason of the first rank that failed.
     """
-    local, nodes = world(config)
     folder = directory.path / "ranks"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
     job = folder / f"job{global_rank()}.json"
-    todo = {"module": module, "config": config, "directory": str(directory.path), "resuming": directory.resuming}
-    write_json(job, todo)
-    environment = _environment(local, nodes)
-    read_end, write_end = os.pipe()  # its closing tells the ranks that this process is gone, however it went
+    write_json(
+        job,
+        {"module": module, "config": config, "directory": str(directory.path), "resuming": directory.resuming},
+    )
+    environments = _environments(*requested_ranks(config))
+    # The ranks notice the end of this process, however it ends, because it closes the pipe.
+    read_end, write_end = os.pipe()
     try:
-        processes = [_start(job, rank, environment, folder, read_end) for rank in range(local)]
+        processes = [_start(job, environment, read_end) for environment in environments]
         os.close(read_end)
         try:
-            with _passing_on(processes):
+            with _signals_forwarded(processes):
                 _wait(processes, folder)
         finally:
             _end(processes)
@@ -120,17 +66,19 @@ def launch_ranks(module: str, config: Mapping[str, Any], directory: RunDirectory
     return directory.record().outcome.values if directory.rank == 0 else {}
 
 
-def _environment(local: int, nodes: int) -> dict[str, str]:
-    """What torch and Lightning read to find each other."""
-    environment = {key: value for key, value in os.environ.items() if key not in _SLURM_TASK}
-    if nodes > 1 and not all(key in environment for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")):
+def _environments(local: int, nodes: int) -> list[dict[str, str]]:
+    """The environment of each rank, from which torch and Lightning learn where the others are."""
+    shared = {key: value for key, value in os.environ.items() if key not in _SLURM_TASK}
+    if nodes > 1 and not all(key in shared for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")):
         raise VarlabError(
-            f"trainer.num_nodes={nodes} needs a process started on every node: launch=slurm, srun or torchrun "
-            "(or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each)"
+            f"trainer.num_nodes={nodes} needs a process started on every node: use launch=slurm, srun or torchrun "
+            "(or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each)."
         )
     if nodes == 1:
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
-    return environment | {"WORLD_SIZE": str(local * nodes), "LOCAL_WORLD_SIZE": str(local)}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
+    shared |= {"WORLD_SIZE": str(local * nodes), "LOCAL_WORLD_SIZE": str(local)}
+    first = int(shared["NODE_RANK"]) * local
+    return [shared | {"LOCAL_RANK": str(number), "RANK": str(first + number)} for number in range(local)]
 
 
 def _free_port() -> int:
@@ -140,27 +88,26 @@ def _free_port() -> int:
         return port
 
 
-def _start(job: Path, local_rank: int, environment: dict[str, str], folder: Path, alive: int) -> _Process:
-    """One rank. Local rank 0 speaks to the terminal; the others to a file."""
-    local_world = int(environment["LOCAL_WORLD_SIZE"])
-    rank = int(environment["NODE_RANK"]) * local_world + local_rank
-    environment = environment | {"LOCAL_RANK": str(local_rank), "RANK": str(rank)}
-    command = [sys.executable, "-m", "varlab.launch.local_rank", str(job), str(alive)]
-    if local_rank == 0:
-        return subprocess.Popen(command, env=environment, pass_fds=(alive,))
-    with (folder / f"{rank}.log").open("wb") as log:
-        return subprocess.Popen(command, env=environment, pass_fds=(alive,), stdout=log, stderr=log)
+def _start(job: Path, environment: dict[str, str], pipe: int) -> _Process:
+    """Start one rank. Local rank 0 writes to the terminal, the others into a file each."""
+    command = [sys.executable, "-m", "varlab.launch.local_rank", str(job), str(pipe)]
+    if environment["LOCAL_RANK"] == "0":
+        return subprocess.Popen(command, env=environment, pass_fds=(pipe,))
+    with job.with_name(f"{environment['RANK']}.log").open("wb") as log:
+        return subprocess.Popen(command, env=environment, pass_fds=(pipe,), stdout=log, stderr=log)
 
 
 @contextlib.contextmanager
-def _passing_on(processes: list[_Process]) -> Iterator[None]:
-    """What asks this process to stop asks the ranks: they know when they can."""
+def _signals_forwarded(processes: list[_Process]) -> Iterator[None]:
+    """Send on to the ranks the signals that ask this process to stop: the ranks stop when their state is saved."""
 
-    def tell(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, tell) for number in SIGNALS} if _is_main_thread() else {}
+    # Python sets signal handlers in the main thread only.
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, forward) for number in SIGNALS} if main_thread else {}
     try:
         yield
     finally:
@@ -168,25 +115,21 @@ def _passing_on(processes: list[_Process]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
 def _wait(processes: list[_Process], folder: Path) -> None:
-    """Return when all have ended well. Raises VarlabError soon after one has not."""
-    while True:
-        codes = [process.poll() for process in processes]
-        if any(codes):
-            _raise_stopped(processes, folder)
-            time.sleep(4 * POLL)  # a rank's death brings others down: let the errors arrive, the first one is the cause
-            raise VarlabError(_cause([process.poll() for process in processes], folder))
-        if all(code == 0 for code in codes):
-            return
+    """Return when all ranks succeeded. Raises Stopped or VarlabError soon after one did not."""
+    codes: list[int | None] = [None]
+    while None in codes and not any(codes):
         time.sleep(POLL)
+        codes = [process.poll() for process in processes]
+    if any(codes):
+        _raise_stopped(processes, folder)
+        # One rank's death ends others: wait until their errors are written, the first one is the cause.
+        time.sleep(4 * POLL)
+        raise VarlabError(_cause([process.poll() for process in processes], folder))
 
 
 def _raise_stopped(processes: list[_Process], folder: Path) -> None:
-    """Raises Stopped where the ranks have saved their state and ended because of a signal; rank 0 is the one that saves."""
+    """Raises Stopped if the ranks saved their state and ended because of a signal; rank 0 is the one that saves."""
     if any(process.poll() == STOPPED for process in processes):
         with contextlib.suppress(subprocess.TimeoutExpired):
             processes[0].wait(GRACE)
@@ -195,7 +138,7 @@ def _raise_stopped(processes: list[_Process], folder: Path) -> None:
 
 
 def _cause(codes: list[int | None], folder: Path) -> str:
-    """Why the ranks ended: the sentence of the one that failed first; else the signal, and what it said last."""
+    """Why the ranks ended: the error of the first rank that failed; else the signal or exit code, and the last log lines."""
     killed = [local_rank for local_rank, code in enumerate(codes) if code is not None and code < 0]
     errors = sorted((json.loads(file.read_text()) for file in folder.glob("*.error")), key=lambda error: error["time"])
     if not killed and errors:
@@ -209,7 +152,7 @@ def _cause(codes: list[int | None], folder: Path) -> str:
 
 
 def _end(processes: list[_Process]) -> None:
-    """Leave no process behind."""
+    """End every process that is still alive."""
     for process in processes:
         if process.poll() is None:
             process.terminate()

@@ -1,4 +1,4 @@
-"""Where log lines go: one handler on standard error, coloured for people, plain for files."""
+"""Logging: one handler on standard error, coloured on a terminal, plain in files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MARK = "_varlab_handler"
 
 
 def configure() -> None:
-    """Set up this process's logging, once however often it is called."""
+    """Set up this process's logging; further calls do nothing."""
     root = logging.getLogger()
     if any(getattr(handler, _MARK, False) for handler in root.handlers):
         return
@@ -19,7 +19,8 @@ def configure() -> None:
     setattr(handler, _MARK, True)
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # launchers announce their every setting
+    # Hydra's launchers log every setting.
+    logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
 
 
 def _plain_handler() -> logging.Handler:
@@ -38,7 +39,7 @@ def _rich_handler() -> logging.Handler:
 
 
 class _StandardError(logging.Handler):
-    """Writes to what standard error is at the moment, redirected or not."""
+    """A handler that writes to the current standard error, also after it was redirected."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -48,7 +49,7 @@ class _StandardError(logging.Handler):
 
 
 class _Plain(logging.Formatter):
-    """One line a message; what isn't information says what it is."""
+    """A formatter with one line a message, and the level in front unless it is INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

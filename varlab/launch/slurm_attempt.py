@@ -1,10 +1,8 @@
-"""One attempt of a Slurm job at a run, and the one place that decides whether there is another.
+"""One attempt of a Slurm job at a run, and the one place that decides whether the job runs again.
 
-Every attempt has a folder that all its ranks and its batch script see; its name ends in the job's number and in how
-often Slurm has restarted it. Ranks leave notes there. When they have ended, the batch script, which outlives them all,
-calls ``python -m varlab.launch.slurm_attempt CODE``: a job that saved its state because it was asked to, or of which a process
-was killed, goes back into the queue; one that failed gets the sentence into its record. Preemption and lost nodes are
-Slurm's own to requeue.
+Each attempt has a folder ``<job>/<restarts>`` in which its ranks leave notes. After the ranks have ended, the batch script
+calls ``python -m varlab.launch.slurm_attempt CODE``. A job that was asked to stop, or whose process was killed, is requeued.
+A job that failed gets its error into the record. Slurm itself requeues jobs that are preempted or lose a node.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from varlab.config import Config
 from varlab.errors import VarlabError
@@ -29,20 +27,44 @@ from varlab.run.provenance import slurm_job
 __all__ = ["STOPPED", "Attempt", "main"]
 
 STOPPED = 75  # exit code of a process that was asked to stop (EX_TEMPFAIL: try again later)
-OUT_OF_MEMORY = (125, 253)  # srun's exit codes where Slurm killed for memory: the same would happen again
-BEGIN_PATIENCE = 300.0  # seconds that a rank waits for rank 0 to take the run's directory
+OUT_OF_MEMORY = (125, 253)  # srun's exit codes if Slurm killed a process for its memory
+START_PATIENCE = 300.0  # seconds that a rank waits for rank 0 to lock the run's directory
 _FOLDER, _TIMEOUTS, _ATTEMPTS = "VARLAB_ATTEMPT", "VARLAB_MAX_TIMEOUTS", "VARLAB_MAX_ATTEMPTS"
 
 
+class Start(TypedDict):
+    """Rank 0's note about the run. todo: False if the run is finished already."""
+
+    path: str
+    todo: bool
+    resuming: bool
+
+
+class RankError(TypedDict):
+    """A rank's note about its error. consequence: the rank failed only because another rank is gone."""
+
+    rank: int
+    time: float
+    error: str
+    consequence: bool
+
+
+class End(TypedDict):
+    """The batch script's note about the attempt. how: ``stopped``, ``time limit``, ``killed`` or ``failed``."""
+
+    how: str
+    why: str
+
+
 class Attempt:
-    """The notes of one attempt. folder: as above."""
+    """The notes of one attempt, in its folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     @classmethod
     def current(cls) -> Attempt | None:
-        """The attempt that this process belongs to; None outside of ``launch=slurm``."""
+        """The attempt that this process belongs to; None without ``launch=slurm``."""
         folder = os.environ.get(_FOLDER)
         return None if folder is None else cls(Path(folder))
 
@@ -55,137 +77,132 @@ class Attempt:
             f"mkdir -p ${_FOLDER}",
         ]
 
-    # -- what ranks note -----------------------------------------------------------------------------------------------
+    # -- notes of the ranks --------------------------------------------------------------------------------------------
 
-    def begin(self, path: Path, *, todo: bool, resuming: bool) -> None:
-        """Rank 0 has taken the run's directory."""
-        self._note("begun", {"path": str(path.absolute()), "todo": todo, "resuming": resuming})
+    def note_start(self, path: Path, *, todo: bool, resuming: bool) -> None:
+        """Note that rank 0 has locked the run's directory."""
+        self._write("start", Start(path=str(path.absolute()), todo=todo, resuming=resuming))
 
-    def told(self) -> Config:
-        """For the run's record: the job, and the attempts so far, this one among them."""
-        earlier = [
-            json.loads(file.read_text()) for file in sorted(self.folder.parent.glob("*/ended.json"), key=_number)
-        ]
-        return {"job": self.folder.parent.name, "attempts": int(self.folder.name) + 1, "ended": earlier}
-
-    def begun(self) -> Config:
-        """What rank 0 said at the beginning, as soon as it has. VarlabError where it failed, or says nothing."""
-        deadline = time.monotonic() + BEGIN_PATIENCE
-        while not (self.folder / "begun.json").exists():
+    def wait_for_start(self) -> Start:
+        """Rank 0's note, as soon as it exists. VarlabError if rank 0 fails first, or takes too long."""
+        deadline = time.monotonic() + START_PATIENCE
+        while (start := self._start()) is None:
             if self.errors():
-                raise VarlabError("rank 0 could not begin")
+                raise VarlabError("rank 0 could not begin the run: see its error above.")
             if time.monotonic() > deadline:
-                raise VarlabError(f"rank 0 did not begin within {BEGIN_PATIENCE:.0f} s")
+                raise VarlabError(f"rank 0 did not begin the run within {START_PATIENCE:.0f} s: see the job's log.")
             time.sleep(0.05)
-        return self._read("begun")
+        return start
 
-    def fail(self, rank: int, error: str, *, consequence: bool) -> None:
-        """A rank ends with an error. consequence: only because another rank is gone."""
-        self._note(f"{rank}.error", {"rank": rank, "time": time.time(), "error": error, "consequence": consequence})
+    def note_error(self, rank: int, error: str, *, consequence: bool) -> None:
+        """Note that a rank ends with an error."""
+        self._write(f"{rank}.error", RankError(rank=rank, time=time.time(), error=error, consequence=consequence))
 
-    def stop(self, why: str) -> None:
-        """The attempt ends because it was asked to."""
-        self._note("stopped", {"why": why})
+    def note_stop(self, why: str) -> None:
+        """Note that the attempt ends because it was asked to stop."""
+        self._write("stopped", {"why": why})
+
+    def history(self) -> Config:
+        """The job, the number of attempts including this one, and how the earlier ones ended; for the run's record."""
+        return {"job": self.folder.parent.name, "attempts": int(self.folder.name) + 1, "ended": self._ends()}
 
     # -- what the batch script reads -----------------------------------------------------------------------------------
 
-    def errors(self) -> list[Config]:
-        """The ranks' own errors, the first one first; not those that followed from another rank's end."""
-        errors = [json.loads(file.read_text()) for file in self.folder.glob("*.error.json")]
+    def errors(self) -> list[RankError]:
+        """The errors of the ranks, first one first, without those that followed from another rank's end."""
+        errors: list[RankError] = [json.loads(file.read_text()) for file in self.folder.glob("*.error.json")]
         return sorted((e for e in errors if not e["consequence"]), key=lambda error: error["time"])
 
     def path(self) -> Path | None:
-        """The run's directory; None where no rank came so far."""
-        return Path(self._read("begun")["path"]) if (self.folder / "begun.json").exists() else None
+        """The run's directory; None if rank 0 did not come so far."""
+        start = self._start()
+        return None if start is None else Path(start["path"])
 
-    def end(self, code: int) -> None:
-        """Note how it ended (``stopped``, ``time limit``, ``killed`` or ``failed``) and why."""
-        self._note("ended", self._verdict(code))
+    def note_end(self, code: int) -> None:
+        """Note how the attempt ended. code: of srun."""
+        self._write("ended", self._end(code))
 
-    def _verdict(self, code: int) -> dict[str, str]:
+    def _end(self, code: int) -> End:
         if errors := self.errors():
-            return {"how": "failed", "why": _sentence(errors[0])}
+            first = errors[0]
+            prefix = "" if first["rank"] == 0 else f"rank {first['rank']} failed: "
+            return {"how": "failed", "why": f"{prefix}{first['error']}"}
         if code in OUT_OF_MEMORY:
-            return {"how": "failed", "why": "Slurm ended it for want of memory: ask for more with launch.memory_gb."}
+            return {
+                "how": "failed",
+                "why": "Slurm ended the job because it ran out of memory: use a larger launch.memory_gb.",
+            }
         if (self.folder / "stopped.json").exists():
-            why = str(self._read("stopped")["why"])
+            why = str(json.loads((self.folder / "stopped.json").read_text())["why"])
             return {"how": "time limit" if "SIGUSR2" in why else "stopped", "why": why}
         if code == STOPPED:
-            return {"how": "stopped", "why": "asked to stop before it had begun"}
+            return {"how": "stopped", "why": "stopped before the run began"}
         return {"how": "killed", "why": f"a process of the job was killed (srun ended with {code})"}
 
-    def another(self) -> str | None:
-        """None if the job is to be tried again; else why not, in a sentence."""
-        ended = self._read("ended")
-        if ended["how"] == "failed":
-            return str(ended["why"])
-        hows = [json.loads(file.read_text())["how"] for file in self.folder.parent.glob("*/ended.json")]
-        stops, kills = hows.count("time limit"), hows.count("killed")
-        if ended["how"] == "time limit" and stops > int(os.environ.get(_TIMEOUTS, "0")):
-            return f"{ended['why']}; so ended {stops} attempts: launch.max_timeouts allows no more"
-        if ended["how"] == "killed" and kills >= int(os.environ.get(_ATTEMPTS, "1")):
-            return f"{ended['why']}; so ended {kills} attempts: launch.max_attempts allows no more"
+    def refusal(self) -> str | None:
+        """Why the job must not run again, after ``note_end``; None if it is to be requeued."""
+        ends = self._ends()
+        how, why = ends[-1]["how"], ends[-1]["why"]
+        times = [end["how"] for end in ends].count(how)
+        if how == "failed":
+            return why
+        if how == "time limit" and times > int(os.environ.get(_TIMEOUTS, "0")):
+            return f"{why}; {times} attempts ended so, and launch.max_timeouts allows no more"
+        if how == "killed" and times >= int(os.environ.get(_ATTEMPTS, "1")):
+            return f"{why}; {times} attempts ended so, and launch.max_attempts allows no more"
         return None
 
-    def _note(self, name: str, value: Mapping[str, Any]) -> None:
+    def _start(self) -> Start | None:
+        file = self.folder / "start.json"
+        start: Start | None = json.loads(file.read_text()) if file.exists() else None
+        return start
+
+    def _ends(self) -> list[End]:
+        """How the attempts of this job ended so far, in order."""
+        files = sorted(self.folder.parent.glob("*/ended.json"), key=lambda file: int(file.parent.name))
+        return [json.loads(file.read_text()) for file in files]
+
+    def _write(self, name: str, value: Mapping[str, object]) -> None:
         write_json(self.folder / f"{name}.json", value)
-
-    def _read(self, name: str) -> Config:
-        value: Config = json.loads((self.folder / f"{name}.json").read_text())
-        return value
-
-
-def _number(ended: Path) -> int:
-    return int(ended.parent.name)
-
-
-def _sentence(error: Mapping[str, Any]) -> str:
-    return str(error["error"]) if error["rank"] == 0 else f"rank {error['rank']} failed: {error['error']}"
 
 
 def main(code: int) -> int:
-    """The batch script's last act. Returns its exit code, by which Slurm tells whether the job failed."""
+    """The batch script's last command. Returns the script's exit code, by which Slurm knows whether the job failed."""
     attempt = Attempt.current()
     if attempt is None or code == 0:
         return code
-    attempt.end(code)
-    path = attempt.path()
-    job, restarts = str(slurm_job()), os.environ.get("SLURM_RESTART_COUNT", "0")
-    if _ours(job, restarts):  # else cancelled, preempted, or begun anew elsewhere: Slurm's own affair
-        refusal = attempt.another()
+    attempt.note_end(code)
+    path, job = attempt.path(), str(slurm_job())
+    # Otherwise the job was cancelled or preempted, or runs again elsewhere: Slurm has decided already.
+    if _is_running(job, os.environ.get("SLURM_RESTART_COUNT", "0")):
+        refusal = attempt.refusal()
         if refusal is None:
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         else:
             print(f"varlab: {refusal}", file=sys.stderr)
             if path is not None:
-                _record(path, refusal)
+                _record_failure(path, refusal)
     if path is not None:
         sweep_table.update_table(path.parent)
     return code
 
 
-def _record(path: Path, refusal: str) -> None:
-    if (path / "run.json").exists():
-        with RunDirectory(path) as directory:
+def _record_failure(path: Path, why: str) -> None:
+    with RunDirectory(path) as directory:
+        if directory.record_path.exists():
             directory.lock()
-            if directory.read()["outcome"]["state"] != "finished":
-                directory.fail(refusal)
+            if not directory.record().outcome.finished:
+                directory.fail(why)
 
 
-def _ours(job: str, restarts: str) -> bool:
-    """Whether Slurm still sees this very attempt running: after a lost node it may have begun another.
+def _is_running(job: str, restarts: str) -> bool:
+    """Whether Slurm still sees this very attempt running: after a lost node it may have started another.
 
     job: with its number in an array (12_5). The last job of an array has the array's own number, which means all of them.
     """
-    shown = subprocess.run(
-        ["scontrol", "--oneliner", "show", "job", job],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    ).stdout
-    running = re.search(r"\bJobState=RUNNING\b", shown) is not None
-    return running and re.search(rf"\bRestarts={restarts}\b", shown) is not None
+    command = ["scontrol", "--oneliner", "show", "job", job]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    return {"JobState=RUNNING", f"Restarts={restarts}"} <= set(re.split(r"\s+", shown))
 
 
 if __name__ == "__main__":

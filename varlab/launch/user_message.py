@@ -1,8 +1,9 @@
-"""From exceptions to sentences. What a person can mend gets one sentence; what only we can mend keeps its traceback."""
+"""The message about an exception: one sentence that says what to do, and a traceback only for an unforeseen exception."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -13,30 +14,44 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from varlab.errors import Stopped, VarlabError
 
-__all__ = ["one_of", "sentence", "show_traceback", "unknown_key"]
+__all__ = ["one_of", "report", "unknown_key", "user_message"]
 
-_LOST_WORKER = ("TerminatedWorkerError", "BrokenProcessPool")  # of loky, by name: it may not be installed
+logger = logging.getLogger(__name__)
+
+_LOST_WORKER = ("TerminatedWorkerError", "BrokenProcessPool")
+"""loky's exceptions, by name because loky may not be installed."""
+
 _PLUGINS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/varlab_slurm": "slurm"}
 
 
-def show_traceback() -> bool:
-    """VARLAB_DEBUG=1 keeps the traceback of every error."""
-    return os.environ.get("VARLAB_DEBUG", "0") not in ("", "0")
+def report(error: Exception) -> str:
+    """The message about an error; the traceback of an unforeseen one, or of any with VARLAB_DEBUG=1, is logged."""
+    if _foreseen(error) is None or os.environ.get("VARLAB_DEBUG", "0") not in ("", "0"):
+        logger.error("%s", type(error).__name__, exc_info=error)
+    return user_message(error)
 
 
-def sentence(error: BaseException) -> str | None:
-    """What was wrong, on one line; None for an error that nobody foresaw."""
+def user_message(error: BaseException) -> str:
+    """One line: what was wrong and what to do."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted: run the same command again to resume."
+    return _foreseen(error) or f"unexpected {type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+def _foreseen(error: BaseException) -> str | None:
+    """The message about an error with a known remedy; None for any other."""
     cause: BaseException | None = error
-    while cause is not None:  # Hydra and Lightning wrap what a constructor or a loader raised
+    # Hydra and Lightning wrap what a constructor or a data loader raised.
+    while cause is not None:
         if isinstance(cause, VarlabError | Stopped):
-            return _line(str(cause))
+            return " ".join(str(cause).split())
         if _is_out_of_memory(cause):
-            remedy = "try trainer.micro_batch=N (the same update in parts), or a smaller batch or model"
+            remedy = "use trainer.micro_batch=N (the same update in parts), or a smaller batch or model"
             return f"Out of memory ({_first_line(cause)}): {remedy}."
         if type(cause).__name__ in _LOST_WORKER:
             return (
-                "a process of the sweep was killed (for want of memory?), and joblib ended the others: the same command again "
-                "runs only what is not finished."
+                "A worker process of the sweep was killed (perhaps for lack of memory), which stopped the sweep. Run the same "
+                "command again to finish what is left."
             )
         cause = cause.__cause__
     if isinstance(error, MissingConfigException):
@@ -57,7 +72,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Told by name: torch, which raises most of them, is not imported for this."""
+    """Whether memory ran out; torch's own exception is recognised by its name, without an import of torch."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -66,7 +81,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_of(name: str, options: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence about a name that does not exist: the nearest that does, and all of them."""
+    """The end of a message about an unknown name: the closest known name, and all known names."""
     known = sorted(options)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{prefix}{near[0]}'? " if near else ""
@@ -74,11 +89,9 @@ def one_of(name: str, options: Iterable[str], prefix: str = "") -> str:
 
 
 def unknown_key(error: BaseException) -> str | None:
-    """The key of an override that the configuration does not have; None if the error is about something else."""
-    match = re.match(r"Could not override '(.*?)'", str(error)) or re.match(
-        r"Override (\S+?)=\S* looks like a config group", str(error)
-    )
-    return match[1] if match else None
+    """The unknown key of an override that Hydra refuses; None for any other error."""
+    match = re.match(r"Could not override '(.*?)'|Override (\S+?)=\S* looks like a config group", str(error))
+    return match and (match[1] or match[2])
 
 
 def _missing_config(error: MissingConfigException) -> str:
@@ -92,7 +105,7 @@ def _missing_config(error: MissingConfigException) -> str:
 
 
 def _files(error: MissingConfigException, group: str) -> set[str]:
-    """A group's files, those in its folders too (experiment=digits/judge), which Hydra's own list leaves out."""
+    """The options of a config group, also those in folders (experiment=digits/judge), which Hydra's list leaves out."""
     folders = [Path(root) / group for root in re.findall(r"path=file://(.+)", str(error))]
     return {str(file.relative_to(folder).with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
 
@@ -100,7 +113,7 @@ def _files(error: MissingConfigException, group: str) -> set[str]:
 def _composition(error: HydraException) -> str:
     text = _first_line(error)
     if ambiguous := re.search(r"Ambiguous value for argument '(.*)'\s", str(error)):
-        return f"{ambiguous[1]} asks for several runs: add -m (or quote the value, where the comma belongs to it)"
+        return f"{ambiguous[1]} asks for several runs: add -m (or quote the value if the comma belongs to it)"
     if key := unknown_key(error):
         return f"there is no key '{key}' in this configuration"
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -109,18 +122,13 @@ def _composition(error: HydraException) -> str:
 
 
 def _instantiation(error: InstantiationException) -> str | None:
-    """A constructor refused its values: whose, and what it said. None where it broke down in some other way."""
+    """The key whose constructor refused its values, and why; None if the constructor failed in another way."""
     if not isinstance(error.__cause__, TypeError | ValueError | ImportError | AttributeError | OSError | None):
         return None
     key = re.search(r"full_key: (\S+)", str(error))
-    said = _first_line(error.__cause__) if error.__cause__ is not None else _first_line(error)
-    return f"{key[1]}: {said}" if key else _first_line(error)
+    return f"{key[1]}: {_first_line(error.__cause__ or error)}" if key else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

@@ -1,8 +1,8 @@
-"""What a run was made with: code, versions, hardware. Asks git and the operating system; never imports torch."""
+"""The provenance of a run: code, versions, hardware. Asks git and the operating system; never imports torch."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import varlab
 from varlab.config import Config
+from varlab.files import sha256
 
-__all__ = ["code", "command_line", "hardware", "slurm_job", "versions"]
+__all__ = ["code", "command_line", "cores", "hardware", "slurm_job", "versions"]
 
-CODE = "code.json"  # of a copy of the code: where it came from
+CODE = "code.json"  # in a copy of the code: where the copy came from
 DIFF_LIMIT = 1_000_000  # characters of uncommitted changes kept in run.json
 _PACKAGES = (
     "torch",
@@ -38,22 +39,26 @@ _PACKAGES = (
 
 
 def slurm_job() -> str | None:
-    """The job that this process belongs to, as squeue has it (``12_3`` in an array); None outside Slurm."""
+    """The Slurm job of this process in squeue's notation (``12_3`` in an array); None outside Slurm."""
     array, number = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{number}" if array and number else os.environ.get("SLURM_JOB_ID")
 
 
 def code(package: Path | None = None) -> Config:
-    """``{"version", "commit", "diff", "untracked"}``; commit and diff are None outside a git checkout of varlab; of files that
-    git does not know, a hash by name. Of a copy that a sweep runs from: what was copied, and ``snapshot``, its folder."""
+    """The version, commit, uncommitted diff and untracked files (name → hash) of the code that runs.
+
+    commit and diff are None outside a git checkout of varlab. In the copy that a sweep runs from: those of the code that
+    was copied, and ``snapshot``, the copy's folder.
+    """
     package = package or Path(varlab.__file__).parent
-    if (package.parent / CODE).is_file():  # a copy, made when a sweep was submitted
-        told: Config = json.loads((package.parent / CODE).read_text(encoding="utf-8"))
-        return told | {"snapshot": str(package.parent)}
+    if (package.parent / CODE).is_file():
+        copied: Config = json.loads((package.parent / CODE).read_text(encoding="utf-8"))
+        return copied | {"snapshot": str(package.parent)}
     record: Config = {"version": varlab.__version__, "commit": None, "diff": None, "untracked": {}}
     root = package.parent
     if not _git(root, "ls-files", "--", package.name):
-        return record  # installed, or a copy inside somebody else's repository
+        # varlab is installed, or lies in another project's repository
+        return record
     diff = _git(root, "diff", "HEAD") or ""
     if len(diff) > DIFF_LIMIT:
         diff = f"{diff[:DIFF_LIMIT]}\n… cut after {DIFF_LIMIT} characters\n"
@@ -61,14 +66,12 @@ def code(package: Path | None = None) -> Config:
     record["commit"] = (_git(root, "rev-parse", "HEAD") or "").strip() or None
     record["diff"] = diff
     files = {name: root / name for name in untracked if name.endswith((".py", ".yaml"))}
-    record["untracked"] = {
-        name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for name, file in files.items() if file.is_file()
-    }
+    record["untracked"] = {name: sha256(file)[:12] for name, file in files.items() if file.is_file()}
     return record
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """git's answer, None where it has none (not installed, not a repository, no commit yet)."""
+    """The output of a git command; None if it fails (no git, no repository, no commit)."""
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -77,23 +80,21 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the installed packages that numbers can depend on."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and of the installed packages on which results can depend."""
+    result = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            result[package] = importlib.metadata.version(package)
+    return result
 
 
 def hardware() -> Config:
-    """Processor, cores this process may use, memory; threads and GPUs once somebody else has imported torch."""
+    """Processor, cores, memory; also threads and GPUs if torch is imported already."""
     record: Config = {
         "host": platform.node(),
         "system": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gib": _memory_gib(),
     }
     torch = sys.modules.get("torch")
@@ -101,6 +102,11 @@ def hardware() -> Config:
         record["threads"] = torch.get_num_threads()
         record["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return record
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:
@@ -118,5 +124,5 @@ def _memory_gib() -> float | None:
 
 
 def command_line() -> str:
-    """This process's command, as one could type it again."""
+    """This process's command, quoted for a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

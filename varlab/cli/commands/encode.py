@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from varlab import flops
+from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, write_array, write_tokens
 from varlab.files import sha256, write_json
-from varlab.launch import local
-from varlab.launch.workers import bar
+from varlab.launch.environment import global_rank, local_rank, started_ranks
 from varlab.model import Model
 from varlab.moved import current_name
 from varlab.recipe.finished_run import shards, trained
@@ -53,7 +53,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     own = _data_config(config, record)
     data = shards(config | {"data": own}, record)
     origin = _origin(config, model, data, own)
-    rank, world = local.global_rank(), local.inside() or 1
+    rank, world = global_rank(), started_ranks() or 1
     _take_up(directory, origin)
     parts = _parts(data)
     mine = [part for part in parts[rank::world] if not (directory.path / part.file).is_file()]
@@ -61,7 +61,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
         logger.info(
             "%d of %d token shards are there already", len(parts[rank::world]) - len(mine), len(parts[rank::world])
         )
-    with bar("encoding") as progress:
+    with progress_bar("encoding") as progress:
         done, total = 0, sum(part.last - part.first for part in mine)
         for part in mine:
             write_array(directory.path / part.file, _encode(model, data, part, config["batch"]))
@@ -82,7 +82,7 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
 
 def _on_own_device(config: Config) -> Config:
     """Each rank of a machine has a GPU of its own, where there are some."""
-    device = local.local_rank()
+    device = local_rank()
     if config["device"] == "auto" and device is not None and torch.cuda.device_count() > device:
         return config | {"device": f"cuda:{device}"}
     return config

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from varlab.cli.dataset_summary import summarise
+from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data.faults import KINDS, count_faults
 from varlab.data.format.index import FILE, Index, read_index
@@ -19,7 +20,7 @@ from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import ScanSettings, split_files
 from varlab.files import write_json
-from varlab.launch.workers import bar, workers
+from varlab.launch.environment import worker_count
 from varlab.run.directory import RunDirectory
 from varlab.types import Fault, VarlabError
 
@@ -40,8 +41,8 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
 def _make(config: Config, folder: Path) -> Config:
     before = _before(folder)
     splits = split_files(folder, config["split"])
-    count = workers(config["workers"], jobs=sum(map(len, splits.values())))
-    with bar("looking at shards") as progress:
+    count = worker_count(config["workers"], jobs=sum(map(len, splits.values())))
+    with progress_bar("looking at shards") as progress:
         index, faults = build_index(
             folder,
             splits=splits,
@@ -65,8 +66,8 @@ def _make(config: Config, folder: Path) -> Config:
 
 def _check(config: Config, folder: Path, directory: RunDirectory) -> Config:
     index = read_index(folder)
-    count = workers(config["workers"], jobs=sum(map(len, index.splits.values())))
-    with bar("checking shards") as progress:
+    count = worker_count(config["workers"], jobs=sum(map(len, index.splits.values())))
+    with progress_bar("checking shards") as progress:
         faults = check_index(index, settings=_settings(config, {}), workers=count, progress=progress)
     for fault in faults:
         logger.warning("%s", fault)

@@ -9,11 +9,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from varlab.cli.dataset_summary import summarise
+from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data.format.index import SPLITS, read_index
 from varlab.data.pack.conditions import ConditionMaker, CropBoxes
 from varlab.data.pack.packer import pack
-from varlab.launch.workers import bar, workers
+from varlab.launch.environment import worker_count
 from varlab.moved import resolve_targets
 from varlab.run.directory import RunDirectory
 from varlab.types import VarlabError
@@ -29,12 +30,12 @@ def run(cfg: DictConfig, directory: RunDirectory) -> Config:
     """Pack ``cfg.source`` into shards of ``cfg.shard_size`` images in the run's directory, with a condition if asked."""
     source, condition = _made(cfg.source), _condition(cfg.get("condition"))
     jobs = sum(-(-len(source.entries(split)) // max(cfg.shard_size, 1)) for split in SPLITS)
-    with bar("packing") as progress:
+    with progress_bar("packing") as progress:
         summary = pack(
             source,
             directory.path,
             shard_size=cfg.shard_size,
-            workers=workers(cfg.workers, jobs=jobs),
+            workers=worker_count(cfg.workers, jobs=jobs),
             progress=progress,
             condition=condition,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import varlab
-from varlab.launch.code_copy import snapshot
+from varlab.launch.code_copy import copy_code
 from varlab.run import provenance
 
 ROOT = Path(varlab.__file__).resolve().parents[1]
@@ -18,11 +18,11 @@ ROOT = Path(varlab.__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return snapshot(tmp_path_factory.mktemp("code"))
+    return copy_code(tmp_path_factory.mktemp("code"))
 
 
 def test_made_once_whole_and_nothing_else(copy: Path) -> None:
-    assert snapshot(copy.parent) == copy and list(copy.parent.iterdir()) == [copy]
+    assert copy_code(copy.parent) == copy and list(copy.parent.iterdir()) == [copy]
     ours = {file.relative_to(ROOT) for file in (ROOT / "varlab").rglob("*.py")} | {Path("conf/train.yaml")}
     assert ours < {file.relative_to(copy) for file in copy.rglob("*") if file.is_file()}
     assert not list(copy.rglob("__pycache__")) and not (copy / "tests").exists()

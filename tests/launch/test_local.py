@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.conftest import ROOT
 from varlab.errors import VarlabError
-from varlab.launch import local
+from varlab.launch import environment
 from varlab.run.directory import read_run
 
 TWO = ("trainer.devices=2", "out=here")
@@ -79,20 +79,20 @@ def until(condition) -> None:
     ],
 )
 def test_how_many_are_asked_for(trainer: dict | None, asked: tuple[int, int]) -> None:
-    assert local.world({"trainer": trainer}) == asked
+    assert environment.requested_ranks({"trainer": trainer}) == asked
 
 
 def test_ranks_that_others_started_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"trainer": {"devices": 2, "num_nodes": 2}}
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert local.inside() == 4 and local.global_rank() == 3 and not local.to_start(config)
+    assert environment.started_ranks() == 4 and environment.global_rank() == 3 and not environment.needs_ranks(config)
     with pytest.raises(VarlabError, match="4 processes were started"):
-        local.to_start({"trainer": {"devices": 2}})
+        environment.needs_ranks({"trainer": {"devices": 2}})
 
 
 def test_a_batch_script_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert local.inside() is None and local.global_rank() == 0
-    assert local.to_start({"trainer": {"devices": 2}})
+    assert environment.started_ranks() is None and environment.global_rank() == 0
+    assert environment.needs_ranks({"trainer": {"devices": 2}})

@@ -29,57 +29,57 @@ def test_outside_of_slurm_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_first_rank_with_an_error_of_its_own_is_the_cause(attempt: Attempt) -> None:
-    attempt.fail(0, "Connection closed by peer", consequence=True)
-    attempt.fail(3, "the lights went out", consequence=False)
-    attempt.fail(1, "so it is dark", consequence=False)
-    attempt.end(1)
-    assert attempt.another() == "rank 3 failed: the lights went out"
+    attempt.note_error(0, "Connection closed by peer", consequence=True)
+    attempt.note_error(3, "the lights went out", consequence=False)
+    attempt.note_error(1, "so it is dark", consequence=False)
+    attempt.note_end(1)
+    assert attempt.refusal() == "rank 3 failed: the lights went out"
 
 
 def test_killed_goes_on_until_max_attempts(attempt: Attempt) -> None:
-    attempt.end(137)
-    assert attempt.another() is None
+    attempt.note_end(137)
+    assert attempt.refusal() is None
     second, third = (number(attempt.folder.parent, i) for i in (1, 2))
-    second.fail(0, "Connection closed by peer", consequence=True)
-    second.end(1)
-    assert second.another() is None
-    third.end(137)
-    assert "launch.max_attempts allows no more" in str(third.another())
+    second.note_error(0, "Connection closed by peer", consequence=True)
+    second.note_end(1)
+    assert second.refusal() is None
+    third.note_end(137)
+    assert "launch.max_attempts allows no more" in str(third.refusal())
 
 
 @pytest.mark.parametrize(("name", "limited"), [("SIGUSR2", True), ("SIGTERM", False)])
 def test_only_time_limits_are_counted(name: str, limited: bool, attempt: Attempt) -> None:
     for restarts in range(3):
         now = attempt if restarts == 0 else number(attempt.folder.parent, restarts)
-        now.stop(f"Stopped by {name} after 96 images.")
-        now.end(STOPPED)
-    assert ("launch.max_timeouts allows no more" in str(now.another())) == limited
-    assert [ended["how"] for ended in now.told()["ended"]] == ["time limit" if limited else "stopped"] * 3
+        now.note_stop(f"Stopped by {name} after 96 images.")
+        now.note_end(STOPPED)
+    assert ("launch.max_timeouts allows no more" in str(now.refusal())) == limited
+    assert [ended["how"] for ended in now.history()["ended"]] == ["time limit" if limited else "stopped"] * 3
 
 
 def test_killed_for_memory_is_not_tried_again(attempt: Attempt) -> None:
-    attempt.end(253)
-    assert "launch.memory_gb" in str(attempt.another())
+    attempt.note_end(253)
+    assert "launch.memory_gb" in str(attempt.refusal())
 
 
 def test_other_ranks_hear_of_the_beginning(attempt: Attempt) -> None:
-    attempt.begin(Path("run"), todo=True, resuming=False)
-    assert attempt.begun() == {"path": str(Path("run").absolute()), "todo": True, "resuming": False}
+    attempt.note_start(Path("run"), todo=True, resuming=False)
+    assert attempt.wait_for_start() == {"path": str(Path("run").absolute()), "todo": True, "resuming": False}
 
 
 def test_other_ranks_do_not_wait_for_one_that_failed(attempt: Attempt) -> None:
-    attempt.fail(0, "another run lives here", consequence=False)
+    attempt.note_error(0, "another run lives here", consequence=False)
     with pytest.raises(VarlabError, match="rank 0 could not begin"):
-        attempt.begun()
+        attempt.wait_for_start()
 
 
 def test_of_an_array_only_the_job_itself_is_requeued(
     attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last job's own number is that of the whole array, by which Slurm would requeue all of it."""
-    tool, told = tmp_path / "bin" / "scontrol", tmp_path / "told"
+    tool, calls = tmp_path / "bin" / "scontrol", tmp_path / "calls"
     tool.parent.mkdir()
-    tool.write_text(f'#!/bin/sh\necho "$*" >> {told}\necho "JobId=12 JobState=RUNNING Requeue=1 Restarts=0"\n')
+    tool.write_text(f'#!/bin/sh\necho "$*" >> {calls}\necho "JobId=12 JobState=RUNNING Requeue=1 Restarts=0"\n')
     tool.chmod(0o755)
     slurm = {
         "SLURM_JOB_ID": "12",
@@ -90,4 +90,4 @@ def test_of_an_array_only_the_job_itself_is_requeued(
     for name, value in {**slurm, "PATH": f"{tool.parent}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
     assert main(137) == 137
-    assert told.read_text().splitlines() == ["--oneliner show job 12_5", "requeue 12_5"]
+    assert calls.read_text().splitlines() == ["--oneliner show job 12_5", "requeue 12_5"]
