@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported, so before anything else here
@@ -16,6 +16,8 @@ settings.register_profile(
     "varlab", deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("varlab")
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +46,32 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("structure of varlab/ (at d11e80b → now)")
     for line in structure.report():
         terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, with the fake command's configuration beside it; child processes find these tests."""
+    from tests import fake
+
+    fake.write_conf(tmp_path / "conf")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def varlab(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``varlab("fake", "seed=1")`` → (exit code, standard output, standard error)."""
+
+    from tests import fake
+    from varlab.cli.main import main
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        here = ("--config-dir", str(workplace.parent / "conf")) if arguments[:1] == ("fake",) else ()
+        code = main([*arguments, *here], commands=fake.COMMANDS)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -7,15 +7,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from varlab.cli.app import _parse
 from varlab.cli.arguments import quote, rewrite
+from varlab.cli.command_table import COMMANDS
 from varlab.errors import VarlabError
 
 GROUPS = {"order", "loss", "digits/loss"}
 paths = st.from_regex(r"[a-z0-9_./][A-Za-z0-9_./=+-]{0,30}", fullmatch=True)
 
 
-def rewritten(*arguments: str, positional: str | None = "run") -> list[str]:
-    return rewrite(arguments, command="cmd", positional=positional, is_group=lambda key: key in GROUPS)
+def rewritten(*arguments: str, positional: str | None = "run", multirun: bool = False) -> list[str]:
+    is_group = GROUPS.__contains__
+    return rewrite(arguments, command="cmd", positional=positional, multirun=multirun, is_group=is_group)
 
 
 def values(override: str) -> list[str]:
@@ -45,7 +48,7 @@ def test_values_with_equals_arrive_letter_by_letter(path: str) -> None:
 def test_under_multirun_commas_separate() -> None:
     assert values(quote("run=runs/a=1,runs/b=2", multirun=True)) == ["runs/a=1", "runs/b=2"]
     assert values(quote("run=runs/a=1,runs/b=2", multirun=False)) == ["runs/a=1,runs/b=2"]
-    (one,) = [a for a in rewritten("-m", "runs/a=1", "runs/b") if a != "-m"]
+    (one,) = rewritten("runs/a=1", "runs/b", multirun=True)
     assert values(one) == ["runs/a=1", "runs/b"]
 
 
@@ -64,7 +67,6 @@ def test_under_multirun_commas_separate() -> None:
         "a='x=1'",
         "a={b:1}",
         "x=[a=b]",
-        "--help",
     ],
 )
 def test_all_else_passes_untouched(argument: str) -> None:
@@ -72,13 +74,9 @@ def test_all_else_passes_untouched(argument: str) -> None:
 
 
 def test_flags_keep_their_values() -> None:
-    assert rewritten("--config-dir", "my/conf", "-c", "job", "seed=1") == [
-        "--config-dir",
-        "my/conf",
-        "-c",
-        "job",
-        "seed=1",
-    ]
+    words = ["--config-dir", "my/conf", "runs/a=1", "-c", "job", "seed=1"]
+    args = _parse(COMMANDS["sample"], words)
+    assert (args.config_dir, args.cfg, args.overrides) == ("my/conf", "job", ["seed=1", "run='runs/a=1'"])
 
 
 def test_bare_words_where_none_are_taken() -> None:

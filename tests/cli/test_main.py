@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cli.conftest import ROOT
+from tests.conftest import ROOT
 from varlab.cli.app import conf_dir
 from varlab.cli.command_table import COMMANDS
 from varlab.cli.main import main, usage
@@ -127,7 +127,7 @@ def test_a_failed_run_goes_on(varlab, workplace: Path) -> None:
 
 def test_ctrl_c_is_recorded(varlab, workplace: Path) -> None:
     code, _, err = varlab("fake", "out=here", "action=interrupted")
-    assert code == 130 and "interrupted" in err
+    assert code == 130 and "Interrupted" in err
     assert read_run(workplace / "here")["outcome"]["state"] == "stopped"
 
 

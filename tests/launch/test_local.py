@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import ROOT
+from tests.conftest import ROOT
 from varlab.errors import VarlabError
 from varlab.launch import environment
 from varlab.run.directory import read_run
@@ -52,7 +52,7 @@ def test_a_rank_that_dies_ends_all_with_its_last_words(varlab) -> None:
 
 def test_killing_the_starter_leaves_no_rank(workplace: Path) -> None:
     arguments = ["fake", *TWO, "action=wait", "--config-dir", str(workplace.parent / "conf")]
-    code = f"from tests.cli.fake import COMMANDS; from varlab.cli.main import main; main({arguments!r}, COMMANDS)"
+    code = f"from tests.fake import COMMANDS; from varlab.cli.main import main; main({arguments!r}, COMMANDS)"
     starter = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
     files = [workplace / "here" / f"pid{rank}" for rank in (0, 1)]
     until(lambda: all(file.exists() and file.read_text() for file in files))

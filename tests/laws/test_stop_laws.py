@@ -80,7 +80,7 @@ def test_asked_again_and_again(
         assert child.wait() == ASKED[number], log.read_text()
         outcome = small.record(run)["outcome"]
         assert outcome["state"] == "stopped" and outcome["error"].startswith(f"Stopped by {number.name} after"), outcome
-        assert log.read_text().splitlines()[-1].endswith("the same command goes on from there.")
+        assert log.read_text().splitlines()[-1].endswith("run the same command again to resume.")
     assert Child(*command(run, way), log=log).wait() == 0, log.read_text()
     assert small.weights(run) == small.weights(whole(way))
     assert small.lines(run) == small.lines(whole(way))

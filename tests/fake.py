@@ -13,7 +13,7 @@ from varlab.cli.command_table import Command
 from varlab.errors import VarlabError
 from varlab.run.directory import RunDirectory
 
-COMMAND = Command("fake", "tests.cli.fake", "a command for tests", "varlab fake", positional="run")
+COMMAND = Command("fake", "tests.fake", "a command for tests", "varlab fake", positional="run")
 COMMANDS = {"fake": COMMAND}
 
 CONFIG = """
@@ -43,7 +43,7 @@ def write_conf(folder: Any) -> None:
 
 
 def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
-    directory.update(auto={"runs": directory.read()["auto"].get("runs", 0) + 1})
+    directory.update(auto={"runs": directory.record().auto.get("runs", 0) + 1})
     return dict(ACTIONS[cfg.action](cfg, directory))
 
 
