@@ -1,0 +1,70 @@
+"""``launch=slurm`` with scripts in place of Slurm's commands: the batch script runs where it is submitted."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from varlab.run.record import read_record
+
+SBATCH = r"""
+for script; do :; done
+last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$script")
+export SLURM_JOB_ID=12 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_JOB_NODELIST=here
+for task in $(seq 0 "${last:-0}"); do
+  test -n "$last" && export SLURM_ARRAY_JOB_ID=12 SLURM_ARRAY_TASK_ID=$task SLURM_JOB_ID=$((12 + task))
+  name=12_${last:+$task}
+  touch "$QUEUE/$name"
+  (bash "$script"; rm "$QUEUE/$name") >"$QUEUE/../log$task" 2>&1 &
+done
+echo "Submitted batch job 12"
+"""
+SRUN = r"""
+while [[ $1 != *python* ]]; do shift; done
+SLURM_PROCID=0 SLURM_LOCALID=0 exec "$@"
+"""
+SQUEUE = r"""
+for name in $(ls "$QUEUE"); do echo "${name/%_/_N/A} RUNNING"; done
+"""
+COMMANDS = {"sbatch": SBATCH, "srun": SRUN, "squeue": SQUEUE, "scontrol": 'echo "JobState=RUNNING Restarts=0"'}
+LAUNCH = ("launch=slurm", "launch.poll=0.1", "launch.cpus=1")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts on PATH that answer as Slurm's commands do."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    for name, text in COMMANDS.items():
+        file = tmp_path / "bin" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/bin/bash\n{text}")
+        file.chmod(0o755)
+    (tmp_path / "queue").mkdir()
+    monkeypatch.setenv("QUEUE", str(tmp_path / "queue"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+def test_a_sweep_returns_every_result(
+    slurm: None, varlab: Callable[..., tuple[int, str, str]], workplace: Path
+) -> None:
+    code, _, err = varlab("fake", "-m", "action=work,refuse", "out=many", *LAUNCH)
+    assert code == 1 and "1 of 2 runs failed" in err and "this cannot be done" in err
+    record = read_record(workplace / "many" / "action=work")
+    assert record.outcome.finished and record.slurm["attempts"] == 1 and record.slurm_job == "12_0"
+    assert Path(record.code["snapshot"]).parent == workplace / "many" / ".code"
+    with (workplace / "many" / "sweep.csv").open() as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    assert rows["action=work"]["state"] == "finished" and rows["action=refuse"]["slurm_job"] == "12_1"
+
+
+def test_a_lost_job_leaves_its_reason(
+    slurm: None, varlab: Callable[..., tuple[int, str, str]], workplace: Path
+) -> None:
+    (workplace.parent / "bin" / "srun").write_text("#!/bin/bash\nexit 1\n")
+    code, _, err = varlab("fake", "-m", "action=work", "out=many", *LAUNCH)
+    assert code == 1 and re.search(r"Slurm job 12 ended as \w+; its log is .*12_0_log.out", err)
