@@ -136,7 +136,7 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
         try:
             batches = hydra.multirun(name, job, [*overrides, "hydra.mode=MULTIRUN"])
         finally:
-            # A lost job could not update the ledger itself.
+            # A lost job could not update the table itself.
             for folder in folders:
                 sweep.refresh(folder)
         results = [done.return_value for batch in batches for done in batch]

@@ -130,7 +130,9 @@ class SlurmSweep:
         logger.info("%d jobs submitted: %s", len(submitted), ", ".join(job.job_id for job in submitted))
         pairs = list(zip(new, submitted, strict=True))
         for folder in {job.path.parent for job in new}:
-            sweep_table.note_slurm_jobs(folder, {job.path.name: sent.job_id for job, sent in pairs if job.path.parent == folder})
+            sweep_table.note_slurm_jobs(
+                folder, {job.path.name: sent.job_id for job, sent in pairs if job.path.parent == folder}
+            )
         return {job.number: sent for job, sent in pairs}
 
     def _executor(self, runs: Path) -> SlurmExecutor:
