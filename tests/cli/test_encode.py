@@ -150,7 +150,7 @@ def test_views_are_different_and_all_are_seen(ways: Path) -> None:
 
 
 def test_a_stopped_encoding_goes_on(plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from varlab.cli.command_table import encode as module
+    from varlab.cli.commands import encode as module
 
     out, plain_encode, done = tmp_path / "out", module._encode, []
 
