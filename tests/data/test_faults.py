@@ -1,4 +1,4 @@
-"""Damage: every kind is named and counted, nothing hangs, nothing passes for what it is not."""
+"""Damage: each kind is named and counted, nothing hangs, and no damaged image is used."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ def test_each_kind_of_damage_is_named_and_counted(
     rotten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_module: Make
 ) -> None:
     assert main(["index", str(rotten), "size=[8,8]"]) == 1
-    said = capsys.readouterr().err
-    assert "are bad, over max_bad=0.001" in said and not (rotten / "index.json").exists()
+    output = capsys.readouterr().err
+    assert "are bad, over max_bad=0.001" in output and not (rotten / "index.json").exists()
     assert main(["index", str(rotten), "size=[8,8]", "max_bad=0.2", "val_fraction=0.05"]) == 0
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     for name, (kind, _) in DAMAGED.items():
-        named = [line for line in said.splitlines() if f"{name}.tar" in line and "left out" in line]
+        named = [line for line in output.splitlines() if f"{name}.tar" in line and "left out" in line]
         assert any(f": {kind}:" in line for line in named) if kind else not named, (name, named)
     counts = read_index(rotten).faults
     assert set(counts) == {kind for kind, _ in DAMAGED.values() if kind}
@@ -120,7 +120,7 @@ def test_each_kind_of_damage_is_named_and_counted(
     assert not any(batch.faults for batch in seen)
 
 
-def test_what_happens_after_indexing_is_found_by_a_check(
+def test_a_check_reports_damage_after_indexing(
     tmp_path: Path, make_images: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "set"
@@ -137,12 +137,12 @@ def test_what_happens_after_indexing_is_found_by_a_check(
     assert main(["index", str(folder), "check=true", f"out={tmp_path / 'second'}"]) == 1
     capsys.readouterr()
     faults = json.loads((tmp_path / "second" / "check.json").read_text())["faults"]
-    found = {(fault["shard"], fault["kind"]) for fault in faults}
-    assert ("train-000000.tar", "missing") in found and ("train-000001.tar", "empty") in found
-    assert ("train-000002.tar", "cut") in found
-    assert {kind for shard, kind in found if shard == "train-000003.tar"} <= {"changed", "corrupt"} != set()
+    kinds = {(fault["shard"], fault["kind"]) for fault in faults}
+    assert ("train-000000.tar", "missing") in kinds and ("train-000001.tar", "empty") in kinds
+    assert ("train-000002.tar", "cut") in kinds
+    assert {kind for shard, kind in kinds if shard == "train-000003.tar"} <= {"changed", "corrupt"} != set()
     assert sum(f["shard"] == "train-000004.tar" and f["kind"] == "changed" for f in faults) == 10
-    assert not any(shard in ("train-000005.tar", "val-000000.tar") for shard, _ in found)
+    assert not any(shard in ("train-000005.tar", "val-000000.tar") for shard, _ in kinds)
 
 
 def bad_shard(folder: Path, n: int = 1) -> None:
@@ -151,7 +151,7 @@ def bad_shard(folder: Path, n: int = 1) -> None:
     shard.write_bytes(shard.read_bytes().replace(b"IDAT", b"IDOT", n))
 
 
-def test_few_bad_samples_are_replaced_alike_everywhere(tmp_path: Path, make_images: Any, make_module: Make) -> None:
+def test_few_bad_samples_are_replaced_equally_everywhere(tmp_path: Path, make_images: Any, make_module: Make) -> None:
     pack(make_images(train=60, val=10), tmp_path, shard_size=10)
     whole_set = list(make_module(tmp_path).train_loader(0, 120, 0, 1))
     bad_shard(tmp_path, 2)
@@ -249,7 +249,7 @@ def copied(intact: Path, tmp_path: Path) -> Iterator[Path]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_no_damage_hangs_or_passes_for_an_image(
+def test_no_damage_hangs_or_is_used_as_an_image(
     intact: Path, copied: Path, make_module: Make, data: st.DataObject
 ) -> None:
     """Whatever happens to a shard: each sample is its own to the last bit, or replaced and named."""
@@ -264,7 +264,7 @@ def test_no_damage_hangs_or_passes_for_an_image(
     assert int((~equal_B).sum()) <= len({fault.key for fault in read.faults})
     known = {image.numpy().tobytes() for image in true.img_u8_B3HW}
     assert all(image.contiguous().numpy().tobytes() in known for image in read.img_u8_B3HW)
-    scan = scan_tar(copied, "train-000001.tar")  # headers alone: whatever it finds, it ends, and names only known kinds
+    scan = scan_tar(copied, "train-000001.tar")  # headers alone: the scan ends and names only known kinds
     assert {fault.kind for fault in scan.faults} <= set(KINDS)
     if broken != content and len(broken) == len(content) and read.faults:
         assert {fault.kind for fault in read.faults} <= {"changed"}

@@ -1,4 +1,4 @@
-"""Shards behind a URL: whole files into a bounded cache, the same samples, and a sentence where they cannot come."""
+"""Shards behind a URL: fetched whole into a bounded cache, equal samples, and one sentence if a fetch fails."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_cache_stays_within_its_bound(shards: Path, make_module: Make, tmp_p
         list(small.train_loader(0, 8, 0, 1))
 
 
-def test_shards_are_fetched_once_and_ahead(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_fetched_once_and_in_advance(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
     plain = RemoteFolder._fetch
     monkeypatch.setattr(
@@ -104,7 +104,7 @@ def test_shards_are_fetched_once_and_ahead(shards: Path, tmp_path: Path, monkeyp
     assert sorted(fetched) == [name for name, _ in names[:4]]
 
 
-def test_a_shard_that_does_not_come_is_missing(shards: Path, make_module: Make, tmp_path: Path) -> None:
+def test_a_shard_that_cannot_be_fetched_is_missing(shards: Path, make_module: Make, tmp_path: Path) -> None:
     import shutil
 
     copy = Path(shutil.copytree(shards, tmp_path / "copy"))
@@ -117,7 +117,7 @@ def test_a_shard_that_does_not_come_is_missing(shards: Path, make_module: Make, 
         list(make_module(f"file://{copy}", max_bad=0.05, batch=60, **room).train_loader(0, 60, 0, 1))
 
 
-def test_a_flaky_server_is_tried_again_and_a_dead_one_is_a_sentence(
+def test_a_flaky_server_is_retried_and_a_dead_one_is_one_sentence(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
@@ -143,7 +143,7 @@ def test_a_flaky_server_is_tried_again_and_a_dead_one_is_a_sentence(
         read_index(storage_at("nosuch://x", cache=tmp_path / "three", cache_bytes=1))
 
 
-def test_what_is_being_fetched_has_its_room(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetch_reserves_its_room(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two fetches at once: neither takes the room that the other is about to fill."""
     names = [(path.name, path.stat().st_size) for path in sorted(shards.glob("train*.tar"))][:4]
     largest, both = max(size for _, size in names), threading.Barrier(2)

@@ -1,4 +1,4 @@
-"""Conditions: packed beside their images, read and augmented as they are, and absent where nobody asked for them."""
+"""Conditions: packed beside their images, read and augmented together, and absent by default."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Itself:
 
 
 class Gradient:
-    """Crops of one picture whose red and green tell each pixel's place from the top and from the left."""
+    """Crops of one picture whose red and green are each pixel's place from the top and from the left."""
 
     classes = ("a",)
     image_size = (16, 16)
@@ -71,11 +71,11 @@ def names_in(shard: Path) -> list[str]:
         return tar.getnames()
 
 
-def test_shards_without_a_condition_are_what_they_were(tmp_path: Path, make_images: Any) -> None:
+def test_shards_without_a_condition_have_no_trace_of_it(tmp_path: Path, make_images: Any) -> None:
     pack(make_images(train=2, val=1), tmp_path / "plain", shard_size=9)
     assert names_in(tmp_path / "plain" / "train-000000.tar") == ["0000.png", "0000.cls", "0001.png", "0001.cls"]
-    told = json.loads((tmp_path / "plain" / "index.json").read_text())
-    assert set(told) == {"version", "classes", "image_size", "splits", "tables", "source"}
+    index = json.loads((tmp_path / "plain" / "index.json").read_text())
+    assert set(index) == {"version", "classes", "image_size", "splits", "tables", "source"}
     info = read_index(tmp_path / "plain").info
     assert info.condition is None and not info.boxes
     pack(Gradient(), tmp_path / "boxed", shard_size=9)
@@ -107,7 +107,7 @@ def test_a_condition_is_a_second_png_of_its_sample(tmp_path: Path, make_digits: 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_image_and_condition_are_augmented_alike(
+def test_image_and_condition_are_augmented_equally(
     tmp_path: Path, make_images: Any, make_module: Make, workers: int
 ) -> None:
     pack(make_images(train=37, val=5), tmp_path, shard_size=10, condition=Itself())
@@ -125,7 +125,7 @@ def test_image_and_condition_are_augmented_alike(
 
 @pytest.mark.parametrize(("flip", "crop"), [(False, 1.0), (True, 1.0), (False, 1.25), (True, 1.5)])
 def test_boxes_follow_the_pixels(tmp_path: Path, make_module: Make, flip: bool, crop: float) -> None:
-    """Every pixel tells its place in the picture: the one that the box says."""
+    """The colours of each pixel are its place in the picture, which must follow from the box."""
     pack(Gradient(), tmp_path, shard_size=9, condition=CropBoxes())
     data = make_module(tmp_path, augment=Augment(flip=flip, crop=crop, noise=0.0))
     assert data.info.boxes and data.info.condition is None
@@ -136,14 +136,14 @@ def test_boxes_follow_the_pixels(tmp_path: Path, make_module: Make, flip: bool, 
         middle = (torch.arange(16) + 0.5) / 16
         rows, columns = (a[:, None] + (b - a)[:, None] * middle for a, b in ((top, bottom), (left, right)))
         inner = slice(2, -2)  # enlarging repeats what lies at the border
-        told = batch.img_u8_B3HW[:, :2, inner, inner].float() / 255
-        torch.testing.assert_close(told[:, 0], rows[:, inner, None].expand(-1, -1, 12), atol=0.015, rtol=0)
-        torch.testing.assert_close(told[:, 1], columns[:, None, inner].expand(-1, 12, -1), atol=0.015, rtol=0)
+        place = batch.img_u8_B3HW[:, :2, inner, inner].float() / 255
+        torch.testing.assert_close(place[:, 0], rows[:, inner, None].expand(-1, -1, 12), atol=0.015, rtol=0)
+        torch.testing.assert_close(place[:, 1], columns[:, None, inner].expand(-1, 12, -1), atol=0.015, rtol=0)
         mirrored += int((left > right).sum())
     assert (mirrored > 0) == flip
 
 
-def test_photos_tell_where_their_crops_lie(tmp_path: Path) -> None:
+def test_photos_store_the_boxes_of_their_crops(tmp_path: Path) -> None:
     source = Photos(
         photos=["coins"], size=64, train_crops=3, val_crops=2, zoom=1.5, resample="lanczos", val_fraction=0.25, seed=0
     )
@@ -161,13 +161,13 @@ def test_photos_tell_where_their_crops_lie(tmp_path: Path) -> None:
         )
 
 
-def test_the_view_makes_the_conditions_the_images(tmp_path: Path, make_images: Any, make_module: Make) -> None:
+def test_view_condition_hands_out_the_conditions_as_images(tmp_path: Path, make_images: Any, make_module: Make) -> None:
     pack(make_images(train=9, val=5), tmp_path / "edges", shard_size=10, condition=EDGES)
-    data, seconds = (make_module(tmp_path / "edges", view=view) for view in ("image", "condition"))
-    assert torch.equal(seconds.images("val"), data.samples("val").cond_u8_B3HW)
-    assert seconds.samples("val").cond_u8_B3HW is None and seconds.info.view == "condition"
-    assert seconds.info.hash == data.info.hash and seconds.info != data.info
-    first, other = (next(iter(d.train_loader(0, 8, 0, 1))) for d in (data, seconds))
+    data, second = (make_module(tmp_path / "edges", view=view) for view in ("image", "condition"))
+    assert torch.equal(second.images("val"), data.samples("val").cond_u8_B3HW)
+    assert second.samples("val").cond_u8_B3HW is None and second.info.view == "condition"
+    assert second.info.hash == data.info.hash and second.info != data.info
+    first, other = (next(iter(d.train_loader(0, 8, 0, 1))) for d in (data, second))
     assert torch.equal(first.cond_u8_B3HW, other.img_u8_B3HW) and torch.equal(first.label_B, other.label_B)
     pack(make_images(train=9, val=5), tmp_path / "plain", shard_size=10)
     with pytest.raises(VarlabError, match="holds no conditions to view"):
@@ -199,7 +199,7 @@ def test_conditions_of_another_folder(tmp_path: Path) -> None:
         pack(Gradient(), tmp_path / "none", shard_size=9, condition=condition)
 
 
-def test_a_sample_without_the_condition_that_others_have_is_named(tmp_path: Path, make_images: Any) -> None:
+def test_a_sample_that_lacks_the_usual_condition_is_a_fault(tmp_path: Path, make_images: Any) -> None:
     pack(make_images(train=9, val=2), tmp_path, shard_size=9, condition=LowResolution(factor=2, resample="bilinear"))
     shard = tmp_path / "train-000000.tar"
     with tarfile.open(shard) as tar:

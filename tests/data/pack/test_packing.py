@@ -28,7 +28,7 @@ from varlab.types import VarlabError
 Contents = Callable[[Path], dict[str, bytes]]
 
 
-def test_webdataset_reads_what_we_read(made_set: Path) -> None:
+def test_webdataset_reads_the_same_samples(made_set: Path) -> None:
     index = read_index(made_set)
     reader = ShardReader(index=index, split="train", cache_bytes=0, most_pixels=1 << 20)
     urls = [str(made_set / s.file) for s in index.splits["train"]]
@@ -66,14 +66,14 @@ def test_hash_follows_the_bytes(tmp_path: Path, make_digits: Callable[..., Digit
 
 
 def test_summary_and_info_agree(tmp_path: Path, make_images: Any) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     summary = pack(
-        make_images(train=7, val=4), tmp_path, shard_size=3, progress=lambda *progress: told.append(progress)
+        make_images(train=7, val=4), tmp_path, shard_size=3, progress=lambda *progress: reported.append(progress)
     )
     assert summary["images"] == read_index(tmp_path).info.counts == {"train": 7, "val": 4}
     assert summary["counts"]["train"] == {"a": 3, "b": 2, "c": 2}
     assert summary["shards"] == 5 and summary["skipped"] == []
-    assert told[-1] == (11, 11)
+    assert reported[-1] == (11, 11)
     info = read_index(tmp_path).info
     assert (info.classes, info.image_size, info.source) == (("a", "b", "c"), (8, 8), "made(train=7, val=4)")
     json.dumps(summary)
@@ -96,15 +96,15 @@ def test_a_full_disk_leaves_nothing_behind(
     with pytest.raises(VarlabError, match=r"Could not write .*train-00000\d\.tar: the disk is full"):
         pack(make_images(train=40, val=2), tmp_path, shard_size=5)
     shutil.copytree(tmp_path, tmp_path / "seen", ignore=shutil.ignore_patterns(".packing"))
-    assert contents(tmp_path / "seen") == before  # the shard set that was there is as whole as it was
+    assert contents(tmp_path / "seen") == before  # the shard set that was there is intact
     shutil.rmtree(tmp_path / "seen")
     monkeypatch.undo()
     monkeypatch.setattr(ShardWriter, "add", lambda *args, **settings: (written.append(args), add(*args, **settings))[1])
     written.clear()
     pack(make_images(train=40, val=2), tmp_path, shard_size=5)
-    assert len(written) == 42 - survivors // 5 * 5  # whole shards are not made again
-    pack(make_images(train=40, val=2), tmp_path.with_name("anew"), shard_size=5)
-    assert contents(tmp_path) == contents(tmp_path.with_name("anew"))
+    assert len(written) == 42 - survivors // 5 * 5  # whole shards are not packed again
+    pack(make_images(train=40, val=2), tmp_path.with_name("new"), shard_size=5)
+    assert contents(tmp_path) == contents(tmp_path.with_name("new"))
 
 
 def test_packing_again_replaces_the_set(tmp_path: Path, make_images: Any) -> None:
@@ -116,7 +116,7 @@ def test_packing_again_replaces_the_set(tmp_path: Path, make_images: Any) -> Non
 
 
 class Odd:
-    """A source that gives what it is told to."""
+    """A source of the given items."""
 
     classes = ("a", "b")
     image_size = (8, 8)
@@ -155,7 +155,7 @@ def test_impossible_samples_are_named(tmp_path: Path, contents: Contents, items:
     assert contents(tmp_path) == {}
 
 
-def test_a_source_that_fails_is_not_taken_for_a_full_disk(tmp_path: Path, contents: Contents) -> None:
+def test_a_failing_source_is_not_reported_as_a_full_disk(tmp_path: Path, contents: Contents) -> None:
     class Unplugged(Odd):
         def load(self, split: str, entry: int) -> SourceSample | Skipped:
             raise OSError(errno.EIO, "Input/output error")
@@ -165,7 +165,7 @@ def test_a_source_that_fails_is_not_taken_for_a_full_disk(tmp_path: Path, conten
     assert contents(tmp_path) == {}
 
 
-def test_encoded_bytes_are_stored_as_they_are_and_skips_are_told(tmp_path: Path) -> None:
+def test_encoded_bytes_are_stored_unchanged_and_skips_are_listed(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     GREY.save(buffer, format="JPEG")
     summary = pack(Odd(Skipped("x.png", "torn"), SourceSample("k", 1, buffer.getvalue())), tmp_path, shard_size=5)

@@ -1,4 +1,4 @@
-"""Parquet files packed: the same pixels and labels, classes as they are called, and bad rows by name."""
+"""Parquet files as a source: equal pixels and labels, the names of the classes, and bad rows skipped by name."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def skipped(made: Parquet) -> dict[str, str]:
     return {s.name: s.reason for s in load_skipped(made)}
 
 
-def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+def test_packed_rows_equal_the_source(tmp_path: Path) -> None:
     write(tmp_path / "old/data/train-00000-of-00002.parquet", [0, 1, 2, 0, 1, 2, 0], names=["cat", "cow", "dog"])
     write(tmp_path / "old/data/train-00001-of-00002.parquet", [1, 2], first=7, names=["cat", "cow", "dog"])
     write(tmp_path / "old/data/validation-00000-of-00001.parquet", [2, 0, 1, 1], first=9, names=["cat", "cow", "dog"])
@@ -108,14 +108,14 @@ def test_labels_of_every_kind(
     assert pack(made, tmp_path / "new", shard_size=2)["images"] == {"train": 3, "val": 0}
 
 
-def test_names_given_go_before_those_of_the_file(tmp_path: Path) -> None:
+def test_configured_names_win_over_those_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("Katze\nHund\n")
     file = write(tmp_path / "a.parquet", [0, 1], names=["cat", "dog"])
     assert source(file).classes == ("cat", "dog")
     assert source(file, classes=str(tmp_path / "names.txt")).classes == ("Katze", "Hund")
 
 
-def test_images_are_plain_bytes_too_and_brought_to_size(tmp_path: Path) -> None:
+def test_images_may_be_plain_bytes_and_are_resized(tmp_path: Path) -> None:
     rows = {"img": [encoded(0, "JPEG", 12), encoded(1, "BMP"), encoded(2, "WEBP")], "y": [0, 1, 0]}
     for kind in (pyarrow.binary(), pyarrow.large_binary()):
         table = pyarrow.table({**rows, "img": pyarrow.array(rows["img"], kind)})
@@ -127,7 +127,7 @@ def test_images_are_plain_bytes_too_and_brought_to_size(tmp_path: Path) -> None:
         assert right == rows["img"][2]
 
 
-def test_the_split_goes_by_names_or_a_share(tmp_path: Path) -> None:
+def test_the_split_follows_names_or_a_share(tmp_path: Path) -> None:
     for n, name in enumerate(("train", "validation", "test")):
         write(tmp_path / f"{name}-0.parquet", [0, 1] * 5, first=10 * n)
 
@@ -153,8 +153,8 @@ def test_bad_rows_are_skipped_and_named(tmp_path: Path) -> None:
     rows["label"] = [0, 1, 0, 1, 0, None, -1, 2, 1]
     parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet", row_group_size=4)
     made = source(tmp_path, classes=["cat", "dog"], val_fraction=0.4)
-    found = skipped(made)
-    assert {name: reason.split(" (")[0] for name, reason in found.items() if not name.endswith("row 3")} == {
+    reasons = skipped(made)
+    assert {name: reason.split(" (")[0] for name, reason in reasons.items() if not name.endswith("row 3")} == {
         "a.parquet row 1": "no_image: null",
         "a.parquet row 2": "corrupt: cannot be decoded",
         "a.parquet row 4": "no_image: null",
@@ -162,7 +162,7 @@ def test_bad_rows_are_skipped_and_named(tmp_path: Path) -> None:
         "a.parquet row 6": "bad_label: -1 is none of the 2 classes",
         "a.parquet row 7": "bad_label: 2 is none of the 2 classes",
     }
-    assert found["a.parquet row 3"].startswith("corrupt: ")
+    assert reasons["a.parquet row 3"].startswith("corrupt: ")
     assert sorted(s.key for split in ("train", "val") for s in samples(made, split)) == ["00000000", "00000008"]
 
 
@@ -172,13 +172,13 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path: Path) -> None:
     start = parquet.ParquetFile(file).metadata.row_group(0).column(0).data_page_offset
     content[start : start + 40] = b"\xff" * 40
     file.write_bytes(content)
-    found = skipped(source(tmp_path))
-    assert list(found) == [f"a.parquet row {i}" for i in range(3)]
-    assert all(reason.startswith("damaged: row group 0 cannot be read (") for reason in found.values())
+    reasons = skipped(source(tmp_path))
+    assert list(reasons) == [f"a.parquet row {i}" for i in range(3)]
+    assert all(reason.startswith("damaged: row group 0 cannot be read (") for reason in reasons.values())
     assert [s.key for s in samples(source(tmp_path), "train")] == ["00000003", "00000004", "00000005"]
 
 
-def test_a_file_that_went_away_ends_the_packing(tmp_path: Path) -> None:
+def test_a_missing_file_stops_the_packing(tmp_path: Path) -> None:
     made = source(write(tmp_path / "a.parquet", [0, 1]))
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(VarlabError, match=r"train images cannot be read .*a\.parquet"):
@@ -194,7 +194,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, contents: Co
     assert contents(tmp_path / "by0") == contents(tmp_path / "by2")
 
 
-def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+def test_errors_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(VarlabError, match="There is no Parquet file or folder"):
         source(tmp_path / "nowhere")
     with pytest.raises(VarlabError, match=r"holds no \*\.parquet"):

@@ -1,4 +1,4 @@
-"""What the three sources give: the split, the sizes, and the names of what they could not use."""
+"""Digits, photographs and folders as sources: the split, the sizes, and the names of skipped items."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_digits_keep_their_grey_levels(make_digits: Callable[..., Digits]) -> No
 
 @given(st.integers(40, 900), st.integers(40, 900), st.integers(16, 256), st.floats(0.05, 0.5))
 def test_photo_regions_are_disjoint_and_hold_a_crop(width: int, height: int, size: int, fraction: float) -> None:
-    found = regions(width, height, size=size, val_fraction=fraction)
-    if found is None:
+    parts = regions(width, height, size=size, val_fraction=fraction)
+    if parts is None:
         assert min(width, height) < size or max(width, height) < size + max(size, round(max(width, height) * fraction))
         return
-    for top, left, bottom, right in found.values():
+    for top, left, bottom, right in parts.values():
         assert 0 <= left <= right - size and 0 <= top <= bottom - size
         assert right <= width and bottom <= height
-    train, val = found["train"], found["val"]
+    train, val = parts["train"], parts["val"]
     assert train[2] <= val[0] or train[3] <= val[1]
 
 
@@ -117,7 +117,7 @@ def folder(path: Path, **changes: Any) -> ImageFolder:
     )
 
 
-def test_folder_names_corrupt_images_and_gives_the_others(tmp_path: Path) -> None:
+def test_folder_skips_and_names_corrupt_images(tmp_path: Path) -> None:
     for label, n in product("xy", range(4)):
         save(tmp_path / label / f"{n}.jpg", Image.new("RGB", (12, 9), (n * 60, 0, 0)))
     (tmp_path / "x" / "1.jpg").write_bytes(b"not an image at all")
@@ -158,7 +158,7 @@ def test_folder_crops_the_centre_of_the_upright_image(tmp_path: Path) -> None:
     assert np.asarray(sample.image)[:4].min() == 255 and np.asarray(sample.image)[4:].max() == 0
 
 
-def test_folder_passes_images_of_the_right_size_on_unchanged(tmp_path: Path) -> None:
+def test_folder_keeps_images_of_the_right_size_unchanged(tmp_path: Path) -> None:
     save(tmp_path / "x" / "a.b.jpg", Image.effect_noise((8, 8), 90).convert("RGB"), quality=50)
     (sample,) = samples(folder(tmp_path, val_fraction=0.0), "train")
     assert sample.image == (tmp_path / "x" / "a.b.jpg").read_bytes()
@@ -168,7 +168,7 @@ def test_folder_passes_images_of_the_right_size_on_unchanged(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"), [("RGBA", (0, 0, 0, 0), 255), ("I;16", 65535, 255), ("1", 1, 255)]
 )
-def test_folder_brings_every_mode_to_eight_bits(tmp_path: Path, mode: str, colour: Any, expected: int) -> None:
+def test_folder_converts_every_mode_to_eight_bits(tmp_path: Path, mode: str, colour: Any, expected: int) -> None:
     save(tmp_path / "x" / "a.png", Image.new(mode, (16, 16), colour))
     (sample,) = samples(folder(tmp_path, val_fraction=0.0), "train")
     assert isinstance(sample.image, Image.Image) and sample.image.mode in ("L", "RGB")
@@ -177,7 +177,7 @@ def test_folder_brings_every_mode_to_eight_bits(tmp_path: Path, mode: str, colou
     assert np.asarray(Image.open(buffer)).min() == expected
 
 
-def test_folder_says_what_is_wrong(tmp_path: Path) -> None:
+def test_folder_errors_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(VarlabError, match="There is no image folder"):
         folder(tmp_path / "nowhere")
     with pytest.raises(VarlabError, match="no subfolders"):

@@ -1,4 +1,4 @@
-"""Others' tars packed anew: the same pixels and labels, any split, and whatever was wrong with them by name."""
+"""Existing tars as a source: equal pixels and labels, any split, and faults skipped by name."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def write(path: Path, members: Members) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
-def shard(first: int, n: int, told: Callable[[int], Members] = lambda i: {"cls": b"%d" % (i % 2)}) -> Members:
-    """n samples k000000, k000001 …, and what ``told`` adds to each."""
+def shard(first: int, n: int, more: Callable[[int], Members] = lambda i: {"cls": b"%d" % (i % 2)}) -> Members:
+    """n samples k000000, k000001 …, and what ``more`` adds to each."""
     members: Members = {}
     for i in range(first, first + n):
-        members |= {f"k{i:06d}.png": encoded(i)} | {f"k{i:06d}.{ending}": text for ending, text in told(i).items()}
+        members |= {f"k{i:06d}.png": encoded(i)} | {f"k{i:06d}.{ending}": text for ending, text in more(i).items()}
     return members
 
 
@@ -65,7 +65,7 @@ def read(folder: Path, split: str) -> ShardReader:
     return ShardReader(index=read_index(folder), split=split, cache_bytes=0, most_pixels=1 << 20)
 
 
-def test_our_own_shards_come_back_as_they_were(made_set: Path, tmp_path: Path) -> None:
+def test_own_shards_packed_again_are_equal(made_set: Path, tmp_path: Path) -> None:
     summary = pack(tars(made_set), tmp_path, shard_size=16)
     assert summary["images"] == {"train": 37, "val": 21} and summary["skipped"] == []
     before, now = read_index(made_set), read_index(tmp_path)
@@ -77,7 +77,7 @@ def test_our_own_shards_come_back_as_they_were(made_set: Path, tmp_path: Path) -
         assert read(tmp_path, split).label_N.tolist() == read(made_set, split).label_N.tolist()
 
 
-def test_images_are_brought_to_size(tmp_path: Path) -> None:
+def test_images_are_resized(tmp_path: Path) -> None:
     wide = encoded(0, "JPEG", (24, 12))
     write(tmp_path / "old" / "a.tar", {"x.jpg": wide, "x.cls": b"0", "y.webp": encoded(1, "WEBP"), "y.cls": b"1"})
     source = tars(tmp_path / "old", size=8)
@@ -90,7 +90,7 @@ def test_images_are_brought_to_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "settings", "classes", "labels"),
+    ("members", "settings", "classes", "labels"),
     [
         (lambda i: {"cls": b"%d" % (i % 3)}, {}, ("0", "1", "2"), [0, 1, 2, 0]),
         (lambda i: {"json": json.dumps({"label": "ba"[i % 2]}).encode()}, {}, ("a", "b"), [1, 0, 1, 0]),
@@ -102,9 +102,9 @@ def test_images_are_brought_to_size(tmp_path: Path) -> None:
     ids=["cls", "json", "field", "named", "none", "captions"],
 )
 def test_labels_of_every_kind(
-    tmp_path: Path, told: Any, settings: dict[str, Any], classes: tuple[str, ...], labels: list[int]
+    tmp_path: Path, members: Any, settings: dict[str, Any], classes: tuple[str, ...], labels: list[int]
 ) -> None:
-    write(tmp_path / "a.tar", shard(0, 4, told))
+    write(tmp_path / "a.tar", shard(0, 4, members))
     source = tars(tmp_path, **settings)
     assert source.classes == classes
     assert [s.label for s in samples(source, "train")] == labels
@@ -116,7 +116,7 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
     assert tars(tmp_path, classes=str(tmp_path / "names.txt")).classes == ("cat", "dog")
 
 
-def test_the_split_goes_by_names_patterns_or_a_share(tmp_path: Path) -> None:
+def test_the_split_follows_names_patterns_or_a_share(tmp_path: Path) -> None:
     for name, first in (("train/0", 0), ("train/1", 10), ("val/0", 20)):
         write(tmp_path / f"{name}.tar", shard(first, 10))
 
@@ -138,11 +138,11 @@ def test_the_split_goes_by_names_patterns_or_a_share(tmp_path: Path) -> None:
     assert one == sorted(one) != other
 
 
-def test_the_index_says_the_split_and_the_classes(tmp_path: Path) -> None:
+def test_the_index_gives_the_split_and_the_classes(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", shard(0, 20))
     own = ScanSettings(label="auto", classes=("cat", "dog"), decode=False, most_pixels=1 << 20, size=None)
-    splits, told = {"train": ["a.tar"], "val": []}, {"val_fraction": 0.25, "seed": 0, "max_bad": 0.0, "workers": 0}
-    build_index(tmp_path, splits=splits, settings=own, source={"name": "hand"}, **told)
+    splits, rest = {"train": ["a.tar"], "val": []}, {"val_fraction": 0.25, "seed": 0, "max_bad": 0.0, "workers": 0}
+    build_index(tmp_path, splits=splits, settings=own, source={"name": "hand"}, **rest)
     source, index = tars(tmp_path), read_index(tmp_path)
     assert source.classes == ("cat", "dog")
     for split in ("train", "val"):
@@ -154,7 +154,7 @@ def test_the_index_says_the_split_and_the_classes(tmp_path: Path) -> None:
         tars(tmp_path, classes=["cat"])
 
 
-def test_what_is_wrong_is_skipped_and_named(tmp_path: Path) -> None:
+def test_faults_are_skipped_and_named(tmp_path: Path) -> None:
     write(tmp_path / "whole.tar", shard(0, 2))
     write(tmp_path / "odd.tar", {**shard(2, 1), "a.txt": b"no image", "b.png": encoded(3)[:50], "b.cls": b"0"})
     write(tmp_path / "labels.tar", {"c.png": encoded(4), "d.png": encoded(5), "d.cls": b"x", **shard(6, 1)})
@@ -162,8 +162,8 @@ def test_what_is_wrong_is_skipped_and_named(tmp_path: Path) -> None:
     (tmp_path / "torn.tar").write_bytes((tmp_path / "torn.tar").read_bytes()[:2100])
     (tmp_path / "void.tar").touch()
     source = tars(tmp_path)
-    found = {name: reason.split(":")[0] for name, reason in skipped(source)}
-    assert found == {
+    faults = {name: reason.split(":")[0] for name, reason in skipped(source)}
+    assert faults == {
         "odd.tar a": "no_image",
         "odd.tar b": "corrupt",
         "labels.tar c": "no_label",
@@ -176,7 +176,7 @@ def test_what_is_wrong_is_skipped_and_named(tmp_path: Path) -> None:
     assert summary["images"]["train"] == 5 and len(summary["skipped"]) == 6
 
 
-def test_shards_that_are_not_what_the_index_says(made_copy: Path) -> None:
+def test_shards_that_differ_from_their_index(made_copy: Path) -> None:
     changed = made_copy / "train-000001.tar"
     content = bytearray(changed.read_bytes())
     offset = int(read_index(made_copy).table("train")[10]["offset"])
@@ -184,8 +184,8 @@ def test_shards_that_are_not_what_the_index_says(made_copy: Path) -> None:
     changed.write_bytes(content)
     (made_copy / "train-000003.tar").unlink()
     (made_copy / "val-000002.tar").write_bytes(b"")
-    found = [(name, reason.split(":")[0]) for name, reason in skipped(tars(made_copy))]
-    assert found == [
+    faults = [(name, reason.split(":")[0]) for name, reason in skipped(tars(made_copy))]
+    assert faults == [
         ("train-000001.tar 0010", "changed"),
         *((f"train-000003.tar {i:04d}", "missing") for i in range(30, 37)),
         ("val-000002.tar 0020", "cut"),
@@ -199,7 +199,7 @@ def made_copy(made_set: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_keys_are_numbered_where_they_cannot_stay(tmp_path: Path) -> None:
+def test_invalid_keys_are_numbered(tmp_path: Path) -> None:
     for name in "ab":
         write(tmp_path / "twice" / f"{name}.tar", shard(0, 2))
     assert [s.key for s in samples(tars(tmp_path / "twice"), "train")] == [
@@ -220,14 +220,14 @@ def test_any_number_of_workers_gives_the_same_bytes(made_copy: Path, contents: C
     assert contents(tmp_path / "by0") == contents(tmp_path / "by2")
 
 
-def test_old_shards_are_not_written_over(made_copy: Path, contents: Contents) -> None:
+def test_old_shards_are_not_overwritten(made_copy: Path, contents: Contents) -> None:
     before = contents(made_copy)
     with pytest.raises(VarlabError, match="is where the source lies: pack into another folder"):
         pack(tars(made_copy), made_copy, shard_size=5)
     assert contents(made_copy) == before
 
 
-def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+def test_errors_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(VarlabError, match="There is no folder of shards"):
         tars(tmp_path / "nowhere")
     with pytest.raises(VarlabError, match=r"holds no \*\.tar"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class PackedShard:
 
     def to_json(self) -> str:
         """The note beside the shard."""
-        return json.dumps({**asdict(self), "sizes": sorted(self.sizes)})
+        return json.dumps({**vars(self), "sizes": sorted(self.sizes)}, default=vars)
 
     @classmethod
     def from_json(cls, text: str) -> PackedShard:
