@@ -11,9 +11,9 @@ from torch import Tensor
 from varlab.config import Config
 from varlab.order import BaseOrder
 from varlab.rng import Rng
-from varlab.sample import Known, Sampler, blended, kept_maps
+from varlab.sample import KnownTokens, Sampler, blend_images, kept_maps
 from varlab.sample.images import Growth, decode_maps
-from varlab.sample.large import enlarged, grid_of, sliding
+from varlab.sample.large_image import enlarge, grid_of, sliding_window
 from varlab.sample.sampler import Force
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition, CoordinateCondition, SpatialCondition
@@ -89,7 +89,7 @@ class Model:
         if isinstance(self.condition, SpatialCondition) and cond_img_B3HW is not None:
             tokenizer = self.condition.tokenizer
             grid = grid_of(tokenizer, (cond_img_B3HW.shape[2], cond_img_B3HW.shape[3]))
-            large = tokenizer if grid == tokenizer.scales[-1] else enlarged(tokenizer, grid)
+            large = tokenizer if grid == tokenizer.scales[-1] else enlarge(tokenizer, grid)
             return SpatialCondition(tokenizer=large).encode(cond_img_B3HW.to(self.device))
         if isinstance(self.condition, CoordinateCondition) and box_B4 is not None:
             return self.condition.encode(box_B4.to(self.device), self.condition.scales[0])
@@ -190,8 +190,8 @@ class Model:
         transformer, order = self._generator()
         labels = self._labels(label_B, None if ids_B is None else len(ids_B))
         grid = grid_of(self.tokenizer, size)
-        window = sliding(order, self.tokenizer, grid, self.condition)
-        tokenizer = enlarged(self.tokenizer, grid)
+        window = sliding_window(order, self.tokenizer, grid, self.condition)
+        tokenizer = enlarge(self.tokenizer, grid)
         cond_BN = None
         if isinstance(self.condition, CoordinateCondition):
             whole_B4 = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(labels), -1) if box_B4 is None else box_B4
@@ -233,11 +233,11 @@ class Model:
             cond_BN = self.condition_tokens(cond_img_B3HW)
         return self._sampled(label_B, settings, seed=seed, ids_B=ids_B, cond_BN=cond_BN)
 
-    def known(self, img_B3HW: Tensor, mask_BHW: Tensor, *, force_small: bool = False) -> Known:
+    def known(self, img_B3HW: Tensor, mask_BHW: Tensor, *, force_small: bool = False) -> KnownTokens:
         """The images' own tokens outside the mask, for ``sample_maps(force=…)``. mask_BHW: 1 where to paint anew."""
         _, order = self._generator()
         keep = kept_maps(mask_BHW.to(self.device), self.tokenizer.scales, force_small=force_small)
-        return Known(order=order, maps=self.encode(img_B3HW), keep=keep)
+        return KnownTokens(order=order, maps=self.encode(img_B3HW), keep=keep)
 
     def edit(
         self,
@@ -274,7 +274,7 @@ class Model:
             painted = self.decode(self.sample_maps(labels, **asked, **settings))
         else:
             painted = self._sampled(labels, settings, **asked)
-        return blended(img_B3HW, painted, mask_BHW) if blend else painted
+        return blend_images(img_B3HW, painted, mask_BHW) if blend else painted
 
     def growth(
         self, label_B: Tensor | list[int], *, seed: int = 0, frames: int = 8, cond_BN: Tensor | None = None

@@ -11,7 +11,7 @@ from varlab.order.paths import raster
 from varlab.recipe.assembly import build_transformer
 from varlab.rng import Rng
 from varlab.sample import Sampler
-from varlab.sample.large import enlarged, sliding
+from varlab.sample.large_image import enlarge, sliding_window
 from varlab.transformer import Cache, Transformer
 from varlab.types import Slots, VarlabError
 
@@ -151,7 +151,7 @@ def test_a_window_holds_what_lies_around_the_token(trained: Conditioned, grid: t
     world = trained.world
     window, inside = Window(scales=[grid], window=(4, 4), cond_grid=(4, 4)), Permutation(scales=[(4, 4)], path=raster)
     tok_BP, cond_BP = grown(trained, window, grid)
-    large = enlarged(world.tokenizer, grid)
+    large = enlarge(world.tokenizer, grid)
     state = window.start(len(tok_BP), large)
     for k in range(grid[0] * grid[1]):
         (top, left), (row, column) = window.corner(k), divmod(k, grid[1])
@@ -178,7 +178,7 @@ def test_the_token_stands_in_the_middle_where_it_can() -> None:
 
 def test_large_samples_belong_to_their_ids(trained: Conditioned) -> None:
     world, grid = trained.world, (5, 7)
-    large = enlarged(world.tokenizer, grid)
+    large = enlarge(world.tokenizer, grid)
     window = Window(scales=[grid], window=(4, 4), cond_grid=(4, 4))
     _, cond_BP = grown(trained, window, grid)
     (together,) = trained.draw(order=window, tokenizer=large, cond_BN=cond_BP)
@@ -189,9 +189,9 @@ def test_large_samples_belong_to_their_ids(trained: Conditioned) -> None:
 def test_what_cannot_slide_says_so(trained: Conditioned) -> None:
     tokenizer = trained.world.tokenizer
     with pytest.raises(VarlabError, match="needs a model of order=raster"):
-        sliding(World("single", "spiral_in").order, tokenizer, (8, 8), None)
+        sliding_window(World("single", "spiral_in").order, tokenizer, (8, 8), None)
     with pytest.raises(VarlabError, match="needs a model of order=raster"):
-        sliding(World("multi", "next_scale").order, tokenizer, (8, 8), None)
+        sliding_window(World("multi", "next_scale").order, tokenizer, (8, 8), None)
     with pytest.raises(VarlabError, match="smaller than the window"):
         Window(scales=[(3, 8)], window=(4, 4))
     with pytest.raises(VarlabError, match="whole cells"):
@@ -199,4 +199,4 @@ def test_what_cannot_slide_says_so(trained: Conditioned) -> None:
     with pytest.raises(VarlabError, match="only samples: train with order=raster"):
         Window(scales=[(4, 4)], window=(4, 4)).pack(trained.world.maps, tokenizer)
     with pytest.raises(VarlabError, match="one image size only"):
-        enlarged(World("multi", "next_scale").tokenizer, (8, 8))
+        enlarge(World("multi", "next_scale").tokenizer, (8, 8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from varlab.sample import Known, Sampler
+from varlab.sample import KnownTokens, Sampler
 from varlab.sample.images import Growth, decode_maps
 from varlab.transformer import Cache
 from varlab.types import VarlabError
@@ -81,7 +81,7 @@ def test_forced_tokens_stay(world: World) -> None:
         label_B=world.label_B,
         ids_B=world.ids_B,
         rng=world.rng,
-        force=Known(order=world.order, maps=world.maps, keep=[torch.ones_like(m) for m in world.maps]),
+        force=KnownTokens(order=world.order, maps=world.maps, keep=[torch.ones_like(m) for m in world.maps]),
     )
     assert all(torch.equal(a, b) for a, b in zip(maps, world.maps, strict=True))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from varlab.errors import VarlabError
-from varlab.losses.adaptive import adaptive_weight, discriminator_factor
+from varlab.losses.adaptive_weight import adaptive_weight, discriminator_factor
 from varlab.losses.adversarial import discriminator_loss, generator_loss
 from varlab.losses.discriminator import PatchGAN
 from varlab.losses.reconstruction import l1, l2

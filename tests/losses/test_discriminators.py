@@ -13,7 +13,7 @@ from torch import nn
 from varlab.losses.diff_augment import POLICIES, DiffAugment
 from varlab.losses.dino import DinoDiscriminator
 from varlab.losses.discriminator import PatchGAN
-from varlab.losses.regularise import LeCam, consistency
+from varlab.losses.regularisers import LeCam, consistency
 from varlab.losses.stylegan import StyleGANDiscriminator
 from varlab.rng import Rng
 from varlab.types import VarlabError
@@ -102,7 +102,7 @@ def test_positions_are_interpolated_to_the_images_grid(tmp_path: Path) -> None:
     [
         ({"weights": None}, "needs the weights"),
         ({"weights": "nowhere.pth"}, "no weights at nowhere.pth"),
-        ({"sha256": "abc"}, "not the file meant"),
+        ({"sha256": "abc"}, "is another file"),
         ({"taps": [7]}, "some of the ViT's 3 blocks"),
         ({"taps": []}, "some of the ViT's 3 blocks"),
     ],

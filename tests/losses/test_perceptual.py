@@ -119,7 +119,7 @@ def test_float32_under_autocast() -> None:
 
 def test_refusals_name_what_is_wrong(vgg_file: Path, lpips: LPIPS, tmp_path: Path) -> None:
     good = {"vgg": str(vgg_file), "vgg_sha256": None, "lpips": str(LINEAR), "lpips_sha256": LINEAR_SHA256}
-    with pytest.raises(VarlabError, match=r"vgg\.pth is not the file meant: its sha256 is a78928a0.*00ff"):
+    with pytest.raises(VarlabError, match=r"vgg\.pth is another file: its sha256 is a78928a0.*00ff"):
         LPIPS(**(good | {"lpips_sha256": "00ff"}))
     with pytest.raises(VarlabError, match=r"no weights at .*absent\.pth"):
         LPIPS(**(good | {"vgg": str(tmp_path / "absent.pth")}))
@@ -149,9 +149,9 @@ def test_a_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert fetch_weights(url, sha256) == path and calls == [(url, sha256)]
     assert path.name == f"{sha256[:8]}-vgg.pth"
     path.write_bytes(b"something else")
-    with pytest.raises(VarlabError, match="is not the file meant"):
+    with pytest.raises(VarlabError, match="is another file"):
         fetch_weights(url, sha256)
-    with pytest.raises(VarlabError, match="need the sha256"):
+    with pytest.raises(VarlabError, match="need a sha256"):
         fetch_weights(url, None)
 
 

@@ -142,7 +142,7 @@ def test_a_truncated_file_is_named(keep: float, suffix: str, tmp_path: Path) -> 
     else:
         save_file(tensors, path)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(VarlabError, match=r"tokenizer\.(pth|safetensors) is no checkpoint that can be read"):
+    with pytest.raises(VarlabError, match=r"tokenizer\.(pth|safetensors) cannot be read as a checkpoint"):
         read_state(path)
 
 

@@ -11,7 +11,7 @@ from tests.golden.golden_io import draw
 from tests.parity.imported import FLOAT, GRADIENT, close, golden, gradients, links_of, same
 from varlab import load
 from varlab.cli.main import main
-from varlab.losses.adaptive import adaptive_weight
+from varlab.losses.adaptive_weight import adaptive_weight
 from varlab.losses.discriminator import PatchGAN
 from varlab.rng import Rng
 from varlab.sample import Sampler

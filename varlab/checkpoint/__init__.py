@@ -1,4 +1,4 @@
-"""Our checkpoint format: tensors and JSON types, whole or not at all."""
+"""Our checkpoint format: tensors and JSON types, written atomically."""
 
 from varlab.checkpoint.io import (
     check_state,

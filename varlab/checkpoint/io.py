@@ -1,11 +1,12 @@
-"""Files written whole or not at all: exported weights (safetensors), and checkpoints (torch; tensors and JSON types)."""
+"""Exported weights (safetensors) and checkpoints (torch; tensors and JSON types), both written atomically."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import safetensors.torch
 import torch
@@ -27,8 +28,11 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+
+
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Export a state dict as safetensors, atomically. ``metadata``: strings that travel in the file's header."""
+    """Export a state dict as safetensors, atomically. metadata: strings for the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_write(path) as file:
         file.write(safetensors.torch.save(tensors, dict(metadata)))
@@ -39,19 +43,18 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     Raises VarlabError when the file is missing or damaged, or when a tensor is missing, unexpected or of another shape.
     """
-    found = read_weights(path)
-    check_state(module.state_dict(), found, path)
-    module.load_state_dict(found)
+    state = read_weights(path)
+    check_state(module.state_dict(), state, path)
+    module.load_state_dict(state)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """What ``save_weights`` wrote. Raises VarlabError when the file is missing or damaged."""
-    found: dict[str, Tensor] = _read(path, safetensors.torch.load_file, "weights")
-    return found
+    """Read weights written by ``save_weights``. Raises VarlabError when the file is missing or damaged."""
+    return _read(path, safetensors.torch.load_file, "weights")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The strings that ``save_weights`` put into the file's header."""
+    """Read the strings that ``save_weights`` wrote into the file's header."""
 
     def read(name: Path) -> dict[str, str]:
         with safe_open(name, framework="pt") as file:
@@ -60,27 +63,28 @@ def read_metadata(path: Path) -> dict[str, str]:
     return _read(path, read, "weights")
 
 
-def check_state(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """VarlabError naming the first tensor by which a stored state dict does not fit the one wanted."""
+def check_state(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> None:
+    """Raise VarlabError naming the first tensor of a stored state dict that does not fit the wanted one."""
     advice = f"{path} is a checkpoint of another configuration"
     for name in wanted:
-        if name not in found:
+        if name not in stored:
             raise VarlabError(f"{advice}: it has no tensor '{name}', which this model needs.")
-    for name, tensor in found.items():
+    for name, tensor in stored.items():
         if name not in wanted:
             raise VarlabError(f"{advice}: its tensor '{name}' has no place in this model.")
         if tensor.shape != wanted[name].shape:
-            stored, needed = tuple(tensor.shape), tuple(wanted[name].shape)
-            raise VarlabError(f"{advice}: tensor '{name}' has shape {stored}, this model needs {needed}.")
+            shapes = f"{tuple(tensor.shape)}, this model needs {tuple(wanted[name].shape)}"
+            raise VarlabError(f"{advice}: tensor '{name}' has shape {shapes}.")
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a resumable state, atomically. TypeError if anything in it is neither a tensor nor a JSON type."""
+def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
+    """Write a resumable state, atomically. Raises TypeError for a value that is neither a tensor nor a JSON type."""
     _check_types(state, "state")
     with atomic_write(path) as file:
         try:
             torch.save(dict(state), file)
-        except RuntimeError as error:  # torch's complaint about a file that was not written to its end hides why
+        except RuntimeError as error:
+            # torch reports an incomplete file here and hides the reason
             why: BaseException | None = error
             while why is not None:
                 if isinstance(why, OSError | KeyboardInterrupt):
@@ -90,11 +94,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> Config:
-    """Read what ``save_checkpoint`` wrote, on the CPU and without unpickling code (``weights_only``)."""
-    return _read(path, lambda name: torch.load(name, map_location="cpu", weights_only=True), "a checkpoint")
+    """Read a checkpoint onto the CPU, without unpickling code (``weights_only``)."""
+    load = partial(torch.load, map_location="cpu", weights_only=True)
+    return _read(path, load, "a checkpoint")
 
 
-def _read(path: Path, reader: Callable[[Path], Any], what: str) -> Any:
+def _read(path: Path, reader: Callable[[Path], T], what: str) -> T:
     if not path.is_file():
         raise VarlabError(f"There is no file {path} to read {what} from.")
     try:
@@ -103,8 +108,8 @@ def _read(path: Path, reader: Callable[[Path], Any], what: str) -> Any:
         raise VarlabError(f"{path} does not hold {what} that can be read (truncated or damaged): remove it.") from error
 
 
-def _check_types(value: Any, where: str) -> None:
-    """Optimizers keep tuples (betas), which torch's safe loader takes as well as JSON's lists."""
+def _check_types(value: object, where: str) -> None:
+    """Tuples are allowed besides lists: optimizers keep some (betas), and torch's safe loader reads them."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str | int):

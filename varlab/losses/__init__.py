@@ -1,1 +1,1 @@
-"""What a tokenizer is trained against: reconstruction, perceptual and adversarial terms, and how they are weighed."""
+"""The losses of a tokenizer: reconstruction, perceptual and adversarial terms, and their weights."""

@@ -1,4 +1,4 @@
-"""The two adversarial games of VQGAN, in float32 whatever autocast says."""
+"""The adversarial losses of VQGAN, hinge and vanilla, in float32 even under autocast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from varlab.errors import VarlabError
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises: a scalar, from its logits (any shape) on real images and on reconstructions.
+    """The discriminator's loss, a scalar, from its logits (any shape) on real images and on reconstructions.
 
     kind: hinge, 1/2 (E max(0, 1 - real) + E max(0, 1 + fake)) (Lim & Ye 2017, "Geometric GAN", eq. 16), or vanilla,
     1/2 (E softplus(-real) + E softplus(fake)) (Goodfellow et al. 2014, eq. 1). Raises VarlabError for another kind.
@@ -19,9 +19,9 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
         return 0.5 * (relu(1 - real).mean() + relu(1 + fake).mean())
     if kind == "vanilla":
         return 0.5 * (softplus(-real).mean() + softplus(fake).mean())
-    raise VarlabError(f"loss.gan.kind is {kind!r}, and it must be hinge or vanilla.")
+    raise VarlabError(f"loss.gan.kind is {kind!r}: use hinge or vanilla.")
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """What the tokenizer minimises, -E fake, for both kinds: VQGAN's choice (and the hinge game's own)."""
+    """The tokenizer's loss, -E fake, for both kinds, as in VQGAN."""
     return -fake.float().mean()

@@ -14,11 +14,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 from varlab.errors import VarlabError
 from varlab.losses.weights import as_constants, fetch_weights, read_state
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, by which DINO's images are normalised
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as for DINO
 
 
-class Block(nn.Module):
-    """A ViT's block under DINO's names."""
+class ViTBlock(nn.Module):
+    """A ViT's block with DINO's names."""
 
     def __init__(self, width: int, hidden: int, heads: int):
         super().__init__()
@@ -34,12 +34,12 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """DINO's ViT (Caron et al. 2021), of the size that a state dict of its official code has. heads: no tensor tells them."""
+    """DINO's ViT (Caron et al. 2021) with the sizes of an official state dict; only ``heads`` does not follow from it."""
 
     def __init__(self, state: dict[str, Tensor], *, heads: int, path: Path):
         super().__init__()
-        wanted = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
-        missing = [key for key in wanted if key not in state]
+        needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
+        missing = [key for key in needed if key not in state]
         if missing:
             raise VarlabError(f"{path} does not hold the weights of a DINO ViT: {missing[0]} is missing.")
         width, patch = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
@@ -48,7 +48,7 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty_like(state["pos_embed"]))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, stride=patch)})
-        self.blocks = nn.ModuleList(Block(width, hidden, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(ViTBlock(width, hidden, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.width, self.patch = width, patch
         try:
@@ -57,7 +57,7 @@ class ViT(nn.Module):
             raise VarlabError(f"{path} does not hold the weights of a DINO ViT: {error}.") from error
 
     def _positions(self, h: int, w: int) -> Tensor:
-        """(1, 1 + h·w, D): the class's, and the patches' brought to this grid."""
+        """(1, 1 + h·w, D): the embedding of the class token, and those of the patches, resized to this grid."""
         side = round((self.pos_embed.shape[1] - 1) ** 0.5)
         grid = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         if (h, w) != (side, side):
@@ -65,19 +65,19 @@ class ViT(nn.Module):
         return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], 1)
 
     def tokens(self, img_B3HW: Tensor, taps: Sequence[int]) -> list[Tensor]:
-        """x_BND after each of the blocks named, the class token first. Images normalised by ImageNet's mean and deviation."""
+        """x_BND after each of the blocks in ``taps``, class token first, for images normalised like ImageNet."""
         patches = self.patch_embed["proj"](img_B3HW)
         x = torch.cat([self.cls_token.expand(len(img_B3HW), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
-        x, found = x + self._positions(*patches.shape[2:]), []
+        x, tapped = x + self._positions(*patches.shape[2:]), []
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in taps:
-                found.append(x)
-        return found
+                tapped.append(x)
+        return tapped
 
 
 class Head(nn.Module):
-    """x_BND → logits_BN: convolutions over the tokens, spectrally normalised, each sample normalised by itself."""
+    """x_BND → logits_BN: spectrally normalised convolutions over the tokens, with GroupNorm."""
 
     def __init__(self, *, width: int, kernel: int):
         super().__init__()
@@ -93,12 +93,12 @@ class Head(nn.Module):
 
 
 class DinoDiscriminator(nn.Module):
-    """One logit a token and tapped block, for images in [-1, 1].
+    """A logit for each token of each tapped block, for images in [-1, 1].
 
-    weights: the official DINO ViT-S/16 checkpoint, a path or a URL, with the sha256 (or a prefix) it must have. heads: of
-    the ViT. taps: its blocks whose tokens are judged. size: pixels a side that images are brought to. kernel: of the heads'
-    convolution. The ViT is frozen: in no optimizer and no checkpoint; only the heads are trained. Raises VarlabError where
-    no weights are given, or other ones.
+    weights: path or URL of the official DINO ViT-S/16 checkpoint. sha256: its hash, or a prefix. heads: of the ViT. taps:
+    the blocks whose tokens are judged. size: height and width to which images are resized. kernel: of the convolutions.
+    Only the discriminator's own heads are trained; the frozen ViT is in no optimizer and no checkpoint. Raises VarlabError
+    for missing or wrong weights.
     """
 
     mean_311: Tensor
@@ -126,19 +126,19 @@ class DinoDiscriminator(nn.Module):
         self.register_buffer("std_311", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> DinoDiscriminator:
-        """The frozen part stays in evaluation mode."""
+        """Keep the frozen part in evaluation mode."""
         super().train(mode)
         self.vit.eval()
         return self
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
-        """logits_BN, of all tapped blocks one after another."""
+        """logits_BN of all tapped blocks, concatenated."""
         tokens = self.frozen_forward(img_B3HW)
         return torch.cat([head(x_BND) for head, x_BND in zip(self.heads, tokens, strict=True)], 1)
 
     def frozen_forward(self, img_B3HW: Tensor) -> list[Tensor]:
-        """The tapped tokens: gradients pass through to the images, but nothing here is trained."""
+        """The tapped tokens; gradients reach the images, but nothing here is trained."""
         img_B3HW = F.interpolate(img_B3HW, size=(self.size, self.size), mode="bilinear", antialias=True)
         normal = ((img_B3HW + 1) / 2 - self.mean_311) / self.std_311
-        found: list[Tensor] = self.vit.tokens(normal, self.taps)  # type: ignore[operator]
-        return found
+        tokens: list[Tensor] = self.vit.tokens(normal, self.taps)  # type: ignore[operator]
+        return tokens

@@ -24,8 +24,8 @@ def _norms() -> dict[str, Callable[[int], nn.Module]]:
 
 
 class ActNorm(nn.Module):
-    """scale · (x + loc) per channel, set by the first batch that is trained on to mean 0 and deviation 1 (Kingma & Dhariwal
-    2018, Glow, sec. 3.1; VQGAN's option). The first batch is the global one: ranks add up its sums.
+    """scale · (x + loc) per channel, initialized by the first training batch to mean 0 and deviation 1 (Kingma & Dhariwal
+    2018, Glow, sec. 3.1; an option of VQGAN). That batch is the global one: its sums are reduced over ranks.
     """
 
     initialized: Tensor
@@ -56,25 +56,24 @@ class ActNorm(nn.Module):
 
 
 class PatchGAN(nn.Module):
-    """pix2pix's discriminator (Isola et al. 2017, appendix 6.1.2), the one VQGAN uses with width 64, 3 layers,
-    BatchNorm.
+    """pix2pix's discriminator (Isola et al. 2017, appendix 6.1.2); VQGAN uses it with width 64, 3 layers and BatchNorm.
 
-    width: channels of the first convolution, doubled per layer up to eightfold. layers: convolutions with stride 2; the
-    patch a logit sees is 34, 70 pixels for 2, 3. norm: batch | group | actnorm | none; accumulation of gradients needs another
-    than batch, because BatchNorm's statistics are those of the micro-batch. Weights start as N(0, 0.02), norm gains as N(1,
-    0.02). Raises VarlabError for an unknown norm.
+    width: channels of the first convolution, doubled in each layer up to eight times. layers: convolutions with stride 2; a
+    logit sees a patch of 34 pixels with 2 layers, of 70 with 3. norm: batch, group, actnorm or none; not batch with gradient
+    accumulation, because BatchNorm takes its statistics from the micro-batch. Weights start as N(0, 0.02), norm gains as
+    N(1, 0.02). Raises VarlabError for an unknown norm.
     """
 
     def __init__(self, *, width: int, layers: int, norm: str):
         super().__init__()
         if norm not in _norms():
-            raise VarlabError(f"discriminator.norm is {norm!r}, and it must be one of {', '.join(_norms())}.")
+            raise VarlabError(f"discriminator.norm is {norm!r}: use one of {', '.join(_norms())}.")
         sequence: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE)]
         before = width
         for n in range(1, layers + 1):
             channels = width * min(2**n, _WIDEST)
             stride = 2 if n < layers else 1
-            # BatchNorm's own bias makes the convolution's idle; pix2pix and VQGAN leave it out there, and only there
+            # BatchNorm has a bias of its own, so pix2pix and VQGAN leave out the convolution's (only there)
             sequence += [nn.Conv2d(before, channels, 4, stride=stride, padding=1, bias=norm != "batch")]
             sequence += [_norms()[norm](channels), nn.LeakyReLU(_SLOPE)]
             before = channels
@@ -83,7 +82,7 @@ class PatchGAN(nn.Module):
         self.apply(_init)
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
-        """logits_B1hw, a judgement per patch: positive where it looks real. Images in [-1, 1]."""
+        """img_B3HW in [-1, 1] → logits_B1hw, one for each patch: positive where it looks real."""
         return self.net(img_B3HW)
 
 

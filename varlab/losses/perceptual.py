@@ -18,27 +18,27 @@ from varlab.errors import VarlabError
 from varlab.losses.weights import as_constants, fetch_weights, read_state
 from varlab.types import full_precision
 
-_EPS = 1e-8  # inside the square root: the gradient of a zero vector's length is then zero, not NaN
+_EPS = 1e-8  # inside the square root, so that the gradient of a zero vector's length is zero, not NaN
 _VGG_TAPS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 in torchvision's vgg16.features
 _VGG_SMALLEST = 16  # pixels; four poolings come before relu5
 
 
 class FeatureNet(Protocol):
-    """What a perceptual distance needs of a network: an ``nn.Module`` with the maps of its layers."""
+    """A network for a perceptual distance: an ``nn.Module`` that returns the maps of its layers."""
 
     def feature_maps(self, img_B3HW: Tensor) -> list[Tensor]: ...
 
 
 def _unit(f_BCHW: Tensor) -> Tensor:
-    """Every place's channel vector at length one."""
+    """Normalize the channel vector of every position to length one."""
     return f_BCHW / f_BCHW.square().sum(1, keepdim=True).add(_EPS).sqrt()
 
 
 class FeatureDistance(nn.Module):
-    """The distance above, on any network's feature maps.
+    """The distance above, on the feature maps of any network.
 
     It has no parameters and an empty state dict, stays in evaluation mode, and computes in float32 under autocast.
-    weights: per feature map a tensor (C,), or (1,) for all channels alike.
+    weights: for each feature map a tensor (C,), or (1,) for equal channels.
     """
 
     def __init__(self, *, net: FeatureNet, weights: Sequence[Tensor]):
@@ -49,19 +49,19 @@ class FeatureDistance(nn.Module):
             self.register_buffer(f"weight_{i}", weight_C.detach().float().view(-1, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> FeatureDistance:
-        """Stays in evaluation mode: a distance that changes while it is trained against is none."""
+        """Stay in evaluation mode, so that the distance does not change during training."""
         return super().train(False)
 
     def _maps(self, img_B3HW: Tensor) -> list[Tensor]:
         maps = cast(FeatureNet, self.net).feature_maps(img_B3HW.float())
         if len(maps) != self.count:
             raise VarlabError(
-                f"the perceptual net has {len(maps)} feature maps and {self.count} weights: give one each."
+                f"The perceptual network has {len(maps)} feature maps and {self.count} weights: give as many weights."
             )
         return maps
 
     def distance(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
-        """d_B float32, >= 0, per pair of images in [-1, 1]; zero where they are equal."""
+        """d_B (float32, >= 0) for each pair of images in [-1, 1]; zero for equal images."""
         with full_precision(x_B3HW):
             d_B = torch.zeros(x_B3HW.shape[0], device=x_B3HW.device)
             pairs = zip(self._maps(x_B3HW), self._maps(y_B3HW), strict=True)
@@ -86,15 +86,17 @@ class VGG16Features(nn.Module):
         from torchvision.models.vgg import cfgs, make_layers
 
         self.features = make_layers(cfgs["D"], batch_norm=False)[: _VGG_TAPS[-1] + 1]
-        # ImageNet's mean and deviation, (.485 .456 .406) and (.229 .224 .225), carried over from [0, 1] to [-1, 1]
+        # ImageNet's mean and deviation, (.485 .456 .406) and (.229 .224 .225), converted from [0, 1] to [-1, 1]
         self.register_buffer("shift_311", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), persistent=False)
         self.register_buffer("scale_311", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
 
     def feature_maps(self, img_B3HW: Tensor) -> list[Tensor]:
-        """Five maps, finest first. Raises VarlabError for images that four poolings would leave nothing of."""
+        """Five maps, finest first. Raises VarlabError for images too small for four poolings."""
         if min(img_B3HW.shape[-2:]) < _VGG_SMALLEST:
             size = "x".join(str(n) for n in img_B3HW.shape[-2:])
-            raise VarlabError(f"LPIPS needs images of {_VGG_SMALLEST} pixels or more, and these are {size}.")
+            raise VarlabError(
+                f"LPIPS needs images of at least {_VGG_SMALLEST} pixels, not {size}: use perceptual=classifier."
+            )
         x, maps = (img_B3HW - self.shift_311) / self.scale_311, []
         for i, layer in enumerate(self.features):
             x = layer(x)
@@ -104,11 +106,10 @@ class VGG16Features(nn.Module):
 
 
 class LPIPS(FeatureDistance):
-    """LPIPS v0.1 with VGG16, as VQGAN and VAR train against.
+    """LPIPS v0.1 with VGG16, the perceptual loss of VQGAN and VAR.
 
-    vgg: torchvision's vgg16 weights; lpips: the authors' linear layers (``lpips/weights/v0.1/vgg.pth``); each a path or
-    a URL, with the sha256 (or a prefix) it must have. Raises VarlabError for a file that is missing, is another one or
-    lacks a key.
+    vgg: torchvision's vgg16 weights. lpips: the authors' linear layers (``lpips/weights/v0.1/vgg.pth``). Both are paths or
+    URLs, checked against a sha256 or a prefix of it. Raises VarlabError for a missing or wrong file.
     """
 
     def __init__(self, *, vgg: str, vgg_sha256: str | None, lpips: str, lpips_sha256: str | None):
@@ -131,9 +132,9 @@ class LPIPS(FeatureDistance):
 
 
 class ClassifierPerceptual(FeatureDistance):
-    """The same distance on a small classifier trained on the images at hand: no download.
+    """The same distance on a small classifier that was trained on the user's images: no download.
 
-    classifier: an ``nn.Module`` with ``feature_maps``; it is copied. weights: one number >= 0 per feature map, finest
+    classifier: an ``nn.Module`` with ``feature_maps``; it is copied. weights: a number >= 0 for each feature map, finest
     first.
     """
 

@@ -1,4 +1,4 @@
-"""Pixel distances between an image and its reconstruction, in float32 whatever autocast says."""
+"""Pixel distances between an image and its reconstruction, in float32 even under autocast."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SLOPE, _GAIN = 0.2, math.sqrt(2)  # leaky ReLU that keeps the variance
-_FINAL = 4  # cells a side that the last layers see
+_SLOPE, _GAIN = 0.2, math.sqrt(2)  # of a leaky ReLU that keeps the variance
+_FINAL = 4  # height and width of the last feature map
 
 
 class EqualConv(nn.Module):
-    """A convolution whose weights start as N(0, 1) and are scaled by 1/√fan_in at run time (equalized learning rate)."""
+    """A convolution with equalized learning rate: weights start as N(0, 1), and 1/√fan_in scales them at run time."""
 
     def __init__(self, before: int, after: int, kernel: int, *, stride: int = 1, bias: bool = True):
         super().__init__()
@@ -27,7 +27,7 @@ class EqualConv(nn.Module):
 
 
 class EqualLinear(nn.Module):
-    """The same for a linear layer."""
+    """A linear layer with equalized learning rate."""
 
     def __init__(self, before: int, after: int):
         super().__init__()
@@ -39,7 +39,7 @@ class EqualLinear(nn.Module):
 
 
 def blur(x_BChw: Tensor, pad: tuple[int, int]) -> Tensor:
-    """Every channel by the filter (1, 3, 3, 1) in both directions, so that striding does not alias."""
+    """Filter each channel with (1, 3, 3, 1) in both directions, so that striding does not alias."""
     row = x_BChw.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8
     channels = x_BChw.shape[1]
     kernel = torch.outer(row, row).expand(channels, 1, 4, 4)
@@ -47,12 +47,12 @@ def blur(x_BChw: Tensor, pad: tuple[int, int]) -> Tensor:
 
 
 def act(x: Tensor) -> Tensor:
-    """Leaky ReLU of the same variance."""
+    """Leaky ReLU that keeps the variance."""
     return F.leaky_relu(x, _SLOPE) * _GAIN
 
 
 class Down(nn.Module):
-    """(B, before, h, w) → (B, after, h/2, w/2): two convolutions beside a shortcut."""
+    """(B, before, h, w) → (B, after, h/2, w/2): two convolutions and a shortcut."""
 
     def __init__(self, before: int, after: int):
         super().__init__()
@@ -66,10 +66,10 @@ class Down(nn.Module):
 
 
 class MinibatchDeviation(nn.Module):
-    """One more channel: the deviation over groups of samples, by which a discriminator sees that all fakes are alike.
+    """Add a channel with the deviation over groups of samples, so that a discriminator can see a lack of variety.
 
-    group: samples of a group at most; the largest number up to it that divides the batch is taken. Logits of a sample depend
-    on its neighbours.
+    group: the largest size of a group; the largest number up to it that divides the batch is used. The logits of a sample
+    depend on its neighbours.
     """
 
     mixes_batch = True
@@ -87,10 +87,10 @@ class MinibatchDeviation(nn.Module):
 
 
 class StyleGANDiscriminator(nn.Module):
-    """One logit an image in [-1, 1].
+    """A logit for each image in [-1, 1].
 
-    width: channels at the full size, doubled with every halving up to ``widest``. layers: halvings. group: see
-    ``MinibatchDeviation``; 1 leaves it without effect, and lets gradients be accumulated.
+    width: channels at the full resolution, doubled with every halving up to ``widest``. layers: halvings. group: see
+    ``MinibatchDeviation``; 1 turns it off, which gradient accumulation needs.
     """
 
     def __init__(self, *, width: int, widest: int, layers: int, group: int):

@@ -1,4 +1,4 @@
-"""Where the randomness of sampling comes from: addressed draws, so that sample i depends on (seed, i) alone."""
+"""The random draws of sampling. They are addressed, so that sample i depends on (seed, i) only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from varlab.rng import Stream
 from varlab.sample.filter import pick
 
-_SMOOTH = 1 << 32  # steps of the stream from here on belong to smooth sampling's noise
+_SMOOTH = 1 << 32  # from this step on, the stream is the noise of smooth sampling
 
 
-class Draws(Protocol):
-    """Tokens from filtered logits, and Gumbel noise, at step k. Tests put the official codes' generators here."""
+class TokenDraws(Protocol):
+    """Draws tokens from filtered logits, and Gumbel noise, at step k. Tests use the generators of official codes."""
 
     def pick(self, logits_BlV: Tensor, k: int) -> Tensor: ...
 
@@ -22,7 +22,7 @@ class Draws(Protocol):
 
 
 class AddressedDraws:
-    """Row b depends on the stream's ``ids_B[b]`` and the step alone."""
+    """Draws whose row b depends only on the stream's ``ids_B[b]`` and the step."""
 
     def __init__(self, stream: Stream):
         self._stream = stream

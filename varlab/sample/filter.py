@@ -1,4 +1,4 @@
-"""From logits to one token: temperature, top-k, top-p, and an addressed draw."""
+"""From logits to a token: temperature, top-k, top-p, and a draw from a uniform number."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def filter_logits(logits_BlV: Tensor, *, temperature: float, top_k: int, top_p: float) -> Tensor:
     """Logits with excluded tokens at -inf.
 
-    temperature > 0 divides first. top_k > 0 keeps the k largest, ties with the k-th included. 0 < top_p < 1 removes the tail
-    of ascending probabilities whose cumulative sum is at most 1 - p (the most likely token always stays).
+    temperature > 0 divides the logits first. top_k > 0 keeps the k largest, and ties with the k-th. 0 < top_p < 1 removes
+    the least likely tokens, as long as their probabilities sum to at most 1 - top_p; the most likely token always stays.
     """
     logits_BlV = logits_BlV / temperature
     V = logits_BlV.shape[-1]
@@ -26,9 +26,9 @@ def filter_logits(logits_BlV: Tensor, *, temperature: float, top_k: int, top_p: 
 
 
 def pick(logits_BlV: Tensor, u_Bl: Tensor) -> Tensor:
-    """idx_Bl by inverse cumulative distribution. u_Bl: uniform in [0, 1), one number a token.
+    """Draw idx_Bl by the inverse cumulative distribution. u_Bl: uniform in [0, 1), a number for each token.
 
-    In float64, so that a token of probability zero can never be drawn from a rounding error.
+    Computed in float64, so that rounding never draws a token of probability zero.
     """
     cdf_BlV = logits_BlV.double().softmax(-1).cumsum(-1)
     reached = u_Bl.double()[..., None] * cdf_BlV[..., -1:]

@@ -16,6 +16,6 @@ def linear(strength: float, progress: float) -> float:
 
 
 def guide(logits_2B: Tensor, t: float) -> Tensor:
-    """Logits of the conditional half (first) and the unconditional half (second), blended."""
+    """Combine the logits of the conditional half (first) and the unconditional half (second)."""
     cond, uncond = logits_2B.chunk(2)
     return (1 + t) * cond - t * uncond

@@ -1,8 +1,6 @@
-"""From token maps to images, and the frames of an image that grows."""
+"""Decode token maps to images, and record the frames of a growing image."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +18,7 @@ def decode_maps(tokenizer: Tokenizer, maps: Maps) -> Tensor:
 
 
 class Growth:
-    """A watcher for the sampler: decodes the canvas at (about) ``frames`` evenly spread steps, the last among them."""
+    """A ``watch`` for the sampler: decodes the canvas at about ``frames`` evenly spaced steps, with the last one."""
 
     def __init__(self, *, order: Order, tokenizer: Tokenizer, frames: int):
         self._order, self._tokenizer = order, tokenizer
@@ -28,7 +26,7 @@ class Growth:
         self.steps = sorted({round((i + 1) * steps / frames) - 1 for i in range(frames)} - {-1}) if steps else []
         self._frames: list[Tensor] = []
 
-    def __call__(self, k: int, state: Any) -> None:
+    def __call__(self, k: int, state: object) -> None:
         if k in self.steps:
             with torch.no_grad():
                 self._frames.append(self._tokenizer.decode(self._order.canvas(state, self._tokenizer)))

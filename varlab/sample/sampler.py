@@ -1,25 +1,24 @@
-"""The one sampling loop, for every order."""
+"""The sampling loop, one for every order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from varlab.rng import Rng
 from varlab.sample import guidance
-from varlab.sample.draws import AddressedDraws, Draws
+from varlab.sample.draws import AddressedDraws, TokenDraws
 from varlab.sample.filter import filter_logits
-from varlab.sample.smooth import codes_of, soft_codes
+from varlab.sample.smooth_codes import all_codes, soft_codes
 from varlab.transformer import Cache, Transformer
 from varlab.types import Maps, Order, Tokenizer, VarlabError
 
-Force = Callable[[Any, int], tuple[Tensor, Tensor]]
-"""(state, k) → (idx_Bl, keep_Bl): the known tokens of step k, and which of them replace what is drawn: editing."""
-Watch = Callable[[int, Any], None]
+Force = Callable[[object, int], tuple[Tensor, Tensor]]
+"""(state, k) → (idx_Bl, keep_Bl): tokens of step k, and which of them replace the drawn ones. Used for editing."""
+Watch = Callable[[int, object], None]
 """Called with (k, state) after each step."""
 
 RAMPS = {"constant": guidance.constant, "linear": guidance.linear}
@@ -27,13 +26,12 @@ RAMPS = {"constant": guidance.constant, "linear": guidance.linear}
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """How tokens are drawn; the defaults are those of VAR's FID table.
+    """The settings of sampling, and its loop; the defaults are those of VAR's FID table.
 
-    cfg: guidance strength t at full progress (0: none). ramp: constant, or VAR's linear one.
-
-    top_k: keep this many tokens (0: all). top_p: keep this much probability (1: all). temperature: divides the logits.
-    cfg_steps: guide only the first so many steps (None: all). smooth: VAR's ``more_smooth``, for pictures only: the image
-    is then the state's canvas, not the maps'.
+    cfg: guidance strength t at the last step (0: none). ramp: ``constant``, or VAR's ``linear``. temperature: divides the
+    logits. top_k: number of tokens to keep (0: all). top_p: probability to keep (1: all). cfg_steps: number of first steps
+    with guidance (None: all). smooth: VAR's ``more_smooth``, for display only; the image is then the state's canvas, and
+    the token maps do not decode to it.
     """
 
     cfg: float = 1.5
@@ -48,7 +46,7 @@ class Sampler:
         if self.ramp not in RAMPS:
             raise VarlabError(f"Sampler ramp={self.ramp!r} is unknown: use one of {sorted(RAMPS)}.")
         if not all(isinstance(x, int | float) for x in (self.cfg, self.temperature, self.top_k, self.top_p)):
-            raise VarlabError(f"Sampler settings {asdict(self)} must be numbers (ramp aside).")
+            raise VarlabError(f"Sampler settings {asdict(self)}: all but ramp must be numbers.")
         if self.cfg_steps is not None and (not isinstance(self.cfg_steps, int) or self.cfg_steps < 0):
             raise VarlabError(f"Sampler cfg_steps={self.cfg_steps} must be a number of steps, or null for all of them.")
         if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.cfg < 0:
@@ -57,7 +55,7 @@ class Sampler:
             )
 
     def _guided(self, logits: Tensor, k: int, steps: int) -> Tensor:
-        """Logits of the conditional branch, pushed away from those of the null branch where there is one."""
+        """Apply guidance, if there is any, to the logits of the conditional and the null branch."""
         if self.cfg == 0:
             return logits
         off = self.cfg_steps is not None and k >= self.cfg_steps
@@ -77,15 +75,15 @@ class Sampler:
         cond_BN: Tensor | None = None,
         force: Force | None = None,
         watch: Watch | None = None,
-        draws: Draws | None = None,
+        draws: TokenDraws | None = None,
     ) -> Maps:
-        """Token maps for the labels. Sample b depends on (rng.seed, ids_B[b]), its label and its condition alone.
+        """Token maps for the labels. Sample b depends only on (rng.seed, ids_B[b]), its label and its condition.
 
-        cond_BN: tokens of a condition, which come before everything. draws: addressed ones where not given.
+        cond_BN: tokens of a condition, placed before the image's. draws: AddressedDraws by default.
         """
         K = len(order.steps)
         if self.cfg > 0 and not transformer.has_null_class:
-            raise VarlabError(f"cfg={self.cfg} needs a model with a null class, which this one has not: use cfg=0.")
+            raise VarlabError(f"cfg={self.cfg} needs a model with a null class, and this model has none: use cfg=0.")
         if self.smooth and transformer.token_inputs:
             raise VarlabError("smooth=true mixes codes, but this model's inputs are token ids: use smooth=false.")
         branches = 2 if self.cfg > 0 else 1
@@ -105,7 +103,7 @@ class Sampler:
             h_BlC = None
             if self.smooth:
                 progress = k / max(K - 1, 1)
-                h_BlC = soft_codes(logits, draws.gumbel(logits, k), progress, codes_of(tokenizer, logits))
+                h_BlC = soft_codes(logits, draws.gumbel(logits, k), progress, all_codes(tokenizer, logits))
             if force is not None:
                 known_Bl, keep_Bl = force(state, k)
                 idx_Bl = torch.where(keep_Bl, known_Bl, idx_Bl)

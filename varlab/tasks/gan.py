@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from varlab.losses.adaptive import adaptive_weight, discriminator_factor
+from varlab.losses.adaptive_weight import adaptive_weight, discriminator_factor
 from varlab.losses.adversarial import discriminator_loss, generator_loss
 from varlab.losses.diff_augment import DiffAugment
 from varlab.losses.reconstruction import l1, l2
-from varlab.losses.regularise import LeCam, consistency
+from varlab.losses.regularisers import LeCam, consistency
 from varlab.tasks.distributed import collectives
 from varlab.types import VarlabError
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from varlab.config import Config
-from varlab.losses.regularise import LeCam
+from varlab.losses.regularisers import LeCam
 from varlab.metrics.tokenizer_scores import codebook_health
 from varlab.rng import Rng
 from varlab.tasks.base import Task

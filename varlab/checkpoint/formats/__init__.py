@@ -1,8 +1,8 @@
-"""Foreign formats, in and out: VAR's, VQGAN's (taming-transformers) and LlamaGen's checkpoints. Renaming, no arithmetic."""
+"""Import and export checkpoints of VAR, VQGAN (taming-transformers) and LlamaGen: renaming, no arithmetic."""
 
 from varlab.checkpoint.formats.buffers import derived_buffers, kept_buffers, unmasked_tokens
-from varlab.checkpoint.formats.files import State, parts, read_state
 from varlab.checkpoint.formats.links import Link, read_links, write_links
+from varlab.checkpoint.formats.state import State, parts, read_state
 from varlab.checkpoint.formats.tokenizers import (
     check_tokenizer,
     default_phi,

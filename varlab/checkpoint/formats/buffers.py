@@ -1,28 +1,26 @@
-"""What official checkpoints hold beside parameters: masks and levels, which follow from sizes, and trainers' statistics."""
+"""The contents of official checkpoints besides parameters: masks and levels, which follow from sizes, and statistics."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from varlab.checkpoint.formats.files import State
+from varlab.checkpoint.formats.state import State
+from varlab.config import Config
 
 _STATISTICS = ("quantize.ema_vocab_hit_SV", "quantize.codebook_used")
-_LLAMAGEN_USED = 65536  # the official code's length of codebook_used, whatever the codebook
+_LLAMAGEN_USED = 65536  # length of codebook_used in the official code, for every codebook
 
 
 def kept_buffers(state: State) -> State:
-    """Statistics of their trainers: no place here, but written back on export."""
+    """The statistics of official trainers: our models have none, but export writes them back."""
     return {key: state[key] for key in _STATISTICS if key in state}
 
 
-def derived_buffers(name: str, build: Mapping[str, Any], *, transformer: bool, rows: int, unmasked: int) -> State:
-    """The buffers that the official code expects in a file, from sizes alone.
+def derived_buffers(name: str, build: Config, *, transformer: bool, rows: int, unmasked: int) -> State:
+    """The buffers that the official code expects in a file, made from sizes.
 
-    rows: of VQGAN's position table. unmasked: how many of its first tokens all see each other.
+    rows: of VQGAN's position table. unmasked: number of its first tokens that all attend to each other.
     """
     if name == "var":
         return _var_transformer(build) if transformer else _hits(build)
@@ -33,12 +31,12 @@ def derived_buffers(name: str, build: Mapping[str, Any], *, transformer: bool, r
     return {} if name == "vqgan" or transformer else {"quantize.codebook_used": torch.zeros(_LLAMAGEN_USED)}
 
 
-def _hits(build: Mapping[str, Any]) -> State:
+def _hits(build: Config) -> State:
     config = build["tokenizer"]
     return {"quantize.ema_vocab_hit_SV": torch.zeros(len(config["scales"]), config["vocab_size"])}
 
 
-def _var_transformer(build: Mapping[str, Any]) -> State:
+def _var_transformer(build: Config) -> State:
     level_L = torch.cat([torch.full((h * w,), k) for k, (h, w) in enumerate(build["tokenizer"]["scales"])])
     hidden = level_L[:, None] < level_L[None, :]
     mask: Tensor = torch.zeros(len(level_L), len(level_L)).masked_fill(hidden, -torch.inf)
@@ -48,7 +46,7 @@ def _var_transformer(build: Mapping[str, Any]) -> State:
 
 
 def unmasked_tokens(state: State) -> int | None:
-    """How many of VQGAN's first tokens all see each other; None where the file has no masks."""
+    """The number of VQGAN's first tokens that all attend to each other; None where the file has no masks."""
     mask = state.get("blocks.0.attn.mask")
     if mask is None:
         return None

@@ -1,4 +1,4 @@
-"""Which tensor of another code's checkpoint is which of ours: one table, read in both directions."""
+"""Links between our tensors and those of another code: one table, used for import and export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from varlab.checkpoint.formats.files import State
+from varlab.checkpoint.formats.state import State
 from varlab.types import VarlabError
 
 
@@ -23,7 +23,7 @@ def _alone(tensor: Tensor) -> Sequence[Tensor]:
 
 @dataclass(frozen=True)
 class Link:
-    """One tensor of ours, and the one (or several) of theirs that it is made of. write undoes read."""
+    """One of our tensors and the foreign tensors that it is made of. ``write`` is the inverse of ``read``."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -32,17 +32,17 @@ class Link:
 
 
 def same(ours: str, theirs: str, *parts: str) -> list[Link]:
-    """Links that only rename; parts: weight and bias unless given."""
+    """Links that only rename. parts: weight and bias by default."""
     return [Link(f"{ours}.{part}", (f"{theirs}.{part}",)) for part in parts or ("weight", "bias")]
 
 
 def reshaped(ours: str, theirs: str, shape: Sequence[int], official: Sequence[int]) -> Link:
-    """A link between two shapes of the same numbers. -1 stands for what follows."""
+    """A link between two shapes of the same numbers; -1 is inferred."""
     return Link(ours, (theirs,), lambda t: t[0].reshape(*shape), lambda t: (t.reshape(*official),))
 
 
 def joined(ours: str, theirs: Iterable[str]) -> Link:
-    """Ours is theirs, one after another (query, key and value)."""
+    """A link that concatenates foreign tensors (query, key and value)."""
     names = tuple(theirs)
     return Link(ours, names, lambda t: torch.cat(list(t)), lambda t: t.chunk(len(names)))
 
@@ -53,10 +53,10 @@ Shapes = Mapping[str, Sequence[int]]
 def read_links(
     links: Sequence[Link], state: State, *, shapes: Shapes, extras: Callable[[str], bool], path: Path
 ) -> State:
-    """Our state of theirs.
+    """Translate a foreign state dict into ours.
 
-    shapes: of our tensors. extras: whether a key of theirs is known to have no place here. Raises VarlabError that names the
-    first key which is missing, left over, or of a shape that does not go with the others.
+    shapes: of our tensors. extras: whether a foreign key may be ignored. Raises VarlabError naming the first key that is
+    missing, unknown, or of a shape that does not fit the others.
     """
     read = {}
     for link in links:
@@ -68,9 +68,11 @@ def read_links(
         except RuntimeError:
             tensor = torch.empty(0)
         if tuple(tensor.shape) != tuple(shapes[link.ours]):
-            found = ", ".join(f"'{key}' {tuple(state[key].shape)}" for key in link.theirs)
+            shapes_read = ", ".join(f"'{key}' {tuple(state[key].shape)}" for key in link.theirs)
             expected = tuple(_shape_of_theirs(link, shapes[link.ours])[0])
-            raise VarlabError(f"{path}: tensor {found} does not go with the others, which make it {expected}.")
+            raise VarlabError(
+                f"{path}: tensor {shapes_read} does not fit the others, by which its shape is {expected}."
+            )
         read[link.ours] = tensor
     known = {key for link in links for key in link.theirs}
     for key in state:
@@ -84,7 +86,7 @@ def _shape_of_theirs(link: Link, shape: Sequence[int]) -> list[torch.Size]:
 
 
 def write_links(links: Sequence[Link], ours: State) -> State:
-    """Their state of ours. VarlabError where ours has a tensor that theirs cannot hold, or lacks one."""
+    """Translate our state dict into a foreign one. Raises VarlabError for a tensor without a counterpart on either side."""
     missing = [link.ours for link in links if link.ours not in ours]
     left = sorted(ours.keys() - {link.ours for link in links})
     if missing or left:

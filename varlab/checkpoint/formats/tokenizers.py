@@ -1,4 +1,4 @@
-"""The tokenizers of VAR, VQGAN and LlamaGen: their sizes from shapes, and which tensor is which."""
+"""The tokenizers of VAR, VQGAN and LlamaGen: sizes from shapes, and links between tensors."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from varlab.checkpoint.formats.cnn import CONV_BLOCKS, DOWN_UP, VAR, Names, cnn_links, infer_cnn
-from varlab.checkpoint.formats.files import State
+from varlab.checkpoint.formats.cnn_names import CONV_BLOCKS, DOWN_UP, VAR, CNNNames, cnn_links, infer_cnn
 from varlab.checkpoint.formats.links import Link, same
+from varlab.checkpoint.formats.state import State
 from varlab.config import Config
 from varlab.types import VarlabError
 
 Scales = Sequence[Sequence[int]]
 
-NAMES: Mapping[str, Names] = {"var": VAR, "vqgan": DOWN_UP, "llamagen": CONV_BLOCKS}
+NAMES: Mapping[str, CNNNames] = {"var": VAR, "vqgan": DOWN_UP, "llamagen": CONV_BLOCKS}
 _EXTRAS = {
     "var": r"quantize\.ema_vocab_hit_SV",
     "vqgan": r"loss\..*|model_ema\..*|colorize",
@@ -24,8 +23,8 @@ _EXTRAS = {
 }
 
 
-def infer_tokenizer(name: str, state: State, options: Mapping[str, Any], path: Path) -> Config:
-    """What shapes and names tell of the tokenizer; scales, code_norm and the like come from ``options``."""
+def infer_tokenizer(name: str, state: State, options: Config, path: Path) -> Config:
+    """Infer a tokenizer's configuration from tensors; scales, code_norm and the like come from ``options``."""
     cnn = infer_cnn(state, NAMES[name], path)
     for key in ("quantize.embedding.weight", "quant_conv.weight"):
         if key not in state:
@@ -43,7 +42,7 @@ def infer_tokenizer(name: str, state: State, options: Mapping[str, Any], path: P
 
 
 def phi_style(state: State) -> str | None:
-    """How φ are shared: each (one a scale), one, some; None where there are none."""
+    """How φ are shared: ``each`` (one for each scale), ``one`` or ``some``; None without φ."""
     for style, pattern in _PHI.items():
         if pattern.format(0) + ".weight" in state:
             return style
@@ -57,8 +56,8 @@ _PHI = {
 }
 
 
-def tokenizer_links(name: str, config: Mapping[str, Any], phi: str | None) -> list[Link]:
-    """Every tensor of a tokenizer. phi: see ``phi_style``."""
+def tokenizer_links(name: str, config: Config, phi: str | None) -> list[Link]:
+    """The links of all tensors of a tokenizer. phi: see ``phi_style``."""
     links = cnn_links(config, NAMES[name])
     links += same("quant_conv", "quant_conv") + same("post_quant_conv", "post_quant_conv")
     links += same("quantizer.codebook", "quantize.embedding", "weight")
@@ -68,34 +67,34 @@ def tokenizer_links(name: str, config: Mapping[str, Any], phi: str | None) -> li
 
 
 def tokenizer_extras(name: str, key: str) -> bool:
-    """Keys that a file of this kind may have beside the model's."""
+    """Whether a key is one of those that a file of this format may hold besides the model."""
     return re.fullmatch(_EXTRAS[name], key) is not None
 
 
-def default_phi(config: Mapping[str, Any]) -> str | None:
-    """How a tokenizer that was trained here shares its φ, in the official code's terms."""
+def default_phi(config: Config) -> str | None:
+    """How a tokenizer trained here shares its φ, in the terms of the official code."""
     count, scales = config["phi_count"], len(config["scales"])
     return None if count == 0 else "one" if count == 1 else "each" if count == scales and count != 4 else "some"
 
 
-def check_tokenizer(name: str, config: Mapping[str, Any]) -> None:
-    """VarlabError where a tokenizer of ours cannot be one of theirs."""
-    wrong = None
+def check_tokenizer(name: str, config: Config) -> None:
+    """Raise VarlabError where a tokenizer of ours cannot be written in a foreign format."""
+    reason = None
     if name == "var" and config["phi_count"] == 0:
-        wrong = "has no φ"
+        reason = "has no φ"
     elif name != "var" and (config["phi_count"] or len(config["scales"]) > 1):
-        wrong = "has φ or several scales"
+        reason = "has φ or several scales"
     elif name == "llamagen" and not config["cosine"]:
-        wrong = "has no cosine codebook"
+        reason = "has no cosine codebook"
     elif name != "llamagen" and (config["cosine"] or config["decoder_channel_mult"]):
-        wrong = "has a cosine codebook or a decoder of other widths"
+        reason = "has a cosine codebook or a decoder of other widths"
     elif name == "var" and config["z_channels"] not in (None, config["code_dim"]):
-        wrong = "has z_channels other than code_dim"
-    if wrong:
-        raise VarlabError(f"This tokenizer cannot be written as format={name}: it {wrong}.")
+        reason = "has z_channels other than code_dim"
+    if reason:
+        raise VarlabError(f"This tokenizer cannot be written as format={name}: it {reason}.")
 
 
 def square(tokens: int) -> list[list[int]] | None:
-    """One square scale of so many tokens, where there is one."""
+    """The square scale with this number of tokens; None where there is none."""
     side = math.isqrt(tokens)
     return [[side, side]] if side * side == tokens else None

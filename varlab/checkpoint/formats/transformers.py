@@ -1,17 +1,16 @@
-"""The transformers of VAR, VQGAN (minGPT) and LlamaGen: their sizes from shapes, and which tensor is which."""
+"""The transformers of VAR, VQGAN (minGPT) and LlamaGen: sizes from shapes, and links between tensors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from varlab.checkpoint.formats.files import State
 from varlab.checkpoint.formats.links import Link, joined, reshaped, same
+from varlab.checkpoint.formats.state import State
 from varlab.checkpoint.formats.tokenizers import square
 from varlab.config import Config
 from varlab.types import VarlabError
@@ -27,12 +26,12 @@ _BLOCKS = {"var": "blocks", "vqgan": "blocks", "llamagen": "layers"}
 
 
 def transformer_extras(name: str, key: str) -> bool:
-    """Keys that a file of this kind may have beside the model's: derived buffers, and the parts of other models."""
+    """Whether a key is a derived buffer or part of another model, which a file of this format may hold too."""
     return re.fullmatch(_EXTRAS[name], key) is not None
 
 
 def stripped(name: str, state: State) -> State:
-    """VQGAN's transformer lies under ``transformer.`` in the checkpoint of its whole model."""
+    """The state without VQGAN's prefix ``transformer.``, which it has in the checkpoint of the whole model."""
     prefix = "transformer."
     if name != "vqgan" or not any(key.startswith(prefix) for key in state):
         return state
@@ -53,13 +52,13 @@ def _depth(name: str, state: State) -> int:
 def _heads(asked: int | None, width: int, head_dim: int, path: Path) -> int:
     if asked is None and width % head_dim:
         raise VarlabError(
-            f"{path} does not tell the number of heads, and {head_dim} does not divide its width {width}: give heads=."
+            f"{path} does not hold the number of heads, and {head_dim} does not divide its width {width}: give heads=."
         )
     return asked or width // head_dim
 
 
-def infer_var(state: State, options: Mapping[str, Any], path: Path) -> Config:
-    """VAR: depth, heads (from the attention scale), shared AdaLN, MLP ratio; ``num_classes`` is of the model, too."""
+def infer_var(state: State, options: Config, path: Path) -> Config:
+    """Infer VAR's depth, heads (from the attention scale), shared AdaLN and MLP ratio."""
     width = _tensor(state, "word_embed.weight", path).shape[0]
     scale = state.get("blocks.0.attn.scale_mul_1H11")
     shared = "shared_ada_lin.1.weight" in state
@@ -76,7 +75,7 @@ def infer_var(state: State, options: Mapping[str, Any], path: Path) -> Config:
 
 
 def var_scales(state: State, path: Path) -> Scales | None:
-    """From the level of each slot; None where the file does not say."""
+    """VAR's scales from the level of each slot; None where the file lacks it."""
     if "lvl_1L" not in state:
         return None
     counts = state["lvl_1L"].flatten().bincount().tolist()
@@ -86,8 +85,8 @@ def var_scales(state: State, path: Path) -> Scales | None:
     return [one[0] for one in squares if one]
 
 
-def infer_vqgan(state: State, options: Mapping[str, Any], path: Path) -> Config:
-    """VQGAN's minGPT."""
+def infer_vqgan(state: State, options: Config, path: Path) -> Config:
+    """Infer the sizes of VQGAN's minGPT."""
     width = _tensor(state, "tok_emb.weight", path).shape[1]
     block = {
         "_target_": "varlab.transformer.GPT2Block",
@@ -98,8 +97,8 @@ def infer_vqgan(state: State, options: Mapping[str, Any], path: Path) -> Config:
     return {"width": width, "depth": _depth("vqgan", state), "heads": heads, "block": block}
 
 
-def infer_llamagen(state: State, options: Mapping[str, Any], path: Path) -> Config:
-    """LlamaGen's GPT. The heads of keys and values follow from the width of wqkv."""
+def infer_llamagen(state: State, options: Config, path: Path) -> Config:
+    """Infer the sizes of LlamaGen's GPT. The number of key and value heads follows from the width of wqkv."""
     width = _tensor(state, "tok_embeddings.weight", path).shape[1]
     heads = _heads(options["heads"] or options["heads_of_width"].get(width), width, 64, path)
     head_dim = width // heads
@@ -116,18 +115,18 @@ INFER = {"var": infer_var, "vqgan": infer_vqgan, "llamagen": infer_llamagen}
 
 
 def num_classes(name: str, state: State, path: Path) -> int | None:
-    """Without the null class; None where the file does not say."""
+    """The number of classes without the null class; None for a format that does not hold it."""
     key = {"var": "class_emb.weight", "llamagen": "cls_embedding.embedding_table.weight"}.get(name)
     return None if key is None else _tensor(state, key, path).shape[0] - 1
 
 
-def transformer_links(name: str, config: Mapping[str, Any]) -> list[Link]:
-    """Every tensor of a transformer."""
+def transformer_links(name: str, config: Config) -> list[Link]:
+    """The links of all tensors of a transformer."""
     return {"var": _var, "vqgan": _vqgan, "llamagen": _llamagen}[name](config)
 
 
 def cut_positions(name: str, state: State, places: int, path: Path) -> tuple[State, State]:
-    """VQGAN's position table may be longer than its images: (the state with as many rows as used, the rest by name)."""
+    """Cut VQGAN's position table to the images' length: (the state with that table, the other rows by name)."""
     if name != "vqgan":
         return state, {}
     table = _tensor(state, "pos_emb", path)
@@ -140,11 +139,11 @@ def cut_positions(name: str, state: State, places: int, path: Path) -> tuple[Sta
 
 
 def rejoin_positions(state: State, rest: State) -> State:
-    """The table as long as it was."""
+    """Undo ``cut_positions``."""
     return state | {key: torch.cat([state[key], value], 1) for key, value in rest.items() if key == "pos_emb"}
 
 
-def _var(config: Mapping[str, Any]) -> list[Link]:
+def _var(config: Config) -> list[Link]:
     width, heads = config["width"], config["heads"]
     links = [reshaped("start", "pos_start", (-1,), (1, 1, width))]
     links += [reshaped("position.weight", "pos_1LC", (-1, width), (1, -1, width))]
@@ -169,7 +168,7 @@ def _var(config: Mapping[str, Any]) -> list[Link]:
     return links
 
 
-def _vqgan(config: Mapping[str, Any]) -> list[Link]:
+def _vqgan(config: Config) -> list[Link]:
     width = config["width"]
     links = [reshaped("position.weight", "pos_emb", (-1, width), (1, -1, width))]
     links += same("word", "tok_emb", "weight") + same("head_norm.norm", "ln_f") + same("head", "head", "weight")
@@ -185,7 +184,7 @@ def _vqgan(config: Mapping[str, Any]) -> list[Link]:
     return links
 
 
-def _llamagen(config: Mapping[str, Any]) -> list[Link]:
+def _llamagen(config: Config) -> list[Link]:
     links = same("class_embedding", "cls_embedding.embedding_table", "weight")
     links += same("word", "tok_embeddings", "weight") + same("head", "output", "weight")
     links += same("head_norm.norm", "norm", "weight")
@@ -207,18 +206,18 @@ def _llamagen(config: Mapping[str, Any]) -> list[Link]:
 _KINDS = {"var": ("AdaLNBlock", "SharedAdaLNBlock"), "vqgan": ("GPT2Block",), "llamagen": ("LlamaBlock",)}
 
 
-def check_transformer(name: str, build: Mapping[str, Any]) -> None:
-    """VarlabError where a generator of ours cannot be one of theirs."""
+def check_transformer(name: str, build: Config) -> None:
+    """Raise VarlabError where a generator of ours cannot be written in a foreign format."""
     config, order = build["transformer"], build["order"]["_target_"].rpartition(".")[2]
     block = config["block"]["_target_"].rpartition(".")[2]
-    wrong = None
+    reason = None
     if block not in _KINDS[name]:
-        wrong = f"is made of {block}s, not of {' or '.join(_KINDS[name])}s"
+        reason = f"is made of {block}s, not of {' or '.join(_KINDS[name])}s"
     elif order != ("NextScale" if name == "var" else "Permutation"):
-        wrong = f"runs in the order {order}"
+        reason = f"runs in the order {order}"
     elif name == "vqgan" and not config["tied"]:
-        wrong = "has a table of its own for classes (tied=false)"
+        reason = "has a table of its own for classes (tied=false)"
     elif build.get("condition"):
-        wrong = "has a condition"
-    if wrong:
-        raise VarlabError(f"This generator cannot be written as format={name}: it {wrong}.")
+        reason = "has a condition"
+    if reason:
+        raise VarlabError(f"This generator cannot be written as format={name}: it {reason}.")

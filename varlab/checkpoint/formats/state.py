@@ -1,4 +1,4 @@
-"""Checkpoints of other code, read without running any of theirs."""
+"""Read the state dicts of foreign checkpoints without running code from them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import pickle
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -22,15 +21,15 @@ State = dict[str, Tensor]
 _UNKNOWN = re.compile(
     r"Unsupported global: GLOBAL (\S+) was not an allowed global|unsupported GLOBAL (\S+) whose module"
 )
-_WRAPPERS = ("state_dict", "ema", "model", "module")  # under which trainers keep the weights, best first
+_WRAPPERS = ("state_dict", "ema", "model", "module")  # keys under which trainers keep the weights, best first
 _MOST_PLACEHOLDERS = 200
 
 
 def read_state(path: Path) -> State:
-    """The tensors of a .safetensors, .pth, .pt or .ckpt file by name.
+    """Read the named tensors of a .safetensors, .pth, .pt or .ckpt file.
 
-    Classes that a trainer pickled along (Lightning's callbacks) become inert placeholders: their code is never imported.
-    Raises VarlabError for a file that is missing, damaged, holds code, or holds no tensors by name.
+    Other pickled classes (such as Lightning's callbacks) become inert placeholders: their code is never imported.
+    Raises VarlabError for a file that is missing or damaged, holds code, or holds no named tensors.
     """
     if not path.is_file():
         raise VarlabError(f"There is no checkpoint {path}.")
@@ -43,24 +42,24 @@ def read_state(path: Path) -> State:
 
 
 def parts(path: Path, names: tuple[str, ...]) -> State | None:
-    """The state under nested keys of a trainer's file (VAR's: trainer, var_wo_ddp); None where there is none such."""
+    """Read the state under nested keys of a trainer's file (VAR's: trainer, var_wo_ddp); None where it lacks them."""
     if path.suffix == ".safetensors" or not path.is_file():
         return None
-    found: Any = _unpickled(path)
+    content = _unpickled(path)
     for name in names:
-        if not isinstance(found, Mapping) or name not in found:
+        if not isinstance(content, Mapping) or name not in content:
             return None
-        found = found[name]
-    return _tensors(found, path)
+        content = content[name]
+    return _tensors(content, path)
 
 
 def _damaged(path: Path) -> VarlabError:
-    return VarlabError(f"{path} is no checkpoint that can be read: it is truncated, damaged or of another kind.")
+    return VarlabError(f"{path} cannot be read as a checkpoint: it is truncated, damaged or of another kind.")
 
 
-def _unpickled(path: Path) -> Any:
-    """The file's content, by torch's restricted unpickler; each unknown class met is replaced and the file read again."""
-    placeholders: list[Any] = []
+def _unpickled(path: Path) -> object:
+    """Read a file with torch's restricted unpickler, replacing unknown classes by placeholders one at a time."""
+    placeholders: list[Callable[..., object] | tuple[Callable[..., object], str]] = []
     for _ in range(_MOST_PLACEHOLDERS):
         try:
             with torch.serialization.safe_globals(placeholders):
@@ -70,34 +69,36 @@ def _unpickled(path: Path) -> Any:
             if match is None:
                 raise _damaged(path) from error
             name = match[1] or match[2]
-            if match[2] or not _is_a_class_of_others(name):
+            if match[2] or not _is_foreign_class(name):
                 raise VarlabError(
-                    f"{path} holds code ({name}), not only tensors, and is not read: take the weights from a source you trust, "
-                    "as .safetensors if there is one."
+                    f"{path} holds code ({name}) besides tensors and was not read: get the weights from a source you trust, "
+                    "as .safetensors if possible."
                 ) from error
             placeholders.append((_placeholder(name), name))
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise _damaged(path) from error
-    raise VarlabError(f"{path} names more than {_MOST_PLACEHOLDERS} classes that are no tensors: it is not read.")
+    raise VarlabError(
+        f"{path} holds objects of more than {_MOST_PLACEHOLDERS} classes and was not read: keep only tensors in it."
+    )
 
 
-def _is_a_class_of_others(name: str) -> bool:
-    """Whether a pickled name looks like some package's class; functions and Python's own or torch's things never pass."""
+def _is_foreign_class(name: str) -> bool:
+    """Whether a pickled name looks like a third-party class: no function, and nothing of Python, torch or numpy."""
     package, _, last = name.partition(".")[0], None, name.rpartition(".")[2]
     return package not in (*sys.stdlib_module_names, "torch", "numpy", "builtins", "__builtin__") and last[:1].isupper()
 
 
 def _placeholder(name: str) -> type:
-    """A class whose instances are ordered dicts: the one kind that the restricted unpickler lets anything be put into."""
+    """A class whose instances are ordered dicts, the only type that the restricted unpickler can fill."""
 
-    def empty(cls: type, *args: Any, **kwargs: Any) -> OrderedDict[Any, Any]:
+    def empty(cls: type, *args: object, **kwargs: object) -> OrderedDict[object, object]:
         return OrderedDict()
 
     return type(name.rpartition(".")[2], (), {"__module__": __name__, "__new__": empty})
 
 
-def _tensors(content: Any, path: Path) -> State:
-    """The first mapping of names to tensors, looking under the usual wrappers."""
+def _tensors(content: object, path: Path) -> State:
+    """The first mapping of names to tensors, also under the usual wrapper keys."""
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             return _tensors(content[name], path)
@@ -106,5 +107,5 @@ def _tensors(content: Any, path: Path) -> State:
         if state:
             return state
     raise VarlabError(
-        f"{path} holds no tensors by name where a checkpoint has them ({', '.join(_WRAPPERS)} or at the top)."
+        f"{path} holds no named tensors at its top level or under {', '.join(_WRAPPERS)}: give a checkpoint that does."
     )

@@ -1,22 +1,21 @@
-"""The CNN encoder and decoder, which VAR, VQGAN and LlamaGen share up to their names."""
+"""Tensor names of the CNN encoder and decoder, which VAR, VQGAN and LlamaGen share except for the names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from varlab.checkpoint.formats.files import State
 from varlab.checkpoint.formats.links import Link, joined, same
+from varlab.checkpoint.formats.state import State
 from varlab.config import Config
 from varlab.types import VarlabError
 
 
 @dataclass(frozen=True)
-class Names:
-    """How a code names the CNN's parts. ``level`` is 0 at the finest resolution; ``place`` counts from the input."""
+class CNNNames:
+    """The names of a code for the CNN's parts. level: 0 at the finest resolution. place: counts from the input."""
 
     stage: Callable[[str, int, int], str]  # (side, level, place) → prefix of a stage
     block: str
@@ -24,17 +23,17 @@ class Names:
     fused: bool  # attention has one convolution for query, key and value
 
 
-DOWN_UP = Names(
+DOWN_UP = CNNNames(
     stage=lambda side, level, place: f"{side}.{'down' if side == 'encoder' else 'up'}.{level}",
     block="block",
     middle=("mid.block_1", "mid.attn_1", "mid.block_2"),
     fused=False,
 )
-"""taming-transformers' names, which VAR has too (but for its attention)."""
+"""taming-transformers' names; VAR's differ in the attention only."""
 
-VAR = Names(stage=DOWN_UP.stage, block="block", middle=DOWN_UP.middle, fused=True)
+VAR = CNNNames(stage=DOWN_UP.stage, block="block", middle=DOWN_UP.middle, fused=True)
 
-CONV_BLOCKS = Names(
+CONV_BLOCKS = CNNNames(
     stage=lambda side, level, place: f"{side}.conv_blocks.{place}",
     block="res",
     middle=("mid.0", "mid.1", "mid.2"),
@@ -43,11 +42,11 @@ CONV_BLOCKS = Names(
 """LlamaGen's names."""
 
 
-def infer_cnn(state: State, names: Names, path: Path) -> Config:
-    """channels, channel_mult, decoder_channel_mult, res_blocks, z_channels, attention, mid_attention from shapes and names."""
+def infer_cnn(state: State, names: CNNNames, path: Path) -> Config:
+    """Infer channels, channel_mult, decoder_channel_mult, res_blocks, z_channels, attention, mid_attention from tensors."""
     if "encoder.conv_in.weight" not in state:
         raise VarlabError(
-            f"{path} has no tensor 'encoder.conv_in.weight': it is not the checkpoint of a tokenizer of this kind."
+            f"{path} has no tensor 'encoder.conv_in.weight': it is not a tokenizer of this format. Check format=."
         )
     stages = 0
     while _widths(state, names, "encoder", stages, stages):
@@ -55,7 +54,7 @@ def infer_cnn(state: State, names: Names, path: Path) -> Config:
     encoder = [_widths(state, names, "encoder", level, level) for level in range(stages)]
     decoder = [_widths(state, names, "decoder", level, stages - 1 - level) for level in range(stages)]
     if not stages or not all(decoder):
-        raise VarlabError(f"{path}: the stages of the encoder and the decoder cannot be told from its tensors.")
+        raise VarlabError(f"{path}: the encoder and decoder stages cannot be inferred from its tensors. Check format=.")
     channels = state["encoder.conv_in.weight"].shape[0]
     mult, decoder_mult = ([width[0] // channels for width in side] for side in (encoder, decoder))
     attends = [
@@ -78,15 +77,15 @@ def _size(state: State, key: str, path: Path) -> int:
     return int(state[key].shape[0])
 
 
-def _widths(state: State, names: Names, side: str, level: int, place: int) -> list[int]:
-    """The widths of a stage's residual blocks; empty where there is no such stage."""
+def _widths(state: State, names: CNNNames, side: str, level: int, place: int) -> list[int]:
+    """The widths of a stage's residual blocks; empty without such a stage."""
     prefix = re.escape(f"{names.stage(side, level, place)}.{names.block}.")
-    found = {int(m[1]): key for key in state if (m := re.fullmatch(rf"{prefix}(\d+)\.conv1\.weight", key))}
-    return [int(state[found[j]].shape[0]) for j in sorted(found)]
+    convs = {int(m[1]): key for key in state if (m := re.fullmatch(rf"{prefix}(\d+)\.conv1\.weight", key))}
+    return [int(state[convs[j]].shape[0]) for j in sorted(convs)]
 
 
-def cnn_links(config: Mapping[str, Any], names: Names) -> list[Link]:
-    """Of both sides, for the tokenizer of this configuration."""
+def cnn_links(config: Config, names: CNNNames) -> list[Link]:
+    """The links of encoder and decoder, for the tokenizer of this configuration."""
     links = []
     for side in ("encoder", "decoder"):
         for part in ("conv_in", "norm_out", "conv_out"):
@@ -96,7 +95,7 @@ def cnn_links(config: Mapping[str, Any], names: Names) -> list[Link]:
     return links
 
 
-def _middle(config: Mapping[str, Any], names: Names, side: str) -> Iterator[Link]:
+def _middle(config: Config, names: CNNNames, side: str) -> Iterator[Link]:
     first, attention, second = (f"{side}.{name}" for name in names.middle)
     last = 2 if config["mid_attention"] else 1
     yield from _residual(f"{side}.middle.0", first, shortcut=False)
@@ -105,7 +104,7 @@ def _middle(config: Mapping[str, Any], names: Names, side: str) -> Iterator[Link
     yield from _residual(f"{side}.middle.{last}", second, shortcut=False)
 
 
-def _stages(config: Mapping[str, Any], names: Names, side: str) -> Iterator[Link]:
+def _stages(config: Config, names: CNNNames, side: str) -> Iterator[Link]:
     mult = list(config["channel_mult"])
     if side == "decoder":
         mult = list(config["decoder_channel_mult"] or mult)[::-1]
@@ -133,7 +132,7 @@ def _residual(ours: str, theirs: str, *, shortcut: bool) -> Iterator[Link]:
         yield from same(f"{ours}.shortcut", f"{theirs}.nin_shortcut")
 
 
-def _attention(ours: str, theirs: str, names: Names) -> Iterator[Link]:
+def _attention(ours: str, theirs: str, names: CNNNames) -> Iterator[Link]:
     yield from same(f"{ours}.norm", f"{theirs}.norm")
     yield from same(f"{ours}.proj", f"{theirs}.proj_out")
     for part in ("weight", "bias"):

@@ -17,5 +17,5 @@ def adaptive_weight(grad_rec: Tensor, grad_gan: Tensor, *, delta: float, clamp_m
 
 
 def discriminator_factor(images: int, start: int) -> float:
-    """0 until ``start`` images were seen, then 1: both players wait, and lambda need not be computed before."""
+    """0 until ``start`` images were seen, then 1. Before, neither player trains and lambda is not needed."""
     return float(images >= start)

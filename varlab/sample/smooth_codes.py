@@ -1,4 +1,4 @@
-"""VAR's ``more_smooth`` sampling (Tian et al. 2024, official code): soft codes in place of drawn ones. For pictures only."""
+"""VAR's ``more_smooth`` sampling (Tian et al. 2024, official code): soft codes replace drawn ones. For display only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def soft_codes(logits_BlV: Tensor, noise_BlV: Tensor, progress: float, codes_VC:
     return weight_BlV @ codes_VC
 
 
-def codes_of(tokenizer: Tokenizer, like: Tensor) -> Tensor:
-    """codes_VC: every code of the tokenizer."""
+def all_codes(tokenizer: Tokenizer, like: Tensor) -> Tensor:
+    """codes_VC of the tokenizer's whole vocabulary, on the device of ``like``."""
     return tokenizer.embed(like.new_tensor(range(tokenizer.vocab_size)).long()[None])[0]
