@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from varlab.errors import VarlabError
 from varlab.metrics.comparison import frechet_distances, matched_draws, nearest_distance, nearest_scores
-from varlab.metrics.features import FeatureSet
+from varlab.metrics.features import distances, random_rows, sorted_rows
+from varlab.metrics.generator_scores import FID, GenerationScores, SeededInceptionScore
 from varlab.metrics.precision_recall import PrecisionRecall
-from varlab.metrics.rows import canonical, distances, subset
-from varlab.metrics.scores import FID, GenerationScores, SeededInceptionScore
 from varlab.rng import Rng
 
 
@@ -103,7 +102,7 @@ def test_too_few_images_for_a_manifold() -> None:
 
 
 def inception_score(logits: torch.Tensor, splits: int = 2, seed: int = 0) -> tuple[float, float]:
-    metric = SeededInceptionScore(splits=splits, num_classes=logits.shape[1], seed=seed)
+    metric = SeededInceptionScore(splits=splits, seed=seed)
     for part in logits.split(7):
         metric.update(part)
     mean, deviation = metric.compute()
@@ -136,7 +135,7 @@ def test_the_inception_score_is_seeded_and_order_free() -> None:
 
 
 def scores(seed: int = 0) -> GenerationScores:
-    return GenerationScores(num_features=6, num_logits=4, num_classes=4, splits=2, neighbours=3, manifold=50, seed=seed)
+    return GenerationScores(num_features=6, num_classes=4, splits=2, neighbours=3, manifold=50, seed=seed)
 
 
 def feed(score: GenerationScores, rows: slice, batch: int) -> GenerationScores:
@@ -153,7 +152,7 @@ def test_scores_do_not_depend_on_ranks_or_batches() -> None:
     """Two halves with their states merged, as an all-gather merges them, equal one pass in other batches."""
     whole = feed(scores(), slice(None), batch=80).compute()
     odd, even = feed(scores(), slice(1, None, 2), batch=7), feed(scores(), slice(0, None, 2), batch=11)
-    for one, other in zip(odd.metrics(), even.metrics(), strict=True):
+    for one, other in zip(odd.children(), even.children(), strict=True):
         one.merge_state(other)
     assert odd.compute() == pytest.approx(whole, rel=1e-9)
     assert set(whole) == {"fid", "inception_score", "inception_score_std", "precision", "recall", "accuracy"}
@@ -166,14 +165,12 @@ def test_the_score_sheet_equals_its_parts() -> None:
     assert found["fid"] == pytest.approx(frechet(real, fake), rel=1e-6)
     assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == label).float().mean()))
     assert (found["precision"], found["recall"]) == precision_recall(real, fake, manifold=50)
-    real_NF, fake_NF = feed(scores(), slice(None), batch=16).features()
-    assert torch.equal(real_NF, real) and torch.equal(fake_NF, fake)
+    real_NF, fake_NF, label_N = feed(scores(), slice(None), batch=16).features()
+    assert torch.equal(real_NF, real) and torch.equal(fake_NF, fake) and torch.equal(label_N, label.float())
 
 
 def test_no_accuracy_without_the_datas_classes_and_no_deviation_of_one_split() -> None:
-    sheet = GenerationScores(
-        num_features=6, num_logits=4, num_classes=None, splits=1, neighbours=3, manifold=None, seed=0
-    )
+    sheet = GenerationScores(num_features=6, num_classes=None, splits=1, neighbours=3, manifold=None, seed=0)
     assert set(feed(sheet, slice(None), batch=40).compute()) == {"fid", "inception_score", "precision", "recall"}
 
 
@@ -184,18 +181,20 @@ def test_a_broken_sample_is_not_a_score() -> None:
         sheet.compute()
 
 
-def test_canonical_rows_depend_on_content_alone() -> None:
+def test_sorted_rows_depend_on_content_alone() -> None:
     rows = points("a", 20, 3).round()[Rng(0).stream("x").integers(20, 30)[0]]  # with duplicates, within columns too
     shuffled = rows[Rng(1).stream("x").permutation(30)[0]]
-    assert torch.equal(canonical(rows), canonical(shuffled)) and canonical(rows).shape == rows.shape
-    assert canonical(rows).tolist() == sorted(rows.tolist())
-    chosen = subset(rows, 12, Rng(3))
-    assert torch.equal(chosen, subset(shuffled, 12, Rng(3))) and not torch.equal(chosen, subset(rows, 12, Rng(4)))
-    assert subset(rows, None, Rng(3)) is rows and subset(rows, 30, Rng(3)) is rows
+    assert torch.equal(sorted_rows(rows), sorted_rows(shuffled)) and sorted_rows(rows).shape == rows.shape
+    assert sorted_rows(rows).tolist() == sorted(rows.tolist())
+    chosen = random_rows(rows, 12, Rng(3))
+    assert torch.equal(chosen, random_rows(shuffled, 12, Rng(3))) and not torch.equal(
+        chosen, random_rows(rows, 12, Rng(4))
+    )
+    assert random_rows(rows, None, Rng(3)) is rows and random_rows(rows, 30, Rng(3)) is rows
 
 
 def test_distances_come_in_chunks_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("varlab.metrics.rows._CHUNK", 4)
+    monkeypatch.setattr("varlab.metrics.features._CHUNK", 4)
     a, b = points("a", 10, 3), points("b", 7, 3)
     expected = (a[:, None].double() - b[None].double()).norm(dim=2)
     torch.testing.assert_close(torch.cat(list(distances(a, b))), expected, rtol=1e-9, atol=1e-9)
@@ -220,7 +219,7 @@ def test_matched_draws(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
     few = draw(slice(30), draws=2)
     assert few["fid_draws"] == pytest.approx(frechet(train, fake[:30]), rel=1e-8) and few["fid_draws_std"] < 1e-9
-    assert few["fid_draws_n"] == 30 and "30 samples, all there are, against 40" in caplog.text
+    assert few["fid_draws_n"] == 30 and "all 30 samples, fewer than the 40" in caplog.text
 
 
 def test_draws_have_the_classes_of_the_held_out_images() -> None:
@@ -248,10 +247,7 @@ def _rank(rank: int, results: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{results}/store", rank=rank, world_size=2)
     # rank 1 has fewer batches than rank 0: what hangs a gather that goes batch by batch
     sheet = feed(scores(), slice(rank * 50, 50 + rank * 40), batch=7)
-    held_out = FeatureSet()
-    held_out.update(points("e", 10, 3)[rank * 6 : 6 + rank * 4])
-    real_NF, fake_NF = sheet.features()
-    gathered = [real_NF, fake_NF, held_out.compute()]
+    gathered = sheet.features()
     torch.save({"scores": sheet.compute(), "sizes": [len(g) for g in gathered]}, f"{results}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -261,7 +257,7 @@ def test_two_processes_score_as_one(tmp_path: Path) -> None:
     whole = feed(scores(), slice(None), batch=80).compute()
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["scores"] == pytest.approx(whole, rel=1e-9) and found["sizes"] == [90, 80, 10]
+        assert found["scores"] == pytest.approx(whole, rel=1e-9) and found["sizes"] == [90, 80, 80]
 
 
 def test_fid_of_batches_is_fid_of_the_whole() -> None:

@@ -48,7 +48,7 @@ class Alone(Callback):
     def on_train_batch_end(self, trainer: Any, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         with task.evaluation():
             for _ in range(2 if trainer.is_global_zero else 0):
-                task.predict(batch, training=False)
+                task.predict(batch)
 
 
 def held(task: Task) -> tuple[int, int]:

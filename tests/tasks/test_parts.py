@@ -16,7 +16,7 @@ from varlab.data.image.grid import grid
 from varlab.tasks import WarmupDecay
 from varlab.tasks.callbacks import passes
 from varlab.tasks.codebook import Revival
-from varlab.tasks.update.counters import Faults, Means, Stopwatch
+from varlab.tasks.update.counters import Means, SkippedUpdates, Stopwatch
 from varlab.tasks.update.ema import EMA
 from varlab.tasks.update.optimizer import build_optimizer, forget_rows, parameter_groups, scale_learning_rate
 from varlab.types import VarlabError
@@ -79,10 +79,12 @@ def test_only_matrices_that_are_not_spared_decay() -> None:
 
 def test_learning_rate_is_a_factor_of_the_base_and_survives_a_checkpoint() -> None:
     optimizer = build_optimizer(partial(torch.optim.AdamW, lr=0.5, weight_decay=0.1), _Net())
-    assert scale_learning_rate(optimizer, 0.1) == pytest.approx(0.05)
+    scale_learning_rate(optimizer, 0.1)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     other = build_optimizer(partial(torch.optim.AdamW, lr=0.5, weight_decay=0.1), _Net())
     other.load_state_dict(optimizer.state_dict())
-    assert scale_learning_rate(other, 0.2) == pytest.approx(0.1)
+    scale_learning_rate(other, 0.2)
+    assert other.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
 def test_forgotten_rows_have_no_moments_and_others_keep_theirs() -> None:
@@ -173,11 +175,11 @@ def test_ema_owns_its_tensors() -> None:
 
 
 def test_three_faults_in_a_row_end_training_fewer_do_not() -> None:
-    faults = Faults()
+    faults = SkippedUpdates()
     good, bad = {"loss": 1.0}, {"loss": 1.0, "norm": math.nan}
     assert [faults.check("a", v, 0) for v in (bad, bad, good, bad, bad)] == [False, False, True, False, False]
     assert faults.check("b", good, 0)  # another optimizer's success does not wash this one clean
-    restored = Faults()
+    restored = SkippedUpdates()
     restored.load_state(faults.state())
     with pytest.raises(VarlabError, match="norm not finite in 3 updates in a row"):
         restored.check("a", bad, 640)
@@ -190,7 +192,9 @@ def test_means_survive_a_checkpoint() -> None:
     other = Means()
     other.load_state(means.state())
     other.add({"a": 3.0})
-    assert other.take() == {"a": 2.0, "b": 5.0} and other.take() == {}
+    assert other.values() == other.values() == {"a": 2.0, "b": 5.0}
+    other.reset()
+    assert other.values() == {}
 
 
 def test_stopwatch_stands_still_when_paused(monkeypatch: pytest.MonkeyPatch) -> None:

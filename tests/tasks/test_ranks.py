@@ -32,7 +32,7 @@ def start(script: Path, world: int, *arguments: str) -> None:
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=600)
             assert process.returncode == 0, errors
     finally:
         for process in processes:

@@ -30,6 +30,7 @@ from varlab.checkpoint import load_checkpoint
 from varlab.losses.adversarial import generator_loss
 from varlab.tasks import Task
 from varlab.tasks.codebook import CodebookUse
+from varlab.tasks.likelihood import pack
 from varlab.types import VarlabError, to_float
 
 
@@ -180,9 +181,9 @@ def test_labels_are_dropped_by_position_at_the_given_rate() -> None:
     seen: list[torch.Tensor] = []
     task.model.register_forward_pre_hook(lambda m, args: seen.append(args[1]))
     batch = batch_at(list(range(400)))
-    task.predict(batch, training=True)
-    task.predict(batch_at(list(range(399, -1, -1))), training=True)
-    task.predict(batch, training=False)
+    task.predict(batch)
+    task.predict(batch_at(list(range(399, -1, -1))))
+    task.validation_scores([batch])
     dropped = seen[0] == CLASSES
     assert 0.15 < dropped.float().mean() < 0.35
     assert torch.equal(seen[0], seen[1].flip(0)) and torch.equal(seen[2], batch.label_B)
@@ -192,9 +193,10 @@ def test_labels_are_dropped_by_position_at_the_given_rate() -> None:
 def test_pkeep_corrupts_inputs_and_never_targets() -> None:
     batch = batch_at(list(range(64)))
     kept, noisy = generator_task(pkeep=1.0), generator_task(pkeep=0.5)
-    (slots, targets), (other, same) = kept.pack(batch, training=True), noisy.pack(batch, training=True)
+    (slots, targets), (other, same) = kept.pack(batch), noisy.pack(batch)
     assert torch.equal(targets, same) and not torch.equal(slots.x_BLC, other.x_BLC)
-    assert torch.equal(noisy.pack(batch, training=False)[0].x_BLC, slots.x_BLC)
+    clean, _ = pack(batch, order=noisy.order, tokenizer=noisy.tokenizer, condition=None, rng=noisy.rng)
+    assert torch.equal(clean.x_BLC, slots.x_BLC)
     maps = noisy.tokenizer.encode(to_float(batch.img_u8_B3HW))
     changed = torch.cat(noisy.corrupt(maps, batch.position_B), 1) != torch.cat(maps, 1)
     assert 0.35 < changed.float().mean() < 0.6  # half are redrawn, and one in 16 of those hits itself
@@ -255,11 +257,10 @@ def test_dead_codes_are_revived_in_weights_average_and_moments() -> None:
 def test_usage_counts_since_the_last_look() -> None:
     codes = CodebookUse(scales=2, vocab_size=4)
     codes.add(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 4]]))
-    assert codes.take_health() == pytest.approx(
-        {"usage/0": 0.5, "usage/1": 0.25, "perplexity/0": 2.0, "perplexity/1": 1.0}
-    )
+    assert codes.health() == pytest.approx({"usage/0": 0.5, "usage/1": 0.25, "perplexity/0": 2.0, "perplexity/1": 1.0})
+    codes.reset_health()
     codes.add(torch.tensor([[0, 0, 0, 4], [4, 0, 0, 0]]))
-    assert codes.take_health()["usage/0"] == 0.25
+    assert codes.health()["usage/0"] == 0.25
     assert codes.take_dead().tolist() == [False, False, True, False] and codes.take_dead().all()
 
 

@@ -29,9 +29,9 @@ from varlab.tasks import (
     TokenizerTask,
     WarmupDecay,
     fit,
-    ranks,
 )
-from varlab.tasks.callbacks import Checkpointer, Journal, Resume, Stop, TrainingLog, Validation
+from varlab.tasks.callbacks import Checkpointer, Journal, Resume, TrainingLog, Validation
+from varlab.tasks.distributed import collectives
 from varlab.tokenizer import VQTokenizer
 from varlab.transformer import AdaLNBlock, AdaLNHeadNorm, Transformer
 from varlab.types import Batch
@@ -215,7 +215,7 @@ class Ask(Callback):
         self._rank, self._after = rank, after
 
     def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, batch_idx: int) -> None:
-        if task.images == self._after and ranks.rank() == self._rank:
+        if task.images == self._after and collectives.rank() == self._rank:
             os.kill(os.getpid(), signal.SIGUSR2)
 
 
@@ -263,7 +263,6 @@ def train(
             journal=journal,
             on_resume=on_resume,
         ),
-        stop=Stop(path=directory / "last.ckpt", config_hash=config_hash),
         callbacks=[
             TrainingLog(journal=journal, every=24),
             Validation(journal=journal, loader=data.eval_loader, every=val_every),

@@ -1,26 +1,34 @@
-"""Features gathered from all batches and ranks."""
+"""Sets of feature vectors: sorted rows, random subsets, distances."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
+
+from varlab.rng import Rng
+
+_CHUNK = 2048  # rows of a distance matrix held at once
 
 
-class FeatureSet(Metric):
-    """All features that were added: of held-out images, for varlab.metrics.comparison. Every rank must add some."""
+def sorted_rows(x_NF: Tensor) -> Tensor:
+    """The rows in lexicographic order, which does not depend on batches or ranks."""
+    rows_MF, count_M = torch.unique(x_NF, dim=0, return_counts=True)
+    return rows_MF.repeat_interleave(count_M, dim=0)
 
-    full_state_update = False
-    rows: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("rows", [], dist_reduce_fx="cat")
+def random_rows(x_NF: Tensor, size: int | None, rng: Rng) -> Tensor:
+    """At most ``size`` rows (None: all) drawn without replacement, whatever the order of the rows."""
+    if size is None or x_NF.shape[0] <= size:
+        return x_NF
+    rows_NF = sorted_rows(x_NF)
+    chosen_N = rng.stream("metrics").permutation(rows_NF.shape[0])[0, :size]
+    return rows_NF[chosen_N.to(rows_NF.device)]
 
-    def update(self, features_BF: Tensor) -> None:
-        """Add a batch's features."""
-        self.rows.append(features_BF)
 
-    def compute(self) -> Tensor:
-        """features_NF of all ranks. Every rank must call this at once."""
-        return dim_zero_cat(self.rows)
+def distances(a_NF: Tensor, b_MF: Tensor) -> Iterator[Tensor]:
+    """Euclidean distances d_nM of successive chunks of ``a`` to all of ``b``, in float64."""
+    b_MF = b_MF.double()
+    for chunk_nF in a_NF.split(_CHUNK):
+        yield torch.cdist(chunk_nF.double(), b_MF)

@@ -1,23 +1,30 @@
-"""Scores of a tokenizer: how well it reconstructs, and how much of its codebook it uses."""
+"""Scores of a tokenizer: the quality of its reconstructions, and the use of its codebook."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.image import PeakSignalNoiseRatio
 
+from varlab.errors import VarlabError
 from varlab.metrics.extractors import Extractor
-from varlab.metrics.scores import FID
-from varlab.types import to_float
+from varlab.metrics.generator_scores import FID
+from varlab.types import Batch, Quantized, to_float, to_uint8
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""(x_B3HW, y_B3HW) in [-1, 1] → d_B, a perceptual distance."""
 
 
 def codebook_health(counts_KV: Tensor) -> dict[str, float]:
-    """usage/<k>, the share of codes used at all, and perplexity/<k>, exp(entropy), as if so many codes were used alike.
+    """usage/<k>, the share of codes used at all, and perplexity/<k>, the exponential of the entropy of their use.
 
-    counts_KV: how often each code was used, per scale. Perplexity is 1 for a scale that used one code, or none.
+    counts_KV: uses of each code per scale. The perplexity is the number of codes that, used equally, would have this entropy:
+    1 for a scale that used one code, or none.
     """
     counts_KV = counts_KV.double()
     usage_K = (counts_KV > 0).double().mean(1)
@@ -38,7 +45,7 @@ class CodebookHealth(Metric):
         self.add_state("counts_KV", torch.zeros(scales, vocab_size, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, counts_KV: Tensor) -> None:
-        """Add a batch's counts (int64)."""
+        """Add the counts of a batch (int64)."""
         self.counts_KV += counts_KV
 
     def compute(self) -> dict[str, float]:
@@ -46,53 +53,69 @@ class CodebookHealth(Metric):
         return codebook_health(self.counts_KV)
 
 
-class TokenizerScores:
-    """psnr, l1, perceptual, rfid and codebook health over pairs of images and reconstructions, equal on any number of
-    ranks.
+class TokenizerScores(nn.Module):
+    """psnr, l1, perceptual, rfid and codebook health of images and reconstructions, equal on any number of ranks.
 
-    extractor: for rfid (reconstructions against the *same* images), or None; perceptual: ``distance(x_B3HW, y_B3HW) ->
-    d_B`` on images in [-1, 1], or None; scales, vocab_size: of the tokenizer. Padding must be masked before it comes
-    here.
+    extractor: for rfid (reconstructions against the same images), or None. perceptual: a distance, or None. scales,
+    vocab_size: of the tokenizer. Padding must be removed before.
     """
 
-    def __init__(
-        self,
-        *,
-        scales: int,
-        vocab_size: int,
-        extractor: Extractor | None,
-        perceptual: Callable[[Tensor, Tensor], Tensor] | None,
-    ):
+    def __init__(self, *, scales: int, vocab_size: int, extractor: Extractor | None, perceptual: Distance | None):
+        super().__init__()
         self._extract, self._perceptual = extractor, perceptual
         self.health = CodebookHealth(scales=scales, vocab_size=vocab_size)
-        self.means: dict[str, Metric] = {
-            # per image, then the mean: the PSNR of the mean error would be ruled by the worst images
-            "psnr": PeakSignalNoiseRatio(data_range=255.0, dim=(1, 2, 3)),
-            "l1": MeanMetric(),
-        }
-        if perceptual is not None:
-            self.means["perceptual"] = MeanMetric()
-        if extractor is not None:
-            self.means["rfid"] = FID(num_features=extractor.num_features)
-
-    def to(self, device: torch.device | str) -> TokenizerScores:
-        """Moves the states (not the extractor, nor the perceptual net); returns itself."""
-        for metric in (self.health, *self.means.values()):
-            metric.to(device)
-        return self
+        # per image, then the mean: the PSNR of the mean error would depend mostly on the worst images
+        psnr = PeakSignalNoiseRatio(data_range=255.0, dim=(1, 2, 3))
+        none_03HW = torch.zeros(0, 3, 1, 1, dtype=torch.float64)
+        psnr.update(none_03HW, none_03HW)  # a rank without images must gather tensors of the same type as the others
+        self.psnr, self.l1 = psnr, MeanMetric()
+        self.perceptual = MeanMetric() if perceptual is not None else None
+        self.rfid = FID(num_features=extractor.num_features) if extractor is not None else None
 
     def update(self, img_u8_B3HW: Tensor, rec_u8_B3HW: Tensor, counts_KV: Tensor) -> None:
-        """Add images, their reconstructions (rounded to uint8) and how often their codes were used."""
+        """Add images, their reconstructions (rounded to uint8) and the counts of their codes."""
         img_B3HW, rec_B3HW = to_float(img_u8_B3HW), to_float(rec_u8_B3HW)
         self.health.update(counts_KV)
-        self.means["psnr"].update(rec_u8_B3HW.double(), img_u8_B3HW.double())
-        self.means["l1"].update((rec_B3HW - img_B3HW).abs().mean((1, 2, 3)))
-        if self._perceptual is not None:
-            self.means["perceptual"].update(self._perceptual(rec_B3HW, img_B3HW))
-        if self._extract is not None:
-            self.means["rfid"].update(self._extract(img_u8_B3HW)[0], real=True)
-            self.means["rfid"].update(self._extract(rec_u8_B3HW)[0], real=False)
+        self.psnr.update(rec_u8_B3HW.double(), img_u8_B3HW.double())
+        self.l1.update((rec_B3HW - img_B3HW).abs().mean((1, 2, 3)))
+        if self._perceptual is not None and self.perceptual is not None:
+            self.perceptual.update(self._perceptual(rec_B3HW, img_B3HW))
+        if self._extract is not None and self.rfid is not None:
+            self.rfid.update(self._extract(img_u8_B3HW)[0], real=True)
+            self.rfid.update(self._extract(rec_u8_B3HW)[0], real=False)
 
     def compute(self) -> dict[str, float]:
-        """psnr (dB, mean of images), l1 (in [0, 2]), perceptual, rfid, usage/<k>, perplexity/<k>. All ranks at once."""
-        return {name: float(metric.compute()) for name, metric in self.means.items()} | self.health.compute()
+        """psnr (dB, mean of images), l1 (in [0, 2]), perceptual, rfid, usage/<k>, perplexity/<k>.
+
+        All ranks must call it together. Raises VarlabError if there was no image.
+        """
+        means = {"psnr": self.psnr, "l1": self.l1, "perceptual": self.perceptual, "rfid": self.rfid}
+        scores = {name: float(metric.compute()) for name, metric in means.items() if metric is not None}
+        if math.isnan(scores["l1"]):
+            raise VarlabError("There is no image to validate on: the split is empty.")
+        return scores | self.health.compute()
+
+
+class Autoencoder(Protocol):
+    """The interface of a tokenizer that is scored: img_B3HW → (rec_B3HW, Quantized)."""
+
+    scales: tuple[tuple[int, int], ...]
+    vocab_size: int
+
+    @property
+    def last_layer(self) -> Tensor: ...
+    def __call__(self, img_B3HW: Tensor) -> tuple[Tensor, Quantized]: ...
+
+
+@torch.no_grad()
+def score_tokenizer(
+    tokenizer: Autoencoder, batches: Iterable[Batch], *, extractor: Extractor | None, perceptual: Distance | None
+) -> dict[str, float]:
+    """The scores of ``TokenizerScores`` over batches without padding, on the tokenizer's device."""
+    scores = TokenizerScores(
+        scales=len(tokenizer.scales), vocab_size=tokenizer.vocab_size, extractor=extractor, perceptual=perceptual
+    ).to(tokenizer.last_layer.device)
+    for batch in batches:
+        rec_B3HW, quantized = tokenizer(to_float(batch.img_u8_B3HW))
+        scores.update(batch.img_u8_B3HW, to_uint8(rec_B3HW), quantized.counts_KV)
+    return scores.compute()

@@ -17,7 +17,7 @@ from varlab.recipe.trainings import KINDS
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.tasks import fit
-from varlab.tasks.callbacks import Checkpointer, Journal, Resume, Stop
+from varlab.tasks.callbacks import Checkpointer, Journal, Resume
 from varlab.tasks.distributed import collectives
 
 __all__ = ["images_per_second"]
@@ -66,7 +66,6 @@ def images_per_second(config: Config, auto: Config, data: BaseDataModule, direct
             data,
             images=BATCHES * data.batch,
             resume=resume,
-            stop=Stop(path=checkpoint, config_hash=""),
             callbacks=[clock],
             checkpointer=checkpointer,
             **settings,

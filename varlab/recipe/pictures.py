@@ -8,7 +8,7 @@ from torch import Tensor
 from varlab.data import BaseDataModule
 from varlab.data.image.grid import grid
 from varlab.sample.images import Growth
-from varlab.score.samples import HeldOut, SampleSource, balanced_labels
+from varlab.score.samples import ImageSampler, ValConditions, balanced_labels
 from varlab.tokenizer import VQTokenizer
 from varlab.types import to_float, to_uint8
 
@@ -32,16 +32,19 @@ def columns_for(num_classes: int) -> int:
     return num_classes if num_classes <= _WIDEST else _WIDEST // 2
 
 
-def samples(source: SampleSource, data: BaseDataModule, *, count: int) -> dict[str, Tensor]:
+def samples(source: ImageSampler, data: BaseDataModule, *, count: int) -> dict[str, Tensor]:
     """samples and real (the same classes in the same places), and growth (rows: samples, columns: steps).
 
     With conditions: samples (rows: condition, sample, the real image of that condition) and growth.
     """
     num_classes = source.transformer.num_classes
     columns = columns_for(num_classes)
-    if source.held_out is not None:
+    if source.conditions is not None:
         ids_N = torch.arange(max(count, 1))
-        return {"samples": beside_conditions(source, source.held_out, ids_N), "growth": growth(source, ids_N[:_GROWN])}
+        return {
+            "samples": beside_conditions(source, source.conditions, ids_N),
+            "growth": growth(source, ids_N[:_GROWN]),
+        }
     ids_N = torch.arange(max(count // columns, 1) * columns)
     made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
     real = real_images(data, balanced_labels(ids_N, num_classes))
@@ -52,12 +55,12 @@ def samples(source: SampleSource, data: BaseDataModule, *, count: int) -> dict[s
     }
 
 
-def beside_conditions(source: SampleSource, held_out: HeldOut, ids_N: Tensor) -> Tensor:
+def beside_conditions(source: ImageSampler, conditions: ValConditions, ids_N: Tensor) -> Tensor:
     """img_u8_3HW: rows of conditions, of their samples and of the images that the conditions were made from, in turn."""
     columns = min(_WIDEST, len(ids_N))
     ids_N = ids_N[: len(ids_N) // columns * columns]
     made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
-    rows = (held_out.shown(ids_N), made, held_out.samples(ids_N).img_u8_B3HW)
+    rows = (conditions.shown(ids_N), made, conditions.images(ids_N).img_u8_B3HW)
     return grid(torch.stack([row.unflatten(0, (-1, columns)) for row in rows], 1).flatten(0, 2), columns=columns)
 
 
@@ -72,7 +75,7 @@ def real_images(data: BaseDataModule, label_N: Tensor) -> Tensor:
     return images
 
 
-def growth(source: SampleSource, ids_N: Tensor) -> Tensor:
+def growth(source: ImageSampler, ids_N: Tensor) -> Tensor:
     """img_u8_3HW: each sample (a row) over the steps of its order, from left to right."""
     watch = Growth(order=source.order, tokenizer=source.tokenizer, frames=_FRAMES)
     source.maps(ids_N, watch)

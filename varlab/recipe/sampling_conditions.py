@@ -15,7 +15,7 @@ from varlab.data.image.resize import cover, open_image, pixels
 from varlab.data.pack.sources.folder import IMAGE_ENDINGS
 from varlab.model import Model
 from varlab.recipe.finished_run import shards
-from varlab.score.samples import HeldOut
+from varlab.score.samples import ValConditions
 from varlab.tokenizer.condition import SpatialCondition
 from varlab.types import VarlabError, to_float
 
@@ -32,13 +32,13 @@ class Given:
         self.size: tuple[int, int] = (h, w) if config["size"] is None else _size(config["size"])
         self.large = self.size != (h, w)
         self._images: Tensor | None = None
-        self._held_out: HeldOut | None = None
+        self._val_conditions: ValConditions | None = None
         if config["cond"] is not None:
             self._images = self._read(Path(config["cond"]))
         elif model.condition is not None and not self.large:
             data = shards(config, record)
             model.condition.check(data.info)
-            self._held_out = HeldOut(data=data, condition=model.condition)
+            self._val_conditions = ValConditions(data=data, condition=model.condition)
         elif isinstance(model.condition, SpatialCondition):
             raise VarlabError(
                 "size= with a spatial condition needs conditions of that size: give cond=FILE or a folder."
@@ -55,12 +55,12 @@ class Given:
 
     def labels(self, ids_B: Tensor) -> Tensor | None:
         """label_B of the val images behind these samples; None where there are none."""
-        return None if self._held_out is None else self._held_out.samples(ids_B).label_B
+        return None if self._val_conditions is None else self._val_conditions.images(ids_B).label_B
 
     def tokens(self, ids_B: Tensor) -> Tensor | None:
         """cond_BN of these samples, of the trained size; None without a condition."""
-        if self._held_out is not None:
-            return self._held_out.tokens(ids_B, self._model.device)[0]
+        if self._val_conditions is not None:
+            return self._val_conditions.tokens(ids_B, self._model.device)[0]
         if self._images is not None:
             return self._model.condition_tokens(to_float(self._images[ids_B % len(self._images)]))
         return None
@@ -75,8 +75,8 @@ class Given:
 
     def shown(self, ids_B: Tensor) -> Tensor | None:
         """img_u8_B3HW, the conditions; None where there are none to see."""
-        if self._held_out is not None:
-            return self._held_out.shown(ids_B)
+        if self._val_conditions is not None:
+            return self._val_conditions.shown(ids_B)
         return None if self._images is None else self._images[ids_B % len(self._images)]
 
 

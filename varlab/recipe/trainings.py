@@ -13,6 +13,7 @@ from varlab import flops
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.metrics.extractors import Extractor
+from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.recipe import parents, pictures
 from varlab.recipe.assembly import (
     build_order,
@@ -27,9 +28,10 @@ from varlab.recipe.initial import Initial
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.sample import Sampler
-from varlab.score.samples import HeldOut, SampleSource
-from varlab.score.scorer import GeneratorScorer, Settings, score_tokenizer
+from varlab.score.samples import ImageSampler, ValConditions
+from varlab.score.scorer import GeneratorScorer
 from varlab.tasks import Task
+from varlab.tasks.base import without_padding
 from varlab.types import DataInfo, VarlabError
 
 
@@ -101,8 +103,9 @@ def tokenizer(config: Config, data: BaseDataModule, rng: Rng, directory: RunDire
         found |= judge
 
         def scores() -> dict[str, float]:
-            loader = data.eval_loader("val", *_ranks(task))
-            values = score_tokenizer(model, loader, extractor=extractor.to(task.device), perceptual=None)
+            loader = task.stop_request.between(data.eval_loader("val", *_ranks(task)))
+            batches = without_padding(loader, task.device)
+            values = score_tokenizer(model, batches, extractor=extractor.to(task.device), perceptual=None)
             return {"rfid": values["rfid"]}
 
     shown = min(config["pictures"]["count"], info.counts["val"])
@@ -153,14 +156,15 @@ def generator(config: Config, data: BaseDataModule, rng: Rng, directory: RunDire
     if info.tokens is not None:
         encode = 0
     sampler: Sampler = make(config["sampler"])
-    source = SampleSource(
+    source = ImageSampler(
         transformer=model,
         order=order,
         tokenizer=own_tokenizer,
         sampler=sampler,
         seed=rng.seed,
         batch=data.eval_batch,
-        held_out=HeldOut(data=data, condition=condition) if condition else None,
+        conditions=ValConditions(data=data, condition=condition) if condition else None,
+        check=task.stop_request.check,
     )
     found: Config = {"tokenizer": stand} | ({"condition": cond_stand} if cond_stand else {})
     if initial is not None:
@@ -175,7 +179,7 @@ def generator(config: Config, data: BaseDataModule, rng: Rng, directory: RunDire
             extractor=extractor,
             data=data,
             n=config["scores"]["count"],
-            settings=Settings(**config["metrics"]),
+            **config["metrics"],
         )
     carry(stand, directory, "tokenizer")  # once all is known to fit
     if cond_stand is not None:

@@ -1,1 +1,1 @@
-"""Scores of trained and training models: samples, features, metrics."""
+"""Scores of trained and training generators: samples, features, metrics."""

@@ -1,15 +1,15 @@
-"""Where samples come from: sample i of a generator with its label, its condition, and the rejection of worse candidates."""
+"""The samples of a generator: labels, conditions, rejection of the worse candidates."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from varlab.data import Data
 from varlab.metrics.extractors import Extractor
 from varlab.order import BaseOrder
 from varlab.rng import Rng
@@ -21,46 +21,42 @@ from varlab.tokenizer.condition import Condition
 from varlab.transformer import Transformer
 from varlab.types import Batch, Maps, VarlabError, to_uint8
 
-if TYPE_CHECKING:
-    from varlab.data import BaseDataModule
-
 
 def balanced_labels(ids_N: Tensor, num_classes: int) -> Tensor:
-    """Sample i is asked for class i mod K: every class equally often, on any number of ranks."""
+    """Class i mod K for sample i: all classes equally often, on any number of ranks."""
     return ids_N % num_classes
 
 
-class HeldOut:
-    """The val split's conditions: sample i gets condition and label of val image i mod n.
+class ValConditions:
+    """The conditions of the val split: sample i gets condition and label of val image i mod n.
 
-    Raises:
-        VarlabError: the val split is empty.
+    Raises VarlabError if the val split is empty.
     """
 
-    def __init__(self, *, data: BaseDataModule, condition: Condition):
+    def __init__(self, *, data: Data, condition: Condition):
         self._data, self._condition, self._n = data, condition, data.info.counts.get("val", 0)
         if not self._n:
-            raise VarlabError(f"{data.info.path} has no val images, whose conditions samples are made from: pack some.")
+            raise VarlabError(f"{data.info.path} has no val images to take conditions from: pack some.")
 
-    def samples(self, ids_B: Tensor) -> Batch:
-        """The val images that these samples stand beside."""
+    def images(self, ids_B: Tensor) -> Batch:
+        """The val images of these samples."""
         return self._data.samples("val", ids_B % self._n)
 
     def tokens(self, ids_B: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """(cond_BN, label_B) of these samples."""
-        batch = self.samples(ids_B).to(device)
+        batch = self.images(ids_B).to(device)
         return self._condition.tokens(batch), batch.label_B
 
     def shown(self, ids_B: Tensor) -> Tensor:
-        """img_u8_B3HW, what these samples are made from."""
-        return self._condition.shown(self.samples(ids_B))
+        """img_u8_B3HW: the conditions of these samples as pictures."""
+        return self._condition.shown(self.images(ids_B))
 
 
 class Rejection:
-    """Of ``candidates`` images for each sample, keeps the one that a classifier gives its label the highest probability.
+    """Keeps, of ``candidates`` images for each sample, the one whose label is most probable for a classifier.
 
-    VQGAN's rejection (Esser et al. 2021, sec. 4.4; Razavi et al. 2019), at the acceptance rate 1/candidates; sample by
-    sample, so that sample i still depends on (seed, i) alone. judge: must know the labels' classes.
+    VQGAN's rejection (Esser et al. 2021, sec. 4.4; Razavi et al. 2019) at the acceptance rate 1/candidates, for each sample
+    alone, so that sample i still depends only on (seed, i). judge: a classifier of the labels' classes.
     """
 
     def __init__(self, *, judge: Extractor, rate: float, num_classes: int):
@@ -73,7 +69,7 @@ class Rejection:
         self._judge, self.candidates = judge, round(1 / rate)
 
     def __call__(self, draw: Callable[[Tensor], Tensor], ids_B: Tensor, label_B: Tensor) -> Tensor:
-        """img_u8_B3HW, the best for each sample. draw: img_u8_B3HW of candidates with these ids."""
+        """img_u8_B3HW, the best for each sample. draw: returns img_u8_B3HW of the candidates with these ids."""
         best_B = torch.full((len(ids_B),), -torch.inf, device=label_B.device)
         kept: Tensor | None = None
         for j in range(self.candidates):
@@ -87,11 +83,11 @@ class Rejection:
 
 
 @dataclass(kw_only=True)
-class SampleSource:
-    """Sample i of a generator, uint8, a function of (seed, i). seconds: spent sampling and decoding on this rank.
+class ImageSampler:
+    """Sample i of a generator as a uint8 image, a function of (seed, i).
 
-    held_out: where conditions come from, and labels with them; without it labels are balanced. rejection: of the worse
-    candidates for each sample.
+    conditions: with their labels; without them labels are balanced. rejection: of the worse candidates for each sample.
+    check: called before each batch and after each step; may raise. seconds: of sampling and decoding on this rank.
     """
 
     transformer: Transformer
@@ -100,16 +96,27 @@ class SampleSource:
     sampler: Sampler
     seed: int
     batch: int
-    held_out: HeldOut | None = None
+    conditions: ValConditions | None = None
     rejection: Rejection | None = None
+    check: Callable[[], None] = lambda: None
     seconds: float = field(default=0.0)
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the images."""
+        return self.tokenizer.last_layer.device
+
     def maps(self, ids_B: Tensor, watch: Watch | None = None, draw_ids_B: Tensor | None = None) -> tuple[Maps, Tensor]:
-        """Token maps and label_B of these samples. draw_ids_B: what their randomness depends on, where not on themselves."""
-        device = self.tokenizer.last_layer.device
-        cond_BN, label_B = None, balanced_labels(ids_B, self.transformer.num_classes).to(device)
-        if self.held_out is not None:
-            cond_BN, label_B = self.held_out.tokens(ids_B, device)
+        """Token maps and label_B of these samples. draw_ids_B: ids of the random draws, ``ids_B`` by default."""
+        cond_BN, label_B = None, balanced_labels(ids_B, self.transformer.num_classes).to(self.device)
+        if self.conditions is not None:
+            cond_BN, label_B = self.conditions.tokens(ids_B, self.device)
+
+        def after_step(k: int, state: object) -> None:
+            self.check()
+            if watch is not None:
+                watch(k, state)
+
         maps = self.sampler(
             transformer=self.transformer,
             order=self.order,
@@ -118,35 +125,30 @@ class SampleSource:
             ids_B=ids_B if draw_ids_B is None else draw_ids_B,
             rng=Rng(self.seed),
             cond_BN=cond_BN,
-            watch=watch,
+            watch=after_step,
         )
         return maps, label_B
 
     def images(self, ids_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(img_u8_B3HW, label_B) in batches."""
-        device = self.tokenizer.last_layer.device
         for ids_B in ids_N.split(self.batch):
+            self.check()
             before = time.perf_counter()
-            img_u8, label_B = self._drawn(ids_B)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            img_u8_B3HW, label_B = (
+                self._draw(ids_B) if self.rejection is None else self._draw_best(ids_B, self.rejection)
+            )
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self.seconds += time.perf_counter() - before
-            yield img_u8, label_B
+            yield img_u8_B3HW, label_B
 
-    def _drawn(self, ids_B: Tensor) -> tuple[Tensor, Tensor]:
-        if self.rejection is None:
-            maps, label_B = self.maps(ids_B)
-            return to_uint8(decode_maps(self.tokenizer, maps)), label_B
-        label_B = self.labels(ids_B)
+    def _draw(self, ids_B: Tensor, draw_ids_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        maps, label_B = self.maps(ids_B, draw_ids_B=draw_ids_B)
+        return to_uint8(decode_maps(self.tokenizer, maps)), label_B
 
-        def draw(draw_ids_B: Tensor) -> Tensor:
-            return to_uint8(decode_maps(self.tokenizer, self.maps(ids_B, draw_ids_B=draw_ids_B)[0]))
-
-        return self.rejection(draw, ids_B, label_B), label_B
-
-    def labels(self, ids_B: Tensor) -> Tensor:
-        """label_B of these samples."""
-        device = self.tokenizer.last_layer.device
-        if self.held_out is not None:
-            return self.held_out.samples(ids_B).label_B.to(device)
-        return balanced_labels(ids_B, self.transformer.num_classes).to(device)
+    def _draw_best(self, ids_B: Tensor, rejection: Rejection) -> tuple[Tensor, Tensor]:
+        if self.conditions is None:
+            label_B = balanced_labels(ids_B, self.transformer.num_classes).to(self.device)
+        else:
+            label_B = self.conditions.images(ids_B).label_B.to(self.device)
+        return rejection(lambda draw_ids_B: self._draw(ids_B, draw_ids_B)[0], ids_B, label_B), label_B

@@ -1,4 +1,4 @@
-"""The trainings: tokenizer, generator and classifier as LightningModules, with optimizers, EMA and callbacks."""
+"""The trainings of tokenizer, generator and classifier: LightningModules with optimizers, EMA and callbacks."""
 
 from varlab.tasks.base import Task
 from varlab.tasks.classifier import ClassifierTask

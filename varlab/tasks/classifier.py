@@ -1,8 +1,8 @@
-"""The classifier: judge of samples, features for FID, and perceptual net, trained on the same shards as all else."""
+"""The classifier: judge of samples, features for FID and perceptual network, trained on the same shards."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from varlab.rng import Rng
 from varlab.tasks.base import Task
+from varlab.tasks.distributed import collectives
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
 from varlab.tasks.update.schedule import WarmupDecay
-from varlab.types import Batch, to_float
+from varlab.types import Batch, full_precision, to_float
 
 
 class ClassifierTask(Task):
@@ -44,25 +45,22 @@ class ClassifierTask(Task):
             share = len(chunk) / len(batch)
             logits_BK = self.model(to_float(chunk.img_u8_B3HW)).float()
             loss = F.cross_entropy(logits_BK, chunk.label_B, label_smoothing=self.label_smoothing) * share
-            with self.full_precision():
+            with full_precision(loss):
                 loss.backward()
             values["train/loss"] += loss.detach()
             values["train/accuracy"] += (logits_BK.argmax(1) == chunk.label_B).float().mean() * share
         if self.step(self.optims[0], values, norm_name="train/grad_norm"):
             self.ema.update(self.model)
 
-    def validation_sums(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy (without smoothing) and hits."""
+    def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Cross-entropy (without smoothing) and accuracy per image."""
+        total = collectives.sum_by_name(map(self._sums, batches))
+        return {name: float(total[name] / total["images"]) for name in ("loss", "accuracy")}
+
+    def _sums(self, batch: Batch) -> dict[str, Tensor]:
         logits_BK = self.model(to_float(batch.img_u8_B3HW)).float()
         return {
             "images": torch.tensor(len(batch)),
             "loss": F.cross_entropy(logits_BK, batch.label_B, reduction="sum"),
-            "hits": (logits_BK.argmax(1) == batch.label_B).sum(),
-        }
-
-    def summarise(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Means over the images."""
-        return {
-            "val/loss": float(sums["loss"] / sums["images"]),
-            "val/accuracy": float(sums["hits"] / sums["images"]),
+            "accuracy": (logits_BK.argmax(1) == batch.label_B).sum(),
         }

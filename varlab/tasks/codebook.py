@@ -1,10 +1,9 @@
-"""How the codes of a tokenizer are used over time, and the revival of those that are not."""
+"""The use of a tokenizer's codes over time, and the revival of unused codes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +14,14 @@ from varlab.rng import Stream
 from varlab.tasks.distributed import collectives
 from varlab.tasks.update.ema import EMA
 from varlab.tasks.update.optimizer import forget_rows
+from varlab.tokenizer import VQTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Revival:
-    """Codes that no scale used in the last ``every`` images are replaced by encoder vectors (VQGAN's known cure).
+    """Codes that no scale used in the last ``every`` images are replaced by encoder vectors.
 
-    until: the fraction of the training after which codes are left alone.
+    until: the fraction of the training after which no code is replaced.
     """
 
     every: int
@@ -33,7 +33,7 @@ class Revival:
 
 
 class CodebookUse:
-    """Counts per scale since the last log point, and since codes were last revived; summed over ranks at once."""
+    """Counts per scale since the last log point, and since the last revival; summed over ranks at once."""
 
     def __init__(self, *, scales: int, vocab_size: int):
         self._logged_KV = torch.zeros(scales, vocab_size, dtype=torch.int64)
@@ -41,18 +41,20 @@ class CodebookUse:
 
     def add(self, counts_KV: Tensor) -> None:
         """Count this rank's share of a batch."""
-        counts_KV = collectives.add_up(counts_KV.clone())
+        counts_KV = collectives.sum_over_ranks(counts_KV.clone())
         self._logged_KV = self._logged_KV.to(counts_KV.device) + counts_KV
         self._revived_KV = self._revived_KV.to(counts_KV.device) + counts_KV
 
-    def take_health(self) -> dict[str, float]:
-        """usage/<k> and perplexity/<k> since the last call."""
-        health = codebook_health(self._logged_KV.cpu())
+    def health(self) -> dict[str, float]:
+        """usage/<k> and perplexity/<k> since ``reset_health``."""
+        return codebook_health(self._logged_KV.cpu())
+
+    def reset_health(self) -> None:
+        """Begin new counts for the log."""
         self._logged_KV = torch.zeros_like(self._logged_KV)
-        return health
 
     def take_dead(self) -> Tensor:
-        """dead_V: codes that no scale has used since the last call."""
+        """dead_V: whether no scale has used a code since the last call."""
         dead_V = self._revived_KV.sum(0) == 0
         self._revived_KV = torch.zeros_like(self._revived_KV)
         return dead_V
@@ -62,17 +64,17 @@ class CodebookUse:
         return {"logged_KV": self._logged_KV, "revived_KV": self._revived_KV}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up where ``state`` left off."""
+        """Restore ``state``."""
         self._logged_KV, self._revived_KV = state["logged_KV"].clone(), state["revived_KV"].clone()
 
 
 @torch.no_grad()
 def revive(
-    tokenizer: Any, dead_V: Tensor, candidates_NC: Tensor, *, stream: Stream, ema: EMA, optimizer: Optimizer
+    tokenizer: VQTokenizer, dead_V: Tensor, candidates_NC: Tensor, *, stream: Stream, ema: EMA, optimizer: Optimizer
 ) -> int:
-    """Let the tokenizer replace its dead codes by vectors of all ranks, alike on each. Returns how many.
+    """Replace the dead codes by vectors of all ranks, the same on each. Returns their number.
 
-    The average takes the new rows over as they are, and the optimizer forgets what it knew of the old ones.
+    The average takes over the new rows, and the optimizer's moments of these rows become 0.
     """
     tables = {name: p for name, p in tokenizer.named_parameters() if p.ndim == 2 and len(p) == len(dead_V)}
     before = {name: parameter.clone() for name, parameter in tables.items()}

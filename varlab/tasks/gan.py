@@ -1,8 +1,8 @@
-"""One update of a VQGAN-style tokenizer in pieces: losses of the image alone, the adaptive λ, the discriminator's turn.
+"""The adversarial part of a tokenizer's update: the adaptive λ and the discriminator's losses.
 
-The graph is cut at the reconstruction. Losses of the image give gradients by the image; these are all that the backward
-pass through the tokenizer needs, and (through the last layer) all that λ needs. So the discriminator and the perceptual
-net are walked once, and with several micro-batches λ is known before any of them goes back.
+The graph is cut at the reconstruction. The losses give gradients with respect to the reconstruction; the backward pass through
+the tokenizer needs only these, and so does λ (through the last layer). So the discriminator and the perceptual network run
+once, and with several micro-batches λ is known before any backward pass.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from varlab.losses.adaptive_weight import adaptive_weight, discriminator_factor
-from varlab.losses.adversarial import discriminator_loss, generator_loss
+from varlab.losses.adversarial import discriminator_loss
 from varlab.losses.diff_augment import DiffAugment
-from varlab.losses.reconstruction import l1, l2
 from varlab.losses.regularisers import LeCam, consistency
 from varlab.tasks.distributed import collectives
-from varlab.types import VarlabError
+from varlab.types import VarlabError, full_precision
 
-See = Callable[[Tensor, Tensor, str], Tensor]
-"""(img_B3HW, position_B, whose turn) → img_B3HW as the discriminator sees it."""
+Augment = Callable[[Tensor, Tensor, str], Tensor]
+"""(img_B3HW, position_B, turn) → img_B3HW that the discriminator gets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of all losses but the adversarial: pixels (l1, l2), perceptual distance, vector quantization."""
+    """Weights of the losses other than the adversarial one: pixels (l1, l2), perceptual distance, vector quantization."""
 
     l1: float
     l2: float
@@ -39,10 +38,10 @@ class LossWeights:
 class GanLoss:
     """The adversarial loss: VQGAN (Esser et al. 2021), eq. 5 to 7.
 
-    kind: hinge or vanilla. weight: of the generator's loss, times λ where adaptive. start: images before it begins.
-    delta, clamp (lowest, highest): of λ. warmup: images from ``start`` on for which the discriminator learns alone; ramp:
-    images over which the generator's weight then grows to its full size. augment: of all that the discriminator sees.
-    bcr, lecam: weights of balanced consistency (which needs ``augment``) and of LeCam, with the decay of its averages.
+    kind: hinge or vanilla. weight: of the generator's loss, times λ if adaptive. start: images before the game begins.
+    delta, clamp (lowest, highest): of λ. warmup: images from ``start`` on during which only the discriminator learns; ramp:
+    images over which the generator's weight then grows to its full size. augment: of all images that the discriminator gets.
+    bcr, lecam: weights of balanced consistency (which needs ``augment``) and of LeCam; lecam_decay: of LeCam's averages.
     """
 
     kind: str
@@ -63,7 +62,7 @@ class GanLoss:
             raise VarlabError(f"loss.gan.bcr={self.bcr} compares images with augmented ones: give loss.gan.augment.")
 
     def factor(self, images: int) -> float:
-        """Of the generator's weight: 0 until the discriminator is warm, 1 after the ramp."""
+        """The factor of the generator's weight: 0 until the discriminator is warm, 1 after the ramp."""
         done = images - self.start - self.warmup
         if not self.active(images) or done < 0:
             return 0.0
@@ -71,7 +70,7 @@ class GanLoss:
 
     @property
     def passes(self) -> int:
-        """Of the discriminator's update: forward and backward passes per image, the reconstruction's included."""
+        """Forward and backward passes of the discriminator per image in its own update, the reconstruction's included."""
         return 4 if self.bcr > 0 else 2
 
     def active(self, images: int) -> bool:
@@ -81,7 +80,7 @@ class GanLoss:
 
 @dataclass(kw_only=True)
 class Draft:
-    """A micro-batch between the tokenizer's forward and backward pass; its gradients count its share of the batch."""
+    """A micro-batch between the tokenizer's forward and backward pass; its gradients are scaled by its share of the batch."""
 
     share: float  # of the rank's samples
     img_B3HW: Tensor
@@ -92,49 +91,8 @@ class Draft:
     values: dict[str, Tensor] = field(default_factory=dict)  # its losses, detached
 
 
-def draft_losses(
-    img_B3HW: Tensor,
-    rec_B3HW: Tensor,
-    *,
-    share: float,
-    weights: LossWeights,
-    perceptual: nn.Module | None,
-    discriminator: nn.Module | None,
-    position_B: Tensor,
-    see: See,
-    plain: Callable,
-) -> Draft:
-    """The losses of a reconstruction and their gradients by it. plain: a context without autocast, to go back in.
-
-    see: how the discriminator sees images (augmented, or as they are).
-    """
-    leaf_B3HW = rec_B3HW.detach().float().requires_grad_()
-    values = {"l1": l1(leaf_B3HW, img_B3HW), "l2": l2(leaf_B3HW, img_B3HW)}
-    loss = weights.l1 * values["l1"] + weights.l2 * values["l2"]
-    if perceptual is not None:
-        values["perceptual"] = perceptual(leaf_B3HW, img_B3HW)
-        loss = loss + weights.perceptual * values["perceptual"]
-    values["rec"] = loss
-    with plain():
-        (grad_rec,) = torch.autograd.grad(loss * share, leaf_B3HW)
-    grad_gan = None
-    if discriminator is not None:
-        values["gan"] = generator_loss(discriminator(see(leaf_B3HW, position_B, "generator")))
-        with plain():
-            (grad_gan,) = torch.autograd.grad(values["gan"] * share, leaf_B3HW)
-    return Draft(
-        share=share,
-        img_B3HW=img_B3HW,
-        rec_B3HW=leaf_B3HW.detach(),
-        position_B=position_B,
-        grad_rec_B3HW=grad_rec,
-        grad_gan_B3HW=grad_gan,
-        values={name: value.detach() for name, value in values.items()},
-    )
-
-
-def last_layer_gradients(rec_B3HW: Tensor, draft: Draft, last_layer: nn.Parameter) -> tuple[Tensor, Tensor]:
-    """What a draft adds to the last layer's gradients of the reconstruction and generator losses. Keeps the graph."""
+def last_layer_gradients(rec_B3HW: Tensor, draft: Draft, last_layer: Tensor) -> tuple[Tensor, Tensor]:
+    """The last layer's gradients of a draft's reconstruction and generator losses. Keeps the graph."""
     assert draft.grad_gan_B3HW is not None
     rec, gan = (
         torch.autograd.grad(rec_B3HW, last_layer, grad.to(rec_B3HW.dtype), retain_graph=True)[0].float()
@@ -152,13 +110,13 @@ def measure_lambda(grad_rec: Tensor, grad_gan: Tensor, gan: GanLoss) -> dict[str
 
 
 def discriminate(
-    drafts: Sequence[Draft], discriminator: nn.Module, gan: GanLoss, *, see: See, lecam: LeCam | None, plain: Callable
+    drafts: Sequence[Draft], discriminator: nn.Module, gan: GanLoss, *, augment: Augment, lecam: LeCam | None
 ) -> dict[str, Tensor]:
-    """The discriminator's losses on images and detached reconstructions; gradients are left in its parameters."""
+    """The discriminator's losses on images and detached reconstructions; leaves gradients in its parameters."""
     values: dict[str, Tensor] = {}
     for draft in drafts:
-        real = discriminator(see(draft.img_B3HW, draft.position_B, "real"))
-        fake = discriminator(see(draft.rec_B3HW, draft.position_B, "fake"))
+        real = discriminator(augment(draft.img_B3HW, draft.position_B, "real"))
+        fake = discriminator(augment(draft.rec_B3HW, draft.position_B, "fake"))
         loss = discriminator_loss(gan.kind, real, fake)
         parts = {"disc_loss": loss, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
         if gan.bcr > 0:
@@ -168,13 +126,13 @@ def discriminate(
         if lecam is not None:
             parts["lecam"] = lecam(real, fake)
             loss = loss + gan.lecam * parts["lecam"]
-        with plain():
+        with full_precision(loss):
             (loss * draft.share).backward()
         accumulate(values, {f"train/{name}": part.detach() for name, part in parts.items()}, draft.share)
     return values
 
 
 def accumulate(total: dict[str, Tensor], values: dict[str, Tensor], share: float) -> None:
-    """Add a micro-batch's means to those of the batch."""
+    """Add the means of a micro-batch to those of the batch."""
     for name, value in values.items():
         total[name] = total[name] + value * share if name in total else value * share

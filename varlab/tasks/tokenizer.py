@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from varlab.config import Config
+from varlab.losses.adversarial import generator_loss
+from varlab.losses.perceptual import FeatureDistance
+from varlab.losses.reconstruction import l1, l2
 from varlab.losses.regularisers import LeCam
-from varlab.metrics.tokenizer_scores import codebook_health
+from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.rng import Rng
 from varlab.tasks.base import Task
 from varlab.tasks.codebook import CodebookUse, Revival, revive
@@ -21,32 +24,33 @@ from varlab.tasks.gan import (
     LossWeights,
     accumulate,
     discriminate,
-    draft_losses,
     last_layer_gradients,
     measure_lambda,
 )
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
 from varlab.tasks.update.schedule import WarmupDecay
-from varlab.types import Batch, Quantized, VarlabError, to_float, to_uint8
+from varlab.tokenizer import VQTokenizer
+from varlab.types import Batch, Quantized, VarlabError, full_precision, to_float
 
 TURNS = ("real", "fake", "generator")
-"""Who shows the discriminator an image: each turn has draws of its own."""
+"""The turns in which the discriminator gets an image: each has its own random draws."""
 
 
 class TokenizerTask(Task):
     """L = rec + w_vq·vq + λ·w_gan·gan for the tokenizer, hinge or vanilla for the discriminator (VQGAN, eq. 4 to 7).
 
-    tokenizer: ``forward(img_B3HW) → (rec_B3HW, Quantized)``, ``last_layer``, ``revive``, ``scales``, ``vocab_size``.
     discriminator, perceptual: None leaves their losses out. λ, the quantizer and the perceptual distance are float32.
     Raises VarlabError for a discriminator whose BatchNorm would see micro-batches.
     """
 
+    model: VQTokenizer
+
     def __init__(
         self,
         *,
-        tokenizer: nn.Module,
+        tokenizer: VQTokenizer,
         discriminator: nn.Module | None,
-        perceptual: nn.Module | None,
+        perceptual: FeatureDistance | None,
         weights: LossWeights,
         gan: GanLoss,
         optimizer: OptimizerFactory,
@@ -61,8 +65,7 @@ class TokenizerTask(Task):
         super().__init__(
             model=tokenizer, schedule=schedule, clip=clip, ema_decay=ema_decay, micro_batch=micro_batch, rng=rng
         )
-        self.discriminator = discriminator
-        self.perceptual: Any = perceptual
+        self.discriminator, self.perceptual = discriminator, perceptual
         self.weights, self.gan, self.revival = weights, gan, revival
         self.optims = [build_optimizer(optimizer, tokenizer)]
         if discriminator is not None:
@@ -78,7 +81,7 @@ class TokenizerTask(Task):
         self.disc_flops_per_image = 0  # of the discriminator's own update; the caller sets it
 
     def flops_at(self, images: int) -> int:
-        """The discriminator counts from where it starts."""
+        """The discriminator counts from its start."""
         judged = max(images - self.gan.start, 0) if self.discriminator is not None and self.gan.weight else 0
         return super().flops_at(images) + judged * self.disc_flops_per_image
 
@@ -108,12 +111,12 @@ class TokenizerTask(Task):
     def _update_once(
         self, batch: Batch, chunks: list[Batch], disc: nn.Module | None, adaptive: bool
     ) -> tuple[list[Draft], list[Quantized], dict[str, Tensor]]:
-        """Forward and straight back, where λ is not wanted or one micro-batch is all there is."""
+        """Each micro-batch forward and back at once: without λ, or if there is only one."""
         drafts, results, balance = [], [], {}
         for chunk in chunks:
             draft, rec_B3HW, quantized = self._draft(chunk, len(chunk) / len(batch), disc)
             if adaptive:
-                with self.full_precision():
+                with full_precision(rec_B3HW):
                     balance = measure_lambda(*last_layer_gradients(rec_B3HW, draft, self.model.last_layer), self.gan)
             self._backward(draft, rec_B3HW, quantized, balance)
             drafts.append(draft)
@@ -123,11 +126,11 @@ class TokenizerTask(Task):
     def _update_twice(
         self, batch: Batch, chunks: list[Batch]
     ) -> tuple[list[Draft], list[Quantized], dict[str, Tensor]]:
-        """λ belongs to the whole batch: all micro-batches forward for it, then each forward again and back."""
+        """λ needs the whole batch: all micro-batches forward for it, then each forward again and back."""
         drafts, results, sums = [], [], []
         for chunk in chunks:
             draft, rec_B3HW, _ = self._draft(chunk, len(chunk) / len(batch), self.discriminator)
-            with self.full_precision():
+            with full_precision(rec_B3HW):
                 sums.append(last_layer_gradients(rec_B3HW, draft, self.model.last_layer))
             drafts.append(draft)
         rec, gan = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
@@ -139,19 +142,31 @@ class TokenizerTask(Task):
         return drafts, results, balance
 
     def _draft(self, chunk: Batch, share: float, disc: nn.Module | None) -> tuple[Draft, Tensor, Quantized]:
-        """A micro-batch forward: reconstruction with its graph, losses and their gradients by the image."""
+        """A micro-batch forward: its reconstruction with the graph, its losses and their gradients by the image."""
         img_B3HW = to_float(chunk.img_u8_B3HW)
         rec_B3HW, quantized = self.model(img_B3HW)
-        draft = draft_losses(
-            img_B3HW,
-            rec_B3HW,
+        leaf_B3HW = rec_B3HW.detach().float().requires_grad_()
+        values = {"l1": l1(leaf_B3HW, img_B3HW), "l2": l2(leaf_B3HW, img_B3HW)}
+        loss = self.weights.l1 * values["l1"] + self.weights.l2 * values["l2"]
+        if self.perceptual is not None:
+            values["perceptual"] = self.perceptual(leaf_B3HW, img_B3HW)
+            loss = loss + self.weights.perceptual * values["perceptual"]
+        values["rec"] = loss
+        with full_precision(loss):
+            (grad_rec,) = torch.autograd.grad(loss * share, leaf_B3HW)
+        grad_gan = None
+        if disc is not None:
+            values["gan"] = generator_loss(disc(self._augment(leaf_B3HW, chunk.position_B, "generator")))
+            with full_precision(loss):
+                (grad_gan,) = torch.autograd.grad(values["gan"] * share, leaf_B3HW)
+        draft = Draft(
             share=share,
-            weights=self.weights,
-            perceptual=self.perceptual,
-            discriminator=disc,
+            img_B3HW=img_B3HW,
+            rec_B3HW=leaf_B3HW.detach(),
             position_B=chunk.position_B,
-            see=self._see,
-            plain=self.full_precision,
+            grad_rec_B3HW=grad_rec,
+            grad_gan_B3HW=grad_gan,
+            values={name: value.detach() for name, value in values.items()},
         )
         return draft, rec_B3HW, quantized
 
@@ -161,13 +176,13 @@ class TokenizerTask(Task):
         if draft.grad_gan_B3HW is not None:
             grad_B3HW = grad_B3HW + draft.grad_gan_B3HW * (self._gan_weight() * balance.get("train/lambda", 1.0))
         vq_loss = quantized.vq_loss * (self.weights.vq * draft.share)
-        with self.full_precision():
+        with full_precision(rec_B3HW):
             torch.autograd.backward([rec_B3HW, vq_loss], [grad_B3HW.to(rec_B3HW.dtype), torch.ones_like(vq_loss)])
 
     def _update_discriminator(self, drafts: list[Draft], disc: nn.Module) -> None:
-        """On the images and on the reconstructions that the tokenizer has just been judged by."""
+        """On the images and on the reconstructions of the tokenizer's update."""
         disc.train()
-        values = discriminate(drafts, disc, self.gan, see=self._see, lecam=self.lecam, plain=self.full_precision)
+        values = discriminate(drafts, disc, self.gan, augment=self._augment, lecam=self.lecam)
         if self.lecam is not None:
             logits = torch.stack([values["train/logits_real"], values["train/logits_fake"]]).float()
             collectives.average([logits])
@@ -175,11 +190,11 @@ class TokenizerTask(Task):
         self.step(self.optims[1], values, norm_name="train/disc_grad_norm")
 
     def _gan_weight(self) -> float:
-        """Of the generator's loss, at this point of the training."""
+        """The weight of the generator's loss at this point of the training."""
         return self.gan.weight * self.gan.factor(self.images)
 
-    def _see(self, img_B3HW: Tensor, position_B: Tensor, turn: str) -> Tensor:
-        """How the discriminator sees images: augmented by draws that belong to sample and turn."""
+    def _augment(self, img_B3HW: Tensor, position_B: Tensor, turn: str) -> Tensor:
+        """Images for the discriminator, augmented by draws of their own for each sample and turn."""
         if self.gan.augment is None:
             return img_B3HW
         stream = self.rng.stream("augment_disc", position_B, TURNS.index(turn))
@@ -198,7 +213,7 @@ class TokenizerTask(Task):
         return {"train/loss": loss, **{f"train/{name}": value for name, value in parts.items()}, **balance}
 
     def _count(self, batch: Batch, quantized: list[Quantized]) -> None:
-        """Codebook counts of this update, and revival where it is due."""
+        """Count the codes of this update, and revive unused ones if that is due."""
         self.codes.add(torch.stack([q.counts_KV for q in quantized]).sum(0))
         after = self.images + len(batch) * collectives.world_size()
         if self.revival is not None and self.revival.due(self.images, after, self.total_images):
@@ -212,35 +227,22 @@ class TokenizerTask(Task):
             )
 
     def log_values(self) -> dict[str, float]:
-        """Losses, λ and logits, and the codebook's health since the last log point."""
-        health = {f"train/{name}": value for name, value in self.codes.take_health().items()}
-        values = {**super().log_values(), **health, "train/revived": float(self.revived)}
+        """Losses, λ and logits, and the use of the codebook since the last log point."""
+        health = {f"train/{name}": value for name, value in self.codes.health().items()}
+        return {**super().log_values(), **health, "train/revived": float(self.revived)}
+
+    def reset_log(self) -> None:
+        """Begin new means and counts."""
+        super().reset_log()
+        self.codes.reset_health()
         self.revived = 0
-        return values
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def validation_sums(self, batch: Batch) -> dict[str, Tensor]:
-        """Distances of reconstructions, rounded as they are looked at, and codebook counts."""
-        rec_B3HW, quantized = self.model(to_float(batch.img_u8_B3HW))
-        rec_u8_B3HW = to_uint8(rec_B3HW)
-        real, fake = to_float(batch.img_u8_B3HW), to_float(rec_u8_B3HW)
-        mse_B = (rec_u8_B3HW.double() - batch.img_u8_B3HW.double()).square().mean((1, 2, 3))
-        sums = {
-            "images": torch.tensor(len(batch)),
-            "psnr": (10 * torch.log10(255.0**2 / mse_B)).sum(),
-            "l1": (fake - real).abs().mean((1, 2, 3)).sum(),
-            "counts_KV": quantized.counts_KV,
-        }
-        if self.perceptual is not None:
-            sums["perceptual"] = self.perceptual.distance(fake, real).sum()
-        return sums
-
-    def summarise(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Means over the images, and usage and perplexity per scale over all of them."""
-        health = codebook_health(sums["counts_KV"])
-        means = {n: float(sums[n] / sums["images"]) for n in ("psnr", "l1", "perceptual") if n in sums}
-        return {f"val/{name}": value for name, value in (means | health).items()}
+    def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Distances of reconstructions and the use of the codebook."""
+        distance = None if self.perceptual is None else self.perceptual.distance
+        return score_tokenizer(self.model, batches, extractor=None, perceptual=distance)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -249,12 +251,12 @@ class TokenizerTask(Task):
         return {} if self.discriminator is None else {"discriminator": self.discriminator}
 
     def own_state(self) -> Config:
-        """Codebook counts."""
+        """Codebook counts and LeCam's averages."""
         lecam = {} if self.lecam is None else {"lecam": self.lecam.state()}
         return {"codes": self.codes.state(), "revived": self.revived, **lecam}
 
-    def load_own_state(self, state: Mapping[str, Any]) -> None:
-        """Codebook counts."""
+    def load_own_state(self, state: Config) -> None:
+        """Restore ``own_state``."""
         self.codes.load_state(state["codes"])
         self.revived = state["revived"]
         if self.lecam is not None:
@@ -267,11 +269,4 @@ def _mixes_batch(module: nn.Module) -> bool:
 
 
 def _without_graph(quantized: Quantized) -> Quantized:
-    """What is still wanted of a micro-batch once its backward pass is over."""
-    return Quantized(
-        f_hat_BChw=quantized.f_hat_BChw.detach(),
-        maps=quantized.maps,
-        vq_loss=quantized.vq_loss.detach(),
-        counts_KV=quantized.counts_KV,
-        candidates_NC=quantized.candidates_NC,
-    )
+    return replace(quantized, f_hat_BChw=quantized.f_hat_BChw.detach(), vq_loss=quantized.vq_loss.detach())

@@ -1,13 +1,13 @@
-"""Lightning's Trainer, reduced to a loop over updates on one device or several ranks."""
+"""Lightning's Trainer, set up for updates that a task makes by itself, on one device or several ranks."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -20,9 +20,17 @@ from varlab.tasks.callbacks.stop import Stop
 from varlab.tasks.distributed.collectives import RanksStrategy, cluster_environment
 from varlab.types import Batch, VarlabError
 
+_KNOWN_WARNINGS = (
+    "does not have many workers",
+    "in eval mode at the start",
+    "`srun` command is available",
+    "LeafSpec",
+    "returned a view tensor",  # of sharded weights; nothing here writes to them
+)
+
 
 class TrainingData(Protocol):
-    """What ``fit`` needs of a data module."""
+    """The part of a data module that ``fit`` uses."""
 
     batch: int  # global
 
@@ -35,7 +43,6 @@ def fit(
     *,
     images: int,
     resume: Resume,
-    stop: Stop | None = None,
     callbacks: Sequence[Callback],
     checkpointer: Checkpointer,
     accelerator: str,
@@ -46,38 +53,33 @@ def fit(
     threads: int | None,
     shard: bool = False,
 ) -> None:
-    """Train a task until ``images`` were consumed (rounded up to whole batches), resuming where there is a checkpoint.
+    """Train a task until ``images`` are consumed (rounded up to whole batches); resume if there is a checkpoint.
 
-    accelerator, devices, num_nodes, precision, deterministic: as Lightning's Trainer takes them; precision may not be
-    fp16 (updates are made here, without a gradient scaler). threads: of torch on the CPU, or None to leave them.
-    shard: where there are several ranks, each holds a part of the weights and of all that belongs to them (FSDP).
-    Several ranks must have been started already, with the environment that tells each who it is.
-    Raises VarlabError, Stopped after a signal that ``stop`` hears, and KeyboardInterrupt where the person interrupts.
+    accelerator, devices, num_nodes, precision, deterministic: as in Lightning's Trainer; precision must not be fp16
+    (updates are made here, without a gradient scaler). threads: of torch on the CPU, or None for the present number.
+    shard: shard the weights, and all that belongs to them, over the ranks (FSDP), if there are several. Several ranks must
+    be running already, each with its number in the environment.
+    Raises VarlabError, Stopped after SIGTERM or SIGUSR2, and KeyboardInterrupt after Ctrl-C.
     """
     if precision.startswith("16"):
         raise VarlabError(
             f"trainer.precision={precision} needs a gradient scaler, which updates here do not have: use bf16-mixed or 32-true."
         )
     if shard:
-        task.parts()  # refuses here what cannot be spread
+        task.shards()  # refuses a task that cannot be sharded
     task.total_images = -(-images // data.batch) * data.batch
     ranked = devices * num_nodes > 1
-    with _surroundings(threads):
+    with _process_settings(threads):
         try:
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=devices,
                 num_nodes=num_nodes,
-                strategy=RanksStrategy(spread=shard) if ranked else "auto",
+                strategy=RanksStrategy(shard=task.shard if shard else None) if ranked else "auto",
                 plugins=[cluster_environment()],  # for one rank too: Lightning's own for Slurm requeues jobs
                 precision=precision,  # type: ignore[arg-type]  # a name from YAML; Lightning checks it
                 deterministic=deterministic,  # type: ignore[arg-type]
-                callbacks=[
-                    resume,
-                    *([] if stop is None else [stop]),
-                    *callbacks,
-                    checkpointer,
-                ],  # its checkpoint comes after all that is done at an update
+                callbacks=[resume, Stop(checkpointer=checkpointer), *callbacks, checkpointer],
                 max_epochs=1,
                 logger=False,
                 enable_checkpointing=False,
@@ -92,44 +94,37 @@ def fit(
 
 
 class _Remaining(LightningDataModule):
-    """The part of the stream that is still to be consumed once the task has been restored."""
+    """The part of the training stream that is not yet consumed, read after the task is restored."""
 
     def __init__(self, task: Task, data: TrainingData):
         super().__init__()
         self._task, self._data = task, data
 
-    def train_dataloader(self) -> Any:
-        """From the clock to the end, on this rank. Once more the last batch, where only what follows it is left to do."""
+    def train_dataloader(self) -> Iterable[Batch]:
+        """This rank's batches from the clock to the end of the training."""
         assert self.trainer is not None
         start, stop = self._task.images, self._task.total_images
-        if start == stop and self._task.owed:
-            start -= self._data.batch
+        if start >= stop:
+            return iter(())  # Lightning calls on_train_start, where pending actions run, unless it knows a length of 0
         return self._data.train_loader(start, stop, self.trainer.global_rank, self.trainer.world_size)
 
 
 @contextmanager
-def _surroundings(threads: int | None) -> Iterator[None]:
-    """Process-wide settings of a training, put back afterwards."""
+def _process_settings(threads: int | None) -> Iterator[None]:
+    """Set the process-wide settings of a training, and restore them afterwards."""
     lightning = logging.getLogger("lightning.pytorch")
     level, before = lightning.level, torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     interrupt = signal.getsignal(signal.SIGINT)
-    lightning.setLevel(logging.WARNING)  # it announces the devices it does not use
+    lightning.setLevel(logging.WARNING)  # below that it announces the devices that it does not use
     torch.set_num_threads(threads or before)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time for nothing
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # takes time for nothing
     try:
         with warnings.catch_warnings():
-            for known in (
-                "does not have many workers",
-                "in eval mode at the start",
-                "across ranks is zero",
-                "`srun` command is available",
-                "LeafSpec",
-                "returned a view tensor",  # of spread weights, whose outputs nothing here writes to
-            ):
+            for known in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message=f".*{known}.*")
             yield
-    except SystemExit as stop:  # Lightning's way of passing on an interrupt, with further interrupts ignored
+    except SystemExit as stop:  # Lightning turns Ctrl-C into this and ignores further ones
         raise KeyboardInterrupt from stop
     finally:
         lightning.setLevel(level)

@@ -14,13 +14,17 @@ from varlab.files import write_json
 from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.protocol import protocol, protocol_name
+from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.model import Model
 from varlab.recipe import parents
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.finished_run import sampler_of, shards, trained
+from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
-from varlab.score.samples import HeldOut, Rejection, SampleSource
-from varlab.score.scorer import GeneratorScorer, Settings, score_tokenizer, validation_nll
+from varlab.score.samples import ImageSampler, Rejection, ValConditions
+from varlab.score.scorer import GeneratorScorer
+from varlab.tasks.base import without_padding
+from varlab.tasks.likelihood import likelihood
 from varlab.types import VarlabError
 
 __all__ = ["run"]
@@ -58,9 +62,9 @@ def _tokenizer(config: Config, model: Model, record: Config, data: BaseDataModul
         perceptual, net = parents.load_perceptual(setting, info=data.info, near=Path(config["run"]))
         if perceptual is not None:
             perceptual.to(model.device)
-    loader = data.eval_loader("val", 0, 1, config["batch"])
+    batches = without_padding(data.eval_loader("val", 0, 1, config["batch"]), model.device)
     scores = score_tokenizer(
-        model.tokenizer, loader, extractor=extractor, perceptual=perceptual.distance if perceptual else None
+        model.tokenizer, batches, extractor=extractor, perceptual=perceptual.distance if perceptual else None
     )
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
@@ -81,28 +85,26 @@ def _generator(config: Config, model: Model, record: Config, data: BaseDataModul
     sampler = sampler_of(config, model)
     if sampler.smooth:
         raise VarlabError("smooth=true is for pictures only, never for scores: evaluate with smooth=false.")
-    source = SampleSource(
+    source = ImageSampler(
         transformer=model.transformer,
         order=model.order,
         tokenizer=model.tokenizer,
         sampler=sampler,
         seed=config["seed"],
         batch=config["batch"],
-        held_out=HeldOut(data=data, condition=model.condition) if model.condition else None,
+        conditions=ValConditions(data=data, condition=model.condition) if model.condition else None,
         rejection=_rejection(config, extractor, model.transformer.num_classes),
     )
-    settings, n = Settings(**config["metrics"]), config["n"]
-    scorer = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, settings=settings)
-    scores = scorer.compare()
-    loader = data.eval_loader("val", 0, 1, config["batch"])
-    scores["val_nll"] = validation_nll(
+    n = config["n"]
+    scores = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **config["metrics"]).compare()
+    scores["val_nll"] = likelihood(
         model.transformer,
-        model.order,
-        model.tokenizer,
-        loader,
-        seed=record["config"]["seed"],
+        without_padding(data.eval_loader("val", 0, 1, config["batch"]), model.device),
+        order=model.order,
+        tokenizer=model.tokenizer,
         condition=model.condition,
-    )
+        rng=Rng(record["config"]["seed"]),
+    )["nll"]
     named = protocol(
         extractor=extractor, reference=_reference(data, "train"), n=n, sampler=asdict(sampler), seed=config["seed"]
     )

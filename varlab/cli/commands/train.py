@@ -27,7 +27,6 @@ from varlab.tasks.callbacks import (
     Pictures,
     ProgressBar,
     Resume,
-    Stop,
     TrainingLog,
     Validation,
 )
@@ -153,7 +152,6 @@ def _fit(config: Config, auto: Config, data: BaseDataModule, plan: Plan, images:
         data,
         images=images,
         resume=resume,
-        stop=Stop(path=path / "last.ckpt", config_hash=config_hash),
         callbacks=callbacks,
         checkpointer=Checkpointer(
             path=path / "last.ckpt", every=config["checkpoint"]["every"], config_hash=config_hash, weights=path

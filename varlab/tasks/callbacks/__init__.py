@@ -1,11 +1,10 @@
-"""What happens around updates: logging, evaluation, checkpoints. None of it has a say in the weights."""
+"""Callbacks around updates: logging, evaluation, checkpoints, stop. None of them changes the weights."""
 
-from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume, restore
+from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume
 from varlab.tasks.callbacks.evaluations import InTrainingScores, Pictures, Validation
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic, passes
 from varlab.tasks.callbacks.progress import ProgressBar
-from varlab.tasks.callbacks.stop import Stop
 from varlab.tasks.callbacks.training_log import TrainingLog
 
 __all__ = [
@@ -16,9 +15,7 @@ __all__ = [
     "Pictures",
     "ProgressBar",
     "Resume",
-    "Stop",
     "TrainingLog",
     "Validation",
     "passes",
-    "restore",
 ]

@@ -1,4 +1,4 @@
-"""Stop and resume: a training killed at any moment goes on as if it had never stopped."""
+"""Save and resume: a training killed at any moment continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
@@ -14,17 +13,18 @@ from varlab.checkpoint import check_state, load_checkpoint, save_checkpoint, sav
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.distributed import fsdp
-from varlab.types import VarlabError
+from varlab.types import Batch, VarlabError
 
 _log = logging.getLogger(__name__)
 _DIGITS = 20  # of the count in the progress file, which is overwritten in place
 
 
 class Resume(Callback):
-    """Restores the last checkpoint before training, and counts every update in a file that survives a kill.
+    """Restores the last checkpoint before training, and counts the images in a file that survives a kill.
 
-    checkpoint: where ``Checkpointer`` writes. progress: the file of the count. config_hash: of what the weights depend
-    on. on_resume: told ``{"from": images, "repeated": images}`` on rank 0 where an earlier attempt is found.
+    checkpoint: the file that ``Checkpointer`` writes. progress: the file of the count. config_hash: of all settings that
+    the weights depend on. on_resume: called on rank 0 with ``{"from": images, "repeated": images}`` if an earlier attempt
+    exists.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class Resume(Callback):
         self._config_hash, self._journal, self._on_resume = config_hash, journal, on_resume
         self._descriptor: int | None = None
 
-    def on_fit_start(self, trainer: Trainer, task: Any) -> None:
-        """All ranks restore the same file; nobody writes before all have taken part in an update."""
+    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
+        """Restore on all ranks. The next checkpoint is written only after all ranks have taken part in an update."""
         if self._checkpoint.exists():
-            task.owed = restore(task, self._checkpoint, self._config_hash)
+            restore(task, self._checkpoint, self._config_hash)
         if not trainer.is_global_zero:
             return
         done = _read_count(self._progress)
-        self._journal.cut(task.images - bool(task.owed))
+        self._journal.cut(task.images - bool(task.pending))  # pending actions write their lines again
         if done is not None or task.images:
             resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
             _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
@@ -56,11 +56,11 @@ class Resume(Callback):
         self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
         self._count(task.images)
 
-    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After each update, before anything else is done about it."""
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Count after each update, before any other callback acts on it."""
         self._count(task.images)
 
-    def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
+    def teardown(self, trainer: Trainer, task: Task, stage: str) -> None:
         """Close the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -72,59 +72,62 @@ class Resume(Callback):
 
 
 class Checkpointer(Callback):
-    """Writes checkpoints after updates, and the weights at the end.
+    """Writes checkpoints after updates, and the weights at the end. Must follow all periodic callbacks.
 
-    path: the one checkpoint, replaced whole. every: no more than so many images (but at least one batch) lie between
-    two checkpoints, so a killed run repeats no more. weights: directory of ``weights.safetensors`` (averaged) and
+    path: the one checkpoint, replaced atomically. every: at most so many images (but at least one batch) lie between two
+    checkpoints, so a killed run repeats no more. weights: directory of ``weights.safetensors`` (averaged) and
     ``weights_raw.safetensors``.
     """
 
     def __init__(self, *, path: Path, every: int, config_hash: str, weights: Path):
         self._path, self._every, self._config_hash, self._weights = path, every, config_hash, weights
-        self._saved = 0
+        self._saved_at = 0
 
-    def on_fit_start(self, trainer: Trainer, task: Any) -> None:
-        """After ``Resume``: the clock stands where the last checkpoint was written."""
-        self._saved = task.images
+    def save(self, trainer: Trainer, task: Task) -> None:
+        """Write the state of the task; rank 0 writes, all ranks must call it if the weights are sharded."""
+        self._saved_at = task.images
+        state = task.state(keep=trainer.is_global_zero)
+        if trainer.is_global_zero:
+            save_checkpoint(self._path, {"config_hash": self._config_hash, **state})
 
-    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Where another update would go beyond ``every``, and after the last one."""
-        if task.images >= task.total_images or task.images + task.last_batch - self._saved > self._every:
-            self._saved = task.images
-            state = task.state(keep=trainer.is_global_zero)
-            if trainer.is_global_zero:
-                save_checkpoint(self._path, {"config_hash": self._config_hash, **state})
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        """The actions that were pending are done: this is the last callback."""
+        self._saved_at, task.pending = task.images, 0
 
-    def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
-        """``nan.ckpt`` beside the checkpoint, where the training diverged: ``Task.replay`` runs its last update again."""
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Save if another update would go beyond ``every``, and after the last one."""
+        next_update = task.images + task.pending
+        task.pending = 0
+        if task.images >= task.total_images or next_update - self._saved_at > self._every:
+            self.save(trainer, task)
+
+    def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
+        """Write ``nan.ckpt`` beside the checkpoint if the training diverged; ``Task.replay`` repeats its last update."""
         if task.post_mortem is None:  # all ranks diverge together
             return
         if trainer.is_global_zero:
             save_checkpoint(self._path.with_name("nan.ckpt"), task.post_mortem)
-        trainer.strategy.barrier()  # whoever leaves first may end the others
+        trainer.strategy.barrier()  # the launcher ends the other ranks when one leaves
 
-    def on_fit_end(self, trainer: Trainer, task: Any) -> None:
-        """The export, also where a resumed run had nothing left to train."""
+    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
+        """Export the weights, also if a resumed run had nothing left to train."""
         clock, keep = {"images": str(task.images)}, trainer.is_global_zero
         for name, state in (
             ("weights.safetensors", task.ema.weights(task.model)),
             ("weights_raw.safetensors", task.model.state_dict()),
         ):
-            tensors = fsdp.whole(state, keep=keep)  # by all ranks
+            tensors = fsdp.full_state(state, keep=keep)
             if keep:
                 save_weights(self._weights / name, tensors, clock)
 
 
-def restore(task: Task, path: Path, config_hash: str) -> int:
-    """Read a checkpoint into a task; returns the images of its last update if what follows an update is still owed to it.
-
-    VarlabError if it was written under another configuration or is damaged."""
+def restore(task: Task, path: Path, config_hash: str) -> None:
+    """Load a checkpoint into a task. Raises VarlabError if it is damaged or of another configuration."""
     state = load_checkpoint(path)
     if state.get("config_hash") != config_hash:
         raise VarlabError(f"{path} is a checkpoint of another configuration: give this run another directory (out=…).")
     check_state(task.model.state_dict(), state["modules"]["model"], path)
     task.load_state(state)
-    return int(state.get("owed", 0))
 
 
 def _read_count(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: ``metrics.jsonl``, TensorBoard events and ``pictures/``."""
+"""The files for a run's numbers and pictures: ``metrics.jsonl``, TensorBoard events and ``pictures/``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 
 
 class Journal:
-    """One JSON object a line, with images, flops and seconds first; the same numbers in TensorBoard over images.
+    """Writes one JSON object a line, with images, flops and seconds first, and the same numbers to TensorBoard.
 
-    directory: the run's. Nothing is opened before the first entry, so that ranks which never write touch no file.
+    directory: of the run. No file is opened before the first entry, so ranks that never write touch no file.
     """
 
     def __init__(self, *, directory: Path, tensorboard: bool):
@@ -34,11 +34,11 @@ class Journal:
 
     @property
     def path(self) -> Path:
-        """The file of lines."""
+        """metrics.jsonl."""
         return self._directory / "metrics.jsonl"
 
     def cut(self, images: int) -> None:
-        """Forget what was written after ``images``: a run resumed there will write it again."""
+        """Delete the entries after ``images``: a run that resumes there writes them again."""
         self._purge_step = images + 1
         if not self.path.exists():
             return
@@ -47,7 +47,7 @@ class Journal:
             file.write("".join(f"{line}\n" for line in kept).encode())
 
     def write(self, task: Task, values: Mapping[str, float]) -> None:
-        """A log point. Values that are not finite are no numbers in JSON; they are left out, with a warning."""
+        """Write a log point. Values that are not finite are left out with a warning: JSON has none."""
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         if len(finite) < len(values):
             _log.warning("not finite after %d images: %s", task.images, ", ".join(values.keys() - finite.keys()))
@@ -65,7 +65,7 @@ class Journal:
             writer.flush()
 
     def picture(self, task: Task, name: str, img_u8_3HW: Tensor) -> None:
-        """A picture: the newest in ``pictures/<name>.png``, every one in TensorBoard."""
+        """Write a picture: the newest as ``pictures/<name>.png``, all in TensorBoard."""
         img_u8_HW3 = img_u8_3HW.permute(1, 2, 0).cpu().contiguous().numpy()
         with atomic_write(self._directory / "pictures" / f"{name}.png") as file:
             Image.fromarray(img_u8_HW3).save(file, format="PNG")
@@ -81,14 +81,14 @@ class Journal:
 
     def _open(self) -> SummaryWriter | None:
         if self._tensorboard and self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # a second to import: only for those who write
+            from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only for ranks that write
 
             self._writer = SummaryWriter(str(self._directory / "tb"), purge_step=self._purge_step)
         return self._writer
 
 
 def _images_of(line: str) -> float:
-    """A line's clock; infinite for the torn last line of a killed run."""
+    """The clock of a line; infinite for the incomplete last line of a killed run."""
     try:
         return json.loads(line)["images"]
     except (ValueError, KeyError, TypeError):

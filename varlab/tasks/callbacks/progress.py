@@ -1,14 +1,16 @@
-"""Telling the person who waits how far training is."""
+"""Progress of a training, for the person who waits."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from varlab.tasks.base import Task
+from varlab.types import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +24,8 @@ class ProgressBar(Callback):
         self._start = (0.0, 0)
         self._last_line = 0.0
 
-    def on_train_start(self, trainer: Trainer, task: Any) -> None:
-        """Rank 0 opens the bar."""
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        """Open the bar on rank 0."""
         self._start = (time.perf_counter(), task.images)
         self._last_line = self._start[0]
         if trainer.is_global_zero and self._console.is_terminal:
@@ -32,21 +34,21 @@ class ProgressBar(Callback):
             self._bar.add_task("", total=task.total_images, completed=task.images)
             self._bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After each update."""
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Show each update."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=task.images, description=self._describe(task))
         elif trainer.is_global_zero and time.perf_counter() - self._last_line > self._line_seconds:
             self._last_line = time.perf_counter()
             _log.info("%d of %d images, %s", task.images, task.total_images, self._describe(task))
 
-    def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
-        """However training ended."""
+    def teardown(self, trainer: Trainer, task: Task, stage: str) -> None:
+        """Close the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def _describe(self, task: Any) -> str:
+    def _describe(self, task: Task) -> str:
         seconds, images = self._start
         rate = (task.images - images) / max(time.perf_counter() - seconds, 1e-9)
         return f"{rate:,.0f} images/s, loss {task.last_loss:.4g}"

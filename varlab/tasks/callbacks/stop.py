@@ -1,124 +1,69 @@
-"""Stopping at a signal: at a step common to all ranks, with a state from which the same bits come."""
+"""Stop at a signal: after an update common to all ranks, in a state from which training resumes with the same bits."""
 
 from __future__ import annotations
 
-import copy
 import signal
 import threading
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from varlab.checkpoint import save_checkpoint
-from varlab.config import Config
 from varlab.errors import Stopped
 from varlab.tasks.base import Task
-from varlab.tasks.callbacks.periodic import Periodic
+from varlab.tasks.callbacks.checkpoint import Checkpointer
 from varlab.tasks.distributed import collectives
+from varlab.types import Batch
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Stop(Callback):
-    """Saves the state and raises ``Stopped`` soon after SIGTERM or SIGUSR2; stands before all that acts at an update.
+    """Saves the state and raises ``Stopped`` soon after SIGTERM or SIGUSR2. Must precede all periodic callbacks.
 
-    The handler only sets a flag. After every update the ranks tell each other theirs, and all stop at the same one,
-    before its log point, validation and pictures: the checkpoint says that these are owed, and the resumed run begins
-    with them. Where the signal finds rank 0 at those, which may take long, it leaves them at the next call of a module,
-    and saves the same checkpoint; the others wait for it, or end with it.
+    The signal handler sets ``task.stop_request``. After every update the ranks share it, and all stop at the same update,
+    before its log point, validation and pictures. ``task.pending`` is saved with the state, so the resumed run does these
+    first. While they run, rank 0 reads the request between batches: it interrupts them and saves the same state; the other
+    ranks end with it.
 
-    Weights that are spread over the ranks can be saved by all of them only. Rank 0 then leaves only what is owed to the very
-    last update, before which all have saved; from any other it stays, and the run stops after the next update.
+    Sharded weights can be saved only by all ranks together. Then rank 0 interrupts only what follows the last update, before
+    which all ranks save; at any other update it finishes, and the run stops after the next one.
     """
 
-    def __init__(self, *, path: Path, config_hash: str):
-        self._path, self._config_hash = path, config_hash
-        self._number, self._images = 0, 0
-        self._saved = False  # before what follows an update
-        self._acting: Any = None  # the hook, while rank 0 is at what follows an update
-        self._means: Config = {}  # not yet logged, as they were when it began
+    def __init__(self, *, checkpointer: Checkpointer):
+        self._checkpointer = checkpointer
+        self._saved = True  # whether the checkpoint holds the task's state before its pending actions
 
-    def on_train_start(self, trainer: Trainer, task: Any) -> None:
-        """From here on a signal finds something to save. A resumed run begins with what is owed to its last update.
-
-        Lightning has put its own handlers in place before (they send messages to other ranks in the middle of
-        anything), and afterwards brings back those that it found.
-        """
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        """Install the handlers. Lightning's own were installed before, and it restores the original ones at the end."""
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             for number in SIGNALS:
-                signal.signal(number, self._hear)
-        self._saved = task.is_spread  # what was restored is still there
-        self._begin_acting(trainer, task)
+                signal.signal(number, task.stop_request.receive)
+        self._allow_interrupts(trainer, task)
 
-    def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
-        """However training ended."""
-        self._end_acting()
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self._number = number
-
-    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Agree, and stop or go on."""
-        number = _highest(self._number, task.device)
-        self._saved = task.is_spread and task.images >= task.total_images
-        if number or self._saved:
-            state = self._state(task, keep=trainer.is_global_zero)
-            if trainer.is_global_zero:
-                save_checkpoint(self._path, state)
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Share the request between ranks; stop or go on."""
+        number = _maximum(task.stop_request.number, task.device)
+        self._saved = bool(number) or (task.is_sharded and task.images >= task.total_images)
+        if self._saved:
+            self._checkpointer.save(trainer, task)
         if number:
-            trainer.strategy.barrier()  # whoever leaves first may end the others
+            trainer.strategy.barrier()  # the launcher ends the other ranks when one leaves
             raise Stopped(number, f"after {task.images} images")
-        self._begin_acting(trainer, task)
+        self._allow_interrupts(trainer, task)
 
-    def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
-        """What is owed to the last update comes before the next one, which is finished before anything else happens."""
-        if task.owed:
-            task.last_batch, task.owed = task.owed, 0
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Periodic):
-                    callback.on_train_batch_end(trainer, task, None, batch, batch_idx)
-        self._end_acting()
+    def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
+        """Save where rank 0 has interrupted an evaluation, which leaves the state as it was before."""
+        if isinstance(exception, Stopped) and not self._saved:
+            self._checkpointer.save(trainer, task)
 
-    def _begin_acting(self, trainer: Trainer, task: Any) -> None:
-        if trainer.is_global_zero and (self._saved or not task.is_spread):
-            self._images = task.images
-            self._means = copy.deepcopy(task.means.state())
-            self._acting = register_module_forward_pre_hook(self._look_up)
-
-    def _end_acting(self) -> None:
-        if self._acting is not None:
-            self._acting.remove()
-            self._acting = None
-
-    def _look_up(self, module: Any, inputs: Any) -> None:
-        """Between two modules all is in order: the averaged weights are in the model, and will be put back."""
-        if self._number:
-            raise _Interrupted(self._number, f"after {self._images} images")
-
-    def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
-        """Of rank 0, where it has left what follows an update."""
-        self._end_acting()
-        if isinstance(exception, _Interrupted):
-            task.means.load_state(self._means)
-            if not self._saved:
-                save_checkpoint(self._path, self._state(task, keep=True))
-
-    def _state(self, task: Task, *, keep: bool) -> Config:
-        """Owed are the images of the last update, none to a run that has made none since it was restored in order."""
-        return {"config_hash": self._config_hash, **task.state(keep=keep), "owed": task.last_batch}
+    def _allow_interrupts(self, trainer: Trainer, task: Task) -> None:
+        allowed = trainer.is_global_zero and (self._saved or not task.is_sharded)
+        task.stop_request.interrupt_at = f"after {task.images} images" if allowed else ""
 
 
-class _Interrupted(Stopped):
-    """Stopped by rank 0 alone, with the state not yet saved."""
-
-
-def _highest(number: int, device: torch.device) -> int:
-    """The ranks' greatest: equal on all."""
+def _maximum(number: int, device: torch.device) -> int:
+    """The largest number of all ranks, equal on each."""
     if collectives.world_size() == 1:
         return number
     flag = torch.tensor([number], device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from lightning.pytorch import Trainer
 
@@ -11,23 +11,23 @@ from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic, passes
 from varlab.tasks.distributed import collectives
-from varlab.types import Fault
+from varlab.types import Batch, Fault
 
 
 class BadSamples(Protocol):
-    """Who counts the bad samples that this rank has met."""
+    """The counter of the bad samples that this rank has met."""
 
     @property
-    def faults(self) -> Mapping[Any, Fault]: ...
+    def faults(self) -> Mapping[tuple[str, str], Fault]: ...
     @property
     def lost(self) -> int: ...
-    def note(self, faults: Iterable[Fault]) -> None: ...  # raises VarlabError above what is allowed
+    def note(self, faults: Iterable[Fault]) -> None: ...  # raises VarlabError above the allowed number
 
 
 class TrainingLog(Periodic):
-    """Writes ``train/*``: means since the last log point, and what the task observes at the log point alone.
+    """Writes ``train/*``: means since the last log point, and values that the task computes for a log point alone.
 
-    bad: gives who counts the bad samples of training. What one rank has met, all know at the next log point.
+    bad: returns the counter of bad training samples. The ranks share their bad samples at every log point.
     """
 
     def __init__(self, *, journal: Journal, every: int | None, bad: Callable[[], BadSamples | None] = lambda: None):
@@ -35,32 +35,33 @@ class TrainingLog(Periodic):
         self._journal, self._bad = journal, bad
         self._mark = (0.0, 0)  # seconds and images at the last log point
 
-    def on_train_start(self, trainer: Trainer, task: Any) -> None:
-        """Throughput counts from here."""
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        """Write a pending log point; throughput counts from here."""
+        super().on_train_start(trainer, task)
         task.stopwatch.start()
         self._mark = (task.stopwatch.seconds, task.images)
 
-    def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Batch, batch_idx: int) -> None:
         """Tell the task whether this update ends in a log point."""
         after = task.images + len(batch) * collectives.world_size()
         task.observing = passes(self.every, task.images, after, task.total_images)
 
     def act(self, trainer: Trainer, task: Task) -> None:
-        """One line. Every rank takes the values, so that all start afresh."""
+        """Write one line on rank 0."""
         values = task.log_values()
         seconds, images = self._mark
         self._mark = (task.stopwatch.seconds, task.images)
         rate = (task.images - images) / max(self._mark[0] - seconds, 1e-9)
         values["train/images_per_second"] = rate
         values["train/eta_seconds"] = (task.total_images - task.images) / max(rate, 1e-9)
-        watch = self._bad()
-        if watch is not None:
-            for others in collectives.gather_objects(list(watch.faults.values())):
-                watch.note(others)
-            values["train/bad_samples"] = float(watch.lost)
+        bad = self._bad()
+        if bad is not None:
+            for others in collectives.gather_objects(list(bad.faults.values())):
+                bad.note(others)
+            values["train/bad_samples"] = float(bad.lost)
         if trainer.is_global_zero:
             self._journal.write(task, values)
 
-    def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
-        """However training ended: the events file is closed."""
+    def teardown(self, trainer: Trainer, task: Task, stage: str) -> None:
+        """Close the events file."""
         self._journal.close()

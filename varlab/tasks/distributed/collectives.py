@@ -1,10 +1,10 @@
-"""Several processes as one: averages, sums and gathers that do nothing in a single process, and the strategy for more."""
+"""Averages, sums and gathers over the ranks, which do nothing in a single process, and Lightning's strategy for several."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,31 +17,33 @@ from lightning.fabric.plugins.environments import (
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from varlab.types import VarlabError
+
 _BUCKET = 1 << 24  # elements sent at once: 64 MiB of float32
+T = TypeVar("T")
 
 
 class RanksStrategy(DDPStrategy):
-    """A process group and nothing else: the module is not wrapped in DistributedDataParallel.
+    """A process group without DistributedDataParallel around the module.
 
-    DDP averages gradients inside every backward. Here an update may have several (accumulation, the gradients that the
-    adaptive λ compares, generator and discriminator), and exactly one average is wanted, after the last of them and
-    before clipping: ``average`` does that. The weights need no broadcast either, because initialisation is a function
-    of the seed and every rank makes the same update.
+    DDP averages gradients inside every backward pass. An update here may have several (accumulation, the gradients that the
+    adaptive λ compares, generator and discriminator), and needs exactly one average, after the last of them and before
+    clipping: ``average``. The weights need no broadcast either: initialisation is a function of the seed, and every rank
+    makes the same update. shard: shards the module on this rank (``Task.shard``), or None.
     """
 
-    def __init__(self, *, spread: bool = False):
+    def __init__(self, *, shard: Callable[[], None] | None):
         super().__init__()
-        self._spread = spread
+        self._shard = shard
 
     def configure_ddp(self) -> None:
-        """Leave the module as it is, or leave each rank its part of the weights (``Task.spread``)."""
-        task: Any = self.lightning_module
-        if self._spread:
-            task.spread()
+        """Shard the module or leave it unchanged."""
+        if self._shard is not None:
+            self._shard()
 
     def teardown(self) -> None:
-        """Move everything to the CPU, but for parts of weights, which belong where they are."""
-        if not self._spread:
+        """Move the module to the CPU unless it is sharded."""
+        if self._shard is None:
             super().teardown()
             return
         assert self.accelerator is not None
@@ -50,24 +52,24 @@ class RanksStrategy(DDPStrategy):
 
 
 def cluster_environment() -> ClusterEnvironment:
-    """Who started this process: torchrun, Slurm's own tasks, or our own entry (LOCAL_RANK set) and nobody."""
+    """The starter of this process: torchrun, Slurm (several tasks), or varlab's own launcher (LOCAL_RANK set) or none."""
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if SLURMEnvironment.detect() and SLURMEnvironment().world_size() > 1:
-        # a port of this attempt: ranks of an earlier one, on a node that Slurm had lost, may hold theirs for a while
+        # a port of this attempt: on a node that Slurm had lost, ranks of an earlier attempt may keep theirs for a while
         job, restarts = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         os.environ.setdefault("MASTER_PORT", str(15000 + (97 * job + restarts) % 15000))
-        return SLURMEnvironment(auto_requeue=False)  # requeueing belongs to the launcher alone
+        return SLURMEnvironment(auto_requeue=False)  # only the launcher requeues
     return LightningEnvironment()
 
 
 def world_size() -> int:
-    """Processes that train together."""
+    """The number of ranks."""
     return dist.get_world_size() if _grouped() else 1
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """The number of this rank."""
     return dist.get_rank() if _grouped() else 0
 
 
@@ -89,7 +91,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Neighbours of one type, together until a bucket is full."""
+    """Consecutive tensors of one type, together until a bucket is full."""
     buckets: list[list[Tensor]] = []
     size = 0
     for tensor in tensors:
@@ -101,15 +103,15 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     return buckets
 
 
-def add_up(tensor: Tensor) -> Tensor:
-    """The sum over the ranks."""
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over the ranks, in place."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def gather_rows(tensor_NC: Tensor) -> Tensor:
-    """All ranks' rows in the order of ranks; each rank has the same number."""
+    """The rows of all ranks in the order of ranks; each rank has the same number."""
     if world_size() == 1:
         return tensor_NC
     parts = [torch.empty_like(tensor_NC) for _ in range(world_size())]
@@ -117,24 +119,31 @@ def gather_rows(tensor_NC: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def add_up_named(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sums over the ranks by name; a rank may lack names (it had no image), and then counts as zero."""
-    parts: list[Mapping[str, Tensor]] = [{name: value.cpu() for name, value in sums.items()}]
-    if world_size() > 1:
-        gathered: list = [None] * world_size()
-        dist.all_gather_object(gathered, parts[0])
-        parts = gathered
-    total: dict[str, Tensor] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total[name] + value if name in total else value
+def gather_objects(value: T) -> list[T]:
+    """One small value of each rank, in the order of ranks."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[T] = [value] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def sum_by_name(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Sums over the batches of all ranks, by name, in float64 on the CPU; a rank may have no batch.
+
+    Raises VarlabError, on all ranks, if no rank has any.
+    """
+    own = {name: value.cpu() for name, value in add_by_name(parts).items()}
+    total = add_by_name(gather_objects(own))
+    if not total:
+        raise VarlabError("There is no image to validate on: the split is empty.")
     return total
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """What each rank has, in their order: small plain data."""
-    if world_size() == 1:
-        return [value]
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
+def add_by_name(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Sums of tensors by name, in float64 on their device."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total[name] + value.double() if name in total else value.double()
+    return total

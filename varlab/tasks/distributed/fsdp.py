@@ -1,11 +1,12 @@
-"""Weights spread over the ranks (FSDP2, ZeRO-3): each holds its part of every tensor, of its gradient, moments and average.
+"""Fully sharded weights (FSDP2, ZeRO-3): each rank holds its shard of every weight, gradient, moment and average.
 
-A block's weights are gathered just before they are used, and let go after; sums over the ranks are those that ``average``
-makes, so that two ranks train to the same bits with or without it, as long as no gradient is clipped (its norm is added up in
-another order). Outside of this room a state is whole: checkpoints and exports do not show how a run was spread.
+The weights of a block are gathered just before they are used and freed after. Gradients are summed over the ranks as
+``collectives.average`` sums them, so two ranks train to the same bits with or without sharding, unless gradients are clipped
+(their norm is summed in another order). Outside this module a state is always full: checkpoints and exports do not depend
+on how a run was sharded.
 
-Not spread: the weights while they are evaluated or sampled from (``gathered``), autocast's half-precision copies of them
-during an update, and the gradients of micro-batches before the last (``reduce_gradients``).
+Not sharded: the weights during evaluation and sampling (``gathered``), autocast's half-precision copies of them during an
+update, and the gradients of all micro-batches but the last (``reduce_gradients``).
 """
 
 from __future__ import annotations
@@ -26,44 +27,44 @@ from torch.optim import Optimizer
 from varlab.config import Config
 
 
-def spread(model: nn.Module, optimizer: Optimizer, *, parts: Sequence[nn.Module], device: torch.device) -> None:
-    """Leave each rank its part of a model that all of them hold, and of what its optimizer updates.
+def shard(model: nn.Module, optimizer: Optimizer, *, parts: Sequence[nn.Module], device: torch.device) -> None:
+    """Shard a model that every rank holds in full, and the parameters of its optimizer, which must not have stepped.
 
-    parts: modules that are gathered one at a time (a transformer's blocks); what is in none of them is gathered for the
-    whole of an update. The optimizer must not have stepped yet.
+    parts: modules that are gathered one at a time (a transformer's blocks); all other weights are gathered for the whole of
+    an update.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for part in (*parts, model):
-        # gloo has no averages, and a sum divided afterwards is what ``ranks.average`` computes
+        # gloo cannot average; a sum that is divided afterwards is what ``collectives.average`` computes
         fully_shard(part, mesh=mesh).set_force_sum_reduction_for_comms(True)
     parameters = dict(model.named_parameters())
     for group in optimizer.param_groups:
         group["params"] = [parameters[names[id(parameter)]] for parameter in group["params"]]
 
 
-def is_spread(what: Tensor | nn.Module) -> bool:
-    """Whether a rank holds only its part of this tensor or model."""
+def is_sharded(what: Tensor | nn.Module) -> bool:
+    """Whether a rank holds only its shard of this tensor or model."""
     return isinstance(what, DTensor | FSDPModule)
 
 
 def reduce_gradients(model: nn.Module, now: bool) -> None:
-    """Whether the next backward pass adds its gradients up over the ranks: only an update's last needs to."""
+    """Set whether the next backward pass sums gradients over the ranks: only the last of an update needs to."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(now)
 
 
 def total_norm(grads: Sequence[Tensor]) -> Tensor:
-    """The 2-norm of all gradients, whole or spread; equal on all ranks, ()."""
+    """The 2-norm of all gradients, full or sharded; a scalar, equal on all ranks."""
     norm = get_total_norm(grads)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """The whole of the weights on every rank, which then may use them as often as it likes without the others.
+    """Gather all weights on every rank, which can then use them without the other ranks, any number of times.
 
-    All ranks must enter; the weights may not be written to.
+    All ranks must enter; the weights must not be written to.
     """
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for part in parts:
@@ -77,39 +78,39 @@ def gathered(model: nn.Module) -> Iterator[None]:
             part.set_reshard_after_forward(part is not model, recurse=False)
 
 
-def whole(state: Any, *, keep: bool) -> Any:
-    """A state (dicts and lists of tensors and plain values) with its spread tensors put together, on the CPU.
+def full_state(state: Any, *, keep: bool) -> Any:
+    """A state (dicts and lists of tensors and plain values) with full tensors on the CPU in place of sharded ones.
 
-    All ranks must call it; those that do not ``keep`` have None in the place of such tensors, and one at a time in memory.
+    All ranks must call it. Ranks that do not ``keep`` the result get None in place of these tensors, and hold one at a time.
     """
     if isinstance(state, DTensor):
         full = state.full_tensor().detach()
         return full.cpu() if keep else None
     if isinstance(state, Mapping):
-        return {name: whole(value, keep=keep) for name, value in state.items()}
+        return {name: full_state(value, keep=keep) for name, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(whole(value, keep=keep) for value in state)
+        return type(state)(full_state(value, keep=keep) for value in state)
     return state
 
 
-def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, spread as another is, if that is; each rank must give the same. Shares memory where it can."""
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A full tensor, sharded as ``other`` if that is sharded; every rank must pass the same one. May share memory."""
     if not isinstance(other, DTensor):
         return tensor
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
 
 
-def all_like(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``like`` by name; names that the others lack are left as they are."""
-    return {name: like(tensor, others[name]) if name in others else tensor for name, tensor in tensors.items()}
+def shard_state(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``shard_like`` by name; names that the others lack stay as they are."""
+    return {name: shard_like(tensor, others[name]) if name in others else tensor for name, tensor in tensors.items()}
 
 
-def moments_like(state: Mapping[str, Any], optimizer: Optimizer) -> Config:
-    """An optimizer's whole state, its moments spread as the parameters are that they belong to."""
+def shard_moments(state: Config, optimizer: Optimizer) -> Config:
+    """An optimizer's full state, with each moment sharded as its parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
         number: {
-            name: like(value, parameters[number])
+            name: shard_like(value, parameters[number])
             if isinstance(value, Tensor) and value.shape == parameters[number].shape
             else value
             for name, value in values.items()

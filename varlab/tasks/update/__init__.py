@@ -1,1 +1,1 @@
-"""What one update needs: optimizer, schedule, EMA, counters."""
+"""The parts of an update: optimizer, schedule, EMA, counters."""

@@ -1,4 +1,4 @@
-"""An exponential moving average of a module's weights: what is evaluated, sampled from and exported."""
+"""The exponential moving average of a module's weights, which is evaluated, sampled from and exported."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from varlab.config import Config
 from varlab.tasks.distributed import fsdp
 
 
 class EMA:
-    """The average after n updates moves by 1 - min(decay, (1 + n) / (10 + n)): it soon forgets the initial weights.
+    """An average that moves by 1 - min(decay, (1 + n) / (10 + n)) after n updates, so it soon forgets the initial weights.
 
-    Float tensors (parameters and buffers) are averaged in float32; others (counters) are copied. The tensors are its
-    own: they are no part of the module's state dict. decay 0 is no average: nothing is kept or copied, and the weights are
-    the module's own (the public VAR, VQGAN and LlamaGen trainings have none).
+    Float tensors (parameters and buffers) are averaged in float32; others (counters) are copied. The averages are not part
+    of the module's state dict. decay 0 means no average: nothing is stored, and ``weights`` are the module's own (the public
+    VAR, VQGAN and LlamaGen trainings have no average).
     """
 
     def __init__(self, module: nn.Module, *, decay: float):
@@ -26,7 +27,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take in the weights as one update has left them."""
+        """Add the weights after an update."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         if not self.decay:
@@ -41,19 +42,19 @@ class EMA:
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def _on(self, name: str, tensor: Tensor) -> Tensor:
-        """The average, on the device where the module is by now."""
+        """The average, moved to the device of the module."""
         if self._shadow[name].device != tensor.device:
             self._shadow[name] = self._shadow[name].to(tensor.device)
         return self._shadow[name]
 
     @torch.no_grad()
     def overwrite(self, name: str, rows: Tensor, values: Tensor) -> None:
-        """Set some rows of one average, for weights that were replaced and not trained (revived codes)."""
+        """Set some rows of one average, for weights that were replaced instead of trained (revived codes)."""
         if self.decay:
             self._on(name, values)[rows] = values.float()
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """A state dict of averages in the module's own types; the module's weights where there is no average (yet)."""
+        """A state dict of averages in the module's types; the module's own weights if there is no average (yet)."""
         state = module.state_dict()
         return {name: self._on(name, t).to(t.dtype) for name, t in state.items()} if self._averages else dict(state)
 
@@ -63,7 +64,7 @@ class EMA:
 
     @contextmanager
     def swap(self, module: nn.Module) -> Iterator[None]:
-        """The module with averaged weights inside the block, and with its own, to the last bit, after it."""
+        """Put averaged weights into the module inside the block, and restore its own exactly afterwards."""
         if not self._averages:
             yield
             return
@@ -74,17 +75,17 @@ class EMA:
         finally:
             _copy(own, module)
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> Config:
         """For a checkpoint."""
         return {"updates": self.updates, "weights": dict(self._shadow)}
 
-    def load_state(self, state: Mapping) -> None:
-        """Take up where ``state`` left off."""
+    def load_state(self, state: Config) -> None:
+        """Restore ``state``."""
         self.updates = int(state["updates"])
-        if not self.decay:  # a checkpoint of an earlier version holds a copy of the weights here
+        if not self.decay:  # checkpoints of earlier versions hold a copy of the weights here
             return
         for name, tensor in state["weights"].items():
-            self._shadow[name] = fsdp.like(tensor, self._shadow[name]).to(self._shadow[name].device).clone()
+            self._shadow[name] = fsdp.shard_like(tensor, self._shadow[name]).to(self._shadow[name].device).clone()
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""Optimizers: which parameters decay, and the learning rate set from outside."""
+"""Optimizers: parameter groups with and without weight decay, learning rates, moments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,16 +11,16 @@ from varlab.config import Config
 from varlab.types import VarlabError
 
 OptimizerFactory = Callable[[list[Config]], Optimizer]
-"""Any torch optimizer with all but its parameters given: ``_partial_: true`` in YAML, ``functools.partial`` in code."""
+"""A torch optimizer that lacks only its parameters: ``_partial_: true`` in YAML, ``functools.partial`` in code."""
 
 
-def parameter_groups(module: Any) -> list[Config]:
-    """Two groups: what the optimizer's weight decay applies to, and what it does not.
+def parameter_groups(module: nn.Module) -> list[Config]:
+    """Two groups of parameters: with the optimizer's weight decay, and without.
 
-    Biases, gains and whatever else has one dimension do not decay, nor do the names in the module's own
-    ``no_weight_decay()`` (embeddings, as in VAR and GPT-2). Frozen parameters are left out.
+    Parameters of one dimension (biases, gains) do not decay, nor do those that the module's ``no_weight_decay()`` names
+    (embeddings, as in VAR and GPT-2). Frozen parameters are left out.
     """
-    spared = module.no_weight_decay() if hasattr(module, "no_weight_decay") else set()
+    spared: set[str] = getattr(module, "no_weight_decay", set)()
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
@@ -32,9 +31,9 @@ def parameter_groups(module: Any) -> list[Config]:
 
 
 def build_optimizer(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
-    """The optimizer of a module's parameters; each group remembers its base rate as ``initial_lr``.
+    """Build the optimizer of a module's parameters; ``initial_lr`` of each group holds its base rate.
 
-    Raises VarlabError for settings that the optimizer refuses.
+    Raises VarlabError if the optimizer refuses its settings.
     """
     try:
         optimizer = factory(parameter_groups(module))
@@ -45,20 +44,19 @@ def build_optimizer(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
     return optimizer
 
 
-def scale_learning_rate(optimizer: Optimizer, factor: float) -> float:
-    """Set every group's rate to ``factor`` times its base rate; returns the first group's rate."""
+def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:
+    """Set the rate of every group to ``factor`` times its base rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
-    return float(optimizer.param_groups[0]["lr"])
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:
-    """The gradients that an optimizer is about to use, in the order of its parameters."""
+    """The gradients of an optimizer's parameters, in their order."""
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def forget_rows(optimizer: Optimizer, parameter: nn.Parameter, rows: Tensor) -> None:
-    """Zero an optimizer's moments for some rows of a parameter that were given new values."""
+    """Set the moments of some rows of a parameter to 0, after these rows were replaced."""
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             value[rows] = 0

@@ -17,10 +17,10 @@ _SHAPES = {
 class WarmupDecay:
     """A linear rise from ``start`` to 1, then a decay to ``end`` at the last image; all as factors of the base rate.
 
-    warmup: images (int), or a fraction of the whole training (float in [0, 1)). shape: constant, linear, cosine
-    (Loshchilov & Hutter 2017, without restarts) or exponential. end is not used by the constant shape. hold: fraction of the
-    time after the warm-up in which the decay goes at ``hold_pace`` times its pace, in [0, 1]: 0 stays at 1. VAR's official
-    ``lin0`` is linear with hold 0.05, its ``lin0.3`` linear with hold 0.3 at half the pace.
+    warmup: images (int), or a fraction of the whole training (float in [0, 1)). shape: constant (which ignores ``end``),
+    linear, cosine (Loshchilov & Hutter 2017, without restarts) or exponential. hold: fraction of the time after the warm-up
+    during which the decay is slower by the factor hold_pace in [0, 1]; 0 keeps the rate at 1. VAR's official ``lin0`` is
+    linear with hold 0.05, its ``lin0.3`` linear with hold 0.3 at half the pace.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class WarmupDecay:
         self.hold, self.hold_pace = hold, hold_pace
 
     def factor(self, images: int, total_images: int) -> float:
-        """The factor for the update that begins after ``images`` of ``total_images`` were consumed."""
+        """The factor for the update that begins after ``images`` of ``total_images``."""
         warmup = self.warmup * total_images if isinstance(self.warmup, float) else self.warmup
         if images < warmup:
             return self.start + (1.0 - self.start) * images / warmup
         progress = (images - warmup) / max(total_images - warmup, 1)
-        return _SHAPES[self.shape](self._fallen(min(progress, 1.0)), self.end)
+        return _SHAPES[self.shape](self._decayed(min(progress, 1.0)), self.end)
 
-    def _fallen(self, progress: float) -> float:
-        """How much of the decay is done when so much of its time is: two straight lines that meet where ``hold`` ends."""
+    def _decayed(self, progress: float) -> float:
+        """The done fraction of the decay after a fraction of its time: two straight lines that meet at ``hold``."""
         if progress < self.hold:
             return self.hold_pace * progress
         before = self.hold_pace * self.hold
