@@ -247,9 +247,8 @@ class Task(LightningModule):
         self.logged = state.get("logged", False)
         self.skipped.load_state(state["faults"])
         self.images, self.stopwatch.seconds = state["images"], state["seconds"]
-        self.pending = int(
-            state.get("pending", 0) or state.get("owed", 0)
-        )  # "owed": the key's name up to version d11e80b
+        # version d11e80b and earlier: "owed"
+        self.pending = int(state.get("pending", 0) or state.get("owed", 0))
         self.load_own_state(state["own"])
 
     def _trained(self) -> dict[str, nn.Module]:

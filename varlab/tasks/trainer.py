@@ -104,9 +104,9 @@ class _Remaining(LightningDataModule):
         """This rank's batches from the clock to the end of the training."""
         assert self.trainer is not None
         start, stop = self._task.images, self._task.total_images
-        if start >= stop:
-            return iter(())  # Lightning calls on_train_start, where pending actions run, unless it knows a length of 0
-        return self._data.train_loader(start, stop, self.trainer.global_rank, self.trainer.world_size)
+        loader = self._data.train_loader(start, stop, self.trainer.global_rank, self.trainer.world_size)
+        # Lightning skips on_train_start, where pending actions run, if it knows that there is no batch
+        return loader if start < stop else iter(())
 
 
 @contextmanager
