@@ -140,7 +140,7 @@ def test_inception_without_weights_is_a_sentence(tmp_path: Path, monkeypatch: py
         InceptionExtractor(weights=str(other))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3", "http://127.0.0.1:9/w.pth")
-    with pytest.raises(VarlabError, match=r"cannot download http://127\.0\.0\.1:9/w\.pth .*extractor\.weights=PATH"):
+    with pytest.raises(VarlabError, match=r"Could not download http://127\.0\.0\.1:9/w\.pth .*extractor\.weights=PATH"):
         InceptionExtractor(weights=None)
 
 

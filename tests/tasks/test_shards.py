@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from spread_ranks import VARIANTS
+from sharded_ranks import VARIANTS
 from test_ranks import FOLDER, start
 from tiny_tasks import classifier_task, tokenizer_task, train
 
@@ -23,7 +23,7 @@ EXACT = [name for name in VARIANTS if name != "clipped"]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spread")
-    start(FOLDER / "spread_ranks.py", 2, str(folder))
+    start(FOLDER / "sharded_ranks.py", 2, str(folder))
     return folder
 
 

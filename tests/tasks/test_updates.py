@@ -29,7 +29,7 @@ from torch import nn
 from varlab.checkpoint import load_checkpoint
 from varlab.losses.adversarial import generator_loss
 from varlab.tasks import Task
-from varlab.tasks.codebook import CodebookUse
+from varlab.tasks.code_use import CodebookUse
 from varlab.tasks.likelihood import pack
 from varlab.types import VarlabError, to_float
 

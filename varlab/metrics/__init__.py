@@ -1,1 +1,1 @@
-"""What is measured, through torchmetrics: never sampling, never training."""
+"""Metrics, built on torchmetrics; they neither sample nor train."""

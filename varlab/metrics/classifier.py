@@ -1,4 +1,4 @@
-"""A small convolutional classifier: the judge of samples, and (another one, of another seed) the perceptual net."""
+"""A small convolutional classifier: the judge of samples and, with another seed, the perceptual network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from varlab.errors import VarlabError
 
 
 class _ResidualBlock(nn.Module):
-    """He et al. 2016, "Deep Residual Learning", with GroupNorm: it computes the same in training and in evaluation."""
+    """He et al. 2016, "Deep Residual Learning", with GroupNorm, which computes the same in training and evaluation."""
 
     def __init__(self, *, inputs: int, channels: int, groups: int):
         super().__init__()
@@ -27,12 +27,11 @@ class _ResidualBlock(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Stages of residual blocks, each at half the resolution of the one before, then the mean over places and a linear
-    layer.
+    """Stages of residual blocks, each at half the resolution of the one before, then mean pooling and a linear layer.
 
-    channels: of each stage, finest first (the last is the number of features); blocks: per stage; groups: of GroupNorm,
+    channels: of each stage, finest first (the last is the number of features). blocks: per stage. groups: of GroupNorm,
     a divisor of all channels. Images of any size from 2^(stages - 1) pixels, float in [-1, 1].
-    Raises VarlabError where the groups don't divide the channels.
+    Raises VarlabError if the groups do not divide the channels.
     """
 
     def __init__(self, *, channels: Sequence[int], blocks: int, groups: int, num_classes: int):
@@ -59,11 +58,11 @@ class Classifier(nn.Module):
         return maps
 
     def features(self, img_B3HW: Tensor) -> Tensor:
-        """f_BF, the last stage's mean over places: what distances between sets of images are measured in."""
+        """f_BF, the mean-pooled output of the last stage: the features of FID, precision and recall."""
         return self.feature_maps(img_B3HW)[-1].mean((2, 3))
 
     def logits(self, f_BF: Tensor) -> Tensor:
-        """logits_BK of given features, so that one pass serves both."""
+        """logits_BK of features, so that one pass gives both."""
         return self.head(f_BF)
 
     def forward(self, img_B3HW: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The protocol of a score: without it a number cannot be compared with another."""
+"""The protocol of a score: the settings that two comparable scores share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from varlab.config import Config
 from varlab.metrics.extractors import Extractor
 
-# settings of a sampler that names show, and the value at which they do nothing and are left out
+# sampler settings in a name: their short form, and the neutral value that is left out
 _SHOWN = {
     "cfg": ("cfg", None),
     "cfg_steps": ("steps", None),
@@ -24,15 +23,15 @@ _SHOWN = {
 def protocol(
     *,
     extractor: Extractor,
-    reference: Mapping[str, Any],
+    reference: Mapping[str, object],
     n: int,
-    sampler: Mapping[str, Any] | None,
+    sampler: Mapping[str, object] | None,
     seed: int,
 ) -> Config:
-    """What a score was measured under, in JSON types.
+    """The settings under which a score was measured, in JSON types.
 
-    reference: name, hash and n of the images compared with. n: how many images were scored. sampler: its settings, None
-    for a tokenizer. seed: of the samples and of the draws.
+    reference: name, hash and n of the reference images. n: the number of scored images. sampler: its settings, None for a
+    tokenizer. seed: of samples and draws.
     """
     return {
         "extractor": extractor.name,
@@ -46,10 +45,10 @@ def protocol(
     }
 
 
-def protocol_name(protocol: Mapping[str, Any]) -> str:
+def protocol_name(protocol: Config) -> str:
     """A short file name for a protocol, such as ``classifier-3f2a_n1000_cfg1.5_k900_p0.96_seed0_1c9e0b``.
 
-    It ends in a hash of the whole: equal protocols have one name, different ones have two, on every machine.
+    It ends in a hash of the whole protocol, so equal protocols have the same name on every machine, and others differ.
     """
     sampler = protocol.get("sampler") or {}
     parts = [f"{protocol['extractor']}-{protocol['extractor_hash'][:4]}", f"n{protocol['n']}"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from varlab.data import BaseDataModule
 from varlab.data.image.grid import grid
 from varlab.sample.images import Growth
-from varlab.score.samples import ImageSampler, ValConditions, balanced_labels
+from varlab.score.image_sampler import ImageSampler, ValConditions, balanced_labels
 from varlab.tokenizer import VQTokenizer
 from varlab.types import to_float, to_uint8
 

@@ -15,7 +15,7 @@ from varlab.data.image.resize import cover, open_image, pixels
 from varlab.data.pack.sources.folder import IMAGE_ENDINGS
 from varlab.model import Model
 from varlab.recipe.finished_run import shards
-from varlab.score.samples import ValConditions
+from varlab.score.image_sampler import ValConditions
 from varlab.tokenizer.condition import SpatialCondition
 from varlab.types import VarlabError, to_float
 

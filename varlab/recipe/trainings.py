@@ -28,7 +28,7 @@ from varlab.recipe.initial import Initial
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.sample import Sampler
-from varlab.score.samples import ImageSampler, ValConditions
+from varlab.score.image_sampler import ImageSampler, ValConditions
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks import Task
 from varlab.tasks.base import without_padding

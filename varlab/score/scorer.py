@@ -11,7 +11,7 @@ from varlab.metrics.comparison import matched_draws, nearest_scores
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.rng import Rng
-from varlab.score.samples import ImageSampler
+from varlab.score.image_sampler import ImageSampler
 from varlab.tasks.base import without_padding
 from varlab.tasks.distributed import collectives
 from varlab.types import VarlabError

@@ -1,11 +1,11 @@
 """The trainings of tokenizer, generator and classifier: LightningModules with optimizers, EMA and callbacks."""
 
 from varlab.tasks.base import Task
-from varlab.tasks.classifier import ClassifierTask
-from varlab.tasks.codebook import Revival
+from varlab.tasks.classifier_task import ClassifierTask
+from varlab.tasks.code_use import Revival
 from varlab.tasks.gan import GanLoss, LossWeights
-from varlab.tasks.generator import GeneratorTask
-from varlab.tasks.tokenizer import TokenizerTask
+from varlab.tasks.generator_task import GeneratorTask
+from varlab.tasks.tokenizer_task import TokenizerTask
 from varlab.tasks.trainer import fit
 from varlab.tasks.update.schedule import WarmupDecay
 

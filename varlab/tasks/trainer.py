@@ -7,13 +7,12 @@ import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
 
+from varlab.data import Data
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume
 from varlab.tasks.callbacks.stop import Stop
@@ -29,17 +28,9 @@ _KNOWN_WARNINGS = (
 )
 
 
-class TrainingData(Protocol):
-    """The part of a data module that ``fit`` uses."""
-
-    batch: int  # global
-
-    def train_loader(self, start: int, stop: int, rank: int, world: int) -> DataLoader[Batch]: ...
-
-
 def fit(
     task: Task,
-    data: TrainingData,
+    data: Data,
     *,
     images: int,
     resume: Resume,
@@ -96,7 +87,7 @@ def fit(
 class _Remaining(LightningDataModule):
     """The part of the training stream that is not yet consumed, read after the task is restored."""
 
-    def __init__(self, task: Task, data: TrainingData):
+    def __init__(self, task: Task, data: Data):
         super().__init__()
         self._task, self._data = task, data
 

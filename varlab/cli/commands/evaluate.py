@@ -21,7 +21,7 @@ from varlab.recipe.assembly import example_slots
 from varlab.recipe.finished_run import sampler_of, shards, trained
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
-from varlab.score.samples import ImageSampler, Rejection, ValConditions
+from varlab.score.image_sampler import ImageSampler, Rejection, ValConditions
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks.base import without_padding
 from varlab.tasks.likelihood import likelihood

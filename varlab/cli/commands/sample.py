@@ -23,7 +23,7 @@ from varlab.recipe.sampling_conditions import Given
 from varlab.run.directory import RunDirectory
 from varlab.sample import Sampler
 from varlab.sample.images import Growth
-from varlab.score.samples import Rejection, balanced_labels
+from varlab.score.image_sampler import Rejection, balanced_labels
 from varlab.types import VarlabError, to_uint8
 
 __all__ = ["run"]

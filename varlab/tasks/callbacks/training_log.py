@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable
 
 from lightning.pytorch import Trainer
 
+from varlab.data.faults import FaultCounter
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic, passes
 from varlab.tasks.distributed import collectives
-from varlab.types import Batch, Fault
-
-
-class BadSamples(Protocol):
-    """The counter of the bad samples that this rank has met."""
-
-    @property
-    def faults(self) -> Mapping[tuple[str, str], Fault]: ...
-    @property
-    def lost(self) -> int: ...
-    def note(self, faults: Iterable[Fault]) -> None: ...  # raises VarlabError above the allowed number
+from varlab.types import Batch
 
 
 class TrainingLog(Periodic):
@@ -30,7 +20,7 @@ class TrainingLog(Periodic):
     bad: returns the counter of bad training samples. The ranks share their bad samples at every log point.
     """
 
-    def __init__(self, *, journal: Journal, every: int | None, bad: Callable[[], BadSamples | None] = lambda: None):
+    def __init__(self, *, journal: Journal, every: int | None, bad: Callable[[], FaultCounter | None] = lambda: None):
         super().__init__(every=every)
         self._journal, self._bad = journal, bad
         self._mark = (0.0, 0)  # seconds and images at the last log point

@@ -1,4 +1,4 @@
-"""Run as ``python spread_ranks.py DIR``, once per rank: every kind of training with whole weights, and with spread ones."""
+"""Run as ``python sharded_ranks.py DIR``, once per rank: every kind of training with whole weights, and with spread ones."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from varlab.losses.regularisers import LeCam
 from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.rng import Rng
 from varlab.tasks.base import Task
-from varlab.tasks.codebook import CodebookUse, Revival, revive
+from varlab.tasks.code_use import CodebookUse, Revival, revive
 from varlab.tasks.distributed import collectives
 from varlab.tasks.gan import (
     Draft,
@@ -92,12 +92,7 @@ class TokenizerTask(Task):
         self.model.train()
         disc = self.discriminator if self.gan.active(self.images) else None
         opponent = disc if self.gan.factor(self.images) > 0 else None  # while it warms up, it learns alone
-        adaptive = opponent is not None and self.gan.adaptive
-        chunks = batch.chunks(self.micro_batch)
-        if adaptive and len(chunks) > 1:
-            drafts, quantized, balance = self._update_twice(batch, chunks)
-        else:
-            drafts, quantized, balance = self._update_once(batch, chunks, opponent, adaptive)
+        drafts, quantized, balance = self._backpropagate(batch.chunks(self.micro_batch), len(batch), opponent)
         values = self._values(drafts, quantized, balance)
         if not self.step(self.optims[0], values, norm_name="train/grad_norm"):
             if disc is not None:
@@ -108,37 +103,30 @@ class TokenizerTask(Task):
         self.ema.update(self.model)
         self._count(batch, quantized)
 
-    def _update_once(
-        self, batch: Batch, chunks: list[Batch], disc: nn.Module | None, adaptive: bool
+    def _backpropagate(
+        self, chunks: list[Batch], samples: int, disc: nn.Module | None
     ) -> tuple[list[Draft], list[Quantized], dict[str, Tensor]]:
-        """Each micro-batch forward and back at once: without λ, or if there is only one."""
-        drafts, results, balance = [], [], {}
+        """All micro-batches forward and back. λ needs the whole batch: with several, they go forward once more before."""
+        adaptive = disc is not None and self.gan.adaptive
+        again = adaptive and len(chunks) > 1
+        drafts, results, gradients = [], [], []
+        balance: dict[str, Tensor] = {}
         for chunk in chunks:
-            draft, rec_B3HW, quantized = self._draft(chunk, len(chunk) / len(batch), disc)
-            if adaptive:
-                with full_precision(rec_B3HW):
-                    balance = measure_lambda(*last_layer_gradients(rec_B3HW, draft, self.model.last_layer), self.gan)
-            self._backward(draft, rec_B3HW, quantized, balance)
+            draft, rec_B3HW, quantized = self._draft(chunk, len(chunk) / samples, disc)
             drafts.append(draft)
-            results.append(_without_graph(quantized))
-        return drafts, results, balance
-
-    def _update_twice(
-        self, batch: Batch, chunks: list[Batch]
-    ) -> tuple[list[Draft], list[Quantized], dict[str, Tensor]]:
-        """λ needs the whole batch: all micro-batches forward for it, then each forward again and back."""
-        drafts, results, sums = [], [], []
-        for chunk in chunks:
-            draft, rec_B3HW, _ = self._draft(chunk, len(chunk) / len(batch), self.discriminator)
             with full_precision(rec_B3HW):
-                sums.append(last_layer_gradients(rec_B3HW, draft, self.model.last_layer))
-            drafts.append(draft)
-        rec, gan = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
-        balance = measure_lambda(rec, gan, self.gan)
-        for draft in drafts:
-            rec_B3HW, quantized = self.model(draft.img_B3HW)
-            self._backward(draft, rec_B3HW, quantized, balance)
-            results.append(_without_graph(quantized))
+                if adaptive:
+                    gradients.append(last_layer_gradients(rec_B3HW, draft, self.model.last_layer))
+                if adaptive and not again:
+                    balance = measure_lambda(*gradients[0], self.gan)
+            if not again:
+                results.append(self._backward(draft, rec_B3HW, quantized, balance))
+        if again:
+            rec, gan = (torch.stack(parts).sum(0) for parts in zip(*gradients, strict=True))
+            balance = measure_lambda(rec, gan, self.gan)
+            for draft in drafts:
+                rec_B3HW, quantized = self.model(draft.img_B3HW)
+                results.append(self._backward(draft, rec_B3HW, quantized, balance))
         return drafts, results, balance
 
     def _draft(self, chunk: Batch, share: float, disc: nn.Module | None) -> tuple[Draft, Tensor, Quantized]:
@@ -170,14 +158,17 @@ class TokenizerTask(Task):
         )
         return draft, rec_B3HW, quantized
 
-    def _backward(self, draft: Draft, rec_B3HW: Tensor, quantized: Quantized, balance: Mapping[str, Tensor]) -> None:
-        """A micro-batch's gradients into the tokenizer's parameters."""
+    def _backward(
+        self, draft: Draft, rec_B3HW: Tensor, quantized: Quantized, balance: Mapping[str, Tensor]
+    ) -> Quantized:
+        """Add a micro-batch's gradients to the tokenizer's parameters; returns ``quantized`` without its graph."""
         grad_B3HW = draft.grad_rec_B3HW
         if draft.grad_gan_B3HW is not None:
             grad_B3HW = grad_B3HW + draft.grad_gan_B3HW * (self._gan_weight() * balance.get("train/lambda", 1.0))
         vq_loss = quantized.vq_loss * (self.weights.vq * draft.share)
         with full_precision(rec_B3HW):
             torch.autograd.backward([rec_B3HW, vq_loss], [grad_B3HW.to(rec_B3HW.dtype), torch.ones_like(vq_loss)])
+        return replace(quantized, f_hat_BChw=quantized.f_hat_BChw.detach(), vq_loss=quantized.vq_loss.detach())
 
     def _update_discriminator(self, drafts: list[Draft], disc: nn.Module) -> None:
         """On the images and on the reconstructions of the tokenizer's update."""
@@ -266,7 +257,3 @@ class TokenizerTask(Task):
 def _mixes_batch(module: nn.Module) -> bool:
     """Whether a sample's logits depend on the other samples of its batch."""
     return isinstance(module, nn.BatchNorm2d) or getattr(module, "mixes_batch", False)
-
-
-def _without_graph(quantized: Quantized) -> Quantized:
-    return replace(quantized, f_hat_BChw=quantized.f_hat_BChw.detach(), vq_loss=quantized.vq_loss.detach())
