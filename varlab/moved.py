@@ -33,7 +33,11 @@ MOVED = {
     "varlab.losses.augment": "varlab.losses.diff_augment",
     "varlab.sample.edit": "varlab.sample.known_tokens",
     "varlab.sample.edit.Known": "varlab.sample.known_tokens.KnownTokens",
+    "varlab.tasks.classifier": "varlab.tasks.classifier_task",
+    "varlab.tasks.codebook": "varlab.tasks.code_use",
+    "varlab.tasks.generator": "varlab.tasks.generator_task",
     "varlab.tasks.schedule": "varlab.tasks.update.schedule",
+    "varlab.tasks.tokenizer": "varlab.tasks.tokenizer_task",
 }
 
 

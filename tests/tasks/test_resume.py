@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from tiny_tasks import (
+    Interrupted,
     Kill,
     Killed,
     classifier_task,
@@ -22,6 +23,7 @@ from tiny_tasks import (
 )
 
 from varlab.checkpoint import load_weights, read_metadata
+from varlab.errors import Stopped
 from varlab.types import VarlabError
 
 TASKS = [classifier_task, generator_task, random_order_task, tokenizer_task, held_back_task]
@@ -53,6 +55,22 @@ def test_killed_and_resumed_equals_never_stopped(make: Any, kill_at: int, tmp_pa
     assert _numbers(tmp_path / "whole") == _numbers(tmp_path / "killed")
     saved = {8: 0, 40: 32}[kill_at]
     assert told == [{"from": saved, "repeated": kill_at - saved}]
+
+
+@pytest.mark.parametrize("make", [generator_task, tokenizer_task])
+def test_stopped_in_validation_equals_never_stopped(make: Any, tmp_path: Path) -> None:
+    """After the log point of the same update, which the resumed run writes again with the same values."""
+    whole = train(make(), tmp_path / "whole", images=72)
+    with pytest.raises(Stopped, match="SIGTERM after 48 images"):
+        train(make(), tmp_path / "stopped", images=72, every=1000, data=Interrupted())
+    state = torch.load(tmp_path / "stopped" / "last.ckpt", weights_only=True)
+    assert state["images"] == 48 and state["pending"] == 8
+    del state["pending"], state["logged"]
+    torch.save({**state, "owed": 8}, tmp_path / "stopped" / "last.ckpt")  # as earlier versions wrote it
+    resumed = train(make(), tmp_path / "stopped", images=72)
+    assert same_state(whole.model.state_dict(), resumed.model.state_dict())
+    assert same_state(whole.ema.weights(whole.model), resumed.ema.weights(resumed.model))
+    assert _numbers(tmp_path / "whole") == _numbers(tmp_path / "stopped")
 
 
 def test_logging_and_validation_have_no_say_in_the_weights(tmp_path: Path) -> None:
