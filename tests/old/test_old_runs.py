@@ -29,6 +29,8 @@ HERE = Path(__file__).parent
 STORED: dict[str, Any] = json.loads((HERE / "answers.json").read_text())
 SLOW = {"asked_two_ranks"}
 BOUND = 1e-3  # relative, of floats on another processor; a tenth of it absolute
+# validation has since been computed by the code of `varlab evaluate`, which rounds to float32 in another place
+ROUNDED = dict.fromkeys(["val/nll", "val/psnr", "val/l1", "val/perceptual"], 1e-6)
 BOUNDS = {"killed_tokenizer": 2e-2}  # λ of the adaptive loss is a ratio of small gradients: SSE and AVX2 differ by 5e-4
 
 
@@ -60,7 +62,7 @@ def assert_same(mine: Any, stored: Any, where: str, bound: float) -> None:
     if isinstance(stored, dict):
         assert isinstance(mine, dict) and list(mine) == list(stored), where
         for key in stored:
-            assert_same(mine[key], stored[key], f"{where}.{key}", bound)
+            assert_same(mine[key], stored[key], f"{where}.{key}", max(bound, ROUNDED.get(key, 0)))
     elif isinstance(stored, list):
         assert isinstance(mine, list) and len(mine) == len(stored), where
         for i, (a, b) in enumerate(zip(mine, stored, strict=True)):
