@@ -27,9 +27,7 @@ def grid_of(tokenizer: VQTokenizer, size: tuple[int, int]) -> tuple[int, int]:
     """The token grid (h, w) for images of size (H, W)."""
     cell = tokenizer.downsample
     if size[0] % cell or size[1] % cell:
-        raise VarlabError(
-            f"A size of {size[0]}×{size[1]} pixels is no multiple of {cell}×{cell}: use whole tokens."
-        )
+        raise VarlabError(f"A size of {size[0]}×{size[1]} pixels is no multiple of {cell}×{cell}: use whole tokens.")
     return size[0] // cell, size[1] // cell
 
 

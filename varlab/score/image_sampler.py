@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from varlab.data import Data
+from varlab.data import BaseDataModule
 from varlab.metrics.extractors import Extractor
 from varlab.order import BaseOrder
 from varlab.rng import Rng
@@ -33,7 +33,7 @@ class ValConditions:
     Raises VarlabError if the val split is empty.
     """
 
-    def __init__(self, *, data: Data, condition: Condition):
+    def __init__(self, *, data: BaseDataModule, condition: Condition):
         self._data, self._condition, self._n = data, condition, data.info.counts.get("val", 0)
         if not self._n:
             raise VarlabError(f"{data.info.path} has no val images to take conditions from: pack some.")

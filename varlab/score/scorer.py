@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from varlab.data import Data
+from varlab.data import BaseDataModule
 from varlab.metrics.comparison import matched_draws, nearest_scores
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.generator_scores import GenerationScores
@@ -29,7 +29,7 @@ class GeneratorScorer:
         *,
         source: ImageSampler,
         extractor: Extractor,
-        data: Data,
+        data: BaseDataModule,
         n: int,
         splits: int,
         neighbours: int,

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from varlab.data import Data
+from varlab.data import BaseDataModule
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume
 from varlab.tasks.callbacks.stop import Stop
@@ -30,7 +30,7 @@ _KNOWN_WARNINGS = (
 
 def fit(
     task: Task,
-    data: Data,
+    data: BaseDataModule,
     *,
     images: int,
     resume: Resume,
@@ -87,7 +87,7 @@ def fit(
 class _Remaining(LightningDataModule):
     """The part of the training stream that is not yet consumed, read after the task is restored."""
 
-    def __init__(self, task: Task, data: Data):
+    def __init__(self, task: Task, data: BaseDataModule):
         super().__init__()
         self._task, self._data = task, data
 
