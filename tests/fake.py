@@ -13,7 +13,7 @@ from varlab.cli.command_table import Command
 from varlab.errors import VarlabError
 from varlab.run.directory import RunDirectory
 
-COMMAND = Command("fake", "tests.fake", "a command for tests", "varlab fake", positional="run")
+COMMAND = Command("fake", "a command for tests", "varlab fake", positional="run", module="tests.fake")
 COMMANDS = {"fake": COMMAND}
 
 CONFIG = """

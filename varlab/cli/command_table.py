@@ -1,4 +1,4 @@
-"""The commands, as data. Standard library only: `varlab --help` reads this and nothing else."""
+"""The commands, as data. Standard library only: ``varlab --help`` reads this and nothing else."""
 
 from __future__ import annotations
 
@@ -10,101 +10,88 @@ __all__ = ["COMMANDS", "Command"]
 
 @dataclass(frozen=True)
 class Command:
-    """One command: ``conf/<name>.yaml`` and a module with ``run(cfg: DictConfig, directory: RunDirectory) -> dict``.
+    """One command: ``conf/<name>.yaml``, and a module with ``run(cfg: DictConfig, directory: RunDirectory) -> dict``.
 
-    What ``run`` returns (plain JSON types) is the run's outcome.
+    What ``run`` returns (JSON types) is the run's outcome. purpose: one line for the list of commands. positional: the
+    key of bare arguments. renamed: keys that are config groups elsewhere and plain values in this command, with their
+    names in its configuration. recorded: False for a command without run.json, which runs every time it is called.
+    module: where ``run`` is, by default in ``varlab.cli.commands``.
     """
 
     name: str
-    module: str
-    purpose: str  # one line, for the list of commands
+    purpose: str
     example: str
-    positional: str | None = None  # the key that bare arguments are meant for
-    renamed: Mapping[str, str] = field(default_factory=dict)  # keys that are config groups elsewhere, but values here
-    recorded: bool = True  # False: no run.json, and always done anew (a report: its inputs change)
+    positional: str | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    recorded: bool = True
+    module: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.module:
+            object.__setattr__(self, "module", f"varlab.cli.commands.{self.name}")
 
 
-def _table(*commands: Command) -> dict[str, Command]:
-    return {command.name: command for command in commands}
-
-
-COMMANDS: Mapping[str, Command] = _table(
-    Command(
-        "pack",
-        "varlab.cli.commands.pack",
-        "images into WebDataset shards",
-        "varlab pack source=folder path=photos/",
-    ),
+_COMMANDS = (
+    Command("pack", "images into WebDataset shards", "varlab pack source=folder path=photos/"),
     Command(
         "index",
-        "varlab.cli.commands.index",
-        "an index for shards that are there, or a check of them",
+        "an index for existing shards, or a check of it",
         "varlab index /data/imagenet-wds check=true",
         positional="path",
         recorded=False,
     ),
     Command(
         "bench",
-        "varlab.cli.commands.bench",
-        "how fast samples come, part by part, beside plain webdataset",
+        "the speed of reading samples, part by part, beside plain webdataset",
         "varlab bench data.path=runs/data/photos crop@data.crop=random_resized",
         recorded=False,
     ),
     Command(
         "train",
-        "varlab.cli.commands.train",
         "a tokenizer, a generator or a classifier",
         "varlab train -m experiment=digits/generator order=next_scale,raster seed=0,1",
     ),
     Command(
         "encode",
-        "varlab.cli.commands.encode",
         "a data set into token maps, by a trained tokenizer",
         "varlab encode runs/tokenizer/default",
         positional="run",
     ),
     Command(
-        "sample",
-        "varlab.cli.commands.sample",
-        "images from a trained generator",
-        "varlab sample runs/generator/default seed=1",
-        positional="run",
+        "sample", "images from a trained generator", "varlab sample runs/generator/default seed=1", positional="run"
     ),
     Command(
         "edit",
-        "varlab.cli.commands.edit",
-        "part of a picture painted anew by a trained generator",
+        "a part of a picture, painted by a trained generator",
         "varlab edit runs/generator/default task=inpaint image=cat.png box=[0.25,0.25,0.75,0.75]",
         positional="run",
         renamed={"task": "kind"},
     ),
     Command(
         "evaluate",
-        "varlab.cli.commands.evaluate",
         "scores of a trained tokenizer or generator",
         "varlab evaluate runs/generator/default",
         positional="run",
     ),
     Command(
         "import",
-        "varlab.cli.commands.import_",
         "an official checkpoint of VAR, VQGAN or LlamaGen into a run",
         "varlab import format=var tokenizer=vae_ch160v4096z32.pth transformer=var_d16.pth",
         renamed={"tokenizer": "files.tokenizer", "transformer": "files.transformer"},
+        module="varlab.cli.commands.import_",
     ),
     Command(
         "export",
-        "varlab.cli.commands.export",
-        "a run's weights as the official code reads them",
+        "a run's weights in the format of the official code",
         "varlab export runs/import/default format=var",
         positional="run",
     ),
     Command(
         "report",
-        "varlab.cli.commands.report",
         "one page about any set of runs",
         "varlab report runs/generator out=runs/report/orders",
         positional="runs",
         recorded=False,
     ),
 )
+COMMANDS: Mapping[str, Command] = {command.name: command for command in _COMMANDS}

@@ -52,23 +52,24 @@ def summarise(index: Index, path: Path, *, bad: Sequence[tuple[str, str, str]], 
 
 
 def class_counts(index: Index) -> dict[str, dict[str, int]]:
-    """Samples of each class by split."""
-    found = {}
+    """The number of samples of each class, by split."""
+    counts = {}
     for split in index.tables:
-        counts = np.bincount(index.table(split)["label"], minlength=len(index.classes))
-        found[split] = dict(zip(index.classes, counts.tolist(), strict=False))
-    return found
+        count_K = np.bincount(index.table(split)["label"], minlength=len(index.classes))
+        counts[split] = dict(zip(index.classes, count_K.tolist(), strict=False))
+    return counts
 
 
 def _sheet(index: Index, side: int) -> tuple[bytes, str]:
-    """Training images in as many classes as there is room for, a row or more each."""
+    """A PNG of training images, a row for each class as far as there is room, and its caption."""
     size = index.image_size
     small = (_TILE, _TILE) if size is None or max(size) > _TILE else size
     reader = ShardReader(index=index, split=SPLITS[0], cache_bytes=0, most_pixels=_MOST_PIXELS, size=small)
     label_N = reader.label_N.numpy()
     rows = [np.flatnonzero(label_N == c)[:side] for c in np.unique(label_N)[:side]]
     chosen = [i for row in rows for i in row.tolist()]
-    if len(rows) < side:  # few classes: as they come
+    if len(rows) < side:
+        # The remaining rows show the first images of any class.
         chosen += [i for i in range(min(len(label_N), side * side)) if i not in set(chosen)]
     read = reader.read(torch.tensor(chosen[: side * side]))
     img_3HW = grid(read.img_B3HW.contiguous(), columns=min(side, len(chosen)))
