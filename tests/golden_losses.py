@@ -28,6 +28,7 @@ def train(stored: Stored, folder: Path) -> dict[str, list[float]]:
     from tests import small
     from varlab.launch.job import execute
     from varlab.run.directory import RunDirectory
+    from varlab.run.record import RunRecord
 
     losses = {}
     for name, entry in stored.items():
@@ -37,7 +38,7 @@ def train(stored: Stored, folder: Path) -> dict[str, list[float]]:
         if config["kind"] == "generator":
             config["tokenizer_run"] = str(folder / entry["stands_on"])
         with RunDirectory(folder / name) as directory:
-            directory.prepare(command="train", config=config, overrides=[])
+            directory.prepare(RunRecord(command="train", config=config))
             directory.finish(execute("varlab.cli.commands.train", config, directory))
         losses[name] = small.curve(folder / name, "train/loss")
     return losses

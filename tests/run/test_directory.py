@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from varlab.errors import VarlabError
 from varlab.files import write_json
 from varlab.run.directory import RunDirectory, differences, read_run
+from varlab.run.record import RunRecord
 
 CONFIG = {"seed": 3, "data": {"batch": 8}, "out": None, "trainer": {"threads": 1}}
 
@@ -21,7 +22,9 @@ CONFIG = {"seed": 3, "data": {"batch": 8}, "out": None, "trainer": {"threads": 1
 def prepare(path: Path, config: dict = CONFIG, command: str = "train") -> tuple[RunDirectory, bool]:
     directory = RunDirectory(path)
     try:
-        return directory, directory.prepare(command=command, config=config, overrides=["seed=3"], name="x")
+        return directory, directory.prepare(
+            RunRecord(command=command, config=config, overrides=["seed=3"], name="x", seed=config["seed"])
+        )
     finally:
         directory.close()
 
@@ -45,13 +48,14 @@ def test_finished_runs_have_nothing_to_do(tmp_path: Path) -> None:
 
 
 def test_what_was_made_from_other_weights_is_made_anew(tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"command": "evaluate", "config": {"run": "runs/a"}, "overrides": []}
+    asked = RunRecord(command="evaluate", config={"run": "runs/a"}, source="first")
+    other = replace(asked, source="second")
     with RunDirectory(tmp_path) as directory:
-        assert directory.prepare(**asked, source="first")
+        assert directory.prepare(asked)
         directory.finish({"fid": 1.0})
     with RunDirectory(tmp_path) as directory:
-        assert not directory.prepare(**asked, source="first")
-        assert directory.prepare(**asked, source="second")
+        assert not directory.prepare(asked)
+        assert directory.prepare(other)
         assert "fid" not in directory.read()["outcome"]
 
 
@@ -127,7 +131,7 @@ sys.stdin.read()
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "a", rank=1)
-    assert directory.prepare(command="train", config=CONFIG, overrides=[])
+    assert directory.prepare(RunRecord(command="train", config=CONFIG))
     directory.update(auto={"x": 1})
     directory.finish({})
     assert not (tmp_path / "a").exists()

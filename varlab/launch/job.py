@@ -24,6 +24,7 @@ from varlab.launch.slurm_attempt import Attempt
 from varlab.launch.user_message import report, user_message
 from varlab.run.directory import RunDirectory
 from varlab.run.names import run_path
+from varlab.run.record import RunRecord
 
 __all__ = ["JobResult", "execute", "run_job"]
 
@@ -83,15 +84,16 @@ def _run_in_directory(command: Command, path: Path, config: Config, overrides: l
         if not command.recorded:
             execute(command.module, config, directory)
             return
-        request = {
-            "command": command.name,
-            "config": config,
-            "overrides": overrides,
-            "name": config.get("name") or command.name,
-            "choices": choices,
-            "source": _weights_hash(config.get("run")),
-        }
-        if not _prepare(directory, attempt, request):
+        asked = RunRecord(
+            command=command.name,
+            name=config.get("name") or command.name,
+            overrides=overrides,
+            choices=choices,
+            config=config,
+            seed=config.get("seed"),
+            source=_weights_hash(config.get("run")),
+        )
+        if not _prepare(directory, attempt, asked):
             logger.info("%s is finished: nothing to do", path)
             return
         logger.info("%s: %s", "resuming" if directory.resuming else "run", path)
@@ -107,13 +109,13 @@ def _run_in_directory(command: Command, path: Path, config: Config, overrides: l
         directory.finish(outcome)
 
 
-def _prepare(directory: RunDirectory, attempt: Attempt | None, request: Config) -> bool:
+def _prepare(directory: RunDirectory, attempt: Attempt | None, asked: RunRecord) -> bool:
     """Begin the run; False if it is finished. Under Slurm rank 0 does this, and the other ranks read its note."""
     if attempt is not None and directory.rank != 0:
         start = attempt.wait_for_start()
         directory.resuming = start["resuming"]
         return start["todo"]
-    todo = directory.prepare(**request)
+    todo = directory.prepare(asked)
     if attempt is not None:
         if todo:
             directory.update(slurm=attempt.history())

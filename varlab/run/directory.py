@@ -10,8 +10,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from varlab.config import Config
 from varlab.errors import VarlabError
@@ -65,41 +68,26 @@ class RunDirectory:
     def record_path(self) -> Path:
         return self.path / FILE
 
-    def prepare(
-        self,
-        *,
-        command: str,
-        config: Config,
-        overrides: list[str],
-        name: str | None = None,
-        choices: Config | None = None,
-        source: str | None = None,
-    ) -> bool:
+    def prepare(self, asked: RunRecord) -> bool:
         """Lock the directory and begin or resume the run. Returns False if this very run is finished.
 
-        config: resolved, plain JSON types. choices: the option of each config group. source: the hash of the trained
-        weights that this run reads; if they have changed, the run starts over.
+        asked: command, configuration, overrides and source; the provenance is added here. If the source (the weights that
+        the run reads) has changed, the run starts over.
         Raises VarlabError if the directory holds another run, or another process works on this one.
         """
         self.lock()
         self._remove_leftovers()
-        record = self._earlier(command, config, source)
+        record = self._earlier(asked)
         if record is not None and record.outcome.finished:
             return False
         self.resuming = record is not None
         if record is None:
-            record = RunRecord(
-                command=command,
-                name=name,
-                overrides=overrides,
-                choices=dict(choices or {}),
+            record = replace(
+                asked,
                 command_line=provenance.command_line(),
-                config=config,
                 code=provenance.code(),
                 versions=provenance.versions(),
                 hardware=provenance.hardware(),
-                seed=config.get("seed"),
-                source=source,
             )
         else:
             _warn_of_changes(record, self.path)
@@ -109,15 +97,15 @@ class RunDirectory:
         self._write(record)
         return True
 
-    def _earlier(self, command: str, config: Config, source: str | None) -> RunRecord | None:
+    def _earlier(self, asked: RunRecord) -> RunRecord | None:
         """The record of the run to resume; None to start over. VarlabError if it is another run's."""
         if not self.record_path.exists():
             return None
         record = self.record()
         if _left_nothing(record, self.path):
             return None
-        self._check_same(record, command, config)
-        if record.source != source:
+        self._check_same(record, asked)
+        if record.source != asked.source:
             logger.info("%s was made from weights that have changed: starting over", self.path)
             return None
         return record
@@ -160,57 +148,56 @@ class RunDirectory:
         """The record as JSON."""
         return self.record().to_json()
 
+    @contextmanager
+    def change(self) -> Iterator[RunRecord]:
+        """The record, to be changed in a ``with``; rank 0 then writes it, the changes of other ranks are dropped."""
+        record = self.record() if self.rank == 0 else RunRecord()
+        yield record
+        self._write(record)
+
     def update(self, **parts: object) -> None:
         """Replace parts of the record; a dict is merged, key by key, into the dict that is there."""
-        if self.rank != 0:
-            return
-        record = self.record()
-        for key, value in parts.items():
-            old = getattr(record, key)
-            if key == "parents" and isinstance(value, Mapping):  # until every caller gives a Parent
-                value = {role: Parent(**one) if isinstance(one, dict) else one for role, one in value.items()}
-            setattr(record, key, {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value)
-        self._write(record)
+        with self.change() as record:
+            for key, value in parts.items():
+                old = getattr(record, key)
+                if key == "parents" and isinstance(value, Mapping):  # until every caller gives a Parent
+                    value = {role: Parent(**one) if isinstance(one, dict) else one for role, one in value.items()}
+                joined = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
+                setattr(record, key, joined)
 
     def keep(self, values: Config) -> None:
         """Merge what a command returned into the record's outcome."""
-        if self.rank == 0:
-            record = self.record()
+        with self.change() as record:
             record.outcome.values |= values
-            self._write(record)
 
     def finish(self, values: Config) -> None:
         """Mark the run as finished, with what its command returned: the same command then does nothing."""
-        if self.rank == 0:
-            record = self.record()
+        with self.change() as record:
             record.outcome = Outcome("finished", None, record.outcome.values | values)
             record.hardware = provenance.hardware()
-            self._write(record)
 
     def fail(self, error: str) -> None:
         """Mark the run as failed; the same command resumes it."""
-        self._end(Outcome("failed", error))
+        self._end("failed", error)
 
     def stop(self, why: str) -> None:
         """Mark the run as stopped by a person or by Slurm; the same command resumes it."""
-        self._end(Outcome("stopped", why))
+        self._end("stopped", why)
 
-    def _end(self, outcome: Outcome) -> None:
-        if self.rank == 0:
-            record, images = self.record(), _progress(self.path)
-            outcome.values = record.outcome.values | ({} if images is None else {"images": images})
-            record.outcome = outcome
-            self._write(record)
+    def _end(self, state: Literal["failed", "stopped"], why: str) -> None:
+        with self.change() as record:
+            images = _progress(self.path)
+            record.outcome = Outcome(state, why, record.outcome.values | ({} if images is None else {"images": images}))
 
     def _write(self, record: RunRecord) -> None:
         if self.rank == 0:
             write_record(self.path, record)
 
-    def _check_same(self, record: RunRecord, command: str, config: Config) -> None:
-        """Raises VarlabError unless the directory holds the run that was asked for."""
-        if record.command != command:
+    def _check_same(self, record: RunRecord, asked: RunRecord) -> None:
+        """Raises VarlabError unless the record is of the run that was asked for."""
+        if record.command != asked.command:
             raise VarlabError(f"{self.path} holds a run of 'varlab {record.command}': use another out=.")
-        if differing := differences(record.config, config):
+        if differing := differences(record.config, asked.config):
             more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
             raise VarlabError(
                 f"{self.path} holds a run of another configuration: {', '.join(differing[:_MOST_NAMED])}{more}. Use another "

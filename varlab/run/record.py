@@ -13,24 +13,6 @@ from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import write_json
 
-__all__ = [
-    "ABSENT",
-    "FILE",
-    "Outcome",
-    "Parent",
-    "RunRecord",
-    "Use",
-    "compare",
-    "counted",
-    "counts",
-    "flatten",
-    "parse_record",
-    "read_finished",
-    "read_record",
-    "uncounted",
-    "write_record",
-]
-
 FILE = "run.json"
 ABSENT = "—"
 """Stands in a comparison for the value of a key that a configuration lacks."""
