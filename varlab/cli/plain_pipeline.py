@@ -1,9 +1,8 @@
-"""webdataset as its own documentation has it, with Pillow and torchvision: what ``varlab bench`` compares with."""
+"""webdataset used as its documentation shows, with Pillow and torchvision; ``varlab bench`` compares with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 import webdataset
@@ -15,8 +14,8 @@ from varlab.data.image.crop import RandomResizedCrop
 __all__ = ["plain_pipeline"]
 
 
-def plain_pipeline(data: ShardDataModule, *, batch: int) -> Iterable[Any]:
-    """Batches (img_B3HW uint8, label_B) of the training shards, each epoch in webdataset's shuffle; on this process's core."""
+def plain_pipeline(data: ShardDataModule, *, batch: int) -> Iterable[object]:
+    """Batches (img_B3HW uint8, label_B) of the training shards in webdataset's shuffle, read in this process."""
     index, size = data.index, data.reader("train").size
     crop = data.crop
     scale, ratio = (crop.scale, crop.ratio) if isinstance(crop, RandomResizedCrop) else ((1.0, 1.0), (1.0, 1.0))
@@ -25,7 +24,7 @@ def plain_pipeline(data: ShardDataModule, *, batch: int) -> Iterable[Any]:
     urls = [str(index.storage.local(shard.file, shard.bytes)) for shard in index.splits["train"]]
     shards = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
     samples = shards.shuffle(1000).decode("pilrgb").to_tuple("jpg;png;jpeg;webp", "cls").map_tuple(picture, int)
-    batches: Iterable[Any] = samples.batched(batch, collation_fn=_collate)
+    batches: Iterable[object] = samples.batched(batch, collation_fn=_collate)
     return batches
 
 
