@@ -1,8 +1,8 @@
-"""The demo's two pictures: ``python draw.py RUN SHARDS FOLDER`` writes FOLDER/edges.png and FOLDER/large.png.
+"""Draw two pictures: ``python draw.py RUN SHARDS FOLDER`` writes FOLDER/edges.png and FOLDER/large.png.
 
-edges.png: a column a held-out crop; edge map, three samples of it, the real photograph.
-large.png: a column a photograph; edges of its held-out part, three by two times the trained size, a sample of them by a
-sliding window, the real photograph.
+edges.png: one column for each held-out crop, with its edge map, three samples and the real photograph.
+large.png: one column for each photograph, at 3×2 times the trained size, with the edges of its held-out part, a sample by a
+sliding window and the real photograph.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from varlab.data.pack.sources.photos import Photos
 from varlab.model import Model
 from varlab.types import to_float, to_uint8
 
-EDGES = Edges(sigma=1.5, low=0.04, high=0.1)  # as the shards were packed
+EDGES = Edges(sigma=1.5, low=0.04, high=0.1)  # the settings that the shards were packed with
 SETTINGS = {"top_k": 100, "temperature": 0.95}
 COLUMNS = 12
 LARGE = (192, 128)  # three times and twice the trained size
@@ -50,7 +50,7 @@ def small(model: Model, shards: Path) -> Tensor:
 
 
 def large(model: Model, photo: str) -> Tensor:
-    """img_u8_33HW: edges, sample, real, of the part of a photograph that no training crop touched."""
+    """img_u8_33HW: edges, sample and real image of the part of a photograph that no training crop touched."""
     source = Photos(
         photos=[photo], size=64, train_crops=1, val_crops=1, zoom=1.0, resample="lanczos", val_fraction=0.25, seed=0
     )
@@ -64,7 +64,7 @@ def large(model: Model, photo: str) -> Tensor:
 
 
 def main(run: str, shards: str, folder: str) -> None:
-    """Both pictures."""
+    """Write both pictures."""
     torch.set_num_threads(1)
     model = varlab.load(run)
     rows = torch.stack([large(model, photo) for photo in PHOTOS], 1).flatten(0, 1)

@@ -1,5 +1,7 @@
-"""Do the samples' tokens depend on the edges? ``python measure.py RUN SHARDS`` prints nats per val image, under its own edges,
-under those of another crop of the same photograph, and under none (an empty edge map)."""
+"""Measure whether tokens depend on the edges: ``python measure.py RUN SHARDS`` prints nats per validation image.
+
+The condition is the image's own edges, those of another crop of the same photograph, or an empty edge map.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from varlab.types import to_float
 
 @torch.no_grad()
 def main(run: str, shards: str) -> None:
-    """One line a condition."""
+    """Print a line for each condition."""
     torch.set_num_threads(1)
     model, keep = varlab.load(run), Augment(flip=False, crop=1.0, noise=0.0)
     data = ShardDataModule(path=shards, batch=1, eval_batch=1, seed=0, workers=0, augment=keep, cache_bytes=0)
@@ -36,7 +38,8 @@ def main(run: str, shards: str) -> None:
             total += float(F.cross_entropy(logits.flatten(0, 1), maps[0][i].flatten(), reduction="sum"))
         return total / len(batch)
 
-    other = own.roll(classes, 0)  # crops come photograph by photograph, so this is another one of the same
+    # crops are sorted by number, then by photograph, so this is another crop of the same photograph
+    other = own.roll(classes, 0)
     for name, cond in (("own edges", own), ("another crop's edges", other), ("no edges", torch.full_like(own, -1.0))):
         print(f"{name}: {nats(cond):.1f} nats")
 

@@ -1,4 +1,4 @@
-"""JPEG files to measure with: crops of scikit-image's photographs, 256×256, about 16 KB each, in ten classes.
+"""Make JPEG files to measure with: crops of scikit-image's photographs, 256×256, about 16 KB each, in ten classes.
 
 python experiments/streaming/make_images.py OUT N
 """
@@ -13,12 +13,12 @@ import simplejpeg
 from PIL import Image
 from skimage import data
 
-PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # of those in scikit-image's wheel
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # in scikit-image's wheel
 QUALITY = 87  # about 16 KB a file
 
 
 def main(out: Path, n: int) -> None:
-    """Every crop is another place, size and mirror of a photograph, so no two files are alike."""
+    """Crop at random places and sizes, mirrored or not, so that no two files are equal."""
     photos = [np.asarray(Image.open(Path(data.data_dir) / name).convert("RGB")) for name in PHOTOS]
     rng = np.random.default_rng(0)
     for i in range(n):

@@ -1,4 +1,4 @@
-"""How well an epoch is mixed when only so many shards are open at a time: 1281 shards of 1000 samples, sorted by class."""
+"""Measure how well an epoch is mixed with a number of open shards: 1281 shards of 1000 samples, sorted by class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHARDS, EACH, CLASSES, BATCH = 1281, 1000, 1000, 256
 
 
 def main() -> None:
-    """A row for each number of open shards; 1, 1 and 0 is a shuffle of all with all."""
+    """Print a row for each number of open shards; a full shuffle has 1, 1 and 0."""
     shard_N = np.repeat(np.arange(SHARDS), EACH)
     label_N = np.arange(SHARDS * EACH) * CLASSES // (SHARDS * EACH)
     sys.stdout.write(

@@ -1,4 +1,4 @@
-"""Images a second of trainings from images and from tokens: medians over log points, rounds in turn."""
+"""Compare the images per second of trainings from images and from tokens: medians over log points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def rate(run: Path) -> float:
-    """Median over a run's log points; the first has the start-up in it."""
+    """Median over a run's log points without the first, which includes the start-up."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return statistics.median(
         [line["train/images_per_second"] for line in lines if "train/images_per_second" in line][1:]
@@ -17,7 +17,7 @@ def rate(run: Path) -> float:
 
 
 def main(out: Path) -> None:
-    """A line a round, and the median of the ratios."""
+    """Print a line for each round, and the median of the ratios."""
     ratios = []
     for online in sorted(out.glob("online*")):
         tokens = out / online.name.replace("online", "tokens")

@@ -1,4 +1,4 @@
-"""How fast token maps of VAR's size (680 tokens an image) come from shards, in the order of training, on one core.
+"""Measure how fast token maps of VAR's size (680 tokens per image) are read from shards in training order, on one core.
 
 python experiments/streaming/token_speed.py OUT [IMAGES]
 """
@@ -20,7 +20,7 @@ TOKENS, VOCAB, PER_SHARD = 680, 4096, 10_000
 
 
 def write(out: Path, images: int) -> None:
-    """Random tokens: what they say makes no difference to reading them."""
+    """Write random tokens: their values do not affect the speed."""
     rng = np.random.default_rng(0)
     shards = []
     for number in range(images // PER_SHARD):
@@ -28,18 +28,19 @@ def write(out: Path, images: int) -> None:
         write_array(path, rng.integers(0, VOCAB, (PER_SHARD, 1, TOKENS), dtype=np.uint16))
         shards.append(TokenShard(path.name, PER_SHARD, fingerprint(path)))
     write_array(out / "train.labels.npy", rng.integers(0, 1000, images, dtype=np.int32))
-    told = {"views": 1, "tokens": TOKENS, "vocab_size": VOCAB, "bad": {}}
-    write_tokens(TokenSet(folder=out, origin={"views": 0}, images={}, splits={"train": tuple(shards)}, **told))
+    facts = {"views": 1, "tokens": TOKENS, "vocab_size": VOCAB, "bad": {}}
+    write_tokens(TokenSet(folder=out, origin={"views": 0}, images={}, splits={"train": tuple(shards)}, **facts))
 
 
 def main(out: Path, images: int) -> None:
-    """Median images/s of ten rounds of 100,000, global shuffle, batches of 256, no workers."""
+    """Print the median images/s of ten rounds of 100,000 images: global shuffle, batches of 256, no workers."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     write(out, images)
     data = TokenDataModule(path=str(out), batch=256, eval_batch=256, seed=0, workers=0)
     batches = iter(data.train_loader(0, 1 << 40, 0, 1))
-    for _ in range(images // 256):  # once: files mapped, their hashes checked, pages in memory
+    # one epoch first, so that files are mapped, hashes checked and pages in memory
+    for _ in range(images // 256):
         next(batches)
     rates = []
     for _ in range(10):

@@ -186,7 +186,7 @@ def test_large_samples_belong_to_their_ids(trained: Conditioned) -> None:
     assert together.shape == (3, 35) and torch.equal(together[1:2], alone)
 
 
-def test_what_cannot_slide_says_so(trained: Conditioned) -> None:
+def test_a_sliding_window_without_a_raster_is_refused(trained: Conditioned) -> None:
     tokenizer = trained.world.tokenizer
     with pytest.raises(VarlabError, match="needs a model of order=raster"):
         sliding_window(World("single", "spiral_in").order, tokenizer, (8, 8), None)
@@ -198,5 +198,5 @@ def test_what_cannot_slide_says_so(trained: Conditioned) -> None:
         Window(scales=[(8, 8)], window=(4, 4), cond_grid=(6, 6))
     with pytest.raises(VarlabError, match="only samples: train with order=raster"):
         Window(scales=[(4, 4)], window=(4, 4)).pack(trained.world.maps, tokenizer)
-    with pytest.raises(VarlabError, match="one image size only"):
+    with pytest.raises(VarlabError, match="has one image size"):
         enlarge(World("multi", "next_scale").tokenizer, (8, 8))

@@ -157,7 +157,7 @@ def test_a_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_no_network_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(VarlabError, match=r"cannot download http://127\.0\.0\.1:9/vgg\.pth .* give its path"):
+    with pytest.raises(VarlabError, match=r"Cannot download http://127\.0\.0\.1:9/vgg\.pth .* give its path"):
         fetch_weights("http://127.0.0.1:9/vgg.pth", LINEAR_SHA256)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from varlab.config import Config
@@ -27,23 +27,6 @@ _METRICS = {
 _COSTS: Mapping[str, Callable[[float], str]] = {"images": whole, "flops": lambda x: f"{x:.2e}", "seconds": si}
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A variant, or its runs under one setting of the sampler. variant.runs: with the scores of that setting."""
-
-    label: str
-    variant: Variant
-
-    def numbers(self, key: str) -> dict[int, float]:
-        """A metric by seed."""
-        values = {run.seed or 0: _value(run, key) for run in self.variant.runs}
-        return {seed: x for seed, x in values.items() if x is not None}
-
-    def cost(self, key: str) -> str:
-        totals = [total for run in self.variant.runs if (total := run.total(key)) is not None]
-        return _COSTS[key](statistics.fmean(totals)) if totals else "–"
-
-
 def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
     """Means over seeds with 95% intervals and costs: a row for each variant of the first kind among the runs.
 
@@ -60,7 +43,7 @@ def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
     kind = variants[0].kind
     several = any(len({_sampler(score) for score in _largest(run.scores)}) > 1 for run in runs)
     rows = [row for variant in variants if variant.kind == kind for row in _rows(variant, split=several)]
-    metrics = {key: title for key, title in _METRICS.get(kind, {}).items() if any(row.numbers(key) for row in rows)}
+    metrics = {key: title for key, title in _METRICS.get(kind, {}).items() if any(_by_seed(row, key) for row in rows)}
     scaling = [line for study in find_studies(runs) for line in ["", *scaling_table(fit_laws(study))]]
     lines = [*_table(rows, metrics), *(scaling or _differences(rows, metrics, against))]
     missing = [run.path.name for run in runs if not run.finished and run.kind == kind]
@@ -90,13 +73,13 @@ _NEUTRAL: Mapping[str, float] = {"cfg": 0.0, "top_k": 0, "top_p": 1.0, "temperat
 """The value with which each setting changes nothing."""
 
 
-def _rows(variant: Variant, *, split: bool) -> list[_Row]:
-    """One row; or, if several settings of the sampler are compared, one for each setting with the most samples."""
+def _rows(variant: Variant, *, split: bool) -> list[Variant]:
+    """The variant as a row; if settings of the sampler are compared, a row for each, with the scores of that setting."""
     most = max((score.samples for run in variant.runs for score in run.scores), default=0)
     scores = {run.path: [score for score in run.scores if score.samples == most] for run in variant.runs}
     settings = {_sampler(score): _changes(score) for kept in scores.values() for score in kept}
     if len(settings) < 2 and not split:
-        return [_Row(variant.label, variant)]
+        return [variant]
     rows = []
     for sampler, changes in sorted(settings.items(), key=lambda item: _strength(item[1])):
         runs = tuple(
@@ -104,7 +87,7 @@ def _rows(variant: Variant, *, split: bool) -> list[_Row]:
             for run in variant.runs
         )
         name = ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in changes.items()) or "plain"
-        rows.append(_Row(f"{variant.label} · {name}", replace(variant, runs=runs)))
+        rows.append(replace(variant, label=f"{variant.label} · {name}", runs=runs))
     return rows
 
 
@@ -130,6 +113,12 @@ def _strength(changes: Config) -> tuple[int, list[float]]:
 # -- the table and the differences ---------------------------------------------------------------------------------------
 
 
+def _by_seed(row: Variant, key: str) -> dict[int, float]:
+    """A metric by seed."""
+    values = {run.seed or 0: _value(run, key) for run in row.runs}
+    return {seed: x for seed, x in values.items() if x is not None}
+
+
 def _value(run: Run, key: str) -> float | None:
     """A metric of a run; ``usage`` is the mean over scales."""
     if key != "usage":
@@ -139,15 +128,20 @@ def _value(run: Run, key: str) -> float | None:
     return statistics.fmean(shares) if shares else None
 
 
-def _table(rows: Sequence[_Row], metrics: Mapping[str, str]) -> list[str]:
+def _table(rows: Sequence[Variant], metrics: Mapping[str, str]) -> list[str]:
     header = ["", "seeds", "images", "FLOPs", "seconds", *metrics.values()]
     return markdown_table(header, [_cells(row, metrics) for row in rows])
 
 
-def _cells(row: _Row, metrics: Mapping[str, str]) -> list[str]:
-    numbers = [list(row.numbers(key).values()) for key in metrics]
-    seeds = min([len(row.variant.runs), *(len(values) for values in numbers if values)])
-    return [row.label, str(seeds), *map(row.cost, _COSTS), *map(_interval, numbers)]
+def _cells(row: Variant, metrics: Mapping[str, str]) -> list[str]:
+    numbers = [list(_by_seed(row, key).values()) for key in metrics]
+    seeds = min([len(row.runs), *(len(values) for values in numbers if values)])
+    return [row.label, str(seeds), *(_cost(row, key) for key in _COSTS), *map(_interval, numbers)]
+
+
+def _cost(row: Variant, key: str) -> str:
+    totals = row.values(key)
+    return _COSTS[key](statistics.fmean(totals)) if totals else "–"
 
 
 def _interval(values: Sequence[float]) -> str:
@@ -159,7 +153,7 @@ def _interval(values: Sequence[float]) -> str:
     return f"{significant(mean.mean)} [{significant(mean.low)}, {significant(mean.high)}]"
 
 
-def _differences(rows: Sequence[_Row], metrics: Mapping[str, str], against: str) -> list[str]:
+def _differences(rows: Sequence[Variant], metrics: Mapping[str, str], against: str) -> list[str]:
     """A line for each compared row with at least two seeds, then the comparisons that stay significant together."""
     fixed = None if against == "previous" else _labelled(rows, against)
     lines: list[str] = []
@@ -168,7 +162,7 @@ def _differences(rows: Sequence[_Row], metrics: Mapping[str, str], against: str)
         base = fixed or previous
         if base is None or base is row:
             continue
-        pairs = {title: paired_difference(base.numbers(key), row.numbers(key)) for key, title in metrics.items()}
+        pairs = {title: paired_difference(_by_seed(base, key), _by_seed(row, key)) for key, title in metrics.items()}
         known = {title: pair for title, pair in pairs.items() if pair is not None and pair.n > 1}
         if known:
             seeds = min(pair.n for pair in known.values())
@@ -179,7 +173,7 @@ def _differences(rows: Sequence[_Row], metrics: Mapping[str, str], against: str)
     return ["", *lines, *_significant_together(p)] if lines else []
 
 
-def _labelled(rows: Sequence[_Row], label: str) -> _Row:
+def _labelled(rows: Sequence[Variant], label: str) -> Variant:
     if label == "first":
         return rows[0]
     row = next((row for row in rows if row.label == label), None)

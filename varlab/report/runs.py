@@ -23,7 +23,6 @@ KINDS = {"generator": "Generators", "tokenizer": "Tokenizers", "classifier": "Cl
 """The kinds of training that a report compares, with their headings."""
 
 _INSIDE_A_RUN = frozenset({"tb", "scores", "pictures"})  # folders of a run, never searched for further runs
-_KIND_BY_PART = {"transformer": "generator", "tokenizer": "tokenizer", "classifier": "classifier"}
 _COSTS = ("images", "flops", "tokenizer_flops", "seconds")
 _PER_SAMPLE = {"flops_per_sample": "sampling_flops", "seconds_per_sample": "sampling_seconds"}
 
@@ -99,10 +98,7 @@ class Run:
         if self.record.command not in ("train", "import"):
             return self.record.command
         task = self.choice("task")
-        if task in KINDS:
-            return task
-        parts = self.config | self.record.build
-        return next((kind for part, kind in _KIND_BY_PART.items() if parts.get(part)), "classifier")
+        return task if task in KINDS else self.record.kind or "classifier"
 
     @property
     def order(self) -> str:

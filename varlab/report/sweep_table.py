@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -66,34 +67,32 @@ class SweepRow:
 
 def add_jobs(folder: Path, jobs: Iterable[SweepJob]) -> None:
     """List the jobs of a sweep, beside those of earlier sweeps into the same folder."""
-
-    def add(old: Mapping[str, SweepJob]) -> Mapping[str, SweepJob]:
-        return {**old, **{job.path: replace(job, slurm_job=_slurm_job(old, job.path)) for job in jobs}}
-
-    _change_list(folder, add)
+    with _changed_jobs(folder) as listed:
+        for job in jobs:
+            listed[job.path] = replace(job, slurm_job=listed.get(job.path, job).slurm_job)
 
 
 def note_slurm_jobs(folder: Path, numbers: Mapping[str, str]) -> None:
     """Note the numbers that Slurm gave to jobs, by the names of their directories."""
-    _change_list(
-        folder,
-        lambda old: {path: replace(job, slurm_job=numbers.get(path, job.slurm_job)) for path, job in old.items()},
-    )
-
-
-def _change_list(folder: Path, change: Callable[[Mapping[str, SweepJob]], Mapping[str, SweepJob]]) -> None:
-    with locked(folder / LOCK):
-        write_json(folder / LIST, [asdict(job) for job in change(_jobs(folder)).values()])
-    update_table(folder)
+    with _changed_jobs(folder) as listed:
+        for path in listed.keys() & numbers.keys():
+            listed[path] = replace(listed[path], slurm_job=numbers[path])
 
 
 def slurm_job(folder: Path, path: str) -> str:
     """The number that a job was last submitted under; empty where it never was."""
-    return _slurm_job(_jobs(folder), path)
-
-
-def _slurm_job(jobs: Mapping[str, SweepJob], path: str) -> str:
+    jobs = _jobs(folder)
     return jobs[path].slurm_job if path in jobs else ""
+
+
+@contextmanager
+def _changed_jobs(folder: Path) -> Iterator[dict[str, SweepJob]]:
+    """The listed jobs by directory, written back after the ``with``."""
+    with locked(folder / LOCK):
+        jobs = _jobs(folder)
+        yield jobs
+        write_json(folder / LIST, [asdict(job) for job in jobs.values()])
+    update_table(folder)
 
 
 def update_table(folder: Path) -> None:

@@ -96,7 +96,7 @@ def _draw_fid(axis: Axes, tracks: Sequence[tuple[Variant, list[float], list[floa
 
 
 def _final(run: Run) -> Final:
-    flops, fid = run.total("flops"), run.score.get("fid") if run.score else None
+    flops, fid = run.total("flops"), run.value("fid")
     return None if fid is None or flops is None else (flops, fid)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import logging
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ class EmbeddedPicture:
     """A picture as the page shows it. natural: the file's width; width: in CSS pixels. variants: who has this picture."""
 
     uri: str
-    digest: str
     natural: int
     variants: tuple[Variant, ...]
     width: int = 0
@@ -50,7 +48,8 @@ def galleries(variants: Sequence[Variant]) -> list[Gallery]:
     """Samples beside real images, growing images and reconstructions, where the variants have such pictures."""
     samples, growth, rebuilt = (_load_all(variants, name) for name in ("samples", "growth", "reconstructions"))
     real = _real_images([owner for picture in samples for owner in picture.variants])
-    titles = ["Real images" if len(real) == 1 else f"Real images, {_owners(picture)}" for picture in real]
+    owners = (", ".join(variant.label for variant in picture.variants) for picture in real)
+    titles = [f"Real images, {labels}" for labels in owners] if len(real) > 1 else ["Real images"] * len(real)
     beside = [*zip(titles, real, strict=True), *(("", picture) for picture in samples)]
     shown = [
         _gallery("Samples beside real images", "Real images and samples have the same layout.", beside,
@@ -82,10 +81,6 @@ def _sized(picture: EmbeddedPicture, target: int, factor: int) -> EmbeddedPictur
     return replace(picture, width=picture.natural * factor if tiny else min(picture.natural, target), pixelated=tiny)
 
 
-def _owners(picture: EmbeddedPicture) -> str:
-    return ", ".join(variant.label for variant in picture.variants)
-
-
 def _load_all(variants: Sequence[Variant], name: str) -> list[EmbeddedPicture]:
     """``pictures/<name>.png`` of the first run of each variant that has one."""
     paths = [(v, next((path for run in v.runs if (path := run.picture(name))), None)) for v in variants]
@@ -94,12 +89,11 @@ def _load_all(variants: Sequence[Variant], name: str) -> list[EmbeddedPicture]:
 
 def _real_images(variants: Sequence[Variant]) -> list[EmbeddedPicture]:
     """The real images beside the samples: each different picture once, with the variants that it belongs to."""
-    by_digest: dict[str, EmbeddedPicture] = {}
+    pictures: dict[str, EmbeddedPicture] = {}
     for picture in _load_all(variants, "real"):
-        known = by_digest.get(picture.digest)
-        owners = (known.variants if known else ()) + picture.variants
-        by_digest[picture.digest] = replace(picture, variants=owners)
-    return list(by_digest.values())
+        known = pictures.get(picture.uri, replace(picture, variants=()))
+        pictures[picture.uri] = replace(picture, variants=known.variants + picture.variants)
+    return list(pictures.values())
 
 
 def _load(path: Path, variant: Variant) -> EmbeddedPicture | None:
@@ -115,7 +109,7 @@ def _load(path: Path, variant: Variant) -> EmbeddedPicture | None:
         return None
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return EmbeddedPicture(uri, hashlib.sha256(data).hexdigest(), natural, (variant,))
+    return EmbeddedPicture(uri, natural, (variant,))
 
 
 def _reduced(image: Image.Image) -> bytes:

@@ -21,7 +21,7 @@ from varlab.report.runs import KINDS, Run, Score
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_csv
 from varlab.report.text import duration, si, whole
 from varlab.report.variants import Variant, group_variants, science
-from varlab.run.record import ABSENT, compare
+from varlab.run.record import compare
 
 __all__ = ["ReportFiles", "write"]
 
@@ -82,13 +82,12 @@ def _sweep(folder: Path) -> Config:
 def _chapter(kind: str, variants: Sequence[Variant]) -> Config:
     """The tables, pictures and curves of the generators, the tokenizers or the classifiers."""
     blocks = _blocks(kind, variants)
-    scores = [run.score for variant in variants for run in variant.runs if run.score]
     return {
         "kind": kind,
         "title": KINDS[kind],
         "blocks": blocks,
         "seeded": any(cell.spread for block in blocks for row in block["rows"] for cell in row.cells),
-        "protocols": sorted({score.name for score in scores}),
+        "protocols": sorted({run.score.name for variant in variants for run in variant.runs if run.score}),
         "galleries": galleries(variants),
         "charts": charts(kind, variants),
     }
@@ -122,9 +121,8 @@ def _protocol(run: Run, score: Score) -> Config:
     """A score file in full, whether or not the tables show it."""
     images = [] if score.images is None else [("scored at images", whole(score.images))]
     return {
-        "run": run.path.as_posix(),
+        "run": run,
         "name": score.name,
-        "main": score is run.score,
         "lines": verdict.describe_protocol(score),
         "values": [(key, _plain(value)) for key, value in score.values.items()] + images,
     }
@@ -157,10 +155,7 @@ def _run_details(run: Run) -> Config:
     }
     totals = {key: run.total(key) for key in _TOTALS}
     return {
-        "path": run.path.as_posix(),
-        "kind": run.kind,
-        "state": run.state,
-        "seed": ABSENT if run.seed is None else run.seed,
+        "run": run,
         "totals": {key: "" if total is None else _TOTALS[key](total) for key, total in totals.items()},
         "facts": [(key, fact) for key, fact in facts.items() if fact],
         "diff": str(code.get("diff") or "")[:_LONGEST_DIFF],

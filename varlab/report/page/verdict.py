@@ -73,9 +73,8 @@ def _of_kind(variants: Sequence[Variant], kind: str) -> list[Variant]:
 def verdict(variants: Sequence[Variant]) -> str:
     """Which generator has the lowest FID, by how much, and whether it is more than the spread; empty where unknown."""
     generators = _of_kind(variants, "generator")
-    fids = {v.label: [x for run in v.runs if run.finished and run.score and (x := run.score.get("fid")) is not None]
-            for v in generators}  # fmt: skip
-    means = {label: statistics.fmean(values) for label, values in fids.items() if values}
+    fids = {variant.label: fid for variant in generators if variant.finished and (fid := variant.values("fid"))}
+    means = {label: statistics.fmean(values) for label, values in fids.items()}
     if len(means) < 2 or not comparable(generators):
         return ""
     first, second = sorted(means, key=lambda label: means[label])[:2]
