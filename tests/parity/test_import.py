@@ -117,7 +117,7 @@ def without(key: str):
         ("var_A", "transformer", lambda s: s | {"surplus": torch.ones(1)}, "'surplus' that has no place"),
         ("var_A", "transformer", lambda s: s | {"head.weight": torch.ones(3, 3)}, "'head.weight' (3, 3)"),
         ("var_A", "tokenizer", without("decoder.mid.block_1.conv1.bias"), "no tensor 'decoder.mid.block_1.conv1.bias'"),
-        ("var_A", "tokenizer", without("encoder.conv_in.weight"), "not the checkpoint of a tokenizer"),
+        ("var_A", "tokenizer", without("encoder.conv_in.weight"), "not a tokenizer of this format"),
         ("var_A", "tokenizer", lambda s: s | {"post_quant_conv.bias": torch.ones(7)}, "'post_quant_conv.bias' (7,)"),
         ("taming_gpt", "transformer", without("pos_emb"), "no tensor 'pos_emb'"),
         ("taming_gpt", "transformer", lambda s: s | {"pos_emb": s["pos_emb"][:, :5]}, "too few"),
