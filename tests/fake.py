@@ -7,7 +7,7 @@ import signal
 import time
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from varlab.cli.command_table import Command
 from varlab.errors import VarlabError
@@ -42,7 +42,8 @@ def write_conf(folder: Any) -> None:
     (folder / "flavour" / "salty.yaml").write_text("taste: salt\n")
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+def run(config: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
+    cfg = OmegaConf.create(config)
     directory.update(auto={"runs": directory.record().auto.get("runs", 0) + 1})
     return dict(ACTIONS[cfg.action](cfg, directory))
 

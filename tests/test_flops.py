@@ -13,9 +13,10 @@ from torch import nn
 
 from tests import small
 from tests.laws.conftest import load
-from varlab.cli.commands.train import budget_images
 from varlab.flops import TRAINING, attention_flops, forward_flops, transformer_flops, visible_pairs
-from varlab.recipe.assembly import build_order, build_tokenizer, example_slots, make
+from varlab.recipe.assembly import build_order, build_tokenizer, example_slots
+from varlab.recipe.budget import budget_images
+from varlab.recipe.objects import make
 from varlab.rng import Rng
 
 VAR_256 = [[n, n] for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)]
@@ -47,7 +48,7 @@ def counted(depth: int, order_name: str, scales: list[list[int]]) -> tuple[int, 
     order = build_order(load("order", order_name), tokenizer)
     slots = example_slots(order, tokenizer)
     model = var_shaped(depth, order)
-    return transformer_flops(model, slots, width=model.width, depth=model.depth), list(order.steps)
+    return transformer_flops(model, slots), list(order.steps)
 
 
 def closed_form(depth: int, steps: list[int]) -> int:
@@ -113,14 +114,14 @@ def test_convolutions_count_on_the_meta_device() -> None:
 @given(per_image=st.integers(1, 10**9), batch=st.integers(1, 512), asked=st.floats(1, 1e13))
 def test_a_budget_in_flops_is_spent_to_the_batch(per_image: int, batch: int, asked: float) -> None:
     task = SimpleNamespace(flops_at=lambda images: images * per_image)
-    images = budget_images(task, batch, images=None, flops=asked)
+    images = budget_images({"images": None, "flops": asked}, task, batch, pace=float)
     assert images % batch == 0 and task.flops_at(images) >= asked
     assert images == batch or task.flops_at(images - batch) < asked
 
 
 @given(asked=st.integers(1, 10_000), batch=st.integers(1, 512))
 def test_a_budget_in_images_rounds_up_to_batches(asked: int, batch: int) -> None:
-    images = budget_images(SimpleNamespace(), batch, images=asked, flops=None)
+    images = budget_images({"images": asked}, SimpleNamespace(), batch, pace=float)
     assert images % batch == 0 and asked <= images < asked + batch
 
 

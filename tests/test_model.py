@@ -108,8 +108,8 @@ def test_a_tokenizer_does_not_sample(lab: Path) -> None:
 @pytest.mark.parametrize(
     ("run", "says"),
     [
-        ("nowhere", "holds no run.json"),
-        (".", "holds no run.json"),
+        ("nowhere", "has no run.json"),
+        (".", "has no run.json"),
         ("judge", "holds no image model"),
         ("data/source=digits", "holds no image model"),
     ],

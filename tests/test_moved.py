@@ -11,7 +11,7 @@ import pytest
 
 from varlab import moved
 from varlab.moved import MOVED, current_name, current_targets
-from varlab.recipe.assembly import make
+from varlab.recipe.objects import make
 from varlab.run.directory import differences
 
 TARGETS = (Path(__file__).parent / "old" / "targets.txt").read_text().split()

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from varlab._torchvision import install as _install_torchvision_shim
 
 if TYPE_CHECKING:
     from varlab.model import Model
-    from varlab.recipe.loading import load
+    from varlab.recipe.finished_run import load
 
 __all__ = ["Model", "load"]
 __version__ = "0.1.0"
@@ -19,11 +19,10 @@ __version__ = "0.1.0"
 _install_torchvision_shim()
 
 
-def __getattr__(name: str) -> Any:
-    """``varlab.load`` and ``varlab.Model`` import torch only when they are asked for."""
+def __getattr__(name: str) -> object:
+    """``varlab.load`` and ``varlab.Model`` import torch on their first use."""
     if name in __all__:
-        from varlab import model
-        from varlab.recipe import loading
+        from varlab.recipe import finished_run
 
-        return loading.load if name == "load" else model.Model
+        return getattr(finished_run, name)
     raise AttributeError(f"module 'varlab' has no attribute {name!r}")

@@ -7,13 +7,15 @@ pairs of slots that ``step_L`` lets see, which no kernel reports. A multiplicati
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from varlab.sample.images import decode_maps
+from varlab.tokenizer import VQTokenizer
+from varlab.transformer import Transformer
 from varlab.types import Slots
 
 TRAINING = 3
@@ -23,34 +25,36 @@ _ATTENTION = ("bmm", "scaled_dot_product")
 
 
 def forward_flops(
-    module: nn.Module, *args: Any, attention: bool = True, method: Callable[..., Any] | None = None
+    module: nn.Module,
+    *args: Tensor | Slots,
+    attention: bool = True,
+    method: Callable[..., object] = lambda module, *args: module(*args),
 ) -> int:
-    """Operations of one call of ``module`` (or of ``method(module, *args)``) on meta copies of its weights and arguments.
+    """Count the operations of ``method(module, *args)`` on meta copies of the module's weights and of the arguments.
 
-    attention: False leaves out the products inside attention, which are then counted by ``attention_flops``.
+    attention: False leaves out the products inside attention, which ``attention_flops`` counts.
     """
     meta = {name: t.detach().to("meta") for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    moved = tuple(a.to("meta") if isinstance(a, (Tensor, Slots)) else a for a in args)
-    call = _Call(module, method or (lambda m, *a: m(*a)))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        functional_call(call, {f"module.{name}": t for name, t in meta.items()}, moved)
+        weights = {f"module.{name}": t for name, t in meta.items()}
+        functional_call(_Call(module, method), weights, tuple(a.to("meta") for a in args))
     counts = counter.get_flop_counts()["Global"]
     return sum(n for op, n in counts.items() if attention or not any(a in str(op) for a in _ATTENTION))
 
 
 class _Call(nn.Module):
-    """Makes any method of a module callable as ``forward``, which is all that functional_call knows."""
+    """A module whose ``forward`` is any method of another one: functional_call calls nothing else."""
 
-    def __init__(self, module: nn.Module, method: Callable[..., Any]):
+    def __init__(self, module: nn.Module, method: Callable[..., object]):
         super().__init__()
         self.module, self.method = module, method
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: Tensor | Slots) -> object:
         return self.method(self.module, *args)
 
 
 def visible_pairs(step_L: Tensor) -> int:
-    """How many (slot, seen slot) pairs the mask rule admits."""
+    """Count the (slot, seen slot) pairs that the mask rule admits."""
     return int((step_L[None, :] <= step_L[:, None]).sum())
 
 
@@ -59,40 +63,36 @@ def attention_flops(step_L: Tensor, *, width: int, depth: int) -> int:
     return 4 * visible_pairs(step_L) * width * depth
 
 
-def transformer_flops(transformer: nn.Module, slots: Slots, *, width: int, depth: int) -> int:
+def transformer_flops(transformer: Transformer, slots: Slots) -> int:
     """Forward of one image. slots: those of one sample (B = 1)."""
     label_B = torch.zeros(1, dtype=torch.int64)
     dense = forward_flops(transformer, slots, label_B, attention=False)
-    return dense + attention_flops(slots.step_L, width=width, depth=depth)
+    return dense + attention_flops(slots.step_L, width=transformer.width, depth=transformer.depth)
 
 
-def encode_flops(tokenizer: nn.Module, image_size: tuple[int, int]) -> int:
+def encode_flops(tokenizer: VQTokenizer, image_size: tuple[int, int]) -> int:
     """Tokenizing one image."""
-    return forward_flops(tokenizer, torch.empty(1, 3, *image_size), method=lambda m, img: m.encode(img))
+    return forward_flops(tokenizer, torch.empty(1, 3, *image_size), method=type(tokenizer).encode)
 
 
-def decode_flops(tokenizer: Any) -> int:
+def decode_flops(tokenizer: VQTokenizer) -> int:
     """Decoding one image's f_hat."""
-    return forward_flops(tokenizer, tokenizer.blank(1), method=lambda m, f_hat: m.decode(f_hat))
+    return forward_flops(tokenizer, tokenizer.blank(1), method=type(tokenizer).decode)
 
 
-def sampling_flops(transformer: Any, slots: Slots, tokenizer: Any, *, guided: bool) -> int:
+def sampling_flops(transformer: Transformer, slots: Slots, tokenizer: VQTokenizer, *, guided: bool) -> int:
     """Drawing one image: every slot once (twice when guided), then its maps through the quantizer and the decoder.
 
     slots: those of one sample (B = 1), all steps of it.
     """
-    forward = transformer_flops(transformer, slots, width=transformer.width, depth=transformer.depth)
     maps = [torch.zeros(1, h * w, dtype=torch.int64) for h, w in tokenizer.scales]
-
-    def decode(module: Any, *maps: Tensor) -> Tensor:
-        f_hat = module.blank(1)
-        for k, idx_Bl in enumerate(maps):
-            f_hat = module.accumulate(f_hat, k, module.embed(idx_Bl))
-        return module.decode(f_hat)
-
-    return forward * (2 if guided else 1) + forward_flops(tokenizer, *maps, method=decode)
+    decode = forward_flops(tokenizer, *maps, method=lambda module, *maps: decode_maps(module, list(maps)))
+    return transformer_flops(transformer, slots) * (2 if guided else 1) + decode
 
 
-def autoencoder_flops(tokenizer: nn.Module, image_size: tuple[int, int]) -> int:
-    """One reconstruction."""
-    return forward_flops(tokenizer, torch.empty(1, 3, *image_size))
+def trained_flops(module: nn.Module, image_size: tuple[int, int]) -> int:
+    """Forward and backward of one image; a frozen part (``frozen_forward``) goes forward only."""
+    image, frozen = torch.empty(1, 3, *image_size), 0
+    if hasattr(module, "frozen_forward"):
+        frozen = forward_flops(module, image, method=lambda module, img: module.frozen_forward(img))
+    return TRAINING * (forward_flops(module, image) - frozen) + frozen

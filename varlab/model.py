@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -20,52 +20,71 @@ from varlab.tokenizer.condition import Condition, CoordinateCondition, SpatialCo
 from varlab.transformer import Transformer
 from varlab.types import Maps, VarlabError
 
+Labels: TypeAlias = Tensor | list[int] | None
+"""Class numbers, one a sample; None samples without a class (the null class)."""
+
+
+class SamplerChanges(TypedDict, total=False):
+    """Settings that replace those of the model's sampler; None keeps the model's own. See ``varlab.sample.Sampler``."""
+
+    cfg: float | None
+    ramp: str | None
+    cfg_steps: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    smooth: bool | None
+
 
 class Model:
     """A tokenizer, and for a generator also its order and transformer. Images are float in [-1, 1].
 
-    ``logits`` carries gradients unless it is called under ``torch.no_grad``; encoding, decoding and sampling do not.
+    sampler: by default VAR's, without guidance if the transformer has no null class. classes: their names, by default
+    numbers. ``logits`` carries gradients unless it is called under ``torch.no_grad``; the other methods do not.
     """
 
     def __init__(
         self,
         *,
         tokenizer: VQTokenizer,
-        order: BaseOrder | None,
-        transformer: Transformer | None,
-        sampler: Sampler | None,
-        classes: tuple[str, ...],
+        order: BaseOrder | None = None,
+        transformer: Transformer | None = None,
+        sampler: Sampler | None = None,
+        classes: tuple[str, ...] = (),
         condition: Condition | None = None,
     ):
+        if transformer is not None:
+            sampler = sampler or (Sampler() if transformer.has_null_class else Sampler(cfg=0.0))
+            classes = classes or tuple(str(i) for i in range(transformer.num_classes))
         self.tokenizer, self.order, self.transformer, self.sampler = tokenizer, order, transformer, sampler
         self.classes, self.condition = classes, condition
-        for module in (tokenizer, transformer, condition):
-            if module is not None:
-                module.eval()
+        for module in self._modules():
+            module.eval()
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [module for module in (self.tokenizer, self.transformer, self.condition) if module is not None]
 
     def to(self, device: torch.device | str) -> Model:
         """Move the weights."""
-        self.tokenizer.to(device)
-        if self.transformer is not None:
-            self.transformer.to(device)
-        if self.condition is not None:
-            self.condition.to(device)
+        for module in self._modules():
+            module.to(device)
         return self
 
     @property
     def device(self) -> torch.device:
         return self.tokenizer.last_layer.device
 
-    def _generator(self) -> tuple[Transformer, BaseOrder]:
+    def generator(self) -> tuple[Transformer, BaseOrder]:
+        """Return the transformer and its order. VarlabError if this is a tokenizer alone."""
         if self.transformer is None or self.order is None:
             raise VarlabError("This run is a tokenizer: sampling and logits need the run of a generator.")
         return self.transformer, self.order
 
-    def _labels(self, label_B: Tensor | list[int] | None, batch: int | None = None) -> Tensor:
-        """Labels on the device, checked; None stands for no class (the null class)."""
-        transformer, _ = self._generator()
+    def _labels(self, label_B: Labels, batch: int = 1) -> Tensor:
+        """Check the labels and move them to the device; None becomes ``batch`` null classes."""
+        transformer, _ = self.generator()
         if label_B is None:
-            return torch.full((batch or 1,), transformer.num_classes, device=self.device)
+            return torch.full((batch,), transformer.num_classes, device=self.device)
         label_B = torch.as_tensor(label_B, dtype=torch.int64, device=self.device).reshape(-1)
         bad = label_B[(label_B < 0) | (label_B > transformer.num_classes)]
         if len(bad):
@@ -75,6 +94,8 @@ class Model:
             )
         return label_B
 
+    # -- images and tokens ---------------------------------------------------------------------------------------------
+
     def encode(self, img_B3HW: Tensor) -> Maps:
         """Images → one idx_Bl a scale, coarse to fine."""
         if tuple(img_B3HW.shape[1:]) != (3, *self.tokenizer.image_size):
@@ -82,15 +103,21 @@ class Model:
             raise VarlabError(f"This run encodes images of shape (B, 3, {h}, {w}), not {tuple(img_B3HW.shape)}.")
         return self.tokenizer.encode(img_B3HW.to(self.device))
 
+    def decode(self, maps: Maps) -> Tensor:
+        """Token maps → img_B3HW."""
+        return decode_maps(self.tokenizer, [idx.to(self.device) for idx in maps])
+
     def condition_tokens(self, cond_img_B3HW: Tensor | None = None, box_B4: Tensor | None = None) -> Tensor:
-        """cond_BN, of the trained size or (for ``sample_large``) a larger one: condition images in [-1, 1] of a run with a
-        spatial condition, or (for one with coordinates) boxes, (top, left, bottom, right) in [0, 1], of the trained size.
+        """Encode conditions → cond_BN.
+
+        cond_img_B3HW: condition images in [-1, 1], for a spatial condition. box_B4: (top, left, bottom, right) in [0, 1],
+        for coordinates: where each image lies in its picture.
         """
         if isinstance(self.condition, SpatialCondition) and cond_img_B3HW is not None:
-            tokenizer = self.condition.tokenizer
-            grid = grid_of(tokenizer, (cond_img_B3HW.shape[2], cond_img_B3HW.shape[3]))
-            large = tokenizer if grid == tokenizer.scales[-1] else enlarge(tokenizer, grid)
-            return SpatialCondition(tokenizer=large).encode(cond_img_B3HW.to(self.device))
+            h, w = self.condition.tokenizer.image_size
+            if tuple(cond_img_B3HW.shape[2:]) != (h, w):
+                raise VarlabError(f"This run needs condition images of {h}×{w}, not {tuple(cond_img_B3HW.shape[2:])}.")
+            return self.condition.encode(cond_img_B3HW.to(self.device))
         if isinstance(self.condition, CoordinateCondition) and box_B4 is not None:
             return self.condition.encode(box_B4.to(self.device), self.condition.scales[0])
         wants = "no condition"
@@ -98,8 +125,8 @@ class Model:
             wants = "boxes" if isinstance(self.condition, CoordinateCondition) else "condition images"
         raise VarlabError(f"This run is made with {wants}, one for each sample: give it that.")
 
-    def _conditioned(self, cond_BN: Tensor | None, batch: int) -> Tensor | None:
-        """The condition's tokens on the device, checked."""
+    def _checked_condition(self, cond_BN: Tensor | None, batch: int) -> Tensor | None:
+        """Check the condition's tokens and move them to the device."""
         N = 0 if self.condition is None else self.condition.num_tokens
         if (0 if cond_BN is None else cond_BN.shape[1]) != N or (cond_BN is not None and len(cond_BN) != batch):
             shape = None if cond_BN is None else tuple(cond_BN.shape)
@@ -109,42 +136,48 @@ class Model:
             )
         return None if cond_BN is None else cond_BN.to(self.device)
 
-    def decode(self, maps: Maps) -> Tensor:
-        """Token maps → img_B3HW."""
-        return decode_maps(self.tokenizer, [idx.to(self.device) for idx in maps])
+    def logits(self, label_B: Labels, maps: Maps, *, seed: int = 0, cond_BN: Tensor | None = None) -> Tensor:
+        """Teacher-forced logits_BLV in the order's sequence.
 
-    def logits(
-        self, label_B: Tensor | list[int] | None, maps: Maps, *, seed: int = 0, cond_BN: Tensor | None = None
-    ) -> Tensor:
-        """Teacher-forced logits_BLV in the order's sequence. seed: of the order drawn for each sample, where it is random.
-
-        cond_BN: the condition's tokens, of a run that has one (``condition_tokens``).
+        seed: of the order drawn for each sample, if the order is random. cond_BN: from ``condition_tokens``, for a run
+        with a condition.
         """
-        transformer, order = self._generator()
+        transformer, order = self.generator()
         maps = [idx.to(self.device) for idx in maps]
         ids_B = torch.arange(len(maps[0]))
         slots, _ = order.pack(maps, self.tokenizer, Rng(seed).stream("order", ids_B))
-        if (cond_BN := self._conditioned(cond_BN, len(maps[0]))) is not None:
+        if (cond_BN := self._checked_condition(cond_BN, len(maps[0]))) is not None:
             slots = order.conditioned(slots, cond_BN, 0)
         return transformer(slots, self._labels(label_B, len(maps[0])))[:, -order.num_positions :]
 
+    # -- sampling ------------------------------------------------------------------------------------------------------
+
+    def changed_sampler(self, changes: SamplerChanges) -> Sampler:
+        """Return the model's sampler with some settings replaced."""
+        if self.sampler is None:
+            raise VarlabError("This run is a tokenizer: it has no sampler.")
+        given: Config = {name: value for name, value in changes.items() if value is not None}
+        return replace(self.sampler, **given)
+
     def sample_maps(
         self,
-        label_B: Tensor | list[int] | None,
+        label_B: Labels,
         *,
         seed: int,
         ids_B: Tensor | None = None,
         growth: Growth | None = None,
         cond_BN: Tensor | None = None,
         force: Force | None = None,
-        **settings: Any,
+        **changes: Unpack[SamplerChanges],
     ) -> Maps:
-        """Token maps for the labels. ids_B: which sample each is (default 0, 1, 2, …); force: known tokens (editing); the
-        others as for ``sample``.
+        """Sample token maps for the labels.
+
+        ids_B: the number of each sample (default 0, 1, 2, …). force: known tokens, for editing. growth: collects the
+        growing images. The others are as for ``sample``.
         """
-        transformer, order = self._generator()
-        labels = self._labels(label_B, None if ids_B is None else len(ids_B))
-        return self._sampler(settings)(
+        transformer, order = self.generator()
+        labels = self._labels(label_B, 1 if ids_B is None else len(ids_B))
+        return self.changed_sampler(changes)(
             transformer=transformer,
             order=order,
             tokenizer=self.tokenizer,
@@ -152,90 +185,106 @@ class Model:
             ids_B=torch.arange(len(labels)) if ids_B is None else ids_B,
             rng=Rng(seed),
             watch=growth,
-            cond_BN=self._conditioned(cond_BN, len(labels)),
+            cond_BN=self._checked_condition(cond_BN, len(labels)),
             force=force,
         )
 
-    def _sampler(self, settings: Config) -> Sampler:
-        """The run's own, with the settings given in their places."""
-        if self.sampler is None:
-            raise VarlabError("This run carries no sampler: it was not written by a generator's training.")
-        return replace(self.sampler, **{name: value for name, value in settings.items() if value is not None})
+    def sample(
+        self,
+        label_B: Labels,
+        *,
+        seed: int = 0,
+        ids_B: Tensor | None = None,
+        cond_img_B3HW: Tensor | None = None,
+        cond_BN: Tensor | None = None,
+        growth: Growth | None = None,
+        force: Force | None = None,
+        **changes: Unpack[SamplerChanges],
+    ) -> Tensor:
+        """Sample img_B3HW for the labels. Sample i depends on (seed, i) alone.
 
-    def _sampled(self, label_B: Tensor | list[int] | None, settings: Config, **asked: Any) -> Tensor:
-        """img_B3HW: the decoded maps, or with smooth sampling the decoded canvas, whose codes are no tokens'."""
-        _, order = self._generator()
-        if not self._sampler(settings).smooth:
-            return self.decode(self.sample_maps(label_B, **asked, **settings))
-        last = Growth(order=order, tokenizer=self.tokenizer, frames=1)
-        self.sample_maps(label_B, growth=last, **asked, **settings)
-        return last.images()[:, -1]
+        cond_img_B3HW: condition images in [-1, 1], for a run with a spatial condition; or cond_BN: the tokens of any
+        condition (``condition_tokens``). growth, force: as for ``sample_maps``.
+        """
+        _, order = self.generator()
+        if cond_img_B3HW is not None:
+            cond_BN = self.condition_tokens(cond_img_B3HW)
+        canvas = growth or Growth(order=order, tokenizer=self.tokenizer, frames=1)
+        smooth = self.changed_sampler(changes).smooth
+        maps = self.sample_maps(
+            label_B,
+            seed=seed,
+            ids_B=ids_B,
+            growth=canvas if smooth else growth,
+            cond_BN=cond_BN,
+            force=force,
+            **changes,
+        )
+        # Smooth sampling mixes codes: its image is the canvas, which no token maps decode to.
+        return canvas.images()[:, -1] if smooth else self.decode(maps)
 
     def sample_large(
         self,
-        label_B: Tensor | list[int] | None,
+        label_B: Labels,
         *,
         size: tuple[int, int],
         seed: int = 0,
         ids_B: Tensor | None = None,
         cond_img_B3HW: Tensor | None = None,
         box_B4: Tensor | None = None,
-        **settings: Any,
+        **changes: Unpack[SamplerChanges],
     ) -> Tensor:
-        """img_B3HW of ``size`` (H, W), larger than the trained one, by a sliding window; a model of order=raster can.
+        """Sample img_B3HW of ``size`` (H, W), larger than the trained one, by a sliding window (order=raster).
 
-        cond_img_B3HW: of the same size, for a run with a spatial condition. box_B4: for one with coordinates, where the
-        images lie in their pictures (the whole of them if not given). The others as for ``sample``.
+        cond_img_B3HW: of the same size, for a run with a spatial condition. box_B4: where each image lies in its picture,
+        for a run with coordinates (default: it is the whole picture). The others are as for ``sample``.
         """
-        transformer, order = self._generator()
-        labels = self._labels(label_B, None if ids_B is None else len(ids_B))
-        grid = grid_of(self.tokenizer, size)
-        window = sliding_window(order, self.tokenizer, grid, self.condition)
-        tokenizer = enlarge(self.tokenizer, grid)
-        cond_BN = None
-        if isinstance(self.condition, CoordinateCondition):
-            whole_B4 = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(labels), -1) if box_B4 is None else box_B4
-            cond_BN = self.condition.encode(whole_B4.to(self.device), grid)
-        elif self.condition is not None:
-            if cond_img_B3HW is None or tuple(cond_img_B3HW.shape[2:]) != tuple(size):
-                raise VarlabError(f"This run needs condition images of {size[0]}×{size[1]} for samples of that size.")
-            cond_BN = self.condition_tokens(cond_img_B3HW)
-        last = Growth(order=window, tokenizer=tokenizer, frames=1)
-        self._sampler(settings)(
-            transformer=transformer,
-            order=window,
-            tokenizer=tokenizer,
-            label_B=labels,
-            ids_B=torch.arange(len(labels)) if ids_B is None else ids_B,
-            rng=Rng(seed),
-            cond_BN=cond_BN,
-            watch=last,
-        )
-        return last.images()[:, -1]
+        large = self.enlarged(size)
+        labels = self._labels(label_B, 1 if ids_B is None else len(ids_B))
+        if isinstance(self.condition, CoordinateCondition) and box_B4 is None:
+            box_B4 = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(labels), -1)
+        cond_BN = None if self.condition is None else large.condition_tokens(cond_img_B3HW, box_B4)
+        return large.sample(labels, seed=seed, ids_B=ids_B, cond_BN=cond_BN, **changes)
 
-    def sample(
+    def enlarged(self, size: tuple[int, int]) -> Model:
+        """Return a model for images of ``size`` (H, W), larger than the trained one, by a sliding window (order=raster)."""
+        transformer, order = self.generator()
+        grid, condition = grid_of(self.tokenizer, size), self.condition
+        window = sliding_window(order, self.tokenizer, grid, condition)
+        if isinstance(condition, SpatialCondition):
+            conditions = condition.tokenizer
+            condition = SpatialCondition(tokenizer=enlarge(conditions, grid_of(conditions, size)))
+        elif isinstance(condition, CoordinateCondition):
+            condition = CoordinateCondition(grid=grid, rows=condition.rows, columns=condition.columns)
+        return Model(
+            tokenizer=enlarge(self.tokenizer, grid),
+            order=window,
+            transformer=transformer,
+            sampler=self.sampler,
+            classes=self.classes,
+            condition=condition,
+        )
+
+    def growth(
         self,
-        label_B: Tensor | list[int] | None,
+        label_B: Labels,
         *,
         seed: int = 0,
-        ids_B: Tensor | None = None,
-        cond_img_B3HW: Tensor | None = None,
+        frames: int = 8,
         cond_BN: Tensor | None = None,
-        **settings: Any,
+        **changes: Unpack[SamplerChanges],
     ) -> Tensor:
-        """img_B3HW for the labels. Sample i depends on (seed, i) alone.
+        """(B, frames, 3, H, W): how each image grows over the steps of the order."""
+        _, order = self.generator()
+        growth = Growth(order=order, tokenizer=self.tokenizer, frames=frames)
+        self.sample_maps(label_B, seed=seed, growth=growth, cond_BN=cond_BN, **changes)
+        return growth.images()
 
-        settings: cfg, ramp, cfg_steps, temperature, top_k, top_p, smooth (see ``varlab.sample.Sampler``); those left out (or
-        None) are the run's own. For a run with a condition: cond_img_B3HW, its images in [-1, 1], or cond_BN
-        (``condition_tokens``).
-        """
-        if cond_img_B3HW is not None:
-            cond_BN = self.condition_tokens(cond_img_B3HW)
-        return self._sampled(label_B, settings, seed=seed, ids_B=ids_B, cond_BN=cond_BN)
+    # -- editing -------------------------------------------------------------------------------------------------------
 
     def known(self, img_B3HW: Tensor, mask_BHW: Tensor, *, force_small: bool = False) -> KnownTokens:
-        """The images' own tokens outside the mask, for ``sample_maps(force=…)``. mask_BHW: 1 where to paint anew."""
-        _, order = self._generator()
+        """Return the images' own tokens outside the mask, for ``sample_maps(force=…)``. mask_BHW: 1 where to paint."""
+        _, order = self.generator()
         keep = kept_maps(mask_BHW.to(self.device), self.tokenizer.scales, force_small=force_small)
         return KnownTokens(order=order, maps=self.encode(img_B3HW), keep=keep)
 
@@ -243,7 +292,7 @@ class Model:
         self,
         img_B3HW: Tensor,
         mask_BHW: Tensor,
-        label_B: Tensor | list[int] | None = None,
+        label_B: Labels = None,
         *,
         seed: int = 0,
         force_small: bool = False,
@@ -251,36 +300,28 @@ class Model:
         ids_B: Tensor | None = None,
         cond_BN: Tensor | None = None,
         growth: Growth | None = None,
-        **settings: Any,
+        **changes: Unpack[SamplerChanges],
     ) -> Tensor:
-        """img_B3HW, painted anew inside the mask: at every step the tokens outside are the image's own.
+        """Repaint img_B3HW inside the mask: at every step the tokens outside are the image's own.
 
         mask_BHW (or mask_HW, for all): 1 where to paint, in pixels. label_B: what to paint; None is no class (in- and
         outpainting, as in VAR). force_small: also keep the scales of side ≤ 3 whatever the mask. blend: put the known
         pixels back at the end. A full mask is free sampling, an empty one the reconstruction (without force_small).
         """
-        transformer, _ = self._generator()
+        transformer, _ = self.generator()
         img_B3HW = img_B3HW.to(self.device)
         if label_B is None and not transformer.has_null_class:
             raise VarlabError("This model has no null class to paint by: give the label of a class.")
         mask_BHW = mask_BHW.to(self.device).expand(len(img_B3HW), -1, -1)
         if mask_BHW.shape[1:] != img_B3HW.shape[2:]:
             raise VarlabError(f"The mask is {tuple(mask_BHW.shape[1:])}, the image {tuple(img_B3HW.shape[2:])} pixels.")
-        labels = self._labels(label_B, len(img_B3HW)).expand(len(img_B3HW))
-        asked: Config = dict(seed=seed, ids_B=ids_B, cond_BN=cond_BN)
-        asked["force"] = self.known(img_B3HW, mask_BHW, force_small=force_small)
-        if growth is not None:
-            asked["growth"] = growth
-            painted = self.decode(self.sample_maps(labels, **asked, **settings))
-        else:
-            painted = self._sampled(labels, settings, **asked)
+        painted = self.sample(
+            self._labels(label_B, len(img_B3HW)).expand(len(img_B3HW)),
+            seed=seed,
+            ids_B=ids_B,
+            cond_BN=cond_BN,
+            growth=growth,
+            force=self.known(img_B3HW, mask_BHW, force_small=force_small),
+            **changes,
+        )
         return blend_images(img_B3HW, painted, mask_BHW) if blend else painted
-
-    def growth(
-        self, label_B: Tensor | list[int], *, seed: int = 0, frames: int = 8, cond_BN: Tensor | None = None
-    ) -> Tensor:
-        """(B, frames, 3, H, W): how each image grows over the steps of the order."""
-        _, order = self._generator()
-        growth = Growth(order=order, tokenizer=self.tokenizer, frames=frames)
-        self.sample_maps(label_B, seed=seed, growth=growth, cond_BN=cond_BN)
-        return growth.images()

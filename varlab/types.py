@@ -12,14 +12,17 @@ Images are float in [-1, 1] unless the name says ``u8`` (uint8, 0..255).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from varlab.errors import VarlabError
+from varlab.rng import Stream
 
 __all__ = [
     "Batch",
@@ -59,36 +62,19 @@ class Slots:
     @staticmethod
     def cat(parts: list[Slots]) -> Slots:
         """Join the slots of consecutive steps into one sequence."""
-        return Slots(
-            x_BLC=torch.cat([p.x_BLC for p in parts], 1),
-            tok_BL=torch.cat([p.tok_BL for p in parts], 1),
-            src_BL=torch.cat([p.src_BL for p in parts], 1),
-            pos_BL=torch.cat([p.pos_BL for p in parts], 1),
-            level_L=torch.cat([p.level_L for p in parts]),
-            step_L=torch.cat([p.step_L for p in parts]),
-        )
+        along = {"x_BLC": 1, "tok_BL": 1, "src_BL": 1, "pos_BL": 1, "level_L": 0, "step_L": 0}
+        return Slots(**{name: torch.cat([getattr(p, name) for p in parts], dim) for name, dim in along.items()})
 
     def to(self, device: torch.device | str) -> Slots:
-        """The slots on another device; ``step_L`` stays on the CPU, where masks are decided without waiting for a GPU."""
-        return Slots(
-            x_BLC=self.x_BLC.to(device),
-            tok_BL=self.tok_BL.to(device),
-            src_BL=self.src_BL.to(device),
-            pos_BL=self.pos_BL.to(device),
-            level_L=self.level_L.to(device),
-            step_L=self.step_L,
-        )
+        """Move the slots to a device. ``step_L`` stays on the CPU, so that masks do not wait for a GPU."""
+        return self._map(lambda t: t.to(device), keep=("step_L",))
 
     def repeat_batch(self, times: int) -> Slots:
-        """The same slots for ``times`` copies of the batch (conditional and null branch of guidance)."""
-        return Slots(
-            x_BLC=self.x_BLC.repeat(times, 1, 1),
-            tok_BL=self.tok_BL.repeat(times, 1),
-            src_BL=self.src_BL.repeat(times, 1),
-            pos_BL=self.pos_BL.repeat(times, 1),
-            level_L=self.level_L,
-            step_L=self.step_L,
-        )
+        """Repeat the slots for ``times`` copies of the batch (conditional and null branch of guidance)."""
+        return self._map(lambda t: t.repeat(times, *[1] * (t.ndim - 1)), keep=("level_L", "step_L"))
+
+    def _map(self, change: Callable[[Tensor], Tensor], *, keep: tuple[str, ...]) -> Slots:
+        return replace(self, **{name: change(t) for name, t in vars(self).items() if name not in keep})
 
 
 @dataclass(frozen=True)
@@ -108,67 +94,55 @@ class Fault:
         return f"{self.kind}: {f'sample {self.key} in ' if self.key else ''}{self.shard} ({self.detail})"
 
 
+@dataclass(kw_only=True, eq=False)
 class Batch:
-    """One (rank's share of a) global batch, as the data room hands it over.
+    """One (rank's share of a) global batch.
 
-    img_u8_B3HW: uint8. label_B: int64 in [0, classes). position_B: int64, the samples' positions in the endless global
-    stream (training) or in the split (evaluation): the ids that every random function of a sample takes.
-    valid_B: bool, False for padding in evaluation (always True in training). cond_u8_B3HW: uint8, the conditions' images
-    (edges, segmentation, …), where the shards hold some. box_B4: float32, where each image lies in the picture it was cut
-    from, as (top, left, bottom, right) in [0, 1]; left > right in a mirrored one; where the shards tell.
-    tokens_BP: integers, all token maps in a row, where shards of tokens are read; the images are then none (B, 3, 0, 0).
-    faults: what was wrong with samples that others stand in for (training), or that are not valid (evaluation).
+    position_B: of each sample in the endless global stream (training) or in the split (evaluation): the id that every
+    random function of a sample takes.
     """
 
-    def __init__(
-        self,
-        *,
-        img_u8_B3HW: Tensor,
-        label_B: Tensor,
-        position_B: Tensor,
-        valid_B: Tensor,
-        cond_u8_B3HW: Tensor | None = None,
-        box_B4: Tensor | None = None,
-        tokens_BP: Tensor | None = None,
-        faults: tuple[Fault, ...] = (),
-    ):
-        self.img_u8_B3HW = img_u8_B3HW
-        self.label_B = label_B
-        self.position_B = position_B
-        self.valid_B = valid_B
-        self.cond_u8_B3HW = cond_u8_B3HW
-        self.box_B4 = box_B4
-        self.tokens_BP = tokens_BP
-        self.faults = faults
+    img_u8_B3HW: Tensor
+    label_B: Tensor  # int64 in [0, classes)
+    position_B: Tensor  # int64
+    valid_B: Tensor  # bool, False for padding in evaluation; always True in training
+    cond_u8_B3HW: Tensor | None = None  # images of the conditions (edges, segmentation, …), if the shards hold some
+    # float32, where each image lies in the picture that it was cut from, as (top, left, bottom, right) in [0, 1], if the
+    # shards say so; left > right if the image is mirrored
+    box_B4: Tensor | None = None
+    tokens_BP: Tensor | None = (
+        None  # integers, all token maps in a row, from shards of tokens; img is then (B, 3, 0, 0)
+    )
+    faults: tuple[Fault, ...] = ()  # of samples that were replaced (training) or are not valid (evaluation)
 
     def __len__(self) -> int:
         return self.label_B.shape[0]
 
-    def _map(self, f: Any) -> Batch:
-        tensors = {name: f(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return Batch(**tensors, faults=self.faults)
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors that there are, on the CPU: ``Batch(**state)`` makes it again."""
+        """Return the batch's tensors on the CPU: ``Batch(**state)`` is the same batch."""
         return {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def only(self, keep_B: Tensor) -> Batch:
-        """The samples for which ``keep_B`` (bool) is true."""
+        """Keep the samples for which ``keep_B`` (bool) is true."""
         return self._map(lambda t: t[keep_B])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch on another device (Lightning calls this)."""
+        """Move the batch to a device (Lightning calls this)."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in pinned memory (torch's DataLoader calls this)."""
+        """Copy the batch to pinned memory (torch's DataLoader calls this)."""
         return self._map(lambda t: t.pin_memory())
 
     def chunks(self, size: int | None) -> list[Batch]:
-        """The batch in order, in pieces of at most ``size`` samples (None: one piece)."""
+        """Cut the batch into pieces of at most ``size`` samples, in order (None: one piece)."""
         if size is None or size >= len(self):
             return [self]
-        return [self._map(lambda t, i=i: t[i : i + size]) for i in range(0, len(self), size)]
+        return [self._map(itemgetter(slice(i, i + size))) for i in range(0, len(self), size)]
 
 
 @dataclass(frozen=True)
@@ -221,27 +195,32 @@ class Tokenizer(Protocol):
     def decode(self, f_hat_BChw: Tensor) -> Tensor: ...  # img_B3HW in [-1, 1], clamped
 
 
+State = TypeVar("State")
+
+
 @runtime_checkable
-class Order(Protocol):
-    """Which token is predicted when, what is known before it, where it lands. States are opaque to everyone else."""
+class Order(Protocol[State]):
+    """Which token is predicted when, what is known before it, where it lands. Only the order reads its ``State``."""
 
     steps: tuple[int, ...]  # tokens predicted in parallel at each step
     fixed: bool  # pos_BL and src_BL are the same for every sample (False for random orders)
-    cached: bool  # each slot comes once (False for sliding windows, which come anew at every step)
+    cached: bool  # each slot comes once (False for sliding windows, whose slots are computed again at every step)
 
-    def start(self, batch: int, tokenizer: Tokenizer, rng: Any = None) -> Any: ...
-    def inputs(self, state: Any, k: int, tokenizer: Tokenizer) -> Slots: ...
+    def start(self, batch: int, tokenizer: Tokenizer, rng: Stream | None = None) -> State: ...
+    def inputs(self, state: State, k: int, tokenizer: Tokenizer) -> Slots: ...
     def conditioned(self, slots: Slots, cond_BN: Tensor, k: int) -> Slots: ...  # with the condition's slots before them
-    def targets(self, state: Any, k: int, maps: Maps) -> Tensor: ...  # idx_Bl
-    def advance(self, state: Any, k: int, idx_Bl: Tensor, tokenizer: Tokenizer, h_BlC: Tensor | None = None) -> Any: ...
-    def canvas(self, state: Any, tokenizer: Tokenizer) -> Tensor: ...  # f_hat_BChw so far
-    def finish(self, state: Any) -> Maps: ...
+    def targets(self, state: State, k: int, maps: Maps) -> Tensor: ...  # idx_Bl
+    def advance(
+        self, state: State, k: int, idx_Bl: Tensor, tokenizer: Tokenizer, h_BlC: Tensor | None = None
+    ) -> State: ...
+    def canvas(self, state: State, tokenizer: Tokenizer) -> Tensor: ...  # f_hat_BChw so far
+    def finish(self, state: State) -> Maps: ...
     def pack(
-        self, maps: Maps, tokenizer: Tokenizer, rng: Any = None
+        self, maps: Maps, tokenizer: Tokenizer, rng: Stream | None = None
     ) -> tuple[Slots, Tensor]: ...  # (slots, targets_BL)
 
 
-def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """A context without autocast for the tensor's device (where that device knows autocast; ``meta`` does not)."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

@@ -18,6 +18,7 @@ from varlab.cli.main import main
 from varlab.files import sha256
 from varlab.flops import TRAINING, encode_flops, transformer_flops, visible_pairs
 from varlab.recipe.assembly import example_slots
+from varlab.recipe.objects import make
 from varlab.tasks import Task
 from varlab.types import Batch, VarlabError
 
@@ -96,7 +97,7 @@ def test_prefix_slots_and_their_encoder_are_counted(edges_run: Path, lab: Path) 
     assert model.transformer is not None and model.order is not None and model.condition is not None
     slots = example_slots(model.order, model.tokenizer, model.condition)
     assert len(slots) == 32 and visible_pairs(slots.step_L) == 16 * 16 + 16 * 16 + 16 * 17 // 2
-    forward = transformer_flops(model.transformer, slots, width=32, depth=2)
+    forward = transformer_flops(model.transformer, slots)
     cost, plain = record["cost"], small.record(lab / "raster")["cost"]
     assert cost["train_flops_per_image"] == TRAINING * forward > 1.9 * plain["train_flops_per_image"]
     encode = encode_flops(model.condition.tokenizer, (16, 16))
@@ -208,11 +209,9 @@ def test_the_command_samples_from_val_from_files_and_larger(edges_run: Path, lab
 
 
 def small_labels(lab: Path) -> list[int]:
-    from varlab.recipe.finished_run import shards
-
     with small.inside(lab.parent):
         record = small.record(lab / "edges" / "generator")
-        return [int(label) for label in shards({"data": None}, record).labels("val")]
+        return [int(label) for label in make(record["config"]["data"]).labels("val")]
 
 
 def test_coordinates(places_run: Path, lab: Path) -> None:
@@ -241,7 +240,7 @@ def test_coordinates(places_run: Path, lab: Path) -> None:
             ("train", *small.RUNS["raster"], "condition=spatial", "condition.tokenizer_run=runs/judge"),
             "condition.tokenizer_run=runs/judge is not the run of a tokenizer",
         ),
-        (("train", *small.RUNS["raster"], "condition=coordinates"), "needs shards that tell where each image lies"),
+        (("train", *small.RUNS["raster"], "condition=coordinates"), "needs shards that store the place of each image"),
         (("train", *small.RUNS["raster"], "condition=edges"), "This condition is for packing"),
         (("train", *small.RUNS["single"], "data.view=condition", "perceptual=none"), "holds no conditions to view"),
         (("pack", "source=digits", "condition=spatial"), "condition=spatial is for training"),

@@ -17,7 +17,7 @@ from varlab.cli.main import main
 from varlab.data.token_module import TokenDataModule
 from varlab.data.tokens import TokenReader, read_tokens
 from varlab.files import sha256
-from varlab.recipe.assembly import make
+from varlab.recipe.objects import make
 from varlab.types import VarlabError, to_float
 
 SEEN = ("data.augment.flip=true", "data.augment.noise=3.0", "crop@data.crop=random")  # each image in its own ways
@@ -183,7 +183,10 @@ def test_a_tokenizer_that_does_not_match_is_refused(
 ) -> None:
     asked = (*small.GENERATOR, *TOKENS[1:], "order=raster", f"data.path={ways}", "tokenizer_run=runs/single")
     assert small.train(tmp_path / "run", *asked) == 1
-    assert "holds tokens of the tokenizer runs/multi, not of runs/single as it is now" in capsys.readouterr().err
+    assert (
+        "holds tokens of the tokenizer runs/multi, not of runs/single with its present weights"
+        in capsys.readouterr().err
+    )
     assert not any((tmp_path / "run").glob("*.safetensors"))
 
 

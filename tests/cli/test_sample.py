@@ -70,7 +70,7 @@ def test_rejection_keeps_the_best_of_each_samples_candidates(lab: Path, tmp_path
         assert main(["sample", run, "n=24", f"labels=[{labels}]", f"out={tmp_path / 'all'}"]) == 0
     kept, drawn = (np.load(tmp_path / name / "samples.npz") for name in ("kept", "all"))
     candidates = drawn["arr_0"].reshape(6, 4, *drawn["arr_0"].shape[1:])
-    judge, _ = load_classifier(lab / "judge")
+    judge = load_classifier(lab / "judge")
     for i, label in enumerate(kept["arr_1"]):
         images = torch.from_numpy(candidates[i]).permute(0, 3, 1, 2)
         probability = judge(to_float(images)).log_softmax(-1)[:, int(label)]

@@ -24,15 +24,16 @@ from tests import small
 from tests.data.pack.loading import load_samples
 from varlab.cli.app import conf_dir
 from varlab.cli.command_table import COMMANDS
-from varlab.cli.commands.train import precision
 from varlab.cli.main import main
 from varlab.data import ShardDataModule, StreamDataModule
 from varlab.data.pack.sources.base import Skipped, SourceSample
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
 from varlab.order.base import positions
-from varlab.recipe import parents
-from varlab.recipe.assembly import build_condition, build_order, build_tokenizer, make
+from varlab.recipe.assembly import build_condition, build_order, build_tokenizer
+from varlab.recipe.objects import make
+from varlab.recipe.parents import Parents
+from varlab.recipe.plan import precision
 from varlab.recipe.trainings import KINDS
 from varlab.rng import Rng
 from varlab.sample import Sampler
@@ -119,25 +120,26 @@ def discriminator(name: str, lab: Path, tmp_path: Path) -> None:
 
 def perceptual(name: str, lab: Path, tmp_path: Path) -> None:
     config = train_config("task=tokenizer", f"perceptual={name}")["perceptual"]
-    info = small_data().info
+    parents = Parents(info=small_data().info, near=tmp_path / "run")
     if name == "none":
-        assert parents.load_perceptual(config, info=info, near=tmp_path / "run") == (None, {})
+        assert parents.perceptual(config) is None
     elif config["kind"] == "lpips":
-        asked = _weights_asked_for(lambda: parents.load_perceptual(config, info=info, near=tmp_path / "run"))
+        asked = _weights_asked_for(lambda: parents.perceptual(config))
         assert asked in [(config[net], config[f"{net}_sha256"]) for net in ("vgg", "lpips")]
     else:
-        distance, found = parents.load_perceptual(config, info=info, near=tmp_path / "run")
-        assert isinstance(distance, nn.Module) and found["perceptual"]["run"] == "runs/perceptual"
+        assert isinstance(parents.perceptual(config), nn.Module)
+        assert parents.used["perceptual"].run == "runs/perceptual"
 
 
 def extractor(name: str, lab: Path, tmp_path: Path) -> None:
     config = group("extractor", name)
+    parents = Parents(info=small_data().info, near=tmp_path / "run")
     if config["kind"] == "inception":  # a test of metrics/ has weights for it; here its keys are what matters
         with pytest.raises(VarlabError, match=r"no Inception weights at .*absent"):
-            parents.load_extractor(config | {"weights": "absent"}, info=small_data().info, near=tmp_path / "run")
+            parents.extractor(config | {"weights": "absent"})
         return
-    made, found = parents.load_extractor(config, info=small_data().info, near=tmp_path / "run")
-    assert isinstance(made, ClassifierExtractor) and found["judge"]["run"] == "runs/judge"
+    assert isinstance(parents.extractor(config), ClassifierExtractor)
+    assert parents.used["judge"].run == "runs/judge"
 
 
 def _weights_asked_for(load: Callable[[], Any]) -> tuple[str, str]:

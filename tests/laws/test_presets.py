@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from varlab.flops import decode_flops, encode_flops, transformer_flops
-from varlab.recipe.assembly import build_order, build_tokenizer, example_slots, make
+from varlab.recipe.assembly import build_order, build_tokenizer, example_slots
+from varlab.recipe.objects import make
 from varlab.rng import Rng
 
 from .conftest import load, names
@@ -118,7 +119,7 @@ def test_forward_flops_of_an_image(name: str, tokens: str, order: str, teraflops
     example.embed = lambda idx: torch.zeros(*idx.shape, 32)
     example.accumulate = lambda f_hat, k, h: f_hat
     slots = example_slots(order_of(order, scales), example)  # type: ignore[arg-type]
-    counted = transformer_flops(model, slots, width=model.width, depth=model.depth)
+    counted = transformer_flops(model, slots)
     assert counted / 1e12 == pytest.approx(teraflops, rel=0.05)
 
 

@@ -10,7 +10,7 @@ __all__ = ["COMMANDS", "Command"]
 
 @dataclass(frozen=True)
 class Command:
-    """One command: ``conf/<name>.yaml``, and a module with ``run(cfg: DictConfig, directory: RunDirectory) -> dict``.
+    """One command: ``conf/<name>.yaml``, and a module with ``run(config: Config, directory: RunDirectory) -> Config``.
 
     What ``run`` returns (JSON types) is the run's outcome. purpose: one line for the list of commands. positional: the
     key of bare arguments. renamed: keys that are config groups elsewhere and plain values in this command, with their

@@ -1,4 +1,8 @@
-"""The console script ``varlab``. It imports only the standard library until a command runs, so ``--help`` is fast."""
+"""The console script. ``varlab train`` calls ``run(config, directory)`` of ``varlab/cli/commands/train.py``.
+
+config: ``conf/train.yaml`` with the command's arguments, composed by Hydra (``varlab/cli/app.py``). directory: the run's
+(``varlab/launch/job.py``). Only the standard library is imported until a command runs, so ``--help`` is fast.
+"""
 
 from __future__ import annotations
 

@@ -131,5 +131,5 @@ def _weights_hash(run: object) -> str | None:
 
 def execute(module: str, config: Config, directory: RunDirectory) -> Config:
     """Call a command's ``run`` in this process."""
-    outcome: Config = importlib.import_module(module).run(OmegaConf.create(config), directory) or {}
+    outcome: Config = importlib.import_module(module).run(config, directory) or {}
     return outcome

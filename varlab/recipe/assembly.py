@@ -1,50 +1,124 @@
-"""From plain configuration to live objects. Sizes that follow from an object are taken from it, never repeated in YAML."""
+"""Put a model together from plain configuration. Sizes that follow from an object are taken from it, never from YAML."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 from varlab.config import Config
-from varlab.moved import resolve_targets
+from varlab.data import BaseDataModule
+from varlab.model import Model
 from varlab.order import BaseOrder
+from varlab.recipe.objects import make
 from varlab.rng import Rng
+from varlab.sample import Sampler
+from varlab.score.image_sampler import ImageSampler, Rejection, ValConditions
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition, CoordinateCondition, SpatialCondition
 from varlab.transformer import Transformer
 from varlab.types import Slots, Tokenizer, VarlabError
 
 
-def make(config: Config, **live: Any) -> Any:
-    """The object a config's ``_target_`` names, with values from live objects. A sentence of its constructor stays one."""
-    config = resolve_targets(config)
-    try:
-        if config.get("_partial_"):
-            return instantiate(config, **live, _convert_="all")
-        return instantiate(config, _partial_=True, _convert_="all")(**live)  # live objects are no business of Hydra's
-    except VarlabError:
-        raise
-    except (TypeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise VarlabError(f"{config.get('_target_')} could not be made from its configuration: {reason}.") from error
-    except InstantiationException as error:
-        if isinstance(error.__cause__, VarlabError):
-            raise error.__cause__ from None
-        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-        raise VarlabError(f"{config.get('_target_')} could not be made from its configuration: {reason}.") from error
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """The parts of a tokenizer's or a generator's model, each as its configuration: ``build`` in run.json.
+
+    transformer: None for a tokenizer, which has neither order, sampler, classes nor condition. imported: which foreign
+    checkpoint the weights come from, None for a training's.
+    """
+
+    tokenizer: Config
+    order: Config | None = None
+    transformer: Config | None = None
+    sampler: Config | None = None
+    classes: list[str] | None = None
+    image_size: list[int]
+    condition: Config | None = None
+    imported: Config | None = None
+
+    @classmethod
+    def from_json(cls, build: Mapping[str, Any]) -> Build:
+        """Read ``build`` of a run.json that has a tokenizer in it."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in build.items() if name in names})
+
+    def to_json(self) -> Config:
+        """Return what run.json stores: a tokenizer alone stores none of the generator's parts."""
+        names = ["tokenizer", "image_size"] if self.transformer is None else [f.name for f in fields(self)]
+        stored = {name: getattr(self, name) for name in names if name != "imported"}
+        return stored if self.imported is None else stored | {"imported": self.imported}
+
+
+def assemble(
+    build: Build, rng: Rng, *, tokenizer: VQTokenizer | None = None, condition: Condition | None = None
+) -> Model:
+    """Put a build's parts together; their weights are initial ones, drawn from the seed.
+
+    tokenizer, condition: trained ones to use in place of new ones.
+    """
+    tokenizer = tokenizer or build_tokenizer(build.tokenizer, rng)
+    if build.transformer is None:
+        return Model(tokenizer=tokenizer)
+    assert build.order is not None and build.sampler is not None and build.classes is not None
+    order = build_order(build.order, tokenizer)
+    condition = condition or build_condition(build.condition, tokenizer=tokenizer)
+    transformer = build_transformer(
+        build.transformer,
+        tokenizer=tokenizer,
+        order=order,
+        num_classes=len(build.classes),
+        rng=rng,
+        cond_vocab=condition.vocab_size if condition else 0,
+        cond_tokens=condition.num_tokens if condition else 0,
+    )
+    return Model(
+        tokenizer=tokenizer,
+        order=order,
+        transformer=transformer,
+        sampler=make(build.sampler),
+        classes=tuple(build.classes),
+        condition=condition,
+    )
+
+
+def image_sampler(
+    model: Model,
+    data: BaseDataModule,
+    *,
+    seed: int,
+    batch: int,
+    sampler: Sampler | None = None,
+    rejection: Rejection | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> ImageSampler:
+    """Return the sampler of a generator's images. data: its val split gives the conditions. check: see ``ImageSampler``."""
+    transformer, order = model.generator()
+    sampler = sampler or model.sampler
+    assert sampler is not None
+    return ImageSampler(
+        transformer=transformer,
+        order=order,
+        tokenizer=model.tokenizer,
+        sampler=sampler,
+        seed=seed,
+        batch=batch,
+        conditions=ValConditions(data=data, condition=model.condition) if model.condition else None,
+        rejection=rejection,
+        check=check,
+    )
 
 
 def build_tokenizer(config: Config, rng: Rng) -> VQTokenizer:
-    """The tokenizer of ``conf/tokenizer``, initialised from the seed."""
+    """Build the tokenizer of ``conf/tokenizer``, initialised from the seed."""
     with rng.scope("init/tokenizer"):
         return make(config)
 
 
 def check_image_size(tokenizer: VQTokenizer, image_size: tuple[int, int], where: str) -> None:
-    """Raises VarlabError unless the tokenizer's scales stand for images of this size."""
+    """Raise VarlabError unless the tokenizer is made for images of this size. where: whose size it is."""
     if tokenizer.image_size != tuple(image_size):
         h, w = tokenizer.image_size
         raise VarlabError(
@@ -54,7 +128,7 @@ def check_image_size(tokenizer: VQTokenizer, image_size: tuple[int, int], where:
 
 
 def build_condition(config: Config | None, *, tokenizer: Tokenizer) -> Condition | None:
-    """The condition of ``conf/condition`` beside this tokenizer's images; a spatial one names its own tokenizer."""
+    """Build the condition of ``conf/condition`` for this tokenizer's images; a spatial one names its own tokenizer."""
     if config is None:
         return None
     if config["kind"] == "spatial":
@@ -66,7 +140,7 @@ def build_condition(config: Config | None, *, tokenizer: Tokenizer) -> Condition
 
 
 def build_order(config: Config, tokenizer: Tokenizer) -> BaseOrder:
-    """The order of ``conf/order`` over this tokenizer's scales; VarlabError where the two don't fit."""
+    """Build the order of ``conf/order`` over this tokenizer's scales; VarlabError if the two don't fit."""
     return make(config, scales=tokenizer.scales)
 
 
@@ -80,7 +154,7 @@ def build_transformer(
     cond_vocab: int = 0,
     cond_tokens: int = 0,
 ) -> Transformer:
-    """The transformer of ``conf/transformer``, for this tokenizer, this order and this many classes and condition tokens."""
+    """Build the transformer of ``conf/transformer``, for this tokenizer, order, number of classes and condition tokens."""
     with rng.scope("init/transformer"):
         transformer = make(
             config,
@@ -94,8 +168,8 @@ def build_transformer(
         )
     if not order.fixed and transformer.position is None:
         raise VarlabError(
-            f"transformer.embed.position=false cannot tell where {type(order).__name__} goes next, which is another place for "
-            "every sample: use embed.position=true."
+            f"transformer.embed.position=false hides where {type(order).__name__} goes next, which differs from sample to "
+            "sample: use embed.position=true."
         )
     slots = example_slots(order, tokenizer)
     if transformer.token_inputs and bool(((slots.src_BL >= 0) & (slots.tok_BL < 0)).any()):
@@ -108,7 +182,7 @@ def build_transformer(
 
 @torch.no_grad()
 def example_slots(order: BaseOrder, tokenizer: Tokenizer, condition: Condition | None = None) -> Slots:
-    """The slots of one sample (all tokens 0), its condition's first, for counting and checking; on the CPU."""
+    """Return the slots of one sample of zeros, its condition's first, on the CPU: for counting and for checks."""
     device = tokenizer.blank(1).device
     maps = [torch.zeros(1, length, dtype=torch.int64, device=device) for length in order.lengths]
     slots, _ = order.pack(maps, tokenizer, Rng(0).stream("order", torch.zeros(1, dtype=torch.int64)))

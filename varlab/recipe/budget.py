@@ -1,73 +1,89 @@
-"""How fast a training goes on this machine: for budgets of time, which become a number of images once and for all."""
+"""The length of a training in images. A budget of time is converted once, by a short trial on this machine."""
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 import tempfile
 import time
+from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
-from varlab.recipe.trainings import KINDS
-from varlab.rng import Rng
-from varlab.run.directory import RunDirectory
-from varlab.tasks import fit
-from varlab.tasks.callbacks import Checkpointer, Journal, Resume
+from varlab.recipe.plan import Plan
+from varlab.tasks import Task
+from varlab.tasks.callbacks import Journal
 from varlab.tasks.distributed import collectives
+from varlab.types import Batch, VarlabError
 
-__all__ = ["images_per_second"]
+__all__ = ["budget_images", "images_per_second"]
+
+logger = logging.getLogger(__name__)
 
 BATCHES, WARM_UP = 32, 8  # of the trial; the first updates allocate and compile
 
 
+def budget_images(
+    budget: Config, task: Task, batch: int, *, pace: Callable[[], float], known: int | None = None
+) -> int:
+    """Convert ``conf/train.yaml``'s budget into images, rounded up to whole batches.
+
+    pace: measures images a second; called only for a budget of seconds. known: the images of an earlier attempt, which
+    a budget of seconds keeps.
+    """
+    asked = {name: value for name, value in budget.items() if value is not None}
+    if len(asked) != 1:
+        raise VarlabError(
+            "Give the length of the training once: one of budget.images=N, budget.flops=F and budget.seconds=S."
+        )
+    ((name, value),) = asked.items()
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise VarlabError(f"budget.{name} is {value}, but it must be a number above 0.")
+    if name == "flops":
+        return batch * bisect_left(range(1 << 62), value, lo=1, key=lambda batches: task.flops_at(batches * batch))
+    images = value
+    if name == "seconds":
+        images = known or _images_in(value, pace())
+    return math.ceil(images / batch) * batch
+
+
+def _images_in(seconds: float, pace: float) -> int:
+    images = max(1, round(seconds * pace))
+    logger.info("%.0f images a second: %g seconds are %d images", pace, seconds, images)
+    return images
+
+
 class _Clock(Callback):
-    """Seconds that an update takes: each rank's median, and the mean of these, the same on all."""
+    """Measures the seconds of an update: each rank's median, and the mean of these, the same on all ranks."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
         self.seconds = math.nan
 
-    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Note the time."""
         self._times.append(time.perf_counter())
 
-    def on_train_end(self, trainer: Trainer, task: Any) -> None:
-        """Agree."""
-        spent = [b - a for a, b in zip(self._times[WARM_UP:], self._times[WARM_UP + 1 :], strict=False)]
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+        """Agree with the other ranks."""
+        times = self._times[WARM_UP:]
+        spent = [b - a for a, b in zip(times, times[1:], strict=False)]
         self.seconds = statistics.fmean(collectives.gather_objects(statistics.median(spent)))
 
 
-def images_per_second(config: Config, auto: Config, data: BaseDataModule, directory: RunDirectory) -> float:
-    """The median pace of a trial: the very training from its beginning, on a copy that leaves nothing behind; on all ranks.
+def images_per_second(plan: Plan, data: BaseDataModule, trainer: Config) -> float:
+    """Measure the median pace of the first updates of a training, on all ranks, in a folder that is deleted afterwards.
 
-    Raises:
-        Stopped: by a signal, which finds nothing to save.
+    plan: one made for this trial, which trains its weights. trainer: its arguments of ``varlab.tasks.fit``.
+    Raises Stopped after a signal; there is nothing to save then.
     """
-    settings = {key: value for key, value in config["trainer"].items() if key != "micro_batch"} | auto
-    plan, clock = KINDS[config["kind"]](config, data, Rng(config["seed"]), directory), _Clock()
+    clock = _Clock()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        checkpoint, journal = folder / "last.ckpt", Journal(directory=folder, tensorboard=False)
-        resume = Resume(
-            checkpoint=checkpoint,
-            progress=folder / "progress",
-            config_hash="",
-            journal=journal,
-            on_resume=lambda _: None,
-        )
-        checkpointer = Checkpointer(path=checkpoint, every=1 << 60, config_hash="", weights=folder)
-        fit(
-            plan.task,
-            data,
-            images=BATCHES * data.batch,
-            resume=resume,
-            callbacks=[clock],
-            checkpointer=checkpointer,
-            **settings,
-        )
+        journal = Journal(directory=Path(name), tensorboard=False)
+        plan.fit(data, Path(name), images=BATCHES * data.batch, trainer=trainer, journal=journal, callbacks=[clock])
     return data.batch / clock.seconds

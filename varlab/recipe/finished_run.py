@@ -1,26 +1,88 @@
-"""What encode, sample and evaluate share: the model of a run, its shards, the sampler with the asked changes."""
+"""A finished run, live: its model (``varlab.load``), and its shards and sampler for the commands that read it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 
+from varlab.checkpoint import load_weights
 from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.model import Model
-from varlab.recipe.assembly import make
-from varlab.recipe.loading import load
-from varlab.run.directory import read_run
+from varlab.recipe.assembly import Build, assemble
+from varlab.recipe.objects import make
+from varlab.rng import Rng
+from varlab.run.record import read_finished, read_record
 from varlab.sample import Sampler
+from varlab.tokenizer.condition import SpatialCondition
 from varlab.types import VarlabError
 
-SAMPLER_KEYS = ("cfg", "ramp", "cfg_steps", "temperature", "top_k", "top_p", "smooth")
+_WEIGHTS = {"ema": "weights.safetensors", "raw": "weights_raw.safetensors"}
 
 
-def device_of(setting: str) -> torch.device:
-    """auto: a GPU where there is one."""
+def load(run: str | Path, *, weights: str = "ema", device: torch.device | str = "cpu") -> Model:
+    """Load the model of a run directory. weights: "ema" (averaged, as in all scores) or "raw"."""
+    run = Path(run)
+    if weights not in _WEIGHTS:
+        raise VarlabError(f"weights={weights!r} is unknown: use 'ema' or 'raw'.")
+    record = read_record(run)
+    if "tokenizer" not in record.build:
+        raise VarlabError(f"{run} is a run of '{record.command} {record.name}', which holds no image model.")
+    model = assemble(Build.from_json(record.build), Rng(0))
+    load_weights(model.transformer or model.tokenizer, run / _WEIGHTS[weights])
+    if model.transformer is not None:
+        load_weights(model.tokenizer, run / "tokenizer.safetensors")
+    if isinstance(model.condition, SpatialCondition):
+        load_weights(model.condition.tokenizer, run / "condition.safetensors")
+    return model.to(device)
+
+
+class FinishedRun:
+    """The run that a command's ``run=DIR`` names: its record, and its model on the command's device.
+
+    config: the command's. Raises VarlabError unless the run is finished and the command's numbers make sense.
+    """
+
+    def __init__(self, config: Config):
+        _check_numbers(config)
+        if config["threads"] is not None:
+            torch.set_num_threads(config["threads"])
+        self._config = config
+        self.path = Path(config["run"])
+        self.record = read_finished(self.path)
+        self.model = load(self.path, weights=config["weights"], device=_device(config["device"]))
+
+    @property
+    def data_config(self) -> Config | None:
+        """The shards that the command names, or else those that the run was trained on."""
+        return self._config.get("data") or self.record.config.get("data")
+
+    def data(self, config: Config | None = None) -> ShardDataModule:
+        """Open the run's shards, or those of ``config``. VarlabError if their images have another size than the run's."""
+        config = config or self.data_config
+        if config is None:
+            raise VarlabError(f"{self.path} was not trained on shards: give data=folder data.path=DIR.")
+        data: ShardDataModule = make(config)
+        wanted, has = tuple(self.record.build["image_size"]), data.info.image_size
+        if wanted != has:
+            raise VarlabError(
+                f"The run works on {wanted[0]}×{wanted[1]} images, {data.info.path} holds {has[0]}×{has[1]}."
+            )
+        return data
+
+    def sampler(self) -> Sampler:
+        """Return the run's sampler, or that of the group ``sampler``, with the settings that the command changes."""
+        if self.model.sampler is None:
+            raise VarlabError(f"{self.path} is not the run of a generator: there is nothing to sample from.")
+        config = self._config
+        base: Sampler = make(config["sampler"]) if config.get("sampler") else self.model.sampler
+        return replace(base, **{f.name: config[f.name] for f in fields(Sampler) if config[f.name] is not None})
+
+
+def _device(setting: str) -> torch.device:
+    """The device that ``device=`` names; ``auto`` is a GPU if there is one."""
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -29,38 +91,8 @@ def device_of(setting: str) -> torch.device:
         raise VarlabError(f"device={setting} cannot be used here ({str(error).splitlines()[0]}).") from error
 
 
-def trained(config: Config) -> tuple[Model, Config]:
-    """The model of ``config["run"]`` on its device, and the run's record."""
+def _check_numbers(config: Config) -> None:
     for name in ("n", "batch", "shown", "grown", "seed"):
         least = 0 if name == "seed" else 1
         if name in config and (not isinstance(config[name], int) or config[name] < least):
             raise VarlabError(f"{name}={config[name]} must be a whole number, at least {least}.")
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
-    run = Path(config["run"])
-    record = read_run(run)
-    if record["outcome"]["state"] != "finished":
-        raise VarlabError(
-            f"{run} is {record['outcome']['state']}, not finished: run the same varlab train command again."
-        )
-    return load(run, weights=config["weights"], device=device_of(config["device"])), record
-
-
-def shards(config: Config, record: Config) -> ShardDataModule:
-    """The shards that ``data`` names, or those that the run was trained on. VarlabError where they are not the same size."""
-    own = config.get("data") or record["config"].get("data")
-    if own is None:
-        raise VarlabError(f"{config['run']} was trained on no shards that it knows of: give data=folder data.path=DIR.")
-    data: ShardDataModule = make(own)
-    wanted, has = tuple(record["build"]["image_size"]), data.info.image_size
-    if wanted != has:
-        raise VarlabError(f"The run works on {wanted[0]}×{wanted[1]} images, {data.info.path} holds {has[0]}×{has[1]}.")
-    return data
-
-
-def sampler_of(config: Config, model: Model) -> Sampler:
-    """The run's own sampler, or the one of the group ``sampler``; with the settings given by name."""
-    if model.sampler is None:
-        raise VarlabError(f"{config['run']} is not the run of a generator: there is nothing to sample from.")
-    base: Sampler = model.sampler if config.get("sampler") is None else make(config["sampler"])
-    return replace(base, **{key: config[key] for key in SAMPLER_KEYS if config[key] is not None})

@@ -1,1 +1,1 @@
-"""The commands: one module each, with ``run(cfg, directory)``."""
+"""The commands: one module each, with ``run(config, directory)``."""

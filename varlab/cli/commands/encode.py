@@ -1,39 +1,37 @@
-"""``varlab encode``: the token maps of every image, by a trained tokenizer, for generators to train from."""
+"""``varlab encode``: write the token maps of every image, for generators to train from."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 
 from varlab import flops
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, write_array, write_tokens
-from varlab.files import sha256, write_json
+from varlab.files import digest, sha256, write_json
 from varlab.launch.environment import global_rank, local_rank, started_ranks
 from varlab.model import Model
 from varlab.moved import current_name
-from varlab.recipe.finished_run import shards, trained
+from varlab.recipe.finished_run import FinishedRun
 from varlab.run.directory import RunDirectory
+from varlab.run.record import Parent
 from varlab.types import VarlabError, to_float
 
 __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-_MARK = "encoding.json"  # whose token shards lie here, finished or not
-_POLL = 0.2  # seconds between looks at what the other ranks have done
+_MARK = "encoding.json"  # says whose token shards are here, finished or not
+_POLL = 0.2  # seconds between checks of what other ranks have done
 
 
 @dataclass(frozen=True)
@@ -46,88 +44,81 @@ class _Part:
     file: str
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> Config:
-    """Write the token shards of every split, each once by one of the ranks, and at last ``tokens.json``."""
-    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    model, record = trained(_on_own_device(config))
-    own = _data_config(config, record)
-    data = shards(config | {"data": own}, record)
-    origin = _origin(config, model, data, own)
+def run(config: Config, directory: RunDirectory) -> Config:
+    """Write the token shards of every split, each on one of the ranks, and then ``tokens.json``."""
+    run = FinishedRun(config | {"device": _device(config["device"])})
+    shards = _data_config(config, run)
+    data = run.data(shards)
+    origin = _origin(config, run, data, shards)
     rank, world = global_rank(), started_ranks() or 1
-    _take_up(directory, origin)
+    _clear(directory, origin)
     parts = _parts(data)
-    mine = [part for part in parts[rank::world] if not (directory.path / part.file).is_file()]
-    if len(mine) < len(parts[rank::world]):
-        logger.info(
-            "%d of %d token shards are there already", len(parts[rank::world]) - len(mine), len(parts[rank::world])
-        )
+    mine = parts[rank::world]
+    todo = [part for part in mine if not (directory.path / part.file).is_file()]
+    if len(todo) < len(mine):
+        logger.info("%d of %d token shards exist already", len(mine) - len(todo), len(mine))
     with progress_bar("encoding") as progress:
-        done, total = 0, sum(part.last - part.first for part in mine)
-        for part in mine:
-            write_array(directory.path / part.file, _encode(model, data, part, config["batch"]))
+        done, total = 0, sum(part.last - part.first for part in todo)
+        for part in todo:
+            write_array(directory.path / part.file, _encode(run.model, data, part, config["batch"]))
             done += part.last - part.first
             if rank == 0:
                 progress(done, total)
     if rank != 0:
         return {}
-    _wait([directory.path / part.file for part in parts])
-    tokens = _finish(directory.path, origin, parts, data, model)
-    directory.update(parents={"tokenizer": {"run": config["run"], "weights_sha256": origin["tokenizer_sha256"]}})
+    while not all((directory.path / part.file).is_file() for part in parts):
+        time.sleep(_POLL)  # if another rank dies, the process that started the ranks ends this one, too
+    tokens = _finish(directory.path, origin, parts, data, run.model)
+    directory.update(parents={"tokenizer": Parent(run=config["run"], weights_sha256=origin["tokenizer_sha256"])})
     counts = {split: sum(shard.count for shard in of) for split, of in tokens.splits.items()}
     logger.info("encoded %s: %s", ", ".join(f"{n} {split}" for split, n in counts.items()), directory.path)
     encoded = counts.get("train", 0) * tokens.views + sum(n for split, n in counts.items() if split != "train")
-    cost = flops.encode_flops(model.tokenizer, data.info.image_size)
+    cost = flops.encode_flops(run.model.tokenizer, data.info.image_size)
     return {"images": counts, "views": tokens.views, "tokens_per_image": tokens.tokens, "flops": encoded * cost}
 
 
-def _on_own_device(config: Config) -> Config:
-    """Each rank of a machine has a GPU of its own, where there are some."""
-    device = local_rank()
-    if config["device"] == "auto" and device is not None and torch.cuda.device_count() > device:
-        return config | {"device": f"cuda:{device}"}
-    return config
+def _device(asked: str) -> str:
+    """The rank's own GPU if there are enough."""
+    rank = local_rank()
+    return f"cuda:{rank}" if asked == "auto" and rank is not None and torch.cuda.device_count() > rank else asked
 
 
-def _data_config(config: Config, record: Config) -> Config:
-    """Of the shards, their training images seen in as many ways as asked."""
-    own = dict(config.get("data") or record["config"].get("data") or {})
-    target = current_name(own.get("_target_", ""))
+def _data_config(config: Config, run: FinishedRun) -> Config:
+    """The configuration of the shards, their training images seen in as many ways as asked."""
+    shards = dict(run.data_config or {})
+    target = current_name(shards.get("_target_", ""))
     if target.endswith("TokenDataModule"):
-        raise VarlabError(f"{config['run']} was trained on tokens: give the images, with data=shards data.path=DIR.")
+        raise VarlabError(f"{run.path} was trained on tokens: give the images, with data=shards data.path=DIR.")
     if target.endswith("StreamDataModule"):
         raise VarlabError(
-            f"{config['run']} was trained on a stream, whose samples have no numbers: varlab index the shards, and give "
+            f"{run.path} was trained on a stream, whose samples have no numbers: run varlab index on the shards, and give "
             "data=shards data.path=DIR."
         )
-    own |= {"views": config["views"], "views_seed": config["views_seed"]} | (
-        {"tokens": None} if "tokens" in own else {}
-    )
-    return own if config["workers"] is None else own | {"workers": config["workers"]}
+    shards |= {"views": config["views"], "views_seed": config["views_seed"]}
+    shards |= {"tokens": None} if "tokens" in shards else {}
+    return shards if config["workers"] is None else shards | {"workers": config["workers"]}
 
 
-def _origin(config: Config, model: Model, data: ShardDataModule, own: Config) -> Config:
-    """What decides the tokens."""
-    run = Path(config["run"])
-    inside = run / "tokenizer.safetensors"
+def _origin(config: Config, run: FinishedRun, data: ShardDataModule, shards: Config) -> Config:
+    """Everything that the tokens depend on."""
+    inside = run.path / "tokenizer.safetensors"
     raw = "weights_raw.safetensors" if config["weights"] == "raw" else "weights.safetensors"
-    looks = {name: own.get(name) for name in ("augment", "crop")} if config["views"] else None
     return {
-        "tokenizer_sha256": sha256(inside if inside.is_file() else run / raw),
-        "tokenizer_run": str(run),
-        "scales": [list(scale) for scale in model.tokenizer.scales],
+        "tokenizer_sha256": sha256(inside if inside.is_file() else run.path / raw),
+        "tokenizer_run": str(run.path),
+        "scales": [list(scale) for scale in run.model.tokenizer.scales],
         "data_hash": data.info.hash,
         "image_size": list(data.info.image_size),
         "view": data.info.view,
         "views": config["views"],
         "views_seed": config["views_seed"],
-        "look": looks,
+        "look": {name: shards.get(name) for name in ("augment", "crop")} if config["views"] else None,
     }
 
 
-def _take_up(directory: RunDirectory, origin: Config) -> None:
-    """Keep the token shards of this very encoding, remove those of another."""
-    mark = directory.path / _MARK
-    wanted = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+def _clear(directory: RunDirectory, origin: Config) -> None:
+    """Keep the token shards of this encoding, remove those of another. Other ranks wait for rank 0."""
+    mark, wanted = directory.path / _MARK, digest(origin)
     if directory.rank != 0:
         while _marked(mark) != wanted:
             time.sleep(_POLL)
@@ -152,8 +143,8 @@ def _parts(data: ShardDataModule) -> list[_Part]:
     return [part for part in parts if part.last > part.first]
 
 
-def _encode(model: Model, data: ShardDataModule, part: _Part, batch: int) -> NDArray[Any]:
-    """Tokens [N, views, P] of those images; the largest number where one could not be read."""
+def _encode(model: Model, data: ShardDataModule, part: _Part, batch: int) -> NDArray[np.integer]:
+    """Tokens [N, views, P] of the part's images; the largest number for an image that cannot be read."""
     dtype = dtype_for(model.tokenizer.vocab_size)
     rows = []
     for images in data.in_order(part.split, part.first, part.last, batch):
@@ -165,14 +156,8 @@ def _encode(model: Model, data: ShardDataModule, part: _Part, batch: int) -> NDA
     return idx_NP.reshape(part.last - part.first, -1, idx_NP.shape[1])
 
 
-def _wait(files: list[Path]) -> None:
-    """Until the other ranks have written theirs; if one dies, whoever started the ranks ends this one too."""
-    while not all(file.is_file() for file in files):
-        time.sleep(_POLL)
-
-
 def _finish(folder: Path, origin: Config, parts: list[_Part], data: ShardDataModule, model: Model) -> TokenSet:
-    """The labels, and what is told of it all."""
+    """Write the labels and ``tokens.json``."""
     splits: dict[str, list[TokenShard]] = {split: [] for split in data.info.counts}
     bad = dict.fromkeys(splits, 0)
     for part in parts:

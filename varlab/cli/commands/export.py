@@ -7,14 +7,14 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from varlab.checkpoint import formats
 from varlab.config import Config
 from varlab.files import atomic_write
 from varlab.model import Model
-from varlab.recipe.loading import load
-from varlab.run.directory import RunDirectory, read_run
+from varlab.recipe.finished_run import load
+from varlab.run.directory import RunDirectory
+from varlab.run.record import read_record
 from varlab.types import VarlabError
 
 __all__ = ["run"]
@@ -24,13 +24,12 @@ logger = logging.getLogger(__name__)
 _WRAPPER = {"var": None, "vqgan": "state_dict", "llamagen": "model"}
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> Config:
+def run(config: Config, directory: RunDirectory) -> Config:
     """Write tokenizer.pth, and transformer.pth for a generator."""
-    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     name, run_path = config["format"]["name"], Path(config["run"])
     if config["file"] not in ("pth", "safetensors"):
         raise VarlabError(f"file={config['file']} is unknown: use pth or safetensors.")
-    build = read_run(run_path)["build"]
+    build = read_record(run_path).build
     model = load(run_path, weights=config["weights"])
     kept = run_path / "foreign.safetensors"
     rest = safetensors.torch.load_file(kept) if kept.is_file() else {}

@@ -1,12 +1,12 @@
-"""``varlab index``: an index for shards that are there, or a check of them."""
+"""``varlab index``: make the index of a folder of shards, or check the shards against their index."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -29,20 +29,19 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> Config:
-    """Make the index of ``cfg.path``, or compare the shards there with the one they have."""
-    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+def run(config: Config, directory: RunDirectory) -> Config:
+    """Make the index of the folder ``path``, or check its shards if ``check`` is true."""
     folder = Path(config["path"]).expanduser()
     if not folder.is_dir():
-        raise VarlabError(f"There is no folder {folder}: give the one that the shards lie in.")
+        raise VarlabError(f"There is no folder {folder}: give the folder of the shards.")
     return _check(config, folder, directory) if config["check"] else _make(config, folder)
 
 
 def _make(config: Config, folder: Path) -> Config:
-    before = _before(folder)
+    before = _earlier_index(folder)
     splits = split_files(folder, config["split"])
     count = worker_count(config["workers"], jobs=sum(map(len, splits.values())))
-    with progress_bar("looking at shards") as progress:
+    with progress_bar("scanning shards") as progress:
         index, faults = build_index(
             folder,
             splits=splits,
@@ -59,8 +58,8 @@ def _make(config: Config, folder: Path) -> Config:
         logger.warning("left out: %s", fault)
     bad = [(f.kind, f"{f.shard} {f.key}".strip(), f.detail) for f in faults]
     summarise(index, folder / "summary.html", bad=bad, sheet=8)
-    counts = ", ".join(f"{n} {split}" for split, n in index.info.counts.items())
-    logger.info("%s: %s samples, %d classes; left out: %s", folder / FILE, counts, len(index.classes), _said(faults))
+    counts, left_out = _counts(index.info.counts), _counts(count_faults(faults))
+    logger.info("%s: %s samples, %d classes; left out: %s", folder / FILE, counts, len(index.classes), left_out)
     return {"counts": dict(index.info.counts), "hash": index.hash, "faults": count_faults(faults)}
 
 
@@ -71,14 +70,14 @@ def _check(config: Config, folder: Path, directory: RunDirectory) -> Config:
         faults = check_index(index, settings=_settings(config, {}), workers=count, progress=progress)
     for fault in faults:
         logger.warning("%s", fault)
-    directory.path.mkdir(parents=True, exist_ok=True)
     report = directory.path / "check.json"
     write_json(report, {"path": str(folder), "hash": index.hash, "faults": [vars(fault) for fault in faults]})
     _show(index, faults)
     if faults:
-        raise VarlabError(f"{folder} is not what its index says: {_said(faults)}. All of it is in {report}.")
-    left_out = ", ".join(f"{n} {kind}" for kind, n in index.faults.items())
-    without = f", which left out {left_out}" if left_out else ""
+        raise VarlabError(
+            f"{folder} is not what its index says: {_counts(count_faults(faults))}. {report} lists all faults."
+        )
+    without = f", which left out {_counts(index.faults)}" if index.faults else ""
     logger.info("%s is whole: every shard and every image is what its index says%s", folder, without)
     return {"faults": {}}
 
@@ -94,21 +93,21 @@ def _settings(config: Config, before: Config) -> ScanSettings:
     )
 
 
-def _before(folder: Path) -> Config:
-    """What an index of any version that is there says of how the shards were made."""
+def _earlier_index(folder: Path) -> Config:
+    """How the shards were made, from an index of any version; empty if there is none."""
     try:
-        told = json.loads((folder / FILE).read_text())
-        return {key: told[key] for key in ("source", "classes", "conditions") if key in told}
+        index = json.loads((folder / FILE).read_text())
+        return {key: index[key] for key in ("source", "classes", "conditions") if key in index}
     except (OSError, ValueError, TypeError):
         return {}
 
 
-def _said(faults: list[Fault]) -> str:
-    return ", ".join(f"{n} {kind}" for kind, n in count_faults(faults).items()) or "none"
+def _counts(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in numbers.items()) or "none"
 
 
 def _show(index: Index, faults: list[Fault]) -> None:
-    """A table of what is wrong, on a terminal and off it."""
+    """Print the faults as a table."""
     if not faults:
         return
     table = Table("kind", "faults", "samples", "what it is", title=f"{index.path}: not what its index says")

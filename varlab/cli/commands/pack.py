@@ -1,12 +1,8 @@
-"""``varlab pack``: images into WebDataset shards."""
+"""``varlab pack``: pack images into WebDataset shards."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 
 from varlab.cli.dataset_summary import summarise
 from varlab.cli.progress_bar import progress_bar
@@ -15,7 +11,7 @@ from varlab.data.format.index import SPLITS, read_index
 from varlab.data.pack.conditions import ConditionMaker, CropBoxes
 from varlab.data.pack.packer import pack
 from varlab.launch.environment import worker_count
-from varlab.moved import resolve_targets
+from varlab.recipe.objects import make
 from varlab.run.directory import RunDirectory
 from varlab.types import VarlabError
 
@@ -23,43 +19,38 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-_SAID = 50  # skipped images that are named in the log; summary.html and run.json name all
+_NAMED = 50  # skipped images that the log names; summary.html and run.json name all
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> Config:
-    """Pack ``cfg.source`` into shards of ``cfg.shard_size`` images in the run's directory, with a condition if asked."""
-    source, condition = _made(cfg.source), _condition(cfg.get("condition"))
-    jobs = sum(-(-len(source.entries(split)) // max(cfg.shard_size, 1)) for split in SPLITS)
+def run(config: Config, directory: RunDirectory) -> Config:
+    """Pack the images of ``source`` into shards in the run's directory, each with a condition if it is asked for."""
+    source, condition = make(config["source"]), _condition(config.get("condition"))
+    jobs = sum(-(-len(source.entries(split)) // max(config["shard_size"], 1)) for split in SPLITS)
     with progress_bar("packing") as progress:
         summary = pack(
             source,
             directory.path,
-            shard_size=cfg.shard_size,
-            workers=worker_count(cfg.workers, jobs=jobs),
+            shard_size=config["shard_size"],
+            workers=worker_count(config["workers"], jobs=jobs),
             progress=progress,
             condition=condition,
         )
     bad = [("skipped", skipped["name"], skipped["reason"]) for skipped in summary["skipped"]]
-    for skipped in summary["skipped"][:_SAID]:
+    for skipped in summary["skipped"][:_NAMED]:
         logger.warning("%s is skipped: %s", skipped["name"], skipped["reason"])
-    summarise(read_index(directory.path), directory.path / "summary.html", bad=bad, sheet=cfg.sheet)
+    summarise(read_index(directory.path), directory.path / "summary.html", bad=bad, sheet=config["sheet"])
     images = ", ".join(f"{count} {split}" for split, count in summary["images"].items())
     without = f"; {len(summary['skipped'])} skipped" if summary["skipped"] else ""
     logger.info("packed %s images into %d shards%s: %s", images, summary["shards"], without, directory.path)
     return {"summary": summary}
 
 
-def _condition(config: DictConfig | None) -> ConditionMaker | None:
-    """What each sample is packed with, from conf/condition, which training reads too."""
+def _condition(config: Config | None) -> ConditionMaker | None:
+    """What each sample is packed with; ``conf/condition`` has choices for packing and for training."""
     if config is None:
         return None
     if "_target_" in config:
-        made: ConditionMaker = _made(config)
-        return made
-    if config.kind == "coordinates":
+        return make(config)
+    if config["kind"] == "coordinates":
         return CropBoxes()
-    raise VarlabError(f"condition={config.kind} is for training: pack with edges, lowres, folder or coordinates.")
-
-
-def _made(config: DictConfig) -> Any:
-    return instantiate(resolve_targets(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]
+    raise VarlabError(f"condition={config['kind']} is for training: pack with edges, lowres, folder or coordinates.")

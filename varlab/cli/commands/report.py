@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from varlab.config import Config
 from varlab.report import Run, describe_differences, read_run, write_report, write_study
 from varlab.run.directory import RunDirectory
@@ -16,16 +14,16 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> Config:
+def run(config: Config, directory: RunDirectory) -> Config:
     """Write report.html, results.csv and scaling.csv into the directory, which may itself hold the runs they are about."""
-    paths = [Path(path) for path in cfg.runs]
+    paths = [Path(path) for path in config["runs"]]
     if len(paths) == 2 and all((path / "run.json").is_file() for path in paths):
         _log_differences(*map(read_run, paths))
-    result = write_report(paths, directory.path, title=cfg.title)
+    result = write_report(paths, directory.path, title=config["title"])
     logger.info("report: %s", result.html)
-    if cfg.readme is not None:
-        write_study(paths, Path(cfg.readme), section=cfg.section, against=cfg.against)
-        logger.info("table: %s, section %s", cfg.readme, cfg.section)
+    if config["readme"] is not None:
+        write_study(paths, Path(config["readme"]), section=config["section"], against=config["against"])
+        logger.info("table: %s, section %s", config["readme"], config["section"])
     scaling = {"scaling": str(result.scaling)} if result.scaling else {}
     return {"html": str(result.html), "csv": str(result.csv), **scaling}
 

@@ -1,28 +1,24 @@
-"""``varlab sample``: images from a trained generator, as a grid, a strip of their growth, and one array for any evaluator."""
+"""``varlab sample``: images from a trained generator, as a grid, a strip of growing images, and an array for evaluators."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from torch import Tensor
 
 from varlab.config import Config
-from varlab.data.image.grid import grid
+from varlab.data.image.grid import grid, write_png
 from varlab.files import atomic_write
-from varlab.model import Model
-from varlab.recipe import parents
-from varlab.recipe.finished_run import sampler_of, shards, trained
-from varlab.recipe.pictures import columns_for
-from varlab.recipe.sampling_conditions import Given
+from varlab.recipe.finished_run import FinishedRun
+from varlab.recipe.parents import Parents
+from varlab.recipe.sampling_conditions import SamplingConditions
+from varlab.recipe.training_pictures import columns_for
 from varlab.run.directory import RunDirectory
 from varlab.sample import Sampler
-from varlab.sample.images import Growth
 from varlab.score.image_sampler import Rejection, balanced_labels
 from varlab.types import VarlabError, to_uint8
 
@@ -31,75 +27,66 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, directory: RunDirectory) -> Config:
+def run(config: Config, directory: RunDirectory) -> Config:
     """Write samples.png, growth.png and samples.npz (arr_0 uint8 NHWC, arr_1 labels: what the ADM evaluator reads)."""
-    config: Config = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    model, record = trained(config)
-    sampler = sampler_of(config, model)
-    assert model.transformer is not None
-    given = Given(config, record, model)
-    rejection = _rejection(config, record, model)
-    label_N = _labels(config, model.transformer.num_classes, given)
-    images, labels = [], []
-    for ids_B in torch.arange(config["n"]).split(config["batch"]):
-        label_B = label_N[ids_B]
-
-        def draw(draw_ids_B: Tensor, ids_B: Tensor = ids_B, label_B: Tensor = label_B) -> Tensor:
-            settings = {"seed": config["seed"], "ids_B": ids_B, "draw_ids_B": draw_ids_B} | asdict(sampler)
-            return to_uint8(given.draw(label_B, **settings))
-
-        made = draw(ids_B) if rejection is None else rejection(draw, ids_B, label_B.to(model.device))
-        images.append(made.cpu())
-        labels.append(label_N[ids_B])
-    img_u8, label = torch.cat(images), torch.cat(labels)
-    shown = img_u8[: config["shown"]]
-    columns = min(columns_for(model.transformer.num_classes), len(shown))
-    _png(directory, "samples", grid(shown, columns=columns))
-    if (conditions := given.shown(torch.arange(len(shown)))) is not None:
-        _png(directory, "conditions", grid(conditions, columns=columns))
-    if not given.large:
-        _png(directory, "growth", _growth(model, sampler, label[: config["grown"]], config["seed"], given))
+    run = FinishedRun(config)
+    sampler, (transformer, _) = run.sampler(), run.model.generator()
+    conditions = SamplingConditions(config, run)
+    label_N = _labels(config, transformer.num_classes, conditions)
+    img_u8 = torch.cat(list(_images(config, run, sampler, conditions, label_N)))
+    shown_N = torch.arange(min(config["shown"], len(img_u8)))
+    columns = min(columns_for(transformer.num_classes), len(shown_N))
+    pictures = directory.path / "pictures"
+    write_png(pictures / "samples.png", grid(img_u8[shown_N], columns=columns))
+    if (given := conditions.shown(shown_N)) is not None:
+        write_png(pictures / "conditions.png", grid(given, columns=columns))
+    if not conditions.large:
+        grown_N = torch.arange(min(config["grown"], len(label_N)))
+        frames = run.model.growth(
+            label_N[grown_N], seed=config["seed"], cond_BN=conditions.tokens(grown_N), **asdict(sampler)
+        )
+        write_png(pictures / "growth.png", grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1]))
     with atomic_write(directory.path / "samples.npz") as file:
-        np.savez_compressed(file, arr_0=img_u8.permute(0, 2, 3, 1).numpy(), arr_1=label.numpy())
+        np.savez_compressed(file, arr_0=img_u8.permute(0, 2, 3, 1).numpy(), arr_1=label_N.numpy())
     logger.info("%d samples: %s", len(img_u8), directory.path)
     return {"n": len(img_u8), "sampler": asdict(sampler)}
 
 
-def _rejection(config: Config, record: Config, model: Model) -> Rejection | None:
-    """By the judge of the shards that the run was trained on."""
+def _images(
+    config: Config, run: FinishedRun, sampler: Sampler, conditions: SamplingConditions, label_N: Tensor
+) -> Iterator[Tensor]:
+    """img_u8_B3HW of all samples, in batches on the CPU; the best candidate of each with ``reject=``."""
+    rejection = _rejection(config, run)
+    for ids_B in torch.arange(config["n"]).split(config["batch"]):
+        label_B = label_N[ids_B]
+
+        def draw(draw_ids_B: Tensor, ids_B: Tensor = ids_B, label_B: Tensor = label_B) -> Tensor:
+            return to_uint8(
+                conditions.sample(label_B, ids_B=ids_B, draw_ids_B=draw_ids_B, seed=config["seed"], sampler=sampler)
+            )
+
+        yield (draw(ids_B) if rejection is None else rejection(draw, ids_B, label_B.to(run.model.device))).cpu()
+
+
+def _rejection(config: Config, run: FinishedRun) -> Rejection | None:
+    """Reject by the judge of the run's shards."""
     if config["reject"] is None:
         return None
-    assert model.transformer is not None
-    info = shards(config, record).info
-    judge, _ = parents.load_extractor(config["extractor"], info=info, near=Path(config["run"]))
-    num_classes = model.transformer.num_classes
-    return Rejection(judge=judge.to(model.device), rate=config["reject"], num_classes=num_classes)
+    judge = Parents(info=run.data().info, near=run.path).extractor(config["extractor"])
+    transformer, _ = run.model.generator()
+    return Rejection(judge=judge.to(run.model.device), rate=config["reject"], num_classes=transformer.num_classes)
 
 
-def _labels(config: Config, num_classes: int, given: Given) -> Tensor:
-    """Label of each sample: balanced over the classes (or those of the conditions' images), or the ones asked for, in turn.
-    num_classes is "no class".
+def _labels(config: Config, num_classes: int, conditions: SamplingConditions) -> Tensor:
+    """label_N: the classes asked for in turn; by default those of the conditions' images, or all classes in turn.
+
+    num_classes stands for "no class".
     """
     ids_N = torch.arange(config["n"])
     if config["labels"] is None:
-        own = given.labels(ids_N)
+        own = conditions.labels(ids_N)
         return balanced_labels(ids_N, num_classes) if own is None else own
     asked = torch.as_tensor(config["labels"], dtype=torch.int64).reshape(-1)
     if len(asked) == 0:
-        raise VarlabError("labels=[] asks for no class at all: give labels=[0,3], or leave it out for all classes.")
+        raise VarlabError("labels=[] names no class: give labels=[0,3], or leave it out for all classes.")
     return asked[ids_N % len(asked)]
-
-
-def _growth(model: Model, sampler: Sampler, label_N: Tensor, seed: int, given: Given) -> Tensor:
-    """img_u8_3HW: a row a sample, a column a step."""
-    assert model.order is not None
-    watch = Growth(order=model.order, tokenizer=model.tokenizer, frames=8)
-    cond_BN = given.tokens(torch.arange(len(label_N)))
-    model.sample_maps(label_N, seed=seed, growth=watch, cond_BN=cond_BN, **asdict(sampler))
-    frames = to_uint8(watch.images())
-    return grid(frames.flatten(0, 1).cpu(), columns=frames.shape[1])
-
-
-def _png(directory: RunDirectory, name: str, img_u8_3HW: Tensor) -> None:
-    with atomic_write(directory.path / "pictures" / f"{name}.png") as file:
-        Image.fromarray(img_u8_3HW.permute(1, 2, 0).contiguous().numpy()).save(file, format="PNG")

@@ -1,14 +1,24 @@
-"""Many images in one picture."""
+"""Pictures of images: many in one grid, as PNG files."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from varlab.errors import VarlabError
+from varlab.files import atomic_write
 
-__all__ = ["grid"]
+__all__ = ["grid", "write_png"]
+
+
+def write_png(path: Path, img_u8_3HW: Tensor) -> None:
+    """Write an image as a PNG, atomically."""
+    with atomic_write(path) as file:
+        Image.fromarray(img_u8_3HW.permute(1, 2, 0).contiguous().numpy()).save(file, format="PNG")
 
 
 def grid(img_u8_N3HW: Tensor, *, columns: int) -> Tensor:

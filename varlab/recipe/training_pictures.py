@@ -1,4 +1,4 @@
-"""The pictures of a run: samples beside real images, how an image grows, reconstructions."""
+"""Pictures during training: samples beside real images, growing images, reconstructions."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ _GROWN = 6  # images that are shown growing
 
 def reconstructions(tokenizer: VQTokenizer, img_u8_N3HW: Tensor) -> Tensor:
     """img_u8_3HW: rows of images, each with the row of their reconstructions below it."""
-    device = tokenizer.last_layer.device
-    rec_u8_N3HW = to_uint8(tokenizer(to_float(img_u8_N3HW.to(device)))[0]).cpu()
-    columns = min(_WIDEST, len(img_u8_N3HW))
-    whole = len(img_u8_N3HW) // columns * columns
-    pairs = torch.stack([part[:whole].cpu().unflatten(0, (-1, columns)) for part in (img_u8_N3HW, rec_u8_N3HW)], 1)
-    return grid(pairs.flatten(0, 2), columns=columns)
+    rec_B3HW, _ = tokenizer(to_float(img_u8_N3HW.to(tokenizer.last_layer.device)))
+    return _rows(img_u8_N3HW.cpu(), to_uint8(rec_B3HW).cpu())
+
+
+def _rows(*parts_u8_N3HW: Tensor) -> Tensor:
+    """img_u8_3HW: a row of each part in turn; images that fill no whole row are left out."""
+    count = len(parts_u8_N3HW[0])
+    columns = min(_WIDEST, count)
+    rows = [part[: count // columns * columns].unflatten(0, (-1, columns)) for part in parts_u8_N3HW]
+    return grid(torch.stack(rows, 1).flatten(0, 2), columns=columns)
 
 
 def columns_for(num_classes: int) -> int:
-    """A column a class where they fit."""
+    """One column a class if they fit."""
     return num_classes if num_classes <= _WIDEST else _WIDEST // 2
 
 
@@ -56,22 +60,19 @@ def samples(source: ImageSampler, data: BaseDataModule, *, count: int) -> dict[s
 
 
 def beside_conditions(source: ImageSampler, conditions: ValConditions, ids_N: Tensor) -> Tensor:
-    """img_u8_3HW: rows of conditions, of their samples and of the images that the conditions were made from, in turn."""
-    columns = min(_WIDEST, len(ids_N))
-    ids_N = ids_N[: len(ids_N) // columns * columns]
+    """img_u8_3HW: rows of conditions, of their samples, and of the images that the conditions were made from."""
     made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
-    rows = (conditions.shown(ids_N), made, conditions.images(ids_N).img_u8_B3HW)
-    return grid(torch.stack([row.unflatten(0, (-1, columns)) for row in rows], 1).flatten(0, 2), columns=columns)
+    return _rows(conditions.shown(ids_N), made, conditions.images(ids_N).img_u8_B3HW)
 
 
 def real_images(data: BaseDataModule, label_N: Tensor) -> Tensor:
-    """Held-out images of the wanted classes, as many different ones as there are; black where a class has none."""
-    held_out = data.labels("val")
+    """Val images of these classes, different ones as far as there are; black for a class without any."""
+    val_label = data.labels("val")
     images = torch.zeros(len(label_N), 3, *data.info.image_size, dtype=torch.uint8)
     for label in label_N.unique():
-        own, places = (held_out == label).nonzero()[:, 0], (label_N == label).nonzero()[:, 0]
-        if len(own):
-            images[places] = data.images("val", own[torch.arange(len(places)) % len(own)])
+        rows, places = (val_label == label).nonzero()[:, 0], (label_N == label).nonzero()[:, 0]
+        if len(rows):
+            images[places] = data.images("val", rows[torch.arange(len(places)) % len(rows)])
     return images
 
 

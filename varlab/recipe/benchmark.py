@@ -1,0 +1,107 @@
+"""What ``varlab bench`` measures: reading samples part by part, and webdataset's own pipeline on the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+import webdataset
+from torch import Tensor
+from torchvision import transforms
+
+from varlab.data import ShardDataModule, TokenDataModule
+from varlab.data.image.crop import Centre, RandomResizedCrop, box_choices
+from varlab.data.image.decode import crop_into, decode
+
+__all__ = ["Work", "image_works", "loader_work", "plain_work"]
+
+Work = Callable[[], int]
+"""Do a piece of work; return how many images it was."""
+
+T = TypeVar("T")
+
+_MOST_PIXELS = 1 << 30
+
+
+def image_works(data: ShardDataModule, *, images: int, batch: int) -> dict[str, Work]:
+    """Return the parts of reading the training split, one by one, and all together.
+
+    images: how many are kept in memory, for the parts that read nothing. batch: images of one piece of work.
+    """
+    reader, stream = data.reader("train"), data.train_samples()
+    position_N = torch.arange(min(images, len(reader)))
+    order = stream.order.locate(position_N).tolist()
+    encoded = [reader.encoded(i) for i in order]
+    decoded = [decode(*one, most_pixels=_MOST_PIXELS) for one in encoded]
+    out_BHW3 = np.zeros((batch, *reader.size, 3), dtype=np.uint8)
+
+    choices = stream.boxes(position_N) or box_choices(Centre(), (1, 1), [()] * len(position_N))
+    boxes = [choose(*img.shape[:2]) for choose, img in zip(choices, decoded, strict=True)]
+
+    def rest() -> int:
+        """Everything but images: which sample is next, crops and flips drawn, flipped, labels, tensors."""
+        position_B = torch.arange(batch)
+        index_B = stream.order.locate(position_B)
+        stream.boxes(position_B)
+        stream.augmented(torch.from_numpy(out_BHW3).permute(0, 3, 1, 2), position_B)
+        _ = reader.label_N[index_B]
+        return batch
+
+    def each(part: Callable[[int, int], object]) -> Work:
+        """Work on the next images in memory. part: called with the row of an image, and its place in the batch."""
+        firsts = _endless(lambda: range(0, max(len(order) - batch + 1, 1), batch))
+
+        def work() -> int:
+            first = next(firsts)
+            rows = range(first, min(first + batch, len(order)))
+            for place, row in enumerate(rows):
+                part(row, place)
+            return len(rows)
+
+        return work
+
+    return {
+        "read and verify": each(lambda row, place: reader.encoded(order[row])),
+        "decode": each(lambda row, place: decode(*encoded[row], most_pixels=_MOST_PIXELS)),
+        "crop": each(lambda row, place: crop_into(out_BHW3[place], decoded[row], boxes[row])),
+        "decode and crop": each(
+            lambda row, place: crop_into(out_BHW3[place], decode(*encoded[row], most_pixels=_MOST_PIXELS), boxes[row])
+        ),
+        "batch and augment": rest,
+        "all together": loader_work(data),
+    }
+
+
+def loader_work(data: ShardDataModule | TokenDataModule) -> Work:
+    """Load the next training batch."""
+    batches = _endless(lambda: data.train_loader(0, 1 << 40, 0, 1))
+    return lambda: len(next(batches))
+
+
+def plain_work(data: ShardDataModule, *, batch: int) -> Work:
+    """Load the next batch (img_B3HW uint8, label_B) of the training shards as webdataset's documentation does it.
+
+    It decodes with Pillow, crops with torchvision, and shuffles each epoch, on one core.
+    """
+    index, size, crop = data.index, data.reader("train").size, data.crop
+    scale, ratio = (crop.scale, crop.ratio) if isinstance(crop, RandomResizedCrop) else ((1.0, 1.0), (1.0, 1.0))
+    steps = [transforms.RandomResizedCrop(size, scale=scale, ratio=ratio), transforms.PILToTensor()]
+    urls = [str(index.storage.local(shard.file, shard.bytes)) for shard in index.splits["train"]]
+    shards = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
+    samples = shards.shuffle(1000).decode("pilrgb").to_tuple("jpg;png;jpeg;webp", "cls")
+    pipeline = samples.map_tuple(transforms.Compose(steps), int).batched(batch, collation_fn=_collate)
+    batches = _endless(lambda: pipeline)
+    return lambda: len(next(batches)[0])
+
+
+def _endless(epoch: Callable[[], Iterable[T]]) -> Iterator[T]:
+    """The items of one epoch after another."""
+    while True:
+        yield from epoch()
+
+
+def _collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(labels)

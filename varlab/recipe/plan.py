@@ -1,0 +1,83 @@
+"""A training, ready to run, and the call of Lightning's Trainer that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from varlab.config import Config
+from varlab.data import BaseDataModule
+from varlab.run.record import Parent
+from varlab.tasks import Task, fit
+from varlab.tasks.callbacks import Checkpointer, Journal, Resume
+
+Scores = Callable[[], Mapping[str, float]]
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """A training, ready to run.
+
+    build, parents, cost: what run.json stores. tokenizer_flops: spent on the tokenizer, by the number of trained images.
+    draw, scores: make the pictures and the scores during training, if there are any.
+    """
+
+    task: Task
+    build: Config
+    parents: Mapping[str, Parent] = field(default_factory=dict)
+    cost: dict[str, int]
+    tokenizer_flops: Callable[[int], int] = lambda images: 0
+    draw: Callable[[], Mapping[str, Tensor]] | None = None
+    scores: Scores | None = None
+
+    def fit(
+        self,
+        data: BaseDataModule,
+        folder: Path,
+        *,
+        images: int,
+        trainer: Config,
+        journal: Journal,
+        callbacks: Sequence[Callback],
+        checkpoint_every: int = 1 << 60,
+        config_hash: str = "",
+        on_resume: Callable[[dict[str, int]], None] = lambda resumed: None,
+    ) -> None:
+        """Train in a folder, from its last checkpoint if there is one. Each batch is one ``update`` of the task.
+
+        trainer: the arguments of ``varlab.tasks.fit`` that ``conf/trainer`` sets. The others: see the callbacks.
+        """
+        checkpoint = folder / "last.ckpt"
+        fit(
+            self.task,
+            data,
+            images=images,
+            resume=Resume(
+                checkpoint=checkpoint,
+                progress=folder / "progress",
+                config_hash=config_hash,
+                journal=journal,
+                on_resume=on_resume,
+            ),
+            callbacks=callbacks,
+            checkpointer=Checkpointer(path=checkpoint, every=checkpoint_every, config_hash=config_hash, weights=folder),
+            **trainer,
+        )
+
+
+def precision(asked: str, accelerator: str) -> str:
+    """Resolve auto: bf16-mixed if the processor multiplies bf16 in hardware, else 32-true. Others stay as asked."""
+    if asked != "auto":
+        return asked
+    if accelerator != "cpu" and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        info = Path("/proc/cpuinfo")
+        flags = info.read_text() if info.exists() else ""
+        fast = "avx512_bf16" in flags or "amx_bf16" in flags
+    return "bf16-mixed" if fast else "32-true"
