@@ -159,12 +159,12 @@ def test_scores_do_not_depend_on_ranks_or_batches() -> None:
 
 
 def test_the_score_sheet_equals_its_parts() -> None:
-    found = feed(scores(), slice(None), batch=16).compute()
+    values = feed(scores(), slice(None), batch=16).compute()
     real, fake, logits = points("a", 90, 6), points("b", 80, 6, shift=0.2), points("c", 80, 4)
     label = Rng(0).stream("d", torch.arange(80)).integers(4, 1)[:, 0]
-    assert found["fid"] == pytest.approx(frechet(real, fake), rel=1e-6)
-    assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == label).float().mean()))
-    assert (found["precision"], found["recall"]) == precision_recall(real, fake, manifold=50)
+    assert values["fid"] == pytest.approx(frechet(real, fake), rel=1e-6)
+    assert values["accuracy"] == pytest.approx(float((logits.argmax(1) == label).float().mean()))
+    assert (values["precision"], values["recall"]) == precision_recall(real, fake, manifold=50)
     real_NF, fake_NF, label_N = feed(scores(), slice(None), batch=16).features()
     assert torch.equal(real_NF, real) and torch.equal(fake_NF, fake) and torch.equal(label_N, label.float())
 
@@ -208,14 +208,14 @@ def test_matched_draws(caplog: pytest.LogCaptureFixture) -> None:
         rows = torch.arange(100)[some]
         return matched_draws(fake[rows], fake_label[rows], train, val, val_label, draws=draws, rng=Rng(seed))
 
-    found, backwards = draw(slice(None)), torch.arange(99, -1, -1)
-    assert found == matched_draws(fake[backwards], fake_label[backwards], train, val, val_label, draws=3, rng=Rng(0)), (
-        "the order of samples matters"
-    )
-    assert found["fid_draws"] != draw(slice(None), seed=1)["fid_draws"]
-    assert found["fid_val"] == pytest.approx(frechet(train, val), rel=1e-8) and found["fid_draws_n"] == 40
-    assert found["fid_ratio"] == pytest.approx(found["fid_draws"] / found["fid_val"]) and found["fid_draws_std"] > 0
-    assert found["fid_draws"] > frechet(train, fake), "an FID of fewer samples is larger"
+    values, backwards = draw(slice(None)), torch.arange(99, -1, -1)
+    assert values == matched_draws(
+        fake[backwards], fake_label[backwards], train, val, val_label, draws=3, rng=Rng(0)
+    ), "the order of samples matters"
+    assert values["fid_draws"] != draw(slice(None), seed=1)["fid_draws"]
+    assert values["fid_val"] == pytest.approx(frechet(train, val), rel=1e-8) and values["fid_draws_n"] == 40
+    assert values["fid_ratio"] == pytest.approx(values["fid_draws"] / values["fid_val"]) and values["fid_draws_std"] > 0
+    assert values["fid_draws"] > frechet(train, fake), "an FID of fewer samples is larger"
     assert not caplog.records
     few = draw(slice(30), draws=2)
     assert few["fid_draws"] == pytest.approx(frechet(train, fake[:30]), rel=1e-8) and few["fid_draws_std"] < 1e-9
@@ -229,8 +229,8 @@ def test_draws_have_the_classes_of_the_held_out_images() -> None:
     train, val = train + 50 * label_train[:, None], val + 50 * label_val[:, None]
     label_fake = (torch.arange(300) % 3 == 0).long()
     fake = points("c", 300, 3) + 50 * label_fake[:, None]
-    found = matched_draws(fake, label_fake, train, val, label_val, draws=4, rng=Rng(0))
-    assert found["fid_ratio"] < 3 and frechet(train, fake) > 100 * found["fid_draws"]
+    values = matched_draws(fake, label_fake, train, val, label_val, draws=4, rng=Rng(0))
+    assert values["fid_ratio"] < 3 and frechet(train, fake) > 100 * values["fid_draws"]
 
 
 def test_nearest_neighbours_tell_copies() -> None:
@@ -256,8 +256,8 @@ def test_two_processes_score_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
     whole = feed(scores(), slice(None), batch=80).compute()
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["scores"] == pytest.approx(whole, rel=1e-9) and found["sizes"] == [90, 80, 80]
+        values = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert values["scores"] == pytest.approx(whole, rel=1e-9) and values["sizes"] == [90, 80, 80]
 
 
 def test_fid_of_batches_is_fid_of_the_whole() -> None:

@@ -42,20 +42,20 @@ def test_reconstruction_scores_are_their_formulas() -> None:
     sheet = TokenizerScores(scales=1, vocab_size=4, extractor=Pixels(), perceptual=squared)
     for rows in torch.arange(12).split(5):
         sheet.update(img[rows], rec[rows], torch.tensor([[1, 0, 0, 1]]))
-    found = sheet.compute()
+    values = sheet.compute()
     error_B = (img.double() - rec.double()).square().mean((1, 2, 3))
-    assert found["psnr"] == pytest.approx(float((10 * (255**2 / error_B).log10()).mean()), rel=1e-6)
-    assert found["psnr"] != pytest.approx(float(10 * (255**2 / error_B.mean()).log10()), rel=1e-6)
-    assert found["l1"] == pytest.approx(float((to_float(img) - to_float(rec)).abs().mean()), rel=1e-5)
-    assert found["perceptual"] == pytest.approx(float(squared(to_float(img), to_float(rec)).mean()), rel=1e-5)
-    assert found["rfid"] > 1 and found["usage/0"] == 0.5 and found["perplexity/0"] == pytest.approx(2.0)
+    assert values["psnr"] == pytest.approx(float((10 * (255**2 / error_B).log10()).mean()), rel=1e-6)
+    assert values["psnr"] != pytest.approx(float(10 * (255**2 / error_B.mean()).log10()), rel=1e-6)
+    assert values["l1"] == pytest.approx(float((to_float(img) - to_float(rec)).abs().mean()), rel=1e-5)
+    assert values["perceptual"] == pytest.approx(float(squared(to_float(img), to_float(rec)).mean()), rel=1e-5)
+    assert values["rfid"] > 1 and values["usage/0"] == 0.5 and values["perplexity/0"] == pytest.approx(2.0)
 
 
 def test_a_perfect_tokenizer() -> None:
     sheet = TokenizerScores(scales=1, vocab_size=2, extractor=Pixels(), perceptual=squared)
     sheet.update(images("a"), images("a"), torch.ones(1, 2, dtype=torch.int64))
-    found = sheet.compute()
-    assert found["psnr"] == math.inf and found["l1"] == found["perceptual"] == 0 and abs(found["rfid"]) < 1e-6
+    values = sheet.compute()
+    assert values["psnr"] == math.inf and values["l1"] == values["perceptual"] == 0 and abs(values["rfid"]) < 1e-6
 
 
 def test_only_what_was_asked_for() -> None:
@@ -82,9 +82,9 @@ def test_reconstruction_scores_do_not_depend_on_ranks() -> None:
 def test_codebook_health_is_its_formula(counts: list[int]) -> None:
     total = max(sum(counts), 1)
     entropy = -sum(c / total * math.log(c / total) for c in counts if c)
-    found = codebook_health(torch.tensor([counts]))
-    assert found["usage/0"] == pytest.approx(sum(c > 0 for c in counts) / len(counts))
-    assert found["perplexity/0"] == pytest.approx(math.exp(entropy), rel=1e-9)
+    values = codebook_health(torch.tensor([counts]))
+    assert values["usage/0"] == pytest.approx(sum(c > 0 for c in counts) / len(counts))
+    assert values["perplexity/0"] == pytest.approx(math.exp(entropy), rel=1e-9)
 
 
 def test_codebook_health_per_scale_sums_batches() -> None:

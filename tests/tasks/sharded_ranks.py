@@ -1,4 +1,4 @@
-"""Run as ``python sharded_ranks.py DIR``, once per rank: every kind of training with whole weights, and with spread ones."""
+"""Run as ``python sharded_ranks.py DIR``, once per rank: every kind of training with full and with sharded weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def held(task: Task) -> tuple[int, int]:
 
 
 def stopped(folder: Path, *, shard: bool) -> str:
-    """Rank 1 alone is asked to stop; then all go on. Returns what this rank said at its end."""
+    """Rank 1 alone is asked to stop; then all go on. Returns the last message of this rank."""
     make = VARIANTS["micro_batches"]
     try:
         train(make(), folder, images=IMAGES, devices=2, shard=shard, every=1000, extra=(Ask(rank=1, after=16),))

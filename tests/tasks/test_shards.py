@@ -1,4 +1,4 @@
-"""Weights spread over two ranks train to the same bits as weights that each of them holds whole, where nothing is clipped."""
+"""Weights sharded over two ranks train to the same bits as full weights on each rank, unless gradients are clipped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXACT = [name for name in VARIANTS if name != "clipped"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("spread")
+    folder = tmp_path_factory.mktemp("sharded")
     start(FOLDER / "sharded_ranks.py", 2, str(folder))
     return folder
 
@@ -47,21 +47,21 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("name", EXACT)
 def test_the_same_bits(name: str, trained: Path) -> None:
     """Exported weights, averages, checkpoint and metrics but the norm, whose squares are added in another order."""
-    plain, spread = (trained / f"{name}-{shard}" for shard in (False, True))
+    full, sharded = (trained / f"{name}-{shard}" for shard in (False, True))
     for file in ("weights.safetensors", "weights_raw.safetensors"):
-        assert (plain / file).read_bytes() == (spread / file).read_bytes(), file
-    a, b = (flat(load_checkpoint(folder / "last.ckpt")) for folder in (plain, spread))
+        assert (full / file).read_bytes() == (sharded / file).read_bytes(), file
+    a, b = (flat(load_checkpoint(folder / "last.ckpt")) for folder in (full, sharded))
     assert a.keys() == b.keys()
     assert [key for key in a if not same(a[key], b[key]) and "norm" not in key and key != "/seconds"] == []
-    for one, other in zip(numbers(plain), numbers(spread), strict=True):
+    for one, other in zip(numbers(full), numbers(sharded), strict=True):
         assert one.pop("train/grad_norm", 0) == pytest.approx(other.pop("train/grad_norm", 0), rel=1e-5)
         assert one == other
 
 
 def test_clipping_by_the_norm_of_all(trained: Path) -> None:
-    plain, spread = (load_file(trained / f"clipped-{s}" / "weights_raw.safetensors") for s in (False, True))
-    for name, weight in plain.items():
-        torch.testing.assert_close(spread[name], weight, atol=1e-5, rtol=1e-4)
+    full, sharded = (load_file(trained / f"clipped-{s}" / "weights_raw.safetensors") for s in (False, True))
+    for name, weight in full.items():
+        torch.testing.assert_close(sharded[name], weight, atol=1e-5, rtol=1e-4)
     assert max(line.get("train/grad_norm", 0) for line in numbers(trained / "clipped-True")) > 0.05
 
 
@@ -72,15 +72,15 @@ def test_a_run_may_go_on_in_the_other_way(first: bool, trained: Path) -> None:
         assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
 
 
-def told(trained: Path, what: str) -> list[Any]:
+def reported(trained: Path, what: str) -> list[Any]:
     """What each rank wrote down."""
     return [json.loads((trained / f"rank{rank}.json").read_text())[what] for rank in range(2)]
 
 
 @pytest.mark.parametrize("shard", [False, True])
 def test_asking_one_rank_stops_both_at_the_same_update(shard: bool, trained: Path) -> None:
-    """The next one, and with all that is owed to it still to come: the resumed run has every line, and the same bits."""
-    here, there = (sentences[shard] for sentences in told(trained, "sentences"))
+    """The next update, with its pending actions: the resumed run has every line, and the same bits."""
+    here, there = (sentences[shard] for sentences in reported(trained, "sentences"))
     assert here == there and here.startswith("Stopped by SIGUSR2 after 24 images"), here
     whole, resumed = (trained / f"{name}-{shard}" for name in ("micro_batches", "stopped"))
     for file in ("weights.safetensors", "weights_raw.safetensors"):
@@ -90,13 +90,13 @@ def test_asking_one_rank_stops_both_at_the_same_update(shard: bool, trained: Pat
 
 def test_each_rank_holds_its_part(trained: Path) -> None:
     """Half, and a little for tensors that cannot be halved."""
-    held = told(trained, "held")
+    held = reported(trained, "held")
     for name in VARIANTS:
         (here, everything), (there, _) = (rank[name] for rank in held)
         assert here + there == everything and max(here, there) < 0.55 * everything, name
 
 
 @pytest.mark.parametrize("make", [tokenizer_task, classifier_task])
-def test_what_cannot_be_spread_says_so(make: Any, tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_sharded_is_refused(make: Any, tmp_path: Path) -> None:
     with pytest.raises(VarlabError, match=r"trainer.shard=true .* use trainer=ddp"):
         train(make(), tmp_path, images=16, shard=True)

@@ -286,7 +286,7 @@ def test_consistency_without_augmentation_is_refused() -> None:
 
 @pytest.mark.parametrize("make", [generator_task, held_back_task])
 def test_the_update_that_ended_a_training_can_be_replayed(make: Any, tmp_path: Path) -> None:
-    """From the file, in a task made anew: the same thing is not finite."""
+    """From the file, in a new task: the same values are not finite."""
     task = make()
     _updates(task, 2)
     with torch.no_grad():

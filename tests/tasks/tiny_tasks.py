@@ -269,14 +269,14 @@ def train(
     """A whole training in a directory, resumed if there is a checkpoint."""
     journal = Journal(directory=directory, tensorboard=tensorboard)
     data = data or Data()
+    checkpointer = Checkpointer(path=directory / "last.ckpt", every=every, config_hash=config_hash, weights=directory)
     fit(
         task,
         data,
         images=images,
         resume=Resume(
-            checkpoint=directory / "last.ckpt",
+            checkpointer=checkpointer,
             progress=directory / "progress",
-            config_hash=config_hash,
             journal=journal,
             on_resume=on_resume,
         ),
@@ -285,9 +285,7 @@ def train(
             Validation(journal=journal, loader=data.eval_loader, every=val_every),
             *extra,
         ],
-        checkpointer=Checkpointer(
-            path=directory / "last.ckpt", every=every, config_hash=config_hash, weights=directory
-        ),
+        checkpointer=checkpointer,
         accelerator="cpu",
         devices=devices,
         num_nodes=1,

@@ -52,20 +52,19 @@ class Plan:
 
         trainer: the arguments of ``varlab.tasks.fit`` that ``conf/trainer`` sets. The others: see the callbacks.
         """
-        checkpoint = folder / "last.ckpt"
+        checkpointer = Checkpointer(
+            path=folder / "last.ckpt", every=checkpoint_every, config_hash=config_hash, weights=folder
+        )
+        resume = Resume(
+            checkpointer=checkpointer, progress=folder / "progress", journal=journal, on_resume=on_resume
+        )
         fit(
             self.task,
             data,
             images=images,
-            resume=Resume(
-                checkpoint=checkpoint,
-                progress=folder / "progress",
-                config_hash=config_hash,
-                journal=journal,
-                on_resume=on_resume,
-            ),
+            resume=resume,
             callbacks=callbacks,
-            checkpointer=Checkpointer(path=checkpoint, every=checkpoint_every, config_hash=config_hash, weights=folder),
+            checkpointer=checkpointer,
             **trainer,
         )
 

@@ -19,64 +19,12 @@ _log = logging.getLogger(__name__)
 _DIGITS = 20  # of the count in the progress file, which is overwritten in place
 
 
-class Resume(Callback):
-    """Restores the last checkpoint before training, and counts the images in a file that survives a kill.
-
-    checkpoint: the file that ``Checkpointer`` writes. progress: the file of the count. config_hash: of all settings that
-    the weights depend on. on_resume: called on rank 0 with ``{"from": images, "repeated": images}`` if an earlier attempt
-    exists.
-    """
-
-    def __init__(
-        self,
-        *,
-        checkpoint: Path,
-        progress: Path,
-        config_hash: str,
-        journal: Journal,
-        on_resume: Callable[[dict[str, int]], None],
-    ):
-        self._checkpoint, self._progress = checkpoint, progress
-        self._config_hash, self._journal, self._on_resume = config_hash, journal, on_resume
-        self._descriptor: int | None = None
-
-    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
-        """Restore on all ranks. The next checkpoint is written only after all ranks have taken part in an update."""
-        if self._checkpoint.exists():
-            restore(task, self._checkpoint, self._config_hash)
-        if not trainer.is_global_zero:
-            return
-        done = _read_count(self._progress)
-        self._journal.cut(task.images - bool(task.pending))  # pending actions write their lines again
-        if done is not None or task.images:
-            resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
-            _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
-            self._on_resume(resumed)
-        self._progress.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
-        self._count(task.images)
-
-    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Count after each update, before any other callback acts on it."""
-        self._count(task.images)
-
-    def teardown(self, trainer: Trainer, task: Task, stage: str) -> None:
-        """Close the file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def _count(self, images: int) -> None:
-        if self._descriptor is not None:
-            os.pwrite(self._descriptor, f"{images:0{_DIGITS}d}\n".encode(), 0)
-
-
 class Checkpointer(Callback):
     """Writes checkpoints after updates, and the weights at the end. Must follow all periodic callbacks.
 
     path: the one checkpoint, replaced atomically. every: at most so many images (but at least one batch) lie between two
-    checkpoints, so a killed run repeats no more. weights: directory of ``weights.safetensors`` (averaged) and
-    ``weights_raw.safetensors``.
+    checkpoints, so a killed run repeats no more. config_hash: of all settings that the weights depend on. weights: directory
+    of ``weights.safetensors`` (averaged) and ``weights_raw.safetensors``.
     """
 
     def __init__(self, *, path: Path, every: int, config_hash: str, weights: Path):
@@ -89,6 +37,18 @@ class Checkpointer(Callback):
         state = task.state(keep=trainer.is_global_zero)
         if trainer.is_global_zero:
             save_checkpoint(self._path, {"config_hash": self._config_hash, **state})
+
+    def load(self, task: Task) -> None:
+        """Restore the checkpoint if there is one. Raises VarlabError if it is damaged or of another configuration."""
+        if not self._path.exists():
+            return
+        state = load_checkpoint(self._path)
+        if state.get("config_hash") != self._config_hash:
+            raise VarlabError(
+                f"{self._path} is a checkpoint of another configuration: give this run another directory (out=…)."
+            )
+        check_state(task.model.state_dict(), state["modules"]["model"], self._path)
+        task.load_state(state)
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """The actions that were pending are done: this is the last callback."""
@@ -121,13 +81,53 @@ class Checkpointer(Callback):
                 save_weights(self._weights / name, tensors, clock)
 
 
-def restore(task: Task, path: Path, config_hash: str) -> None:
-    """Load a checkpoint into a task. Raises VarlabError if it is damaged or of another configuration."""
-    state = load_checkpoint(path)
-    if state.get("config_hash") != config_hash:
-        raise VarlabError(f"{path} is a checkpoint of another configuration: give this run another directory (out=…).")
-    check_state(task.model.state_dict(), state["modules"]["model"], path)
-    task.load_state(state)
+class Resume(Callback):
+    """Restores the last checkpoint before training, and counts the images in a file that survives a kill.
+
+    progress: the file of the count. on_resume: called on rank 0 with ``{"from": images, "repeated": images}`` if an earlier
+    attempt exists.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpointer: Checkpointer,
+        progress: Path,
+        journal: Journal,
+        on_resume: Callable[[dict[str, int]], None],
+    ):
+        self._checkpointer, self._progress = checkpointer, progress
+        self._journal, self._on_resume = journal, on_resume
+        self._descriptor: int | None = None
+
+    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
+        """Restore on all ranks. The next checkpoint is written only after all ranks have taken part in an update."""
+        self._checkpointer.load(task)
+        if not trainer.is_global_zero:
+            return
+        done = _read_count(self._progress)
+        self._journal.cut(task.images - bool(task.pending))  # pending actions write their lines again
+        if done is not None or task.images:
+            resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
+            _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
+            self._on_resume(resumed)
+        self._progress.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._count(task.images)
+
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Count after each update, before any other callback acts on it."""
+        self._count(task.images)
+
+    def teardown(self, trainer: Trainer, task: Task, stage: str) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _count(self, images: int) -> None:
+        if self._descriptor is not None:
+            os.pwrite(self._descriptor, f"{images:0{_DIGITS}d}\n".encode(), 0)
 
 
 def _read_count(path: Path) -> int | None:
