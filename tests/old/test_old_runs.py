@@ -17,9 +17,9 @@ from tests import small
 from tests.old import answers
 from varlab import moved
 from varlab.checkpoint import load_checkpoint
-from varlab.moved import MOVED, current_targets
 from varlab.recipe.assembly import make
 from varlab.recipe.trainings import KINDS
+from varlab.renames import MOVED, current_targets
 from varlab.report import describe_differences, find_runs
 from varlab.report.variants import group_variants
 from varlab.rng import Rng

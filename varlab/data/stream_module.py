@@ -19,9 +19,9 @@ from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Crop
 from varlab.data.read.loader import BatchDataset, SplitDataset
-from varlab.data.unindexed.datasets import HeldSplit, OpenStream, StreamedSplit, StreamedTraining, hold_split
-from varlab.data.unindexed.sample_stream import SampleDecoder, SampleStream
-from varlab.data.unindexed.shard_stream import shard_urls
+from varlab.data.sequential.datasets import HeldSplit, OpenStream, StreamedSplit, StreamedTraining, hold_split
+from varlab.data.sequential.sample_stream import SampleDecoder, SampleStream
+from varlab.data.sequential.shard_stream import shard_urls
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.moved import resolve_targets
+from varlab.renames import resolve_targets
 
 
 def make(config: Config, **live: Any) -> Any:

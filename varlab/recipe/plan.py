@@ -55,9 +55,7 @@ class Plan:
         checkpointer = Checkpointer(
             path=folder / "last.ckpt", every=checkpoint_every, config_hash=config_hash, weights=folder
         )
-        resume = Resume(
-            checkpointer=checkpointer, progress=folder / "progress", journal=journal, on_resume=on_resume
-        )
+        resume = Resume(checkpointer=checkpointer, progress=folder / "progress", journal=journal, on_resume=on_resume)
         fit(
             self.task,
             data,

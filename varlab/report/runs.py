@@ -14,7 +14,7 @@ from pathlib import Path
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.moved import current_targets
+from varlab.renames import current_targets
 from varlab.run.record import Outcome, RunRecord, read_record
 
 __all__ = ["KINDS", "Run", "Score", "choose_scores", "find_runs", "number", "read_run"]

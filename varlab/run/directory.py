@@ -19,7 +19,7 @@ from typing import Literal
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import process_lock, remove_drafts
-from varlab.moved import current_targets
+from varlab.renames import current_targets
 from varlab.run import provenance
 from varlab.run.record import (
     ABSENT,

@@ -20,8 +20,8 @@ from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, wri
 from varlab.files import digest, sha256, write_json
 from varlab.launch.environment import global_rank, local_rank, started_ranks
 from varlab.model import Model
-from varlab.moved import current_name
 from varlab.recipe.finished_run import FinishedRun
+from varlab.renames import current_name
 from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
 from varlab.types import VarlabError, to_float

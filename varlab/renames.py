@@ -32,7 +32,6 @@ MOVED = {
     "varlab.data.tokenmodule": "varlab.data.token_module",
     "varlab.losses.augment": "varlab.losses.diff_augment",
     "varlab.sample.Known": "varlab.sample.KnownTokens",
-    "varlab.sample.Known": "varlab.sample.known_tokens.KnownTokens",
     "varlab.sample.edit": "varlab.sample.known_tokens",
     "varlab.sample.edit.Known": "varlab.sample.known_tokens.KnownTokens",
     "varlab.tasks.classifier": "varlab.tasks.classifier_task",

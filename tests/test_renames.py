@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from varlab import moved
-from varlab.moved import MOVED, current_name, current_targets
+from varlab import renames
 from varlab.recipe.objects import make
+from varlab.renames import MOVED, current_name, current_targets
 from varlab.run.directory import differences
 
 TARGETS = (Path(__file__).parent / "old" / "targets.txt").read_text().split()
@@ -19,7 +19,7 @@ TARGETS = (Path(__file__).parent / "old" / "targets.txt").read_text().split()
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_old_target_is_somewhere_today(name: str) -> None:
-    """Whoever moves one of them adds its old name to ``varlab/moved.py``."""
+    """Whoever moves one of them adds its old name to ``varlab/renames.py``."""
     module, _, attribute = current_name(name).rpartition(".")
     assert callable(getattr(import_module(module), attribute))
 
@@ -32,7 +32,7 @@ def test_only_names_that_are_gone_are_in_the_table(old: str) -> None:
 
 
 def test_the_longest_name_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moved, "MOVED", {"a.b": "x", "a.b.c": "y.z", "a.b.D": "x.E"})
+    monkeypatch.setattr(renames, "MOVED", {"a.b": "x", "a.b.c": "y.z", "a.b.D": "x.E"})
     assert [current_name(name) for name in ("a.b", "a.b.c.F", "a.b.D", "a.b.d.G", "a.bb", "a")] == [
         "x",
         "y.z.F",
@@ -52,7 +52,7 @@ def test_targets_at_any_depth() -> None:
 
 def test_a_moved_target_is_built_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
     config = {"_target_": "varlab.data.augment.Augment", "flip": False, "crop": 1.0, "noise": 0.0}
-    moved._logged_name.cache_clear()
+    renames._logged_name.cache_clear()
     with caplog.at_level(logging.INFO, "varlab"):
         assert type(make(config)) is type(make(config)) is type(make(current_targets(config)))
     (line,) = (record.message for record in caplog.records if "_target_" in record.message)

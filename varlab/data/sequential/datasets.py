@@ -13,7 +13,7 @@ from varlab.data.image.augment import Augment
 from varlab.data.image.crop import BoxOf, Centre, Crop, box_choices, draws
 from varlab.data.image.decode import U8
 from varlab.data.read.loader import BatchDataset, SplitDataset
-from varlab.data.unindexed.sample_stream import EncodedSample, SampleStream
+from varlab.data.sequential.sample_stream import EncodedSample, SampleStream
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 from varlab.types import Batch, Fault

@@ -12,7 +12,7 @@ from webdataset.tariterators import base_plus_ext
 
 from varlab.data.faults import BadSampleError
 from varlab.data.format.table import FORMATS
-from varlab.data.unindexed.shard_stream import ShardStream
+from varlab.data.sequential.shard_stream import ShardStream
 from varlab.types import Fault
 
 __all__ = ["INCOMPLETE", "Member", "ShardMembers"]

@@ -15,7 +15,7 @@ from varlab.data.format.labels import NO_LABEL, json_fields, numbering, read_lab
 from varlab.data.format.table import FORMATS
 from varlab.data.image.crop import BoxOf
 from varlab.data.image.decode import U8, decode_into
-from varlab.data.unindexed.members import INCOMPLETE, ShardMembers
+from varlab.data.sequential.members import INCOMPLETE, ShardMembers
 from varlab.errors import VarlabError
 from varlab.types import Fault
 
