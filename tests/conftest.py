@@ -20,6 +20,15 @@ settings.load_profile("varlab")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="module")
+def in_float64() -> Iterator[None]:
+    """The module's numbers are computed in float64: what is computed is compared there, not how it is rounded."""
+    from tests import bounds
+
+    with bounds.float64():
+        yield
+
+
 @pytest.fixture(scope="session")
 def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the small world's runs/ (see ``tests/small.py``), made once; nothing in it is to be changed."""

@@ -10,6 +10,7 @@ import torch
 
 import varlab
 from tests import small
+from tests.bounds import SAME, float64
 from varlab.rng import Rng
 from varlab.types import VarlabError
 
@@ -46,13 +47,14 @@ def test_logits(name: str, lab: Path) -> None:
     assert torch.equal(model.logits(None, maps)[2], logits_BLV[2])
 
 
+@float64()
 def test_sample(name: str, lab: Path) -> None:
     model = varlab.load(lab / name)
     img_B3HW = model.sample([3, 1, 4], seed=7)
     assert img_B3HW.shape == (3, 3, 16, 16) and float(img_B3HW.abs().max()) <= 1
     assert torch.equal(model.sample([3, 1, 4], seed=7), img_B3HW)
     assert not torch.equal(model.sample([3, 1, 4], seed=8), img_B3HW)
-    torch.testing.assert_close(model.sample([4], seed=7, ids_B=torch.tensor([2]))[0], img_B3HW[2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.sample([4], seed=7, ids_B=torch.tensor([2]))[0], img_B3HW[2], atol=SAME, rtol=0)
     guided = model.sample([3, 1, 4], seed=7, cfg=3.0, top_k=5, top_p=0.9, temperature=0.7, ramp="constant")
     assert guided.shape == img_B3HW.shape and not torch.equal(guided, img_B3HW)
     greedy = [model.sample([3, 1], seed=seed, top_k=1) for seed in (0, 1)]
@@ -60,11 +62,12 @@ def test_sample(name: str, lab: Path) -> None:
     assert model.sample(None, ids_B=torch.arange(2)).shape == (2, 3, 16, 16)
 
 
+@float64()
 def test_growth_ends_in_the_sample(name: str, lab: Path) -> None:
     model = varlab.load(lab / name)
     frames = model.growth([3, 1], seed=7, frames=4)
     assert frames.shape[0] == 2 and frames.shape[1] <= 4 and frames.shape[2:] == (3, 16, 16)
-    torch.testing.assert_close(frames[:, -1], model.sample([3, 1], seed=7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(frames[:, -1], model.sample([3, 1], seed=7), atol=SAME, rtol=0)
 
 
 def test_weights_raw_and_averaged_differ(lab: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from tests import bounds
 from varlab.recipe.assembly import build_order, build_tokenizer, build_transformer
 from varlab.rng import Rng
 from varlab.types import VarlabError
@@ -54,8 +55,9 @@ def shrunk(config: dict) -> dict:
 
 @cache
 def small_tokenizer(name: str):
-    """The tokenizer of a YAML, shrunk."""
-    tokenizer = build_tokenizer(shrunk(load("tokenizer", name)), Rng(0)).eval()
+    """The tokenizer of a YAML, shrunk, in float64."""
+    with bounds.float64():
+        tokenizer = build_tokenizer(shrunk(load("tokenizer", name)), Rng(0)).eval()
     with torch.no_grad():  # an untrained codebook is nearly zero: give every code something to say
         tokenizer.quantizer.codebook.weight.copy_(Rng(1).stream("init", torch.arange(24)).normal(6))
     return tokenizer

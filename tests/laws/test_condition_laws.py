@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.bounds import SAME
 from varlab.order import Permutation, Window
 from varlab.order.paths import raster
 from varlab.recipe.assembly import build_transformer
@@ -16,6 +17,8 @@ from varlab.transformer import Cache, Transformer
 from varlab.types import Slots, VarlabError
 
 from .conftest import CLASSES, World, load
+
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("in_float64")]
 
 PLAIN = dict(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0)
 VOCAB, N = 7, 4
@@ -74,7 +77,7 @@ def conditioned(world: World) -> Conditioned:
 def test_the_prefix_never_sees_the_image(conditioned: Conditioned) -> None:
     maps = [(idx + 5) % conditioned.world.tokenizer.vocab_size for idx in conditioned.world.maps]
     before, after = conditioned.logits(conditioned.slots()), conditioned.logits(conditioned.slots(maps=maps))
-    torch.testing.assert_close(after[:, :N], before[:, :N], rtol=0, atol=1e-5)
+    torch.testing.assert_close(after[:, :N], before[:, :N], rtol=0, atol=SAME)
     assert (after[:, N:] - before[:, N:]).abs().max() > 1e-4
 
 
@@ -97,7 +100,7 @@ def test_cache_equals_teacher_forcing(conditioned: Conditioned) -> None:
         with torch.no_grad():
             parts.append(conditioned.model(slots, world.label_B, cache=cache)[:, -length:])
         state = world.order.advance(state, k, world.order.targets(state, k, world.maps), world.tokenizer)
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=SAME, atol=SAME)
 
 
 @pytest.mark.parametrize("settings", [{}, {"cfg": 1.5, "top_k": 8}])
@@ -139,7 +142,7 @@ def test_at_the_trained_size_the_window_is_raster(transformer: str) -> None:
     state = window.start(len(world.label_B), world.tokenizer)
     for k in range(16):
         slots = window.conditioned(window.inputs(state, k, world.tokenizer), trained.cond_BN, k)
-        torch.testing.assert_close(trained.logits(slots)[:, -1], whole[:, k], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(trained.logits(slots)[:, -1], whole[:, k], rtol=SAME, atol=SAME)
         state = window.advance(state, k, window.targets(state, k, world.maps), world.tokenizer)
     assert torch.equal(window.finish(state)[0], world.maps[0])
     assert all(torch.equal(a, b) for a, b in zip(trained.draw(order=window), trained.draw(), strict=True))
@@ -168,7 +171,7 @@ def test_a_window_holds_what_lies_around_the_token(trained: Conditioned, grid: t
             assert torch.equal(getattr(slots, field), getattr(expected, field)[:length]), field
         state = window.advance(state, k, window.targets(state, k, [tok_BP]), large)
     whole = large.accumulate(large.blank(len(tok_BP)), 0, large.embed(tok_BP))
-    torch.testing.assert_close(window.canvas(state, large), whole)
+    torch.testing.assert_close(window.canvas(state, large), whole, rtol=SAME, atol=SAME)
 
 
 def test_the_token_stands_in_the_middle_where_it_can() -> None:

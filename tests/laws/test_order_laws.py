@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.bounds import SAME
 from varlab.order import BaseOrder, NextScale
 from varlab.transformer.attention import Visible
 from varlab.types import Order, Tokenizer, VarlabError
 
 from .conftest import CLASSES, World, load, names, small_tokenizer
+
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("in_float64")]
 
 
 def test_protocols(world: World) -> None:
@@ -23,7 +26,7 @@ def test_pack_equals_the_walk(world: World) -> None:
     assert torch.equal(targets, walked_targets)
     for field in ("tok_BL", "src_BL", "pos_BL", "level_L", "step_L"):
         assert torch.equal(getattr(fast, field), getattr(walk, field)), field
-    torch.testing.assert_close(fast.x_BLC, walk.x_BLC, rtol=0, atol=1e-6)
+    torch.testing.assert_close(fast.x_BLC, walk.x_BLC, rtol=0, atol=SAME)
 
 
 def test_maps_to_sequence_and_back(world: World) -> None:
@@ -50,7 +53,7 @@ def test_canvas_ends_as_the_whole_image(world: World) -> None:
     whole = world.tokenizer.blank(len(world.maps[0]))
     for k, idx in enumerate(world.maps):
         whole = world.tokenizer.accumulate(whole, k, world.tokenizer.embed(idx))
-    torch.testing.assert_close(world.order.canvas(state, world.tokenizer), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(world.order.canvas(state, world.tokenizer), whole, rtol=0, atol=SAME)
 
 
 def test_no_peeking(modelled: tuple[World, str]) -> None:
@@ -70,7 +73,7 @@ def test_no_peeking(modelled: tuple[World, str]) -> None:
         slots, _ = world.order.pack(list(changed.split(world.order.lengths, 1)), world.tokenizer, world.order_rng)
         after = model(slots, world.label_B)
         early = base.step_L <= k
-        torch.testing.assert_close(after[:, early], before[:, early], rtol=0, atol=1e-6)
+        torch.testing.assert_close(after[:, early], before[:, early], rtol=0, atol=SAME)
         assert (after[:, ~early] - before[:, ~early]).abs().max() > 1e-4
 
 

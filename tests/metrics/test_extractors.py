@@ -13,12 +13,15 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn.functional import cross_entropy, interpolate
 
+from tests.bounds import SAME
 from varlab.errors import VarlabError
 from varlab.losses.perceptual import ClassifierPerceptual
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor, Extractor, InceptionExtractor
 from varlab.rng import Rng
 from varlab.types import to_float
+
+pytestmark = pytest.mark.numeric
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -33,7 +36,10 @@ def images(size: int, batch: int = 2) -> torch.Tensor:
 
 
 def test_the_small_classifier_reads_digits() -> None:
-    """98.5% of held-out digits at 16 pixels, after 12 epochs: what a judge of samples is worth."""
+    """98.5% of 360 held-out digits at 16 pixels, after 12 epochs: what a judge of samples is worth.
+
+    Roundings decide which training this becomes; one of that worth misses 5.4 digits, give or take 2.3.
+    """
     digits = load_digits()
     img = torch.tensor(digits.images / 8 - 1).float()[:, None].expand(-1, 3, -1, -1)
     img_B3HW, label_B = interpolate(img, (16, 16), mode="bicubic").clamp(-1, 1), torch.tensor(digits.target)
@@ -50,7 +56,7 @@ def test_the_small_classifier_reads_digits() -> None:
             schedule.step()
     with torch.no_grad():
         accuracy = (net(img_B3HW[val]).argmax(1) == label_B[val]).float().mean()
-    assert accuracy >= 0.985
+    assert accuracy >= 1 - (5.4 + 2 * 2.3) / 360
 
 
 @pytest.mark.parametrize("size", [16, 64])
@@ -67,8 +73,8 @@ def test_the_classifiers_parts_agree(size: int) -> None:
 
 
 def test_the_classifier_judges_each_image_alone_in_training_too() -> None:
-    net, img_B3HW = classifier().train(), to_float(images(16, batch=8))
-    torch.testing.assert_close(net(img_B3HW)[:1], net(img_B3HW[:1]), rtol=1e-4, atol=1e-5)
+    net, img_B3HW = classifier().double().train(), to_float(images(16, batch=8)).double()
+    torch.testing.assert_close(net(img_B3HW)[:1], net(img_B3HW[:1]), rtol=SAME, atol=SAME)
 
 
 def test_groups_must_divide_channels() -> None:

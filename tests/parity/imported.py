@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from tests import bounds
 from tests.golden.golden_io import Golden
 from varlab.checkpoint.formats import Link, phi_style, tokenizer_links, transformer_links
 from varlab.cli.main import main
 from varlab.run.directory import read_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FLOAT, GRADIENT = 5e-6, 1e-4  # relative to the largest value
-TINY = 1e-3  # what is smaller than this is compared absolutely
 
 IMPORTS: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
     # name: golden file, state of the tokenizer, state of the transformer, what the files do not tell
@@ -48,9 +47,28 @@ def import_golden(name: str, folder: Path) -> Path:
     return folder / "run"
 
 
-def close(reference: Golden, name: str, mine: Tensor, bound: float = FLOAT) -> None:
-    difference, size = reference.maxdiff(name, mine)
-    assert difference <= bound * max(size, TINY), f"{name}: {difference} against {size}"
+def agree(
+    reference: Golden, measure: Callable[[], bounds.Measured], scalars: Mapping[str, float] | None = None
+) -> None:
+    """``measure`` gives the official code's numbers: stored tensors, or the ``scalars`` of these names.
+
+    Theirs were computed in float32, too: both may lie as far from the truth as float32 lies. Integers are equal.
+    """
+    scalars, (exact, bound), single = scalars or {}, bounds.truth(measure), measure()
+    for name, value in exact.items():
+        if not value.is_floating_point():
+            same(reference, name, value)
+            same(reference, name, single[name])
+            continue
+        off = bounds.distance(single[name], value)
+        assert off <= bound[name], f"{name}: float32 lies {off} from the truth, the bound is {bound[name]}"
+        off = bounds.size(value - scalars[name]) if name in scalars else difference(reference, name, value)
+        assert off <= bound[name], f"{name}: the official value lies {off} from the truth, the bound is {bound[name]}"
+
+
+def difference(reference: Golden, name: str, mine: Tensor) -> float:
+    with bounds.float64():  # else it would round
+        return reference.maxdiff(name, mine)[0]
 
 
 def same(reference: Golden, name: str, mine: Tensor) -> None:
@@ -67,6 +85,14 @@ def links_of(run: Path, state: Mapping[str, Tensor], *, transformer: bool) -> li
     return tokenizer_links(name, build["tokenizer"], phi_style(dict(state)))
 
 
+def stored_gradients(reference: Golden, prefix: str, links: Sequence[Link], module: nn.Module) -> dict[str, Tensor]:
+    """Those gradients that the golden file holds under ``prefix``."""
+    names = [name for name in reference.meta["tensors"] if name.startswith(prefix)]
+    assert names
+    found = gradients(links, module)
+    return {name: found[name.removeprefix(prefix)] for name in names}
+
+
 def gradients(links: Sequence[Link], module: nn.Module) -> dict[str, Tensor]:
     """Gradients under the official names and in the official shapes."""
     own = dict(module.named_parameters())
@@ -74,7 +100,7 @@ def gradients(links: Sequence[Link], module: nn.Module) -> dict[str, Tensor]:
     for link in links:
         gradient = own[link.ours].grad if link.ours in own else None
         if gradient is not None:
-            found |= dict(zip(link.theirs, link.write(gradient), strict=True))
+            found |= dict(zip(link.theirs, link.write(gradient.clone()), strict=True))
     return found
 
 
@@ -85,7 +111,7 @@ class GeneratorDraws:
         self._generator = generator
 
     def pick(self, logits_BlV: Tensor, k: int) -> Tensor:
-        rows = logits_BlV.softmax(-1).flatten(0, 1)
+        rows = logits_BlV.softmax(-1).flatten(0, 1).to(torch.float32)
         return torch.multinomial(rows, 1, replacement=True, generator=self._generator).view(logits_BlV.shape[:2])
 
     def gumbel(self, logits_BlV: Tensor, k: int) -> Tensor:

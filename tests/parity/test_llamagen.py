@@ -7,58 +7,66 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.parity.imported import FLOAT, GRADIENT, GeneratorDraws, close, golden, gradients, links_of, same
+from tests.bounds import Measured
+from tests.parity.imported import GeneratorDraws, agree, golden, links_of, same, stored_gradients
 from varlab import load
 from varlab.model import Model
 from varlab.rng import Rng
 from varlab.sample import Sampler, filter_logits
+
+pytestmark = pytest.mark.numeric
 
 REFERENCE = golden("llamagen")
 RUNS = {"gpt": "llamagen_gpt", "gpt_gqa": "llamagen_gqa"}
 
 
 def test_tokens_latents_and_images(imported) -> None:
-    model = load(imported("llamagen"))
-    tokenizer, img = model.tokenizer, REFERENCE.image()
-    with torch.no_grad():
-        close(REFERENCE, "h", tokenizer.latents(img))
-        rec, quantized = tokenizer(img)
-        close(REFERENCE, "z_q", quantized.f_hat_BChw)
-        close(REFERENCE, "rec", rec)
-        f_hat = tokenizer.accumulate(tokenizer.blank(len(img)), 0, tokenizer.embed(quantized.maps[0]))
-        close(REFERENCE, "decode_code", tokenizer.decoder(tokenizer.post_quant_conv(f_hat)))
-    same(REFERENCE, "indices", torch.cat(model.encode(img), 1).flatten())
+    def measure() -> Measured:
+        model = load(imported("llamagen"))
+        tokenizer, img = model.tokenizer, REFERENCE.image().float()
+        with torch.no_grad():
+            h = tokenizer.latents(img)
+            rec, quantized = tokenizer(img)
+            f_hat = tokenizer.accumulate(tokenizer.blank(len(img)), 0, tokenizer.embed(quantized.maps[0]))
+            code = tokenizer.decoder(tokenizer.post_quant_conv(f_hat))
+        indices = torch.cat(model.encode(img), 1).flatten()
+        return {"h": h, "z_q": quantized.f_hat_BChw, "rec": rec, "decode_code": code, "indices": indices}
+
+    agree(REFERENCE, measure)
 
 
 def test_training_losses_and_gradients(imported) -> None:
     """Codebook, commitment and entropy terms together."""
-    run = imported("llamagen")
-    tokenizer = load(run).tokenizer
-    rec, quantized = tokenizer(REFERENCE.image())
+
+    def measure() -> Measured:
+        run = imported("llamagen")
+        tokenizer, img = load(run).tokenizer, REFERENCE.image().float()
+        rec, quantized = tokenizer(img)
+        (F.mse_loss(rec, img) + quantized.vq_loss).backward()
+        links = links_of(run, REFERENCE.state("vq"), transformer=False)
+        return {"loss": quantized.vq_loss} | stored_gradients(REFERENCE, "grad.", links, tokenizer)
+
     losses = REFERENCE.scalars["losses"]
-    assert abs(float(quantized.vq_loss.detach()) - losses["vq"] - losses["commit"] - losses["entropy"]) < FLOAT
-    (F.mse_loss(rec, REFERENCE.image()) + quantized.vq_loss).backward()
-    found = gradients(links_of(run, REFERENCE.state("vq"), transformer=False), tokenizer)
-    for name in (n for n in REFERENCE.meta["tensors"] if n.startswith("grad.")):
-        close(REFERENCE, name, found[name.removeprefix("grad.")], GRADIENT)
+    agree(REFERENCE, measure, {"loss": losses["vq"] + losses["commit"] + losses["entropy"]})
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_gpt(name: str, imported) -> None:
-    run = imported(RUNS[name])
-    model = load(run)
-    assert model.transformer is not None
-    logits = model.logits(REFERENCE["labels"], [REFERENCE["z"]])
-    close(REFERENCE, f"{name}.logits", logits.detach())
-    loss = F.cross_entropy(logits.flatten(0, 1), REFERENCE["z"].flatten())
-    assert abs(float(loss.detach()) / REFERENCE.scalars[f"{name}.loss"] - 1) < FLOAT
-    loss.backward()
-    found = gradients(links_of(run, {}, transformer=True), model.transformer)
-    for key in (n for n in REFERENCE.meta["tensors"] if n.startswith(f"{name}.grad.")):
-        close(REFERENCE, key, found[key.removeprefix(f"{name}.grad.")], GRADIENT)
-    table = model.transformer.rotary_Pd2
-    assert table is not None
-    close(REFERENCE, f"{name}.freqs_cis", torch.cat([table[-1:], table[:-1]]))  # ours has the class's zeros last
+    def measure() -> Measured:
+        run = imported(RUNS[name])
+        model = load(run)
+        assert model.transformer is not None
+        logits = model.logits(REFERENCE["labels"], [REFERENCE["z"]])
+        loss = F.cross_entropy(logits.flatten(0, 1), REFERENCE["z"].flatten())
+        loss.backward()
+        table = model.transformer.rotary_Pd2
+        assert table is not None
+        turns = {f"{name}.freqs_cis": torch.cat([table[-1:], table[:-1]])}  # ours has the class's zeros last
+        links = links_of(run, {}, transformer=True)
+        measured = turns | {f"{name}.logits": logits, f"{name}.loss": loss}
+        return measured | stored_gradients(REFERENCE, f"{name}.grad.", links, model.transformer)
+
+    agree(REFERENCE, measure, {f"{name}.loss": REFERENCE.scalars[f"{name}.loss"]})
 
 
 def tokens_of(model: Model, draws: GeneratorDraws | None = None, **settings) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.bounds import Measured
 from tests.golden.golden_io import draw
-from tests.parity.imported import FLOAT, GRADIENT, close, golden, gradients, links_of, same
+from tests.parity.imported import agree, golden, gradients, links_of, same, stored_gradients
 from varlab import load
 from varlab.cli.main import main
 from varlab.losses.adaptive_weight import adaptive_weight
@@ -18,23 +19,26 @@ from varlab.sample import Sampler
 from varlab.transformer import Context, Visible
 from varlab.types import Slots, VarlabError
 
+pytestmark = pytest.mark.numeric
+
 REFERENCE = golden("taming")
 GREEDY = Sampler(cfg=0.0, ramp="constant", temperature=1.0, top_k=1, top_p=1.0)
 
 
 def test_tokens_latents_and_images(imported) -> None:
-    model = load(imported("taming"))
-    tokenizer, img = model.tokenizer, REFERENCE.image()
-    with torch.no_grad():
-        close(REFERENCE, "h", tokenizer.latents(img))
-        rec, quantized = tokenizer(img)
-    same(REFERENCE, "indices", torch.cat(quantized.maps, 1).flatten())
-    same(REFERENCE, "indices", torch.cat(model.encode(img), 1).flatten())
-    close(REFERENCE, "z_q", quantized.f_hat_BChw)
-    close(REFERENCE, "rec", rec)
-    f_hat = tokenizer.accumulate(tokenizer.blank(len(img)), 0, tokenizer.embed(quantized.maps[0]))
-    with torch.no_grad():
-        close(REFERENCE, "decode_entry", tokenizer.decoder(tokenizer.post_quant_conv(f_hat)))
+    def measure() -> Measured:
+        model = load(imported("taming"))
+        tokenizer, img = model.tokenizer, REFERENCE.image().float()
+        with torch.no_grad():
+            h = tokenizer.latents(img)
+            rec, quantized = tokenizer(img)
+            f_hat = tokenizer.accumulate(tokenizer.blank(len(img)), 0, tokenizer.embed(quantized.maps[0]))
+            entry = tokenizer.decoder(tokenizer.post_quant_conv(f_hat))
+        assert torch.equal(torch.cat(quantized.maps, 1), torch.cat(model.encode(img), 1))
+        indices = torch.cat(quantized.maps, 1).flatten()
+        return {"h": h, "indices": indices, "z_q": quantized.f_hat_BChw, "rec": rec, "decode_entry": entry}
+
+    agree(REFERENCE, measure)
 
 
 @pytest.mark.parametrize("legacy", [True, False])
@@ -42,16 +46,16 @@ def test_beta_weighs_the_term_that_is_named(legacy: bool, imported, tmp_path) ->
     """legacy: the official code's β is on the codebook term; the loss is the same, the gradients are not."""
     asked = [f"tokenizer={imported('taming').parent / 'tokenizer.pth'}", f"legacy={legacy}", f"out={tmp_path / 'run'}"]
     assert main(["import", "format=vqgan", *asked]) == 0
-    tokenizer = load(tmp_path / "run").tokenizer
-    h = REFERENCE["h"].clone().requires_grad_(True)
-    loss = tokenizer.quantize(h).vq_loss
-    assert abs(float(loss.detach()) / REFERENCE.scalars["qloss_legacy"] - 1) < FLOAT
-    loss.backward()
-    assert h.grad is not None
-    close(REFERENCE, f"qgrad.legacy{legacy}.h", h.grad, GRADIENT)
-    codebook = tokenizer.quantizer.codebook.weight.grad
-    assert codebook is not None
-    close(REFERENCE, f"qgrad.legacy{legacy}.codebook", codebook, GRADIENT)
+
+    def measure() -> Measured:
+        tokenizer = load(tmp_path / "run").tokenizer
+        h = REFERENCE["h"].float().clone().requires_grad_(True)
+        loss = tokenizer.quantize(h).vq_loss
+        loss.backward()
+        found = {"h": h.grad, "codebook": tokenizer.quantizer.codebook.weight.grad}
+        return {"loss": loss} | {f"qgrad.legacy{legacy}.{name}": gradient for name, gradient in found.items()}
+
+    agree(REFERENCE, measure, {"loss": REFERENCE.scalars["qloss_legacy"]})
 
 
 def logits_of(model, tokens: Tensor) -> Tensor:
@@ -62,16 +66,19 @@ def logits_of(model, tokens: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["gpt", "gpt_unmasked"])
 def test_gpt(name: str, imported) -> None:
     run = imported("taming_gpt" if name == "gpt" else "taming_unmasked")
-    model, idx = load(run), REFERENCE["gpt.idx"]
-    logits = logits_of(model, idx)
-    close(REFERENCE, f"{name}.logits", logits.detach())
-    loss = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten())
-    assert abs(float(loss.detach()) / REFERENCE.scalars[f"{name}.loss"] - 1) < FLOAT
-    loss.backward()
-    found = gradients(links_of(run, {}, transformer=True), model.transformer)
-    found["pos_emb"] = F.pad(found["pos_emb"], (0, 0, 0, 1))  # the last place of the table is not used
-    for key in (n for n in REFERENCE.meta["tensors"] if n.startswith(f"{name}.grad.")):
-        close(REFERENCE, key, found[key.removeprefix(f"{name}.grad.")], GRADIENT)
+
+    def measure() -> Measured:
+        model, idx = load(run), REFERENCE["gpt.idx"]
+        logits = logits_of(model, idx)
+        loss = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten())
+        loss.backward()
+        found = gradients(links_of(run, {}, transformer=True), model.transformer)
+        found["pos_emb"] = F.pad(found["pos_emb"], (0, 0, 0, 1))  # the last place of the table is not used
+        stored = (n for n in REFERENCE.meta["tensors"] if n.startswith(f"{name}.grad."))
+        measured = {key: found[key.removeprefix(f"{name}.grad.")] for key in stored}
+        return measured | {f"{name}.logits": logits, f"{name}.loss": loss}
+
+    agree(REFERENCE, measure, {f"{name}.loss": REFERENCE.scalars[f"{name}.loss"]})
 
 
 def test_greedy_continuation(imported) -> None:
@@ -100,13 +107,17 @@ def test_greedy_continuation(imported) -> None:
 def test_embeddings_before_the_tokens(name: str, imported) -> None:
     """Two vectors are put before the tokens' embeddings; places, and tokens that see each other, count from there."""
     run = imported("taming_gpt" if name == "gpt" else "taming_unmasked")
-    transformer = load(run).transformer
-    assert transformer is not None and transformer.position is not None
-    vectors = draw("tgptemb4", (2, 2, transformer.width), -1, 1)
-    x_BLD = torch.cat([vectors, transformer.word(REFERENCE["gpt.idx"][:, :10])], 1)
-    x_BLD = x_BLD + transformer.position.weight[: x_BLD.shape[1]]
-    with torch.no_grad():
-        close(REFERENCE, f"{name}.logits_emb", transformer.trunk(x_BLD, plain_context(x_BLD, transformer.unmasked)))
+
+    def measure() -> Measured:
+        transformer = load(run).transformer
+        assert transformer is not None and transformer.position is not None
+        vectors = draw("tgptemb4", (2, 2, transformer.width), -1, 1).float()
+        x_BLD = torch.cat([vectors, transformer.word(REFERENCE["gpt.idx"][:, :10])], 1)
+        x_BLD = x_BLD + transformer.position.weight[: x_BLD.shape[1]]
+        with torch.no_grad():
+            return {f"{name}.logits_emb": transformer.trunk(x_BLD, plain_context(x_BLD, transformer.unmasked))}
+
+    agree(REFERENCE, measure)
 
 
 def plain_context(x_BLD: Tensor, unmasked: int) -> Context:
@@ -143,18 +154,21 @@ def first(slots: Slots, n: int) -> Slots:
 
 def test_gradients_of_the_whole_loss(imported) -> None:
     """L1 + adaptive λ·hinge + VQ loss after disc_start (the golden run weighs LPIPS by 0)."""
-    run, img = imported("taming"), REFERENCE.image()
-    tokenizer = load(run).tokenizer.requires_grad_(True)
-    disc = PatchGAN(width=16, layers=3, norm="batch").train()
-    disc.load_state_dict({key.replace("main.", "net."): value for key, value in REFERENCE.state("disc").items()})
-    rec, quantized = tokenizer(img)
-    nll, g_loss = F.l1_loss(rec, img), -disc(rec).mean()
-    last = [torch.autograd.grad(loss, tokenizer.last_layer, retain_graph=True)[0] for loss in (nll, g_loss)]
-    weight = 0.8 * adaptive_weight(*last, delta=1e-4, clamp_min=0.0, clamp_max=1e4)
-    assert abs(float(weight) / REFERENCE.scalars["adaptive"]["d_weight"] - 1) < GRADIENT
-    loss = nll + weight * g_loss + quantized.vq_loss
-    assert abs(float(loss.detach()) / REFERENCE.scalars["gen_loss.step20"]["loss"] - 1) < FLOAT
-    loss.backward()
-    found = gradients(links_of(run, REFERENCE.state("vqgan"), transformer=False), tokenizer)
-    for key in (n for n in REFERENCE.meta["tensors"] if n.startswith("gen_grad.")):
-        close(REFERENCE, key, found[key.removeprefix("gen_grad.")], GRADIENT)
+
+    def measure() -> Measured:
+        run, img = imported("taming"), REFERENCE.image().float()
+        tokenizer = load(run).tokenizer.requires_grad_(True)
+        disc = PatchGAN(width=16, layers=3, norm="batch").train()
+        disc.load_state_dict({key.replace("main.", "net."): value for key, value in REFERENCE.state("disc").items()})
+        rec, quantized = tokenizer(img)
+        nll, g_loss = F.l1_loss(rec, img), -disc(rec).mean()
+        last = [torch.autograd.grad(loss, tokenizer.last_layer, retain_graph=True)[0] for loss in (nll, g_loss)]
+        weight = 0.8 * adaptive_weight(*last, delta=1e-4, clamp_min=0.0, clamp_max=1e4)
+        loss = nll + weight * g_loss + quantized.vq_loss
+        loss.backward()
+        links = links_of(run, REFERENCE.state("vqgan"), transformer=False)
+        measured = {"weight": weight, "loss": loss}
+        return measured | stored_gradients(REFERENCE, "gen_grad.", links, tokenizer)
+
+    step, weight = REFERENCE.scalars["gen_loss.step20"], REFERENCE.scalars["adaptive"]["d_weight"]
+    agree(REFERENCE, measure, {"weight": weight, "loss": step["loss"]})

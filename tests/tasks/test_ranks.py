@@ -15,6 +15,10 @@ import two_ranks
 from safetensors.torch import load_file
 from tiny_tasks import train
 
+from tests.bounds import SAME, float64
+
+pytestmark = pytest.mark.numeric
+
 FOLDER, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
 
@@ -48,14 +52,15 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", two_ranks.NAMES)
 def test_two_ranks_equal_one(name: str, two: Path, tmp_path: Path) -> None:
-    train(two_ranks.task(name), tmp_path, images=32)
+    with float64():  # where a rounding cannot turn an optimizer's step around
+        train(two_ranks.task(name), tmp_path, images=32)
     ranks = [json.loads((two / name / f"rank{r}.json").read_text()) for r in range(2)]
     assert ranks[0] == ranks[1] and ranks[0]["world"] == 2
     ones, twos = (load_file(folder / "weights.safetensors") for folder in (tmp_path, two / name))
     for tensor in ones:
-        torch.testing.assert_close(ones[tensor], twos[tensor], atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(ones[tensor], twos[tensor], atol=SAME, rtol=SAME)
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (tmp_path, two / name)]
     assert len(lines[0]) == len(lines[1])
     for a, b in zip(*(map(json.loads, part) for part in lines), strict=True):
         for key in a.keys() - {"seconds", "train/images_per_second", "train/eta_seconds"}:
-            assert b[key] == pytest.approx(a[key], rel=2e-2, abs=2e-2), key
+            assert b[key] == pytest.approx(a[key], rel=SAME, abs=SAME), key

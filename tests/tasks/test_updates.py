@@ -26,12 +26,15 @@ from tiny_tasks import (
 )
 from torch import nn
 
+from tests.bounds import SAME
 from varlab.checkpoint import load_checkpoint
 from varlab.losses.adversarial import generator_loss
 from varlab.tasks import Task
 from varlab.tasks.code_use import CodebookUse
 from varlab.tasks.likelihood import pack
 from varlab.types import VarlabError, to_float
+
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("in_float64")]
 
 
 def _updates(task: Task, count: int, *, start: int = 0) -> Task:
@@ -62,9 +65,9 @@ def test_accumulation_equals_the_big_batch(make: Any, micro_batch: int) -> None:
     parts = _updates(_plain(make(**changes, micro_batch=micro_batch)), 2, start=16)
     for a, b in zip([whole.model, *whole.helpers().values()], [parts.model, *parts.helpers().values()], strict=True):
         for (name, x), y in zip(a.named_parameters(), b.parameters(), strict=True):
-            torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-4, msg=name)
+            torch.testing.assert_close(x, y, atol=SAME, rtol=SAME, msg=name)
     logged, expected = parts.log_values(), whole.log_values()
-    assert logged == pytest.approx(expected, rel=2e-3, abs=1e-5)
+    assert logged == pytest.approx(expected, rel=SAME, abs=SAME)
 
 
 def test_lambda_and_gradients_are_those_of_the_full_formula() -> None:
@@ -88,12 +91,12 @@ def test_lambda_and_gradients_are_those_of_the_full_formula() -> None:
     moved = dict(task.model.named_parameters())
     for name, parameter in reference.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(moved[name], parameter - factor * parameter.grad, atol=1e-6, rtol=1e-4)
+            torch.testing.assert_close(moved[name], parameter - factor * parameter.grad, atol=SAME, rtol=SAME)
     values = task.log_values()
-    assert values["train/lambda"] == pytest.approx(weight.item(), rel=1e-4)
-    assert values["train/grad_rec"] == pytest.approx(norm_rec.item(), rel=1e-4)
-    assert values["train/grad_gan"] == pytest.approx(norm_gan.item(), rel=1e-4)
-    assert values["train/loss"] == pytest.approx(total.item(), rel=1e-4)
+    assert values["train/lambda"] == pytest.approx(weight.item(), rel=SAME)
+    assert values["train/grad_rec"] == pytest.approx(norm_rec.item(), rel=SAME)
+    assert values["train/grad_gan"] == pytest.approx(norm_gan.item(), rel=SAME)
+    assert values["train/loss"] == pytest.approx(total.item(), rel=SAME)
 
 
 def test_lambda_is_clamped_and_can_be_left_out() -> None:
@@ -102,7 +105,7 @@ def test_lambda_is_clamped_and_can_be_left_out() -> None:
     fixed = _updates(tokenizer_task(gan=gan_loss(start=0, adaptive=False)), 1).log_values()
     assert "train/lambda" not in fixed
     parts = (fixed["train/l1"], 0.5 * fixed["train/l2"], fixed["train/vq"], 0.8 * fixed["train/gan"])
-    assert fixed["train/loss"] == pytest.approx(sum(parts), rel=1e-5)
+    assert fixed["train/loss"] == pytest.approx(sum(parts), rel=SAME)
 
 
 def test_the_discriminator_rests_before_its_start() -> None:
@@ -140,7 +143,7 @@ def test_perceptual_distance_enters_with_its_weight() -> None:
     task = _updates(tokenizer_task(perceptual=Distance()), 1)
     values = task.log_values()
     parts = (values["train/l1"], 0.5 * values["train/l2"], values["train/perceptual"], values["train/vq"])
-    assert values["train/loss"] == pytest.approx(sum(parts), rel=1e-5)
+    assert values["train/loss"] == pytest.approx(sum(parts), rel=SAME)
     assert task.validate(Data().eval_loader(0, 1))["val/perceptual"] > 0
 
 
@@ -214,10 +217,10 @@ def test_levels_add_up_to_the_whole(make: Any) -> None:
     task = make(label_drop=0.0, label_smoothing=0.0, pkeep=1.0)
     task.observing = True
     values = _updates(task, 1).log_values()
-    assert values["train/loss"] == pytest.approx((values["train/loss/0"] + 4 * values["train/loss/1"]) / 5, rel=1e-4)
+    assert values["train/loss"] == pytest.approx((values["train/loss/0"] + 4 * values["train/loss/1"]) / 5, rel=SAME)
     assert values["train/loss/last"] == values["train/loss/1"]
     val = task.validate(Data().eval_loader(0, 1))
-    assert val["val/nll"] == pytest.approx(5 * val["val/loss"], rel=1e-6)
+    assert val["val/nll"] == pytest.approx(5 * val["val/loss"], rel=SAME)
     assert 0 <= val["val/accuracy/last"] <= 1
 
 
@@ -229,7 +232,7 @@ def test_validation_does_not_see_padding_nor_batch_size(make: Any) -> None:
     padded.valid_B[6:] = False
     empty = batch_at([5, 5])
     empty.valid_B[:] = False
-    assert task.validate([padded, empty]) == pytest.approx(one, rel=1e-4)
+    assert task.validate([padded, empty]) == pytest.approx(one, rel=SAME)
     with pytest.raises(VarlabError, match="empty"):
         task.validate([empty])
 

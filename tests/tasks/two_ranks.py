@@ -10,6 +10,7 @@ import varlab  # noqa: F401  before lightning, which needs its torchvision shim
 
 from tiny_tasks import fingerprint, generator_task, held_back_task, tokenizer_task, train  # isort: skip
 
+from tests.bounds import float64
 from varlab.tasks import Task
 from varlab.tasks.distributed import collectives
 
@@ -27,6 +28,7 @@ if __name__ == "__main__":
     for name in NAMES:
         directory = Path(sys.argv[1]) / name
         directory.mkdir(exist_ok=True)
-        trained = train(task(name), directory, images=32, devices=int(sys.argv[2]))
+        with float64():
+            trained = train(task(name), directory, images=32, devices=int(sys.argv[2]))
         outcome = {"weights": fingerprint(trained.model.state_dict()), "world": collectives.world_size()}
         (directory / f"rank{collectives.rank()}.json").write_text(json.dumps(outcome))
