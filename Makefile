@@ -8,11 +8,13 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# the oldest torch that varlab works with
+TORCH29 := .venv-torch29
 # Two test processes on two cores: one thread each, or they only wait for each other.
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report test test-slow slurm-test check format clean
+.PHONY: help env demo report test test-slow numerics slurm-test check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -38,6 +40,15 @@ test: env  ## every law and contract
 
 test-slow: env  ## what takes minutes: twenty random kills, in one process and two; trainings and stops of several ranks
 	$(BIN)/python -m pytest -m "slow and not slurm"
+
+numerics: env $(TORCH29)/.installed  ## numeric tests under every instruction set, one and two threads, torch 2.9 and 2.13
+	$(BIN)/python tests/numerics.py $(BIN)/python $(TORCH29)/bin/python
+
+$(TORCH29)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TORCH29)
+	grep -vE '^torch(vision)?==' constraints.txt > $(TORCH29)/constraints.txt
+	$(TORCH29)/bin/python -m pip install --quiet $(PIP_ARGS) --constraint $(TORCH29)/constraints.txt torch==2.9.1 torchvision==0.24.1 --editable '.[dev]'
+	@touch $@
 
 slurm-test: env  ## a real Slurm of two nodes on this machine (Debian, root): sweeps, preemption, kills
 	@(for c in slurmctld slurmd slurmdbd munged mariadbd; do command -v $$c >/dev/null || exit 1; done) || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge slurmdbd mariadb-server; }

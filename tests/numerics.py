@@ -1,0 +1,73 @@
+"""``make numerics``: the numeric tests under every instruction set of this processor, thread count and version of torch.
+
+python tests/numerics.py PYTHON… [-- ARGUMENTS OF PYTEST]: one row a configuration; exit code 1 if a test failed in one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+THREADS = ("1", "2")
+# name: flag of the processor that it needs; what ATen, oneDNN and MKL are held to
+INSTRUCTIONS: dict[str, tuple[str, tuple[str, str, str]]] = {
+    "SSE4.1": ("sse4_1", ("default", "SSE41", "COMPATIBLE")),
+    "AVX": ("avx", ("default", "AVX", "AVX")),
+    "AVX2": ("avx2", ("avx2", "AVX2", "AVX2")),
+    "AVX512": ("avx512bw", ("avx512", "AVX512_CORE", "AVX512")),
+    "AVX512-BF16": ("avx512_bf16", ("avx512", "AVX512_CORE_BF16", "AVX512_E1")),
+    "AMX": ("amx_tile", ("avx512", "AVX512_CORE_AMX", "AVX512_E4")),
+}
+VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR")
+
+
+def instructions() -> Iterator[tuple[str, dict[str, str]]]:
+    """(name, environment): what the libraries choose themselves, then each set that this processor has."""
+    yield "own choice", {}
+    flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
+    for name, (flag, values) in INSTRUCTIONS.items():
+        if flag in flags:
+            yield name, dict(zip(VARIABLES, values, strict=True))
+
+
+def run(python: str, environment: dict[str, str], arguments: list[str]) -> tuple[int, int, bool]:
+    """Tests that passed and failed, and whether all is well."""
+    command = [python, "-m", "pytest", "-q", "-m", "numeric and not slow", *arguments]
+    clean = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    done = subprocess.run(command, env=clean | environment, capture_output=True, text=True)
+    last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-500:]]
+    passed, failed, errors = (
+        sum(map(int, re.findall(rf"(\d+) {word}", last[0]))) for word in ("passed", "failed", "error")
+    )
+    for line in done.stdout.splitlines():
+        if line.startswith(("FAILED", "ERROR")):
+            print(line, file=sys.stderr)
+    return passed, failed + errors, done.returncode == 0 and passed > 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run and print the table."""
+    pythons, _, rest = (" ".join(arguments)).partition(" -- ")
+    well = True
+    print(f"{'torch':16} {'instructions':13} {'threads':>7} {'passed':>7} {'failed':>7} {'seconds':>8}", flush=True)
+    for python in pythons.split():
+        version = "import torch; print(torch.__version__)"
+        torch = subprocess.run([python, "-c", version], capture_output=True, text=True, check=True).stdout.strip()
+        for name, environment in instructions():
+            for threads in THREADS:
+                start = time.monotonic()
+                counted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+                passed, failed, fine = run(python, environment | counted, rest.split())
+                well &= fine
+                seconds = time.monotonic() - start
+                print(f"{torch:16} {name:13} {threads:>7} {passed:>7} {failed:>7} {seconds:>8.0f}", flush=True)
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
