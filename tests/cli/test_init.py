@@ -91,4 +91,4 @@ def test_a_start_that_changed_is_refused_on_resuming(lab: Path, tmp_path: Path, 
     (tmp_path / "run" / "run.json").write_text(__import__("json").dumps(record))
     shutil.copy(lab / "next_scale" / "weights.safetensors", start / "weights_raw.safetensors")
     assert small.train(tmp_path / "run", *asked) == 1
-    assert "holds other weights" in capsys.readouterr().err
+    assert "have changed since" in capsys.readouterr().err

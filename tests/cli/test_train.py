@@ -139,7 +139,7 @@ def test_where_and_how_a_run_is_done_is_no_part_of_it(lab: Path, capsys: pytest.
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "runs/raster is finished: nothing to do" and len(said) == 2
     assert said[1].startswith(
-        f"varlab train: runs/raster holds a run of another configuration: task.clip: {before_clip} → 1.25; "
+        f"varlab train: runs/raster holds a run of another configuration: task.clip: {before_clip} → 1.25. Use another out="
     )
     assert files(lab / "raster") == before
 

@@ -166,8 +166,8 @@ def loss(name: str, lab: Path, tmp_path: Path) -> None:
 
 def crop(name: str, lab: Path, tmp_path: Path) -> None:
     made = make(train_config("data=digits", f"crop@data.crop={name}")["data"]["crop"])
-    top, left, height, width = made.box(30, 50, 1.0, [0.5] * 64)
-    assert 0 <= top <= top + height <= 30 and 0 <= left <= left + width <= 50
+    top, left, bottom, right = made.box(30, 50, 1.0, [0.5] * 64)
+    assert 0 <= top < bottom <= 30 and 0 <= left < right <= 50
 
 
 def data(name: str, lab: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests import small
 from tests.old import answers
-from varlab import moved
+from varlab import renames
 from varlab.checkpoint import load_checkpoint
 from varlab.recipe.assembly import make
 from varlab.recipe.trainings import KINDS
@@ -144,7 +144,7 @@ def test_a_users_yaml_with_old_names(old_runs: Path, caplog: pytest.LogCaptureFi
         "augment: {_target_: varlab.data.augment.Augment}\nworkers: 0\n"
     )
     mine = ("--config-dir", str(conf))
-    moved._logged_name.cache_clear()
+    renames._logged_name.cache_clear()
     with caplog.at_level(logging.INFO, "varlab"):
         answers.command("pack", *mine, "source=mine", "condition=mine", "out=runs/mine/shards", "workers=0")
         small_one = ("classifier.channels=[4,4,8]", "classifier.groups=2", "budget.images=32", "data.batch=16")

@@ -159,9 +159,10 @@ class RemoteFolder:
         if size > self._limit:
             raise VarlabError(f"{self.name} has a shard of {size} bytes: raise data.remote_bytes above {self._limit}.")
         with locked(self._root / ".room"):
+            # reservations first: a fetch that ends meanwhile then counts twice, never not at all
+            reserved = sum(_reserved(other) for other in self._root.rglob(".*.lock") if other != lock)
             kept = sorted((s.st_mtime, s.st_size, p) for p in self._root.rglob("*.tar") for s in [_stat(p)] if s)
-            total = size + sum(_reserved(other) for other in self._root.rglob(".*.lock") if other != lock)
-            total += sum(bytes_ for _, bytes_, _ in kept)
+            total = size + reserved + sum(bytes_ for _, bytes_, _ in kept)
             for _, bytes_, path in kept:
                 if total <= self._limit:
                     break
@@ -223,11 +224,18 @@ class OpenFiles:
 
     def _file(self, number: int) -> FileIO:
         if number not in self._open:
-            self._open[number] = self._storage.local(*self._files[number]).open("rb", buffering=0)
+            self._open[number] = self._opened(number)
             if len(self._open) > self._storage.most_open:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(number)
         return self._open[number]
+
+    def _opened(self, number: int) -> FileIO:
+        """Open a file. Another process may drop it from the cache just before: it is then fetched again."""
+        for _ in range(ATTEMPTS - 1):
+            with suppress(FileNotFoundError):
+                return self._storage.local(*self._files[number]).open("rb", buffering=0)
+        return self._storage.local(*self._files[number]).open("rb", buffering=0)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict()}
