@@ -1,6 +1,6 @@
 # make demo   the whole path on real data: environment, shards, tokenizers, generators, scores, runs/demo/report.html
-# make test   every law and contract (the fast ones are part of `make check` too)
-# make help   the rest
+# make test   every law and contract (`make check` runs them too)
+# make help   the other targets
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -10,38 +10,38 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # the oldest torch that varlab works with
 TORCH29 := .venv-torch29
-# Two test processes on two cores: one thread each, or they only wait for each other.
+# Two test processes on two cores get one thread each; more threads would wait for each other.
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo report test test-slow numerics slurm-test check format clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
-env: $(STAMP)  ## the environment in .venv, at the tested versions
+env: $(STAMP)  ## make the environment in .venv, with the tested versions
 
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "varlab needs Python 3.11 or newer: install python3, or say which with PYTHON=…" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "varlab needs Python 3.11 or newer; $(PYTHON) is older: say which to use with PYTHON=…" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "varlab needs Python 3.11 or newer: install python3, or name it with PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "varlab needs Python 3.11 or newer; $(PYTHON) is older: name a newer one with PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments here: install python3-venv (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: env  ## the main job, end to end, on real data
+demo: env  ## run the main job, end to end, on real data
 	PATH="$(abspath $(BIN)):$$PATH" bash experiments/demo/run.sh
 
-report: env  ## one page over everything under runs/
+report: env  ## write one page about everything under runs/
 	$(BIN)/varlab report runs out=runs/report/all
 
-test: env  ## every law and contract
+test: env  ## run the tests of every law and contract
 	$(PYTEST) -n 2 -m "not slow and not slurm"
 
-test-slow: env  ## what takes minutes: twenty random kills, in one process and two; trainings and stops of several ranks
+test-slow: env  ## run the tests that take minutes: twenty random kills, trainings and stops of several ranks
 	$(BIN)/python -m pytest -m "slow and not slurm"
 
-numerics: env $(TORCH29)/.installed  ## numeric tests under every instruction set, one and two threads, torch 2.9 and 2.13
+numerics: env $(TORCH29)/.installed  ## run the numeric tests under every instruction set, one and two threads, torch 2.9 and 2.13
 	$(BIN)/python tests/numerics.py $(BIN)/python $(TORCH29)/bin/python
 
 $(TORCH29)/.installed: pyproject.toml constraints.txt
@@ -50,20 +50,20 @@ $(TORCH29)/.installed: pyproject.toml constraints.txt
 	$(TORCH29)/bin/python -m pip install --quiet $(PIP_ARGS) --constraint $(TORCH29)/constraints.txt torch==2.9.1 torchvision==0.24.1 --editable '.[dev]'
 	@touch $@
 
-slurm-test: env  ## a real Slurm of two nodes on this machine (Debian, root): sweeps, preemption, kills
+slurm-test: env  ## start a real Slurm of two nodes here (Debian, root) and test sweeps, preemption, kills
 	@(for c in slurmctld slurmd slurmdbd munged mariadbd; do command -v $$c >/dev/null || exit 1; done) || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge slurmdbd mariadb-server; }
 	$(PYTEST) -m slurm tests/slurm
 
-check: env  ## style, types, tests
+check: env  ## check style and types, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTEST) -n 2 -m "not slow and not slurm"
 
-format: env  ## rewrite the code in the house style
+format: env  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove caches and builds; runs/ and .venv stay
+clean:  ## remove caches and builds, but not runs/ and .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find varlab tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
