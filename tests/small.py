@@ -94,7 +94,7 @@ class Child:
         assert self._process.pid is not None
         return self._process.pid
 
-    def until(self, moment: Callable[[], bool], patience: float = 60) -> bool:
+    def until(self, moment: Callable[[], bool], patience: float = 600) -> bool:
         """Wait for a moment. False: the process ended before it came."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
@@ -114,7 +114,7 @@ class Child:
         """As kill does."""
         os.kill(self.pid, number)
 
-    def wait(self, patience: float = 60) -> int:
+    def wait(self, patience: float = 600) -> int:
         """The exit code, at the end."""
         self._process.join(patience)
         assert self._process.exitcode is not None, "the process does not end"

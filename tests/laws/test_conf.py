@@ -39,7 +39,7 @@ from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks import GanLoss, LossWeights, Task, fit
-from varlab.tokenizer import VQTokenizer
+from varlab.tokenizer import Quantizer, VQTokenizer
 from varlab.types import VarlabError
 
 CONF = conf_dir()
@@ -250,7 +250,8 @@ def format(name: str, lab: Path, tmp_path: Path) -> None:
     """What an import makes of an official checkpoint: complete but for what the file tells."""
     config = composed("import", f"format={name}")
     assert config.format.name == name and config.order and config.sampler
-    inferred = set(inspect.signature(VQTokenizer).parameters) - set(config.format.tokenizer)
+    keys = set(inspect.signature(VQTokenizer).parameters) - {"quantizer", "quantizer_arguments"}
+    inferred = keys.union(inspect.signature(Quantizer).parameters) - set(config.format.tokenizer)
     assert inferred == {*TOLD, "scales"} and config.format.scales
 
 

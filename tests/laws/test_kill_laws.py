@@ -108,7 +108,7 @@ def test_a_random_kill_changes_nothing(
         assert time.monotonic() < patience, "a process outlived the kill"
         time.sleep(0.1)
     done = small.progress(run)
-    assert start(command(run, ranks, workers), log).wait(180) == 0, log.read_text()
+    assert start(command(run, ranks, workers), log).wait(600) == 0, log.read_text()
     reference = whole(ranks)
     assert small.weights(run) == small.weights(reference)
     assert small.lines(run) == small.lines(reference)

@@ -154,7 +154,7 @@ def test_the_console_command_stopped_by_a_signal(
             assert process.poll() is None, log.read_text()
             time.sleep(0.005)
         process.send_signal(number)
-        code = process.wait(60)
+        code = process.wait(300)
     state = small.record(run)["outcome"]
     if number == signal.SIGINT:
         assert code == 130 and log.read_text().splitlines()[-1].startswith(
