@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from varlab.cli.main import main
-from varlab.run.directory import read_run
+from varlab.run.record import read_record
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_pack_writes_shards_and_its_record(packed: Path) -> None:
     assert json.loads((packed / "index.json").read_text())["image_size"] == [16, 16]
-    outcome = read_run(packed)["outcome"]
+    outcome = read_record(packed).outcome.to_json()
     assert outcome["state"] == "finished" and sum(outcome["summary"]["images"].values()) == 1797
 
 

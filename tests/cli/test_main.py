@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from varlab.cli.app import conf_dir
 from varlab.cli.command_table import COMMANDS
 from varlab.cli.main import main, usage
-from varlab.run.directory import read_run
+from varlab.run.record import read_record
 
 
 def outside(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -107,28 +107,28 @@ def test_a_bug_keeps_its_traceback(varlab, caplog: pytest.LogCaptureFixture) -> 
 
 def test_again_does_nothing_and_says_so(varlab, workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert varlab("fake", "seed=1")[0] == 0
-    before = read_run(workplace / "runs/fakes/seed=1")
+    before = read_record(workplace / "runs/fakes/seed=1").to_json()
     assert before["outcome"] == {"state": "finished", "error": None, "images": 10, "seed": 1, "run": None}
     assert before["overrides"] == ["seed=1"] and before["choices"]["flavour"] == "plain"
     caplog.set_level(logging.INFO)
     assert varlab("fake", "seed=1")[0] == 0
     assert "is finished: nothing to do" in caplog.text
-    assert read_run(workplace / "runs/fakes/seed=1") == before
+    assert read_record(workplace / "runs/fakes/seed=1").to_json() == before
 
 
 def test_a_failed_run_goes_on(varlab, workplace: Path) -> None:
     assert varlab("fake", "out=here", "action=progress_then_refuse")[0] == 1
-    assert read_run(workplace / "here")["outcome"]["state"] == "failed"
+    assert read_record(workplace / "here").outcome.state == "failed"
     code, _, err = varlab("fake", "out=here", "action=work")
     assert code == 1 and "another configuration: action" in err
     assert varlab("fake", "out=here", "action=progress_then_refuse")[0] == 1
-    assert read_run(workplace / "here")["auto"]["runs"] == 2
+    assert read_record(workplace / "here").auto["runs"] == 2
 
 
 def test_ctrl_c_is_recorded(varlab, workplace: Path) -> None:
     code, _, err = varlab("fake", "out=here", "action=interrupted")
     assert code == 130 and "Interrupted" in err
-    assert read_run(workplace / "here")["outcome"]["state"] == "stopped"
+    assert read_record(workplace / "here").outcome.state == "stopped"
 
 
 def test_hydra_leaves_no_files(varlab, workplace: Path) -> None:
@@ -139,7 +139,7 @@ def test_hydra_leaves_no_files(varlab, workplace: Path) -> None:
 def test_a_run_is_named_by_its_path(varlab, workplace: Path) -> None:
     varlab("fake", "seed=1")
     assert varlab("fake", "runs/fakes/seed=1")[0] == 0
-    assert read_run(workplace / "runs/fakes/run=runs_fakes_seed=1")["outcome"]["run"] == "runs/fakes/seed=1"
+    assert read_record(workplace / "runs/fakes/run=runs_fakes_seed=1").outcome.values["run"] == "runs/fakes/seed=1"
 
 
 @pytest.mark.parametrize("launch", ["local", "joblib"])
@@ -148,7 +148,7 @@ def test_under_multirun_a_failed_job_loses_no_other(varlab, workplace: Path, lau
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     code, _, err = varlab("fake", "-m", "action=refuse,work", "seed=0,1", "out=many", f"launch={launch}")
     assert code == 1
-    states = {path.name: read_run(path)["outcome"]["state"] for path in (workplace / "many").iterdir() if path.is_dir()}
+    states = {path.name: read_record(path).outcome.state for path in (workplace / "many").iterdir() if path.is_dir()}
     assert states == {
         "action=refuse+seed=0": "failed",
         "action=refuse+seed=1": "failed",
@@ -178,5 +178,7 @@ def test_a_launcher_without_a_sweep_is_refused(varlab, workplace: Path) -> None:
 
 def test_multirun_takes_several_paths(varlab, workplace: Path) -> None:
     assert varlab("fake", "-m", "runs/a=1", "runs/b=2", "out=many")[0] == 0
-    outcomes = [read_run(path)["outcome"]["run"] for path in sorted((workplace / "many").iterdir()) if path.is_dir()]
+    outcomes = [
+        read_record(path).outcome.values["run"] for path in sorted((workplace / "many").iterdir()) if path.is_dir()
+    ]
     assert outcomes == ["runs/a=1", "runs/b=2"]

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT
 from varlab.errors import VarlabError
 from varlab.launch import environment
-from varlab.run.directory import read_run
+from varlab.run.record import Outcome, read_record
 
 TWO = ("trainer.devices=2", "out=here")
 
@@ -30,9 +30,9 @@ def alive(pid: int) -> bool:
 def test_two_ranks_reduce(varlab, workplace: Path) -> None:
     code, _, err = varlab("fake", *TWO, "action=all_reduce")
     assert code == 0, err
-    record = read_run(workplace / "here")
-    assert record["outcome"] == {"state": "finished", "error": None, "total": 3.0, "world": 2}
-    assert record["auto"]["runs"] == 1, "only rank 0 writes"
+    record = read_record(workplace / "here")
+    assert record.outcome == Outcome("finished", values={"total": 3.0, "world": 2})
+    assert record.auto["runs"] == 1, "only rank 0 writes"
 
 
 def test_a_rank_that_refuses_ends_all_with_its_sentence(varlab, workplace: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_rank_that_refuses_ends_all_with_its_sentence(varlab, workplace: Path)
     code, _, err = varlab("fake", *TWO, "action=rank_1_refuses")
     assert code == 1 and "rank 1 failed: rank one has had enough" in err
     assert time.monotonic() - start < 20
-    assert read_run(workplace / "here")["outcome"]["state"] == "failed"
+    assert read_record(workplace / "here").outcome.state == "failed"
 
 
 def test_a_rank_that_dies_ends_all_with_its_last_words(varlab) -> None:

@@ -12,7 +12,7 @@ from tests import bounds
 from tests.golden.golden_io import Golden
 from varlab.checkpoint.formats import Link, phi_style, tokenizer_links, transformer_links
 from varlab.cli.main import main
-from varlab.run.directory import read_run
+from varlab.run.record import read_record
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -78,7 +78,7 @@ def same(reference: Golden, name: str, mine: Tensor) -> None:
 
 def links_of(run: Path, state: Mapping[str, Tensor], *, transformer: bool) -> list[Link]:
     """Which tensor is which, for an imported run and the official state it came from."""
-    build = read_run(run)["build"]
+    build = read_record(run).build
     name = build["imported"]["format"]
     if transformer:
         return transformer_links(name, build["transformer"])

@@ -13,8 +13,8 @@ import pytest
 
 from varlab.errors import VarlabError
 from varlab.files import write_json
-from varlab.run.directory import RunDirectory, differences, read_run
-from varlab.run.record import RunRecord
+from varlab.run.directory import RunDirectory, differences
+from varlab.run.record import RunRecord, read_record
 
 CONFIG = {"seed": 3, "data": {"batch": 8}, "out": None, "trainer": {"threads": 1}}
 
@@ -31,7 +31,7 @@ def prepare(path: Path, config: dict = CONFIG, command: str = "train") -> tuple[
 
 def test_a_new_run_is_recorded(tmp_path: Path) -> None:
     directory, todo = prepare(tmp_path / "a")
-    record = directory.read()
+    record = directory.record().to_json()
     assert todo and not directory.resuming
     assert record["config"] == CONFIG and record["seed"] == 3 and record["overrides"] == ["seed=3"]
     assert record["outcome"]["state"] == "running"
@@ -56,7 +56,7 @@ def test_what_was_made_from_other_weights_is_made_anew(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
         assert not directory.prepare(asked)
         assert directory.prepare(other)
-        assert "fid" not in directory.read()["outcome"]
+        assert "fid" not in directory.record().outcome.to_json()
 
 
 def test_unfinished_runs_resume_with_what_they_remember(tmp_path: Path) -> None:
@@ -64,18 +64,18 @@ def test_unfinished_runs_resume_with_what_they_remember(tmp_path: Path) -> None:
     directory.update(auto={"precision": "bf16"})
     again, todo = prepare(tmp_path)
     assert todo and again.resuming
-    assert again.read()["auto"] == {"precision": "bf16"}
+    assert again.record().auto == {"precision": "bf16"}
 
 
 def test_failed_runs_resume(tmp_path: Path) -> None:
     directory, _ = prepare(tmp_path)
     (tmp_path / "progress").write_text("24")
     directory.fail("the disk is full")
-    outcome = directory.read()["outcome"]
+    outcome = directory.record().outcome.to_json()
     assert (outcome["state"], outcome["error"], outcome["images"]) == ("failed", "the disk is full", 24)
     again, todo = prepare(tmp_path)
     assert todo and again.resuming
-    assert again.read()["outcome"]["error"] is None
+    assert again.record().outcome.error is None
 
 
 def test_a_run_that_failed_before_its_first_update_may_be_corrected(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_run_that_failed_before_its_first_update_may_be_corrected(tmp_path: Pa
     directory.fail("no such data")
     again, todo = prepare(tmp_path, CONFIG | {"seed": 4})
     assert todo and not again.resuming
-    assert again.read()["seed"] == 4
+    assert again.record().seed == 4
 
 
 @pytest.mark.parametrize("state", ["running", "finished"])
@@ -154,4 +154,4 @@ def test_what_is_no_run_is_said(tmp_path: Path, text: str | None, says: str) -> 
     if text is not None:
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(VarlabError, match=says):
-        read_run(tmp_path)
+        read_record(tmp_path)

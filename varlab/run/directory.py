@@ -34,7 +34,7 @@ from varlab.run.record import (
     write_record,
 )
 
-__all__ = ["RunDirectory", "differences", "read_run"]
+__all__ = ["RunDirectory", "differences"]
 
 logger = logging.getLogger(__name__)
 
@@ -144,10 +144,6 @@ class RunDirectory:
         """The record as it is on disk."""
         return read_record(self.path)
 
-    def read(self) -> Config:
-        """The record as JSON."""
-        return self.record().to_json()
-
     @contextmanager
     def change(self) -> Iterator[RunRecord]:
         """The record, to be changed in a ``with``; rank 0 then writes it, the changes of other ranks are dropped."""
@@ -237,8 +233,3 @@ def differences(before: Mapping[str, object], after: Mapping[str, object]) -> li
 
 def _shown(value: object) -> str:
     return "(absent)" if value is ABSENT else json.dumps(value)
-
-
-def read_run(path: Path) -> Config:
-    """The record of a run directory as JSON."""
-    return read_record(path).to_json()
