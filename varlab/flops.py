@@ -7,10 +7,13 @@ pairs of slots that ``step_L`` lets see, which no kernel reports. A multiplicati
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from varlab.sample.images import decode_maps
@@ -35,11 +38,24 @@ def forward_flops(
     attention: False leaves out the products inside attention, which ``attention_flops`` counts.
     """
     meta = {name: t.detach().to("meta") for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, _UncountedShapes(), torch.no_grad():
         weights = {f"module.{name}": t for name, t in meta.items()}
         functional_call(_Call(module, method), weights, tuple(a.to("meta") for a in args))
     counts = counter.get_flop_counts()["Global"]
     return sum(n for op, n in counts.items() if attention or not any(a in str(op) for a in _ATTENTION))
+
+
+class _UncountedShapes(TorchDispatchMode):
+    """Gives norms and resizes on ``meta`` their shapes alone: torch would run their formulas in Python, and counts neither."""
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        if func is torch.ops.aten.upsample_bicubic2d.default:
+            return args[0].new_empty(*args[0].shape[:2], *args[1])
+        if func is torch.ops.aten.native_group_norm.default:
+            return torch.empty_like(args[0]), *args[0].new_empty(2, args[3], args[6])
+        return func(*args, **(kwargs or {}))
 
 
 class _Call(nn.Module):
