@@ -31,11 +31,13 @@ def in_float64() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the small world's runs/ (see ``tests/small.py``), made once; nothing in it is to be changed."""
+    """A folder with the small world's runs/ (see ``tests/small.py``), made once; tests must not change it."""
     from tests import small
 
-    folder = tmp_path_factory.mktemp("world")
-    small.build_world(folder)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    folder = tmp_path_factory.getbasetemp().parent / "world" if worker else tmp_path_factory.mktemp("world")
+    folder.mkdir(exist_ok=True)
+    small.build_world(folder, turn=int(worker.removeprefix("gw")) if worker else 0)
     return folder
 
 

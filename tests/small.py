@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from varlab.cli.main import main
+from varlab.files import locked
 
 FAST = ("trainer.precision=32-true", "tensorboard=false", "log.every=64")
 CLASSIFIER = ("task=classifier", "classifier.channels=[8,8,16]", "classifier.groups=4", "budget.images=640", *FAST)
@@ -52,13 +53,23 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 
 
-def build_world(folder: Path) -> None:
-    """Everything above, in ``folder``."""
+PACKS = {"digits": ("source=digits",), "edges": ("source=digits", "condition=edges")}
+LEVELS = (("digits", "edges"), ("judge", "perceptual"), ("multi", "single"), ("next_scale", "raster"))
+
+
+def build_world(folder: Path, *, turn: int = 0) -> None:
+    """Everything above, in ``folder``. Processes with the turns 0 and 1 share the work: those of a level are independent."""
     with inside(folder):
-        assert main(["pack", "source=digits"]) == 0
-        assert main(["pack", "source=digits", "condition=edges"]) == 0
-        for name, overrides in RUNS.items():
-            assert train(name, *overrides) == 0, name
+        for level in LEVELS:
+            for name in level[::-1] if turn % 2 else level:
+                with locked(folder / ".making" / name) as made:
+                    if not made.tell():
+                        _make(name)
+                        made.write("made")
+
+
+def _make(name: str) -> None:
+    assert (train(name, *RUNS[name]) if name in RUNS else main(["pack", *PACKS[name]])) == 0, name
 
 
 def train(out: str | Path, *overrides: str) -> int:

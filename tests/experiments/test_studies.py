@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hydra import compose, initialize_config_dir
+from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 
 from tests import small
 from tests.experiments.commands import ROOT, answer, jobs, run
 from varlab.cli.app import conf_dir
+from varlab.cli.main import main
 from varlab.run.names import run_path
 
 STUDIES = sorted(file.parent.name for file in (ROOT / "experiments").glob("*/run.sh"))
@@ -22,11 +26,21 @@ TABLES = {
 }
 
 
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``varlab pack source=digits`` leaves where scikit-learn has only 200 digits: tables need runs, not good ones."""
+    folder, all_digits = tmp_path_factory.mktemp("digits"), load_digits()
+    few = Bunch(**{**all_digits, "images": all_digits.images[:200], "target": all_digits.target[:200]})
+    with patch("sklearn.datasets.load_digits", lambda: few), small.inside(folder):
+        assert main(["pack", "source=digits"]) == 0
+    return folder / "runs" / "data"
+
+
 @pytest.fixture
-def place(world_folder: Path, tmp_path: Path):
-    """A folder of its own, with the small world's shards."""
+def place(few_digits: Path, tmp_path: Path):
+    """A folder of its own, with the shards of a few digits."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "data").symlink_to(world_folder / "runs" / "data")
+    (tmp_path / "runs" / "data").symlink_to(few_digits)
     with small.inside(tmp_path):
         yield tmp_path
 
