@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 ROUNDING = 2.0**-24  # of one operation in float32, relative
 RUNS, FACTOR = 2, 3  # the farthest of two runs, times 3: a single number may move little twice, by luck
@@ -43,14 +44,19 @@ POINTWISE = {"add", "sub", "rsub", "mul", "div", "exp", "log", "log1p", "sqrt", 
 POINTWISE |= {"gelu", "silu", "sigmoid", "tanh", "softplus", "sin", "cos", "addcmul", "addcdiv", "polar"}
 
 
+@cache
+def _noise(seed: int) -> Tensor:
+    """Numbers in [-1, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1 << 23, generator=generator, dtype=torch.float64) * 2 - 1
+
+
 class Rounded(TorchDispatchMode):
     """Inside, operations in float64 are as uncertain as in float32; another seed, another error."""
 
     def __init__(self, seed: int):
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self._noise = torch.rand(1 << 23, generator=generator, dtype=torch.float64) * 2 - 1
-        self._used = 0
+        self.seed, self._noise, self._used = seed, _noise(seed), 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -147,6 +153,11 @@ def truth(measure: Callable[[], Measured]) -> tuple[Measured, dict[str, float]]:
             for name, value in exact.items()
             if value.is_floating_point()
         }
+
+
+def precision() -> tuple[torch.dtype, int | None]:
+    """What decides how numbers are rounded here: the type, and the seed of ``Rounded``."""
+    return torch.get_default_dtype(), getattr(_get_current_dispatch_mode(), "seed", None)
 
 
 def size(x: Tensor) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 
 from tests import bounds
 from tests.golden.golden_io import Golden
+from varlab import load
 from varlab.checkpoint.formats import Link, phi_style, tokenizer_links, transformer_links
 from varlab.cli.main import main
+from varlab.model import Model
 from varlab.run.record import read_record
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -45,6 +49,16 @@ def import_golden(name: str, folder: Path) -> Path:
             asked.append(f"{role}={folder / role}.pth")
     assert main(["import", *asked, f"out={folder / 'run'}"]) == 0
     return folder / "run"
+
+
+@cache
+def _loaded(run: Path, precision: tuple[torch.dtype, int | None]) -> Model:
+    return load(run)
+
+
+def load_copy(run: Path) -> Model:
+    """A copy of an imported run's model; the run is loaded once for each precision."""
+    return deepcopy(_loaded(run, bounds.precision()))
 
 
 def agree(
