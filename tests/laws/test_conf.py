@@ -298,10 +298,10 @@ def experiment(name: str, lab: Path, tmp_path: Path) -> None:
     """Runs at its own declared size; the runs it stands on are the small world's, found by ``auto``."""
     config = composed("train", f"experiment={name}")
     assert config.name == name and config.shrink, f"conf/experiment/{name}.yaml declares no shrink: list"
-    shrunk = composed("train", f"experiment={name}", *config.shrink)
-    arguments = [f"experiment={name}", *config.shrink, f"budget.images={2 * shrunk.data.batch}", "budget.flops=null"]
+    batch = int(dict(word.split("=", 1) for word in config.shrink).get("data.batch", config.data.batch))
+    arguments = [f"experiment={name}", *config.shrink, f"budget.images={2 * batch}", "budget.flops=null"]
     out = tmp_path / "run"
-    assert main(["train", f"out={out}", *arguments, f"log.every={shrunk.data.batch}", "tensorboard=false"]) == 0
+    assert main(["train", f"out={out}", *arguments, f"log.every={batch}", "tensorboard=false"]) == 0
     assert len(small.curve(out, "train/loss")) == 2 and small.record(out)["outcome"]["state"] == "finished"
 
 
