@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,18 @@ def inside(folder: Path) -> Iterator[None]:
 # -- processes that can be killed --------------------------------------------------------------------------------------
 
 
+def fork_server() -> ForkServerContext:
+    """A way to start processes that are forked from a server that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["varlab.cli.commands.train", "varlab.cli.app", "varlab.launch.job"])
+    return context
+
+
 class Child:
-    """``varlab ARGUMENTS`` in a process of its own, forked from a server that has imported everything already."""
+    """``varlab ARGUMENTS`` in a process of its own."""
 
     def __init__(self, *arguments: str, log: Path):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["varlab.cli.commands.train", "varlab.cli.app", "varlab.launch.job"])
+        context = fork_server()
         self._process = context.Process(target=_child, args=(arguments, str(Path.cwd()), str(log)), daemon=True)
         self._process.start()
 

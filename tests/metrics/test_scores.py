@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.small import fork_server
 from varlab.errors import VarlabError
 from varlab.metrics.comparison import frechet_distances, matched_draws, nearest_distance, nearest_scores
 from varlab.metrics.features import distances, random_rows, sorted_rows
@@ -256,7 +257,8 @@ def _rank(rank: int, results: str) -> None:
 
 
 def test_two_processes_score_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    fork_server()
+    torch.multiprocessing.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="forkserver")
     whole = feed(scores(), slice(None), batch=80).compute()
     for rank in range(2):
         values = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from tiny_tasks import train
 
 from tests.bounds import SAME, float64
+from tests.small import fork_server
 
 pytestmark = pytest.mark.numeric
 
@@ -27,20 +29,33 @@ def start(script: Path, world: int, *arguments: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-    shared |= {"NODE_RANK": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(script), *arguments]
-    processes = [
-        subprocess.Popen(command, env={**shared, "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
-        for r in range(world)
-    ]
-    try:
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+    with tempfile.TemporaryDirectory() as logs:
+        processes = [
+            fork_server().Process(
+                target=_rank, args=(script, arguments, f"{logs}/{r}", {**shared, "LOCAL_RANK": str(r)})
+            )
+            for r in range(world)
+        ]
         for process in processes:
-            _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+            process.start()
+        try:
+            for rank, process in enumerate(processes):
+                process.join(600)
+                assert process.exitcode == 0, Path(logs, str(rank)).read_text()
+        finally:
+            for process in processes:
+                process.kill()
+
+
+def _rank(script: Path, arguments: tuple[str, ...], log: str, environment: dict[str, str]) -> None:
+    """A script as ``python SCRIPT ARGUMENTS`` runs it; what it writes goes to the log."""
+    os.environ.update(environment)
+    said = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.argv, sys.path[:0] = [str(script), *arguments], [str(FOLDER), str(ROOT)]
+    runpy.run_path(str(script), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
