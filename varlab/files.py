@@ -57,9 +57,9 @@ def remove_drafts(*folders: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    r"""Write a UTF-8 text file atomically. Half characters, of file names that are no UTF-8, become ``\udce9``."""
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Mapping[str, object] | Sequence[object]) -> None:

@@ -21,8 +21,13 @@ _TILE = 96  # pixels of an image on the contact sheet, at most
 _MOST_PIXELS = 1 << 27
 
 
-def summarise(index: Index, path: Path, *, bad: Sequence[tuple[str, str, str]], sheet: int) -> None:
-    """Write the page of an index's shards. sheet: rows and columns of the contact sheet, 0 for none."""
+def summarise(
+    index: Index, path: Path, *, bad: Sequence[tuple[str, str, str]], sheet: int, notes: Sequence[str] = ()
+) -> None:
+    """Write the page of an index's shards.
+
+    sheet: rows and columns of the contact sheet, 0 for none. notes: sentences about what was passed over, decided or done.
+    """
     counts = class_counts(index)
     picture, caption = _sheet(index, sheet) if sheet else (None, "")
     info, size = index.info, index.image_size
@@ -34,6 +39,7 @@ def summarise(index: Index, path: Path, *, bad: Sequence[tuple[str, str, str]], 
         ("shards", f"{len(shards)}, {sum(s.bytes for s in shards) / 1e6:,.1f} MB"),
         *([("second image", info.condition)] if info.condition else []),
         *([("left out", ", ".join(f"{n} {kind}" for kind, n in index.faults.items()))] if index.faults else []),
+        *(("note", note) for note in notes),
         ("hash", index.hash),
     ]
     n = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())

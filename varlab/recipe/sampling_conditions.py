@@ -11,8 +11,8 @@ from torch import Tensor
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
+from varlab.data.folders.picture_files import is_picture, is_system
 from varlab.data.image.resize import cover, open_image, pixels
-from varlab.data.pack.sources.folder import IMAGE_ENDINGS
 from varlab.recipe.finished_run import FinishedRun
 from varlab.sample import Sampler
 from varlab.score.image_sampler import ValConditions
@@ -49,7 +49,9 @@ class SamplingConditions:
         """cond_u8_N3HW."""
         if not isinstance(self._model.condition, SpatialCondition):
             raise VarlabError(f"cond={path} is an image, but this run is not conditioned on images: leave cond out.")
-        files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_ENDINGS) if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            files = sorted(f for f in path.iterdir() if not is_system(f.name) and f.is_file() and is_picture(f))
         if not files or not all(f.is_file() for f in files):
             raise VarlabError(f"cond={path} is neither an image nor a folder of images.")
         return torch.stack([_image(f, self.size) for f in files])

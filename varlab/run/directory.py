@@ -225,9 +225,12 @@ def _warn_of_changes(record: RunRecord, path: Path) -> None:
 
 
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """What makes two configurations different runs: each key as ``key: before → after``."""
+    """What makes two configurations different runs: each key as ``key: before → after``.
+
+    A key that is null counts as one that is absent: an earlier version did not have it.
+    """
     differing = compare(current_targets(before), current_targets(after))
-    rows = sorted((key, row) for key, row in differing.items() if counts(key, Use.IDENTITY))
+    rows = sorted((k, row) for k, row in differing.items() if counts(k, Use.IDENTITY) and set(row) != {None, ABSENT})
     return [f"{key}: {' → '.join(map(_shown, row))}" for key, row in rows]
 
 

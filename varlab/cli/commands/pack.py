@@ -10,6 +10,7 @@ from varlab.config import Config
 from varlab.data.format.index import SPLITS, read_index
 from varlab.data.pack.conditions import ConditionMaker, CropBoxes
 from varlab.data.pack.packer import pack
+from varlab.data.pack.sources.base import notes_of
 from varlab.launch.environment import worker_count
 from varlab.recipe.objects import make
 from varlab.run.directory import RunDirectory
@@ -25,6 +26,9 @@ _NAMED = 50  # skipped images that the log names; summary.html and run.json name
 def run(config: Config, directory: RunDirectory) -> Config:
     """Pack the images of ``source`` into shards in the run's directory, each with a condition if it is asked for."""
     source, condition = make(config["source"]), _condition(config.get("condition"))
+    notes = notes_of(source)
+    for note in notes:
+        logger.info("%s", note)
     jobs = sum(-(-len(source.entries(split)) // max(config["shard_size"], 1)) for split in SPLITS)
     with progress_bar("packing") as progress:
         summary = pack(
@@ -38,11 +42,11 @@ def run(config: Config, directory: RunDirectory) -> Config:
     bad = [("skipped", skipped["name"], skipped["reason"]) for skipped in summary["skipped"]]
     for skipped in summary["skipped"][:_NAMED]:
         logger.warning("%s is skipped: %s", skipped["name"], skipped["reason"])
-    summarise(read_index(directory.path), directory.path / "summary.html", bad=bad, sheet=config["sheet"])
+    summarise(read_index(directory.path), directory.path / "summary.html", bad=bad, sheet=config["sheet"], notes=notes)
     images = ", ".join(f"{count} {split}" for split, count in summary["images"].items())
     without = f"; {len(summary['skipped'])} skipped" if summary["skipped"] else ""
     logger.info("packed %s images into %d shards%s: %s", images, summary["shards"], without, directory.path)
-    return {"summary": summary}
+    return {"summary": {**summary, "notes": notes}}
 
 
 def _condition(config: Config | None) -> ConditionMaker | None:

@@ -10,9 +10,10 @@ from PIL import Image
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
+from varlab.data.folders.class_names import canonical, printable
+from varlab.data.folders.picture_files import is_picture, is_system
 from varlab.data.image.resize import cover, open_image, resampling
 from varlab.data.pack.sources.base import Skipped, SourceSample
-from varlab.data.pack.sources.folder import IMAGE_ENDINGS
 from varlab.errors import VarlabError
 
 __all__ = ["ConditionMaker", "CropBoxes", "Edges", "LowResolution", "PairedImages"]
@@ -94,6 +95,7 @@ class PairedImages:
     def __init__(self, *, path: str, resample: str):
         self._root, self._path, self._resample = Path(path).expanduser(), path, resample
         self._filter = resampling(resample)
+        self._listed: dict[Path, dict[str, Path]] = {}
         if not self._root.is_dir():
             raise VarlabError(f"There is no folder of conditions {self._root}: set condition.path to one.")
 
@@ -106,13 +108,21 @@ class PairedImages:
         if sample.file is None:
             raise VarlabError(f"Sample {sample.key} comes from no file: condition=folder needs source=folder.")
         stem = self._root / Path(sample.file).with_suffix("")
-        file = next((f for e in sorted(IMAGE_ENDINGS) if (f := stem.with_name(stem.name + e)).is_file()), None)
+        file = self._pictures(stem.parent).get(canonical(stem.name))
         if file is None:
-            return Skipped(sample.file, f"has no condition {stem}.*")
+            return Skipped(printable(sample.file), printable(f"has no condition {stem}.*"))
         try:
             return cover(open_image(file), (image.height, image.width), self._filter)
         except BadSampleError as e:
-            return Skipped(sample.file, f"has a condition that {e}")
+            return Skipped(printable(sample.file), printable(f"has a condition that {e}"))
+
+    def _pictures(self, folder: Path) -> dict[str, Path]:
+        """The pictures in a folder by their names without endings; of two with one name, the first."""
+        if folder not in self._listed:
+            files = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
+            pictures = [file for file in files if not is_system(file.name) and file.is_file() and is_picture(file)]
+            self._listed[folder] = {canonical(file.stem): file for file in pictures}
+        return self._listed[folder]
 
 
 class CropBoxes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from varlab.config import Config
+from varlab.data.folders.class_names import named
 from varlab.data.format.index import SPLITS
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["ImageSource", "Skipped", "SourceSample", "stratified_split"]
+__all__ = ["ImageSource", "Skipped", "SourceSample", "notes_of", "stratified_split", "val_notes"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Skipped:
 class ImageSource(Protocol):
     """Images for ``pack``. It is copied into worker processes; each loads other samples.
 
-    ``entries`` lists what can be loaded, in order. It is cheap, and equal in every process.
+    ``entries`` lists what can be loaded, in order. It is cheap, and equal in every process. A source may also have
+    ``notes``: sentences about what it passed over or decided, see ``notes_of``.
     """
 
     @property
@@ -56,6 +58,23 @@ class ImageSource(Protocol):
     def describe(self) -> Config: ...  # "name" and the arguments, in JSON types
     def entries(self, split: str) -> Sequence[Any]: ...
     def load(self, split: str, entry: Any) -> SourceSample | Skipped: ...
+
+
+def notes_of(source: ImageSource) -> list[str]:
+    """The sentences of a source about what it passed over or decided, to be said before the work begins."""
+    return list(getattr(source, "notes", ()))
+
+
+def val_notes(labels: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[str]:
+    """Sentences about classes without val images. labels: of the images of each split."""
+    if not len(labels["val"]):
+        return ["no image is for val: a training on it needs val.skip=true"]
+    count_K = np.bincount(np.asarray(labels["train"], dtype=np.int64), minlength=len(classes))
+    val_K = np.bincount(np.asarray(labels["val"], dtype=np.int64), minlength=len(classes))
+    without = [name for name, n, val in zip(classes, count_K, val_K, strict=True) if n and not val]
+    return (
+        [f"too few images for val in {len(without):,} of {len(classes):,} classes: {named(without)}"] if without else []
+    )
 
 
 def stratified_split(labels: Sequence[int], *, val_fraction: float, seed: int) -> dict[str, list[int]]:

@@ -1,73 +1,86 @@
-"""A folder of images as a source: one subfolder per class, also below ``train/`` and ``val/``."""
+"""A folder of images as a source: one subfolder per class, with or without splits, or images without labels."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
+from varlab.data.folders.class_names import printable
+from varlab.data.folders.layout import read_layout
+from varlab.data.folders.tree import Tree
 from varlab.data.format.index import SPLITS
+from varlab.data.format.labels import UNLABELLED
 from varlab.data.image.resize import Fit
-from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
+from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split, val_notes
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["IMAGE_ENDINGS", "ImageFolder"]
-
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+__all__ = ["ImageFolder"]
 
 _CHUNK = 1 << 20  # bytes per read
+_USUAL_WORDS: Mapping[str, str | None] = MappingProxyType({"skip": None, "val": None, "train": None})
 
-Entry = tuple[int, str, int]
+Entry = tuple[int, str, int | None]
 """Number in the split, path below the root, label."""
 
 
 class ImageFolder:
     """The images of a folder, each as ``Fit`` brings it to size.
 
-    A class is a subfolder, in alphabetical order, searched to any depth. If ``path`` holds both ``train`` and ``val``,
-    these are the splits; otherwise the split is stratified, by ``val_fraction`` and ``seed``. ``seed`` also shuffles the
-    order in the shards. A file that cannot be decoded is skipped and named.
+    A class is a subfolder, searched to any depth. Folders named train, val … above or in the classes are splits (see
+    ``read_layout``); without a val the split is stratified, by ``val_fraction`` and ``seed``. ``seed`` also shuffles the
+    order in the shards. A file that cannot be decoded is skipped and named. Images without any subfolder have no labels.
+
+    Args:
+        split: for train and val, the names of their folders, or patterns with | between them, and for ``skip``, folders to
+            leave out; null takes the usual words. None: every folder is a class.
+        allow_empty: whether a folder without images is a class.
 
     Raises:
-        VarlabError: the folder is missing or has no images, or val has a class that train lacks.
+        VarlabError: the folder is missing or has no images; its folders can be understood in two ways; val has a class that
+            train lacks.
     """
 
     def __init__(
-        self, *, path: str, size: int | None, resample: str, val_fraction: float, seed: int, check: str = "decode"
+        self,
+        *,
+        path: str,
+        size: int | None,
+        resample: str,
+        val_fraction: float,
+        seed: int,
+        check: str = "decode",
+        split: Mapping[str, str | None] | None = _USUAL_WORDS,
+        allow_empty: bool | None = None,
     ):
         self._root = Path(path).expanduser()
         if not self._root.is_dir():
             raise VarlabError(f"There is no image folder {self._root}: set path to one with class subfolders.")
         self._fit = Fit(size=size, resample=resample, check=check)
-        self._arguments = {"path": path, "size": size, "resample": resample, "val_fraction": val_fraction, "seed": seed}
+        self._arguments: Config = {
+            "path": path,
+            "size": size,
+            "resample": resample,
+            "val_fraction": val_fraction,
+            "seed": seed,
+        }
+        if split is None or any(split.values()):
+            self._arguments["split"] = None if split is None else dict(split)
+        if allow_empty:
+            self._arguments["allow_empty"] = True
         self.image_size = self._fit.image_size
-        if all((self._root / split).is_dir() for split in SPLITS):
-            self.classes = _classes(self._root / SPLITS[0])
-            splits = {split: self._images(self._root / split) for split in SPLITS}
-        else:
-            self.classes = _classes(self._root)
-            images = self._images(self._root)
-            chosen = stratified_split([label for _, label in images], val_fraction=val_fraction, seed=seed)
-            splits = {split: [images[i] for i in chosen[split]] for split in SPLITS}
-        self._split = {split: _shuffled(images, seed=seed, name=f"pack/{split}") for split, images in splits.items()}
-
-    def _images(self, folder: Path) -> list[tuple[str, int]]:
-        """Path and label of each image below a folder of classes."""
-        unknown = sorted(set(_classes(folder)) - set(self.classes))
-        if unknown:
-            raise VarlabError(f"{folder} has a class {unknown[0]!r}, but train has none: make them agree.")
-        images = [
-            (os.path.relpath(file, self._root), label)
-            for label, name in enumerate(self.classes)
-            for file in _files(folder / name)
-        ]
-        if not images:
-            raise VarlabError(f"{folder} holds no images ({', '.join(sorted(IMAGE_ENDINGS))}) in its subfolders.")
-        return images
+        layout = read_layout(Tree(self._root), split=split, allow_empty=bool(allow_empty))
+        self.classes = layout.classes or UNLABELLED
+        splits = _split(layout.splits, val_fraction, seed)
+        labels = {name: [label or 0 for _, label in images] for name, images in splits.items()}
+        self.notes = [*layout.notes, *val_notes(labels, self.classes)]
+        """Sentences about what was passed over or decided."""
+        self._split = {name: _shuffled(images, seed=seed, name=f"pack/{name}") for name, images in splits.items()}
 
     def describe(self) -> Config:
         """Name and arguments."""
@@ -83,26 +96,20 @@ class ImageFolder:
         try:
             image = self._fit(_read(self._root / name))
         except (BadSampleError, OSError) as e:
-            return Skipped(name, str(e))
+            return Skipped(printable(name), printable(str(e)))
         key = f"{i:08d}-{re.sub('[^A-Za-z0-9_-]', '_', Path(name).stem)[:60]}"
         return SourceSample(key=key, label=label, image=image, file=name)
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not names:
-        raise VarlabError(f"{folder} has no subfolders: an image folder needs one for each class.")
-    return tuple(names)
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """The images below a folder, in order of their paths. They are strings: a million Path objects would be slow."""
-    paths = (f"{where}/{name}" for where, _, names in os.walk(folder, followlinks=True) for name in names)
-    yield from sorted((path for path in paths if _ending(path) in IMAGE_ENDINGS), key=lambda path: path.split("/"))
-
-
-def _ending(path: str) -> str:
-    return "." + path.rpartition(".")[2].lower()
+def _split(
+    given: Mapping[str, Sequence[tuple[str, int | None]]], fraction: float, seed: int
+) -> dict[str, Sequence[tuple[str, int | None]]]:
+    """The images of train and val: as the folder has them, or a share of each class for val."""
+    if given.get("val"):
+        return {split: given.get(split, ()) for split in SPLITS}
+    images = [*given.get("train", ()), *given.get("all", ())]
+    chosen = stratified_split([label or 0 for _, label in images], val_fraction=fraction, seed=seed)
+    return {split: [images[i] for i in chosen[split]] for split in SPLITS}
 
 
 def _read(path: Path) -> bytes:
@@ -117,6 +124,6 @@ def _read(path: Path) -> bytes:
         os.close(file)
 
 
-def _shuffled(images: list[tuple[str, int]], *, seed: int, name: str) -> list[Entry]:
+def _shuffled(images: Sequence[tuple[str, int | None]], *, seed: int, name: str) -> list[Entry]:
     order = Rng(seed).stream(name).permutation(len(images))[0].tolist()
     return [(i, *images[place]) for i, place in enumerate(order)]

@@ -1,0 +1,92 @@
+"""Names of splits: which folder or file is for training, for validation, or a test set."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+
+from varlab.errors import VarlabError
+
+__all__ = ["SPLIT_WORDS", "assign_splits", "matches", "split_of_folder", "split_of_path", "split_words"]
+
+SPLIT_WORDS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+"""What people call a split. They count as whole words, in any letter case: latest, medieval and festival are none."""
+
+_FILLERS = frozenset({"", "data", "folder", "image", "images", "img", "imgs", "set", "sets", "split"})
+"""Words beside that of a split that leave its meaning: train_images, test_set, val2017."""
+
+_SPLITS = {word + end: split for split, words in SPLIT_WORDS.items() for word in words for end in ("", "set", " set")}
+
+
+def split_words(name: str) -> set[str]:
+    """The splits that a name mentions. Words end at digits and signs, but not at spaces: "test tubes" is no test set."""
+    words = re.split(r"[^\w ]|[\d_]", name.casefold())
+    return {_SPLITS[word.strip()] for word in words if word.strip() in _SPLITS}
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split of a folder that is called after it (train, Test_Set, val2017, train_images); None for any other."""
+    words = [word for word in re.split(r"[\W\d_]+", name.casefold()) if word not in _FILLERS]
+    return _SPLITS.get(words[0]) if len(words) == 1 else None
+
+
+def split_of_path(path: str) -> str | None:
+    """The split that a file's path mentions, in its name or else in the folder nearest to it; None if there is none."""
+    for part in reversed(path.split("/")):
+        splits = split_words(part)
+        if splits and "train" not in splits:
+            return "test" if "test" in splits else "val"
+        if splits == {"train"}:
+            return "train"
+    return None
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name fits one of the patterns, which have | between them."""
+    return any(fnmatch.fnmatchcase(name, one.strip()) for one in pattern.split("|"))
+
+
+def assign_splits(
+    files: Sequence[str], patterns: Mapping[str, str | None], *, where: str
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The files of train and of val, and sentences about those that a word decided in an unusual way.
+
+    patterns: of the paths for ``skip``, ``val`` and ``train``. A pattern takes what it matches. Without one for val, a word
+    of the path decides; a test set is then for val if nothing else is, and is passed over otherwise. Without one for train,
+    all the rest is for train.
+
+    Raises:
+        VarlabError: a file fits no pattern.
+    """
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": [], "skip": []}
+    for file in files:
+        splits[_split(file, patterns, where)].append(file)
+    notes, test = [], splits["test"]
+    if test and splits["val"]:
+        notes.append(
+            f"passed over: {len(test)} test files ({test[0]} …); split.val='*val*|*test*' takes them for val, too"
+        )
+    elif test:
+        splits["val"] = test
+        notes.append(f"no file is named for val: {len(test)} test files are taken for it ({test[0]} …)")
+    if not splits["train"] and splits["val"]:
+        notes.append(f"every file is named for val ({splits['val'][0]} …): split.val=none takes them for train")
+    return {split: splits[split] for split in ("train", "val")}, notes
+
+
+def _split(file: str, patterns: Mapping[str, str | None], where: str) -> str:
+    for split in ("skip", "val", "train"):
+        pattern = patterns.get(split)
+        if pattern and matches(file, pattern):
+            return split
+    word = split_of_path(file)
+    if not patterns.get("val") and word in ("val", "test"):
+        return word
+    if patterns.get("train"):
+        raise VarlabError(f"{where}/{file} belongs to no split: set split.train or split.val to match it.")
+    return "train"
