@@ -21,7 +21,7 @@ from varlab.transformer import Transformer
 from varlab.types import Maps, VarlabError
 
 Labels: TypeAlias = Tensor | list[int] | None
-"""Class numbers, one a sample; None samples without a class (the null class)."""
+"""Class numbers, one a sample; None samples without a class (the null class; of a model of one class, that one)."""
 
 
 class SamplerChanges(TypedDict, total=False):
@@ -81,10 +81,13 @@ class Model:
         return self.transformer, self.order
 
     def _labels(self, label_B: Labels, batch: int = 1) -> Tensor:
-        """Check the labels and move them to the device; None becomes ``batch`` null classes."""
+        """Check the labels and move them to the device; None becomes ``batch`` null classes.
+
+        A model of one class is unconditional: its null class is that class.
+        """
         transformer, _ = self.generator()
         if label_B is None:
-            return torch.full((batch,), transformer.num_classes, device=self.device)
+            label_B = [transformer.num_classes] * batch
         label_B = torch.as_tensor(label_B, dtype=torch.int64, device=self.device).reshape(-1)
         bad = label_B[(label_B < 0) | (label_B > transformer.num_classes)]
         if len(bad):
@@ -92,7 +95,7 @@ class Model:
                 f"Label {int(bad[0])} is outside the {transformer.num_classes} classes of this run "
                 f"(0 … {transformer.num_classes - 1}, or {transformer.num_classes} for no class)."
             )
-        return label_B
+        return label_B if transformer.num_classes > 1 else torch.zeros_like(label_B)
 
     # -- images and tokens ---------------------------------------------------------------------------------------------
 
@@ -310,7 +313,7 @@ class Model:
         """
         transformer, _ = self.generator()
         img_B3HW = img_B3HW.to(self.device)
-        if label_B is None and not transformer.has_null_class:
+        if label_B is None and not transformer.has_null_class and transformer.num_classes > 1:
             raise VarlabError("This model has no null class to paint by: give the label of a class.")
         mask_BHW = mask_BHW.to(self.device).expand(len(img_B3HW), -1, -1)
         if mask_BHW.shape[1:] != img_B3HW.shape[2:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from varlab.run.record import read_finished, read_record
 from varlab.sample import Sampler
 from varlab.tokenizer.condition import SpatialCondition
 from varlab.types import VarlabError
+
+logger = logging.getLogger(__name__)
 
 _WEIGHTS = {"ema": "weights.safetensors", "raw": "weights_raw.safetensors"}
 
@@ -73,12 +76,19 @@ class FinishedRun:
         return data
 
     def sampler(self) -> Sampler:
-        """Return the run's sampler, or that of the group ``sampler``, with the settings that the command changes."""
+        """Return the run's sampler, or that of the group ``sampler``, with the settings that the command changes.
+
+        A generator of one class is not guided: then cfg is 0.
+        """
         if self.model.sampler is None:
             raise VarlabError(f"{self.path} is not the run of a generator: there is nothing to sample from.")
         config = self._config
         base: Sampler = make(config["sampler"]) if config.get("sampler") else self.model.sampler
-        return replace(base, **{f.name: config[f.name] for f in fields(Sampler) if config[f.name] is not None})
+        changed = replace(base, **{f.name: config[f.name] for f in fields(Sampler) if config[f.name] is not None})
+        if changed.cfg == 0 or len(self.model.classes) > 1:
+            return changed
+        logger.warning("%s has one class, so nothing can be guided: cfg=%g is taken as 0", self.path, changed.cfg)
+        return replace(changed, cfg=0.0)
 
 
 def _device(setting: str) -> torch.device:

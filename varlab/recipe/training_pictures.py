@@ -32,8 +32,8 @@ def _rows(*parts_u8_N3HW: Tensor) -> Tensor:
 
 
 def columns_for(num_classes: int) -> int:
-    """One column a class if they fit."""
-    return num_classes if num_classes <= _WIDEST else _WIDEST // 2
+    """One column a class if they fit; a single class fills several."""
+    return num_classes if 1 < num_classes <= _WIDEST else _WIDEST // 2
 
 
 def samples(source: ImageSampler, data: BaseDataModule, *, count: int) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ def samples(source: ImageSampler, data: BaseDataModule, *, count: int) -> dict[s
     return {
         "samples": grid(made, columns=columns),
         "real": grid(real, columns=columns),
-        "growth": growth(source, torch.arange(min(_GROWN, num_classes))),
+        "growth": growth(source, torch.arange(min(_GROWN, columns))),
     }
 
 

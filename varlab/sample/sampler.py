@@ -28,10 +28,10 @@ RAMPS = {"constant": guidance.constant, "linear": guidance.linear}
 class Sampler:
     """The settings of sampling, and its loop; the defaults are those of VAR's FID table.
 
-    cfg: guidance strength t at the last step (0: none). ramp: ``constant``, or VAR's ``linear``. temperature: divides the
-    logits. top_k: number of tokens to keep (0: all). top_p: probability to keep (1: all). cfg_steps: number of first steps
-    with guidance (None: all). smooth: VAR's ``more_smooth``, for display only; the image is then the state's canvas, and
-    the token maps do not decode to it.
+    cfg: guidance strength t at the last step (0: none); a model of one class is never guided. ramp: ``constant``, or VAR's
+    ``linear``. temperature: divides the logits. top_k: number of tokens to keep (0: all). top_p: probability to keep
+    (1: all). cfg_steps: number of first steps with guidance (None: all). smooth: VAR's ``more_smooth``, for display only; the
+    image is then the state's canvas, and the token maps do not decode to it.
     """
 
     cfg: float = 1.5
@@ -54,10 +54,12 @@ class Sampler:
                 f"Sampler settings {asdict(self)} need temperature > 0, 0 < top_p <= 1, top_k >= 0, cfg >= 0."
             )
 
+    def guides(self, num_classes: int) -> bool:
+        """Whether a model of so many classes is guided: with one class, both branches would be the same model."""
+        return self.cfg > 0 and num_classes > 1
+
     def _guided(self, logits: Tensor, k: int, steps: int) -> Tensor:
-        """Apply guidance, if there is any, to the logits of the conditional and the null branch."""
-        if self.cfg == 0:
-            return logits
+        """Apply guidance to the logits of the conditional and the null branch."""
         off = self.cfg_steps is not None and k >= self.cfg_steps
         t = 0.0 if off else RAMPS[self.ramp](self.cfg, k / max(steps - 1, 1))
         return guidance.guide(logits, t)
@@ -81,12 +83,12 @@ class Sampler:
 
         cond_BN: tokens of a condition, placed before the image's. draws: AddressedDraws by default.
         """
-        K = len(order.steps)
-        if self.cfg > 0 and not transformer.has_null_class:
+        K, guided = len(order.steps), self.guides(transformer.num_classes)
+        if guided and not transformer.has_null_class:
             raise VarlabError(f"cfg={self.cfg} needs a model with a null class, and this model has none: use cfg=0.")
         if self.smooth and transformer.token_inputs:
             raise VarlabError("smooth=true mixes codes, but this model's inputs are token ids: use smooth=false.")
-        branches = 2 if self.cfg > 0 else 1
+        branches = 2 if guided else 1
         labels = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])[: branches * len(label_B)]
         cache = Cache(length=sum(order.steps) + transformer.cond_tokens) if order.cached else None
         draws = draws or AddressedDraws(rng.stream("sample", ids_B))
@@ -96,9 +98,9 @@ class Sampler:
             if cond_BN is not None:
                 slots = order.conditioned(slots, cond_BN, k)
             logits = transformer(slots.repeat_batch(branches), labels, cache=cache)[:, -length:]
-            logits = filter_logits(
-                self._guided(logits, k, K), temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
-            )
+            if guided:
+                logits = self._guided(logits, k, K)
+            logits = filter_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
             idx_Bl = draws.pick(logits, k)
             h_BlC = None
             if self.smooth:

@@ -25,9 +25,9 @@ class GeneratorTask(Task):
 
     transformer: its ``num_classes`` is the index of the null class. tokenizer: frozen; it encodes in float32 and is in no
     checkpoint of this task. label_drop: probability that a sample trains the null class (Ho & Salimans 2022, for
-    classifier-free guidance); the condition stays. pkeep: probability that an input token is kept; the others are replaced
-    by uniform ones (VQGAN). 1 keeps all; the condition's tokens are always kept. condition: its tokens come first and are
-    never predicted.
+    classifier-free guidance); the condition stays. A model of one class is unconditional: none is dropped. pkeep: probability
+    that an input token is kept; the others are replaced by uniform ones (VQGAN). 1 keeps all; the condition's tokens are
+    always kept. condition: its tokens come first and are never predicted.
     """
 
     model: Transformer
@@ -54,7 +54,8 @@ class GeneratorTask(Task):
         )
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.order, self.condition = order, condition
-        self.label_drop, self.label_smoothing, self.pkeep = label_drop, label_smoothing, pkeep
+        self.label_drop = label_drop if transformer.num_classes > 1 else 0.0
+        self.label_smoothing, self.pkeep = label_smoothing, pkeep
         self.optims = [build_optimizer(optimizer, transformer)]
 
     def shards(self) -> Sequence[nn.Module]:
