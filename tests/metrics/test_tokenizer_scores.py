@@ -23,6 +23,7 @@ class Pixels:
     """An extractor whose features are two pixels."""
 
     name, hash, resize, num_features, num_classes = "pixels", "3f2a" * 16, "none", 2, None
+    held_out = None
 
     def __call__(self, img_u8_B3HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         f_BF = img_u8_B3HW[:, 0, 0, :2].float()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from varlab.errors import VarlabError
 from varlab.files import sha256
 from varlab.metrics.classifier import Classifier
+from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.types import full_precision, to_float
 
 
@@ -19,7 +20,8 @@ class Extractor(nn.Module):
     """A frozen network: img_u8_B3HW → (features_BF, logits_BK of its own classes), both float32 under any autocast.
 
     name, hash (SHA-256 of the weights) and resize (how images are resized for the network) belong to every protocol.
-    num_classes: None if its classes are not those of the data, so that samples have no class accuracy.
+    num_classes: None if its classes are not those of the data, so that samples have no class accuracy. knows_content:
+    whether its classes are of what images show, so that there is an Inception score. held_out: of a classifier of the data.
     Raises VarlabError for images that are not uint8.
     """
 
@@ -28,6 +30,8 @@ class Extractor(nn.Module):
     hash: str
     num_features: int
     num_classes: int | None
+    knows_content: bool = True
+    held_out: HeldOutAccuracy | None = None
 
     @torch.no_grad()
     def forward(self, img_u8_B3HW: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,15 +47,22 @@ class Extractor(nn.Module):
 
 
 class ClassifierExtractor(Extractor):
-    """A classifier of the data: its pooled features and its logits. hash: SHA-256 of its weights."""
+    """A classifier of the data: its pooled features and its logits.
+
+    hash: SHA-256 of its weights. held_out: what it predicts, and how well. Logits of anything but labels, and of a single
+    class, give no class accuracy and no Inception score.
+    """
 
     name = "classifier"
     resize = "none"
 
-    def __init__(self, *, classifier: Classifier, hash: str):
+    def __init__(self, *, classifier: Classifier, hash: str, held_out: HeldOutAccuracy | None = None):
         super().__init__()
         self.classifier, self.hash = classifier.eval().requires_grad_(False), hash
-        self.num_features, self.num_classes = classifier.num_features, classifier.num_classes
+        self.held_out = held_out or HeldOutAccuracy()
+        self.knows_content = self.held_out.predicts == "labels" and classifier.num_classes > 1
+        self.num_features = classifier.num_features
+        self.num_classes = classifier.num_classes if self.knows_content else None
 
     def extract(self, img_u8_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """One pass for both."""

@@ -65,8 +65,9 @@ class GenerationScores(nn.Module):
     """FID, Inception score, precision, recall and class accuracy of the same features, equal on any number of ranks.
 
     num_features: F of the extractor. num_classes: of the data if the logits are for these classes, None if they are not
-    (then there is no accuracy). splits: of the Inception score (10 in the paper). neighbours, manifold: see PrecisionRecall.
-    seed: of the splits and of the manifold's subset. Padding must be removed before.
+    (then there is no accuracy). content: whether the logits are of what images show (else there is no Inception score).
+    splits: of the Inception score (10 in the paper). neighbours, manifold: see PrecisionRecall. seed: of the splits and of
+    the manifold's subset. Padding must be removed before.
     """
 
     def __init__(
@@ -78,10 +79,11 @@ class GenerationScores(nn.Module):
         neighbours: int,
         manifold: int | None,
         seed: int,
+        content: bool = True,
     ):
         super().__init__()
         self.fid = FID(num_features=num_features)
-        self.inception_score = SeededInceptionScore(splits=splits, seed=seed)
+        self.inception_score = SeededInceptionScore(splits=splits, seed=seed) if content else None
         self.precision_recall = PrecisionRecall(neighbours=neighbours, manifold=manifold, seed=seed)
         self.accuracy = MulticlassAccuracy(num_classes, average="micro") if num_classes is not None else None
         self.label_N = CatMetric()
@@ -95,7 +97,8 @@ class GenerationScores(nn.Module):
         """Add features and logits of samples, and the labels they were sampled for."""
         self.fid.update(features_BF, real=False)
         self.precision_recall.update(features_BF, real=False)
-        self.inception_score.update(logits_BK)
+        if self.inception_score is not None:
+            self.inception_score.update(logits_BK)
         self.label_N.update(label_B)
         if self.accuracy is not None:
             self.accuracy.update(logits_BK, label_B)
@@ -105,18 +108,21 @@ class GenerationScores(nn.Module):
         return *self.precision_recall.features(), self.label_N.compute()
 
     def compute(self) -> dict[str, float]:
-        """fid, inception_score and its _std (of two splits or more), precision, recall, accuracy (if classes are known).
+        """fid, inception_score and its _std (of two splits or more), precision, recall, accuracy.
 
-        All ranks must call it together. Raises VarlabError for too few images, and for a score that is not finite.
+        Those of classes are left out where the logits are of none. All ranks must call it together. Raises VarlabError for
+        too few images, and for a score that is not finite.
         """
         precision, recall = self.precision_recall.compute()  # first: it raises the error for too few images
-        mean, deviation = self.inception_score.compute()
-        scores = {"fid": self.fid.compute(), "inception_score": mean, "inception_score_std": deviation}
+        scores = {"fid": self.fid.compute()}
+        if self.inception_score is not None:
+            mean, deviation = self.inception_score.compute()
+            scores |= {"inception_score": mean, "inception_score_std": deviation}
         scores |= {"precision": precision, "recall": recall}
         if self.accuracy is not None:
             scores["accuracy"] = self.accuracy.compute()
         plain = {name: float(score) for name, score in scores.items()}
-        if math.isnan(plain["inception_score_std"]):
+        if math.isnan(plain.get("inception_score_std", 0.0)):
             del plain["inception_score_std"]  # a single split has none
         if not all(math.isfinite(score) for score in plain.values()):
             raise VarlabError(f"A score is not a finite number ({plain}): check the samples for NaN.")

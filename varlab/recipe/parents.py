@@ -14,6 +14,7 @@ from varlab.files import atomic_write, sha256
 from varlab.losses.perceptual import LPIPS, ClassifierPerceptual
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor, Extractor, InceptionExtractor
+from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.recipe.assembly import build_order, build_tokenizer
 from varlab.recipe.objects import make
 from varlab.rng import Rng
@@ -59,11 +60,15 @@ class Parents:
         setting = self._recorded[role].run if role in self._recorded else setting
         missing = (
             f"No finished classifier with role={role} trained on {self._info.path} lies under {RUNS}/: "
-            f"train one (varlab train task=classifier role={role}), or name its directory."
+            f"train one (varlab train task={'classifier' if self._info.num_classes > 1 else 'rotation'} role={role} "
+            "data=… data.path=… budget.images=…), or name its directory."
         )
         run = self._search(setting, lambda r: r.build.get("role") == role and _same_images(r, self._info), missing)
-        classifier = load_classifier(run)
-        self.use(role, Parent(run=str(run), weights_sha256=sha256(run / "weights.safetensors")))
+        classifier, held_out = load_classifier(run), held_out_accuracy(run)
+        if held_out.warning:
+            logger.warning("%s: %s", run, held_out.warning)
+        digest = sha256(run / "weights.safetensors")
+        self.use(role, Parent(run=str(run), weights_sha256=digest, held_out=held_out.to_json()))
         return classifier
 
     def extractor(self, config: Config) -> Extractor:
@@ -72,11 +77,12 @@ class Parents:
             return InceptionExtractor(weights=config["weights"])
         classifier, info = self.classifier("judge", config["run"]), self._info
         judge = self.used["judge"]
-        if classifier.num_classes != info.num_classes:
+        held_out = HeldOutAccuracy.from_json(judge.held_out)
+        if held_out.predicts == "labels" and classifier.num_classes != info.num_classes:
             raise VarlabError(
                 f"The judge {judge.run} knows {classifier.num_classes} classes, {info.path} has {info.num_classes}."
             )
-        return ClassifierExtractor(classifier=classifier, hash=judge.weights_sha256)
+        return ClassifierExtractor(classifier=classifier, hash=judge.weights_sha256, held_out=held_out)
 
     def perceptual(self, config: Config | None) -> LPIPS | ClassifierPerceptual | None:
         """Load the perceptual distance of ``conf/perceptual``."""
@@ -173,6 +179,18 @@ def load_classifier(run: Path) -> Classifier:
         classifier: Classifier = make(build["classifier"])
     load_weights(classifier, run / "weights.safetensors")
     return classifier
+
+
+def held_out_accuracy(run: Path) -> HeldOutAccuracy:
+    """How well the classifier of a run does, as the run recorded it; earlier versions recorded nothing."""
+    record = read_finished(run)
+    known = record.outcome.values.get("held_out")
+    if isinstance(known, dict):
+        return HeldOutAccuracy.from_json(known)
+    if record.build["classifier"]["num_classes"] == 1:  # it is always right, and so is anyone
+        counts = (record.data or {}).get("counts") or {}
+        return HeldOutAccuracy(accuracy=1.0, majority=1.0, images=counts.get("val", 0))
+    return HeldOutAccuracy(predicts=record.build.get("predicts", "labels"))
 
 
 def _finished_trainings(near: Path) -> Iterator[tuple[Path, RunRecord]]:

@@ -24,7 +24,8 @@ class Plan:
     """A training, ready to run.
 
     build, parents, cost: what run.json stores. tokenizer_flops: spent on the tokenizer, by the number of trained images.
-    draw, scores: make the pictures and the scores during training, if there are any.
+    draw, scores: make the pictures and the scores during training, if there are any. conclude: what the outcome says beside
+    the costs, from the last value of each metric.
     """
 
     task: Task
@@ -34,6 +35,7 @@ class Plan:
     tokenizer_flops: Callable[[int], int] = lambda images: 0
     draw: Callable[[], Mapping[str, Tensor]] | None = None
     scores: Scores | None = None
+    conclude: Callable[[Mapping[str, float]], Config] = lambda values: {}
 
     def fit(
         self,

@@ -5,6 +5,7 @@ Each makes a task (``varlab/tasks/<kind>_task.py``), whose ``update`` computes t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 
 from varlab import flops
 from varlab.config import Config
-from varlab.data import BaseDataModule, TokenDataModule
+from varlab.data import BaseDataModule, StreamDataModule, TokenDataModule
+from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.model import Model
 from varlab.recipe import training_pictures
@@ -36,9 +38,12 @@ from varlab.score.image_sampler import ImageSampler
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks import GeneratorTask, Task, TokenizerTask
 from varlab.tasks.base import without_padding
+from varlab.tasks.target import Labels, Target
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition, SpatialCondition
 from varlab.types import DataInfo, VarlabError
+
+logger = logging.getLogger(__name__)
 
 
 def parameters(module: nn.Module) -> int:
@@ -51,13 +56,50 @@ def parameters(module: nn.Module) -> int:
 
 def classifier(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """Plan a classifier: a judge of samples, or a perceptual network."""
-    build = config["classifier"] | {"num_classes": data.info.num_classes}
+    target: Target = make(config["task"]["target"]) if "target" in config["task"] else Labels()
+    if isinstance(target, Labels):
+        _check_several_classes(data)
+    build = config["classifier"] | {"num_classes": target.answers(data.info.num_classes)}
     with rng.scope("init/classifier"):
         model = make(build)
-    task: Task = make(config["task"])(classifier=model, rng=rng)
-    task.train_flops_per_image = flops.trained_flops(model, data.info.image_size)
-    cost = {"train_flops_per_image": task.train_flops_per_image, "parameters": parameters(model)}
-    return Plan(task=task, build={"classifier": build, "role": config["role"]}, cost=cost)
+    task: Task = make(config["task"])(classifier=model, rng=rng, target=target)
+    task.train_flops_per_image = target.views * flops.trained_flops(model, target.size(data.info.image_size))
+    return Plan(
+        task=task,
+        build={"classifier": build, "role": config["role"], "predicts": target.predicts},
+        cost={"train_flops_per_image": task.train_flops_per_image, "parameters": parameters(model)},
+        conclude=lambda values: _held_out(values, target, data),
+    )
+
+
+def _check_several_classes(data: BaseDataModule) -> None:
+    """Raise VarlabError if all training images have the same label."""
+    info, streamed = data.info, isinstance(data, StreamDataModule)  # whose labels are known only as they come
+    if info.num_classes > 1 and (streamed or len(data.labels("train").unique()) > 1):
+        return
+    raise VarlabError(
+        f"All training images of {info.path} are of one class, from which a classifier learns nothing: train the network that "
+        "predicts rotation (the same command with task=rotation), or use extractor=inception for scores and "
+        "perceptual=lpips for the tokenizer, which need none."
+    )
+
+
+def _held_out(values: Mapping[str, float], target: Target, data: BaseDataModule) -> Config:
+    """The outcome's ``held_out``, logged; a warning if nothing was learned. Empty without held-out images."""
+    if "val/accuracy" not in values:
+        return {}
+    label_N = data.labels("val")
+    held_out = HeldOutAccuracy(
+        predicts=target.predicts,
+        baseline=target.baseline,
+        accuracy=values["val/accuracy"],
+        majority=target.majority(label_N),
+        images=len(label_N),
+    )
+    logger.info("%s", held_out)
+    if held_out.warning:
+        logger.warning("%s Train it for longer (budget.images), or check the labels.", held_out.warning)
+    return {"held_out": held_out.to_json()}
 
 
 # -- tokenizer ---------------------------------------------------------------------------------------------------------
@@ -129,6 +171,8 @@ def _tokenizer_scores(
 def generator(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """Plan a transformer over the tokens of a trained tokenizer, whose weights are copied into the run's directory."""
     parents = Parents.of(directory, data.info)
+    if data.info.num_classes == 1:
+        logger.info("%s has one class: the generator is unconditional, without label_drop and guidance", data.info.path)
     build, model = _generator_model(config, data, rng, parents)
     transformer, order = model.generator()
     task: GeneratorTask = make(config["task"])(
@@ -226,7 +270,7 @@ def _generator_cost(model: Model, info: DataInfo) -> dict[str, int]:
         "encode_flops_per_image": flops.encode_flops(model.tokenizer, info.image_size) if info.tokens is None else 0,
         "condition_flops_per_image": flops.encode_flops(condition, info.image_size) if condition else 0,
         "sampling_flops_per_image": flops.sampling_flops(
-            transformer, slots, model.tokenizer, guided=model.sampler.cfg > 0
+            transformer, slots, model.tokenizer, guided=model.sampler.guides(transformer.num_classes)
         ),
         "parameters": parameters(transformer),
         "tokens_per_image": order.num_positions,

@@ -125,6 +125,9 @@ class Run:
         """A number for a table: what the run spent, else what it scored, else its last validation."""
         if key in _COSTS:
             return self.total(key)
+        if key == "majority":
+            held_out = self.record.outcome.values.get("held_out")
+            return number(held_out.get(key)) if isinstance(held_out, dict) else None
         scored = self.score.get(key) if self.score else None
         if scored is None and key in _VALIDATION and not (key == "accuracy" and self.kind != "classifier"):
             return self.last(_VALIDATION[key])  # a generator's val/accuracy is of tokens, not of samples' classes

@@ -70,9 +70,11 @@ TOKENIZER = (
     Column("perceptual", "Perceptual", "perceptual distance of reconstructions", significant, "min"),
 )
 CLASSIFIER = (
-    Column("accuracy", "Accuracy", "share of validation images classified correctly", percent, "max"),
+    Column("accuracy", "Accuracy", "share of validation images classified correctly (or of their turned copies)",
+           percent, "max"),
+    Column("majority", "Guess", "accuracy of a guess that looks at no image: the largest class, or chance", percent),
     Column("loss", "Loss", "cross-entropy on the validation images, nats", significant, "min"),
-)
+)  # fmt: skip
 COST = (
     Column("images", "Images", "training images consumed by updates", whole),
     Column("flops", "Training FLOPs", "forward and backward pass of the trained parts", si),

@@ -28,7 +28,8 @@ class Parent:
     """A run that another run was made from.
 
     weights_sha256: of the weights that were used. file, config, flops, images: of a tokenizer whose weights the run
-    carries in its own directory: where they came from, how to build it, and what its training cost.
+    carries in its own directory: where they came from, how to build it, and what its training cost. held_out: of a judge or
+    a perceptual network, what it predicts and how well (``HeldOutAccuracy``).
     """
 
     run: str = ""
@@ -37,13 +38,15 @@ class Parent:
     config: Config = field(default_factory=dict)
     flops: int = 0
     images: int = 0
+    held_out: Config = field(default_factory=dict)
     extra: Config = field(default_factory=dict)
 
     def to_json(self) -> Config:
         """The parent as ``run.json`` holds it."""
         hashed = {"weights_sha256": self.weights_sha256} if self.weights_sha256 else {}
         carried = {"config": self.config, "flops": self.flops, "images": self.images} if self.file else {}
-        return {"run": self.run} | ({"file": self.file} if self.file else {}) | hashed | carried | self.extra
+        held_out = {"held_out": self.held_out} if self.held_out else {}
+        return {"run": self.run} | ({"file": self.file} if self.file else {}) | hashed | carried | held_out | self.extra
 
 
 @dataclass

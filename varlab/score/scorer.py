@@ -20,7 +20,8 @@ from varlab.types import VarlabError
 class GeneratorScorer:
     """FID, Inception score, precision, recall and accuracy of ``n`` samples against the training split, on all ranks.
 
-    The features of real images are computed once. splits, neighbours, manifold: see ``GenerationScores``. draws: see
+    The features of real images are computed once. An extractor whose classes are not those of the data gives no accuracy, one
+    whose classes are of no content no Inception score. splits, neighbours, manifold: see ``GenerationScores``. draws: see
     ``matched_draws``.
     """
 
@@ -59,6 +60,7 @@ class GeneratorScorer:
         scores = GenerationScores(
             num_features=extract.num_features,
             num_classes=extract.num_classes,
+            content=extract.knows_content,
             splits=self._splits,
             neighbours=self._neighbours,
             manifold=self._manifold,

@@ -5,6 +5,7 @@ from varlab.tasks.classifier_task import ClassifierTask
 from varlab.tasks.code_use import Revival
 from varlab.tasks.gan import GanLoss, LossWeights
 from varlab.tasks.generator_task import GeneratorTask
+from varlab.tasks.target import Labels, Rotation
 from varlab.tasks.tokenizer_task import TokenizerTask
 from varlab.tasks.trainer import fit
 from varlab.tasks.update.schedule import WarmupDecay
@@ -13,8 +14,10 @@ __all__ = [
     "ClassifierTask",
     "GanLoss",
     "GeneratorTask",
+    "Labels",
     "LossWeights",
     "Revival",
+    "Rotation",
     "Task",
     "TokenizerTask",
     "WarmupDecay",

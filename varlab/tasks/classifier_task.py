@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from varlab.rng import Rng
 from varlab.tasks.base import Task
 from varlab.tasks.distributed import collectives
+from varlab.tasks.target import Labels, Target
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
 from varlab.tasks.update.schedule import WarmupDecay
 from varlab.types import Batch, full_precision, to_float
 
 
 class ClassifierTask(Task):
-    """Cross-entropy on labels. classifier: img_B3HW in [-1, 1] → logits_BK."""
+    """Cross-entropy on the answers of a target. classifier: img_B3HW in [-1, 1] → logits_BK. target: labels by default."""
 
     def __init__(
         self,
@@ -30,37 +31,43 @@ class ClassifierTask(Task):
         label_smoothing: float,
         micro_batch: int | None,
         rng: Rng,
+        target: Target | None = None,
     ):
         super().__init__(
             model=classifier, schedule=schedule, clip=clip, ema_decay=ema_decay, micro_batch=micro_batch, rng=rng
         )
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.target = label_smoothing, target or Labels()
         self.optims = [build_optimizer(optimizer, classifier)]
 
     def update(self, batch: Batch) -> None:
         """Cross-entropy, in micro-batches."""
         values = {name: torch.zeros((), device=self.device) for name in ("train/loss", "train/accuracy")}
         self.model.train()
-        for chunk in batch.chunks(self.micro_batch):
+        for chunk in batch.chunks(self.micro_batch and max(1, self.micro_batch // self.target.views)):
             share = len(chunk) / len(batch)
-            logits_BK = self.model(to_float(chunk.img_u8_B3HW)).float()
-            loss = F.cross_entropy(logits_BK, chunk.label_B, label_smoothing=self.label_smoothing) * share
+            logits_BK, answer_B = self._predict(chunk)
+            loss = F.cross_entropy(logits_BK, answer_B, label_smoothing=self.label_smoothing) * share
             with full_precision(loss):
                 loss.backward()
             values["train/loss"] += loss.detach()
-            values["train/accuracy"] += (logits_BK.argmax(1) == chunk.label_B).float().mean() * share
+            values["train/accuracy"] += (logits_BK.argmax(1) == answer_B).float().mean() * share
         if self.step(self.optims[0], values, norm_name="train/grad_norm"):
             self.ema.update(self.model)
 
+    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Float32 logits_BK and the right answer_B; B is ``target.views`` times the images."""
+        img_u8_B3HW, answer_B = self.target(batch.img_u8_B3HW, batch.label_B)
+        return self.model(to_float(img_u8_B3HW)).float(), answer_B
+
     def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Cross-entropy (without smoothing) and accuracy per image."""
+        """Cross-entropy (without smoothing) and accuracy per answer."""
         total = collectives.sum_by_name(map(self._sums, batches))
-        return {name: float(total[name] / total["images"]) for name in ("loss", "accuracy")}
+        return {name: float(total[name] / total["answers"]) for name in ("loss", "accuracy")}
 
     def _sums(self, batch: Batch) -> dict[str, Tensor]:
-        logits_BK = self.model(to_float(batch.img_u8_B3HW)).float()
+        logits_BK, answer_B = self._predict(batch)
         return {
-            "images": torch.tensor(len(batch)),
-            "loss": F.cross_entropy(logits_BK, batch.label_B, reduction="sum"),
-            "accuracy": (logits_BK.argmax(1) == batch.label_B).sum(),
+            "answers": torch.tensor(len(answer_B)),
+            "loss": F.cross_entropy(logits_BK, answer_B, reduction="sum"),
+            "accuracy": (logits_BK.argmax(1) == answer_B).sum(),
         }

@@ -35,6 +35,9 @@ def run(config: Config, directory: RunDirectory) -> Config:
     trainer = {key: value for key, value in config["trainer"].items() if key != "micro_batch"} | auto
     data: BaseDataModule = make(config["data"])
     _check_same_data(data.info, directory)
+    leakage = data.duplicates.leakage if directory.rank == 0 else ""
+    if leakage:
+        logger.warning("%s: %s, so that scores on val are too good", data.path, leakage)
 
     def plan() -> Plan:
         return KINDS[config["kind"]](config, data, Rng(config["seed"]), directory)
@@ -49,7 +52,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         known=record.budget.get("images"),
     )
     directory.update(
-        data=_data_record(data.info),
+        data=_data_record(data.info) | ({"leakage": leakage} if leakage else {}),
         auto=auto,
         build=training.build,
         parents=training.parents,
@@ -76,6 +79,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         "flops": task.flops_at(task.images),
         "tokenizer_flops": training.tokenizer_flops(task.images),
         "seconds": round(task.stopwatch.seconds, 3),
+        **(training.conclude(journal.last_values()) if directory.rank == 0 else {}),
     }
 
 

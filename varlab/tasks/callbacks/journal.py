@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
+from varlab.config import Config
 from varlab.files import atomic_write
 from varlab.tasks.base import Task
 
@@ -45,6 +46,11 @@ class Journal:
         kept = [line for line in self.path.read_text().splitlines() if _images_of(line) <= images]
         with atomic_write(self.path) as file:
             file.write("".join(f"{line}\n" for line in kept).encode())
+
+    def last_values(self) -> Config:
+        """The last value of each metric that was written, by name."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return {name: value for line in lines for name, value in json.loads(line).items()}
 
     def write(self, task: Task, values: Mapping[str, float]) -> None:
         """Write a log point. Values that are not finite are left out with a warning: JSON has none."""
