@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from varlab.data.format.duplicates import Duplicates, find_duplicates
 from varlab.data.format.index import SPLITS, Index
 from varlab.data.image.grid import grid
 from varlab.data.read.reader import ShardReader
@@ -17,17 +19,22 @@ from varlab.report.page.dataset import DatasetFacts, write_dataset_page
 
 __all__ = ["class_counts", "summarise"]
 
+logger = logging.getLogger(__name__)
+
 _TILE = 96  # pixels of an image on the contact sheet, at most
 _MOST_PIXELS = 1 << 27
 
 
 def summarise(
     index: Index, path: Path, *, bad: Sequence[tuple[str, str, str]], sheet: int, notes: Sequence[str] = ()
-) -> None:
-    """Write the page of an index's shards.
+) -> Duplicates:
+    """Write the page of an index's shards; log and return the images that occur more than once.
 
     sheet: rows and columns of the contact sheet, 0 for none. notes: sentences about what was passed over, decided or done.
     """
+    duplicates = find_duplicates(index)
+    if str(duplicates):
+        logger.warning("%s: %s", index.path, duplicates)
     counts = class_counts(index)
     picture, caption = _sheet(index, sheet) if sheet else (None, "")
     info, size = index.info, index.image_size
@@ -40,6 +47,7 @@ def summarise(
         *([("second image", info.condition)] if info.condition else []),
         *([("left out", ", ".join(f"{n} {kind}" for kind, n in index.faults.items()))] if index.faults else []),
         *(("note", note) for note in notes),
+        *([("duplicates", str(duplicates))] if str(duplicates) else []),
         ("hash", index.hash),
     ]
     n = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
@@ -55,6 +63,7 @@ def summarise(
             caption=caption,
         ),
     )
+    return duplicates
 
 
 def class_counts(index: Index) -> dict[str, dict[str, int]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from varlab.data.faults import FaultCounter
+from varlab.data.format.duplicates import Duplicates
 from varlab.data.read.loader import BatchDataset, EvalBatches, Loader, SplitDataset, TrainBatches
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
@@ -48,6 +49,11 @@ class BaseDataModule(LightningDataModule):
     def watches(self) -> Mapping[str, FaultCounter]:
         """The counter of bad samples of each split that was opened."""
         raise NotImplementedError
+
+    @property
+    def duplicates(self) -> Duplicates:
+        """Images that occur more than once, as far as is known without reading them."""
+        return Duplicates()
 
     def train_samples(self, *, rank: int = 0, start: int = 0) -> BatchDataset:
         """The training samples by position, for a rank that reads from ``start`` on."""

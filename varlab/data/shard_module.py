@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from varlab.config import Config
 from varlab.data.base import BaseDataModule, image_size, require_at_least, require_share
 from varlab.data.faults import FaultCounter
+from varlab.data.format.duplicates import Duplicates, find_duplicates
 from varlab.data.format.index import Index, read_index
 from varlab.data.format.storage import storage_at
 from varlab.data.image.augment import Augment
@@ -91,6 +92,11 @@ class ShardDataModule(BaseDataModule):
         """Classes, image size, counts and hash from the index; and the view."""
         info = self.index.info
         return replace(info, view=self._view, image_size=self._size or info.image_size)
+
+    @cached_property
+    def duplicates(self) -> Duplicates:
+        """Images that occur more than once, by the index."""
+        return find_duplicates(self.index)
 
     @property
     def watches(self) -> Mapping[str, FaultCounter]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from varlab.data.base import BaseDataModule
 from varlab.data.faults import FaultCounter
+from varlab.data.format.duplicates import Duplicates
 from varlab.data.image.augment import Augment
 from varlab.data.read.epoch_order import EpochOrder
 from varlab.data.read.loader import BatchDataset, SplitDataset
@@ -79,6 +80,11 @@ class TokenDataModule(BaseDataModule):
         images = {split: sum(shard.count for shard in shards) for split, shards in tokens.splits.items()}
         encoded = sum(n * (tokens.views if split == "train" else 1) for split, n in images.items())
         return replace(self.shards.info, tokens=tokens.hash, encoded=encoded)
+
+    @property
+    def duplicates(self) -> Duplicates:
+        """Those of the images."""
+        return self.shards.duplicates
 
     @property
     def watches(self) -> Mapping[str, FaultCounter]:

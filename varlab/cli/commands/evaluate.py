@@ -41,6 +41,9 @@ def run(config: Config, directory: RunDirectory) -> Config:
         if run.model.transformer is not None
         else _tokenizer(config, run, data, extractor, parents)
     )
+    if data.duplicates.leakage:
+        logger.warning("%s: %s", data.path, data.duplicates.leakage)
+        result["protocol"]["leakage"] = data.duplicates.leakage
     result["images"] = run.record.outcome.images  # how far the scored run was trained
     file = run.path / "scores" / f"{protocol_name(result['protocol'])}.json"
     write_json(file, result)
@@ -71,6 +74,8 @@ def _tokenizer(
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
     named |= {"weights": config["weights"], "perceptual": net.weights_sha256 if net else None}
+    if net is not None and net.held_out:
+        named |= {"perceptual_network": net.held_out}
     return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}}
 
 
@@ -100,10 +105,12 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     named = protocol(extractor=extractor, reference=_reference(data, "train"), n=n, sampler=asdict(sampler), seed=seed)
     if rejection is not None:
         named |= {"rejection": {"candidates": rejection.candidates, "judge": extractor.hash}}
+    if len(model.classes) > 1 and list(model.classes) != list(data.info.classes):
+        named |= {"classes": "class names unknown: the run's labels are those of the same number in the data"}
     if condition is not None:
         named |= {"conditions": f"{data.info.condition or 'coordinates'} of val, cyclic"}
     slots = example_slots(order, model.tokenizer, condition)
-    one = sampling_flops(transformer, slots, model.tokenizer, guided=sampler.cfg > 0)
+    one = sampling_flops(transformer, slots, model.tokenizer, guided=sampler.guides(transformer.num_classes))
     drawn = n * (rejection.candidates if rejection else 1)
     return {
         "kind": "generator",

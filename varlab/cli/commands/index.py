@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -57,10 +58,11 @@ def _make(config: Config, folder: Path) -> Config:
     for fault in faults:
         logger.warning("left out: %s", fault)
     bad = [(f.kind, f"{f.shard} {f.key}".strip(), f.detail) for f in faults]
-    summarise(index, folder / "summary.html", bad=bad, sheet=8)
+    duplicates = summarise(index, folder / "summary.html", bad=bad, sheet=8)
     counts, left_out = _counts(index.info.counts), _counts(count_faults(faults))
     logger.info("%s: %s samples, %d classes; left out: %s", folder / FILE, counts, len(index.classes), left_out)
-    return {"counts": dict(index.info.counts), "hash": index.hash, "faults": count_faults(faults)}
+    found = {"duplicates": asdict(duplicates)} if str(duplicates) else {}
+    return {"counts": dict(index.info.counts), "hash": index.hash, "faults": count_faults(faults), **found}
 
 
 def _check(config: Config, folder: Path, directory: RunDirectory) -> Config:

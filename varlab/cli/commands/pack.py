@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 
 from varlab.cli.dataset_summary import summarise
 from varlab.cli.progress_bar import progress_bar
@@ -42,11 +43,13 @@ def run(config: Config, directory: RunDirectory) -> Config:
     bad = [("skipped", skipped["name"], skipped["reason"]) for skipped in summary["skipped"]]
     for skipped in summary["skipped"][:_NAMED]:
         logger.warning("%s is skipped: %s", skipped["name"], skipped["reason"])
-    summarise(read_index(directory.path), directory.path / "summary.html", bad=bad, sheet=config["sheet"], notes=notes)
+    page = directory.path / "summary.html"
+    duplicates = summarise(read_index(directory.path), page, bad=bad, sheet=config["sheet"], notes=notes)
     images = ", ".join(f"{count} {split}" for split, count in summary["images"].items())
     without = f"; {len(summary['skipped'])} skipped" if summary["skipped"] else ""
     logger.info("packed %s images into %d shards%s: %s", images, summary["shards"], without, directory.path)
-    return {"summary": {**summary, "notes": notes}}
+    summary["notes"] = notes
+    return {"summary": summary | ({"duplicates": asdict(duplicates)} if str(duplicates) else {})}
 
 
 def _condition(config: Config | None) -> ConditionMaker | None:

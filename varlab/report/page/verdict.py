@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Sequence
 
+from varlab.config import Config
 from varlab.report.runs import Run, Score
 from varlab.report.text import join_names, si, significant, whole
 from varlab.report.variants import Variant
@@ -94,6 +95,7 @@ def cautions(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
     finished = [run for run in trainings if run.finished]
     notes = [
         _unfinished(runs),
+        *_misleading(trainings),
         _mixed_protocols(variants),
         _not_fid_50k(_scores(_of_kind(variants, "generator"))),
         _different_tokenizers([run for run in finished if run.kind == "generator"]),
@@ -107,6 +109,21 @@ def cautions(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
 def _unfinished(runs: Sequence[Run]) -> str:
     names = join_names([f"{run.path.as_posix()} ({run.state})" for run in runs if not run.finished])
     return f"Not finished: {names}. Their numbers enter no mean and no ranking." if names else ""
+
+
+def _misleading(runs: Sequence[Run]) -> list[str]:
+    """What the records and protocols warn of: networks that learned nothing, val images that are train images, too."""
+    named: dict[str, dict[str, None]] = {}
+    for run in runs:
+        parts: list[Config | None] = [parent.held_out for parent in run.record.parents.values()]
+        parts += [run.record.outcome.values.get("held_out"), run.record.data]
+        for score in run.scores:
+            parts += [score.protocol, score.protocol.get("judge"), score.protocol.get("perceptual_network")]
+        for part in parts:
+            for key in ("warning", "leakage"):
+                if isinstance(part, dict) and part.get(key):
+                    named.setdefault(str(part[key]).rstrip("."), {})[run.path.as_posix()] = None
+    return [f"{warning} ({join_names(list(paths))})." for warning, paths in named.items()]
 
 
 def _mixed_protocols(variants: Sequence[Variant]) -> str:
