@@ -8,7 +8,7 @@ training images, compared with those of held-out images, show the copying.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import mean, pstdev
 
 import torch
@@ -20,6 +20,10 @@ from varlab.metrics.generator_scores import FID
 from varlab.rng import Rng
 
 log = logging.getLogger(__name__)
+
+_PARTS = 5  # of the held-out images, each replaced once to see how certain their FID is
+_MOST_GROWTH = 3.0  # of that FID by the replacement
+_ROUNDING = 2.0**-26  # a float64 eigenvalue of zero can come out as the square root of the rounding
 
 
 def frechet_distances(sets: Iterable[Tensor], reference_MF: Tensor) -> list[float]:
@@ -54,7 +58,8 @@ def matched_draws(
     features the classes are far apart, and other shares of the classes would change the FID. If a class has fewer samples,
     the draw takes them all, and a warning is logged. The draws depend only on ``rng``'s stream "metrics" and the samples,
     not on their order. Returns fid_draws (mean), fid_draws_std, fid_draws_n (size of a draw), fid_val, and
-    fid_ratio = fid_draws / fid_val.
+    fid_ratio = fid_draws / fid_val. There is no ratio where fid_val is noise (``_noise_of_fid``), as where the held-out images
+    are also training images: there is nothing to compare with then.
     """
     drawn: list[list[Tensor]] = [[] for _ in range(draws)]
     for label in val_label_M.unique().tolist():
@@ -66,10 +71,38 @@ def matched_draws(
     sets = [torch.cat(parts) for parts in drawn]
     if len(sets[0]) < len(val_NF):
         log.warning("FID draws take all %d samples, fewer than the %d held-out images.", len(sets[0]), len(val_NF))
-    *fids, fid_val = frechet_distances([*sets, val_NF], train_NF)
+    fids = frechet_distances([*sets, val_NF, *_resampled(val_NF, val_label_M, rng)], train_NF)
+    fids, fid_val, resampled = fids[:draws], fids[draws], fids[draws + 1 :]
     size = float(len(sets[0]))
     scores = {"fid_draws": mean(fids), "fid_draws_std": pstdev(fids), "fid_draws_n": size, "fid_val": fid_val}
-    return scores | _ratio("fid_ratio", scores["fid_draws"], fid_val)
+    noise = _noise_of_fid(resampled, train_NF)
+    return scores | _ratio("fid_ratio", scores["fid_draws"], fid_val, noise=noise)
+
+
+def _resampled(val_NF: Tensor, val_label_N: Tensor, rng: Rng) -> list[Tensor]:
+    """The held-out images with each fifth of a class in turn replaced by others of the class. Their order does not matter."""
+    sets: list[list[Tensor]] = [[] for _ in range(_PARTS)]
+    first = 0
+    for label in val_label_N.unique().tolist():
+        rows_NF = sorted_rows(val_NF[val_label_N == label])
+        order_N = rng.stream("metrics/parts", ids=label).permutation(len(rows_NF))[0].to(rows_NF.device)
+        part_N = torch.arange(first, first + len(rows_NF), device=rows_NF.device) % _PARTS
+        first += len(rows_NF)
+        for part, chosen in enumerate(sets):
+            kept_N = order_N[part_N != part] if len(rows_NF) > 1 else order_N
+            chosen.append(rows_NF[kept_N.repeat(2)[: len(rows_NF)]])
+    return [torch.cat(chosen) for chosen in sets]
+
+
+def _noise_of_fid(resampled: Sequence[float], train_NF: Tensor) -> float:
+    """The value up to which the FID of the held-out images is noise.
+
+    resampled: the FID of ``_resampled`` sets. With a fifth of the images replaced by others of their class, the FID of
+    ordinary held-out images grows by about a third; that of images which are also training images grows from nothing. It is
+    noise where the growth is over threefold, and below the rounding of the root of a singular covariance product.
+    """
+    rounding = train_NF.shape[1] * _ROUNDING * float(train_NF.double().var(0).sum())
+    return max(mean(resampled) / _MOST_GROWTH, rounding)
 
 
 def nearest_distance(a_NF: Tensor, train_NF: Tensor) -> Tensor:
@@ -78,12 +111,16 @@ def nearest_distance(a_NF: Tensor, train_NF: Tensor) -> Tensor:
 
 
 def nearest_scores(fake_NF: Tensor, train_NF: Tensor, val_NF: Tensor) -> dict[str, float]:
-    """nn_median of samples, nn_val_median of held-out images, and nn_ratio: near 1 for new images, near 0 for copies."""
+    """nn_median of samples, nn_val_median of held-out images, and nn_ratio: near 1 for new images, near 0 for copies.
+
+    There is no nn_ratio where the median held-out image is a training image, up to the rounding of float32 features.
+    """
     fake = float(nearest_distance(fake_NF, train_NF).median())
     val = float(nearest_distance(val_NF, train_NF).median())
-    return {"nn_median": fake, "nn_val_median": val} | _ratio("nn_ratio", fake, val)
+    rounding = 1e-6 * float(train_NF.double().norm(dim=1).median())
+    return {"nn_median": fake, "nn_val_median": val} | _ratio("nn_ratio", fake, val, noise=rounding)
 
 
-def _ratio(name: str, of: float, to: float) -> dict[str, float]:
-    """Empty if held-out images are training images, so that there is nothing to compare with."""
-    return {name: of / to} if to > 0 else {}
+def _ratio(name: str, of: float, to: float, *, noise: float) -> dict[str, float]:
+    """Empty if the denominator is noise: that of held-out images which are training images is zero up to noise."""
+    return {name: of / to} if to > noise else {}
