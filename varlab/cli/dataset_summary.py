@@ -13,16 +13,17 @@ from PIL import Image
 
 from varlab.data.format.duplicates import Duplicates, find_duplicates
 from varlab.data.format.index import SPLITS, Index
+from varlab.data.image.depth import describe_depths
 from varlab.data.image.grid import grid
 from varlab.data.read.reader import ShardReader
 from varlab.report.page.dataset import DatasetFacts, write_dataset_page
 
-__all__ = ["class_counts", "summarise"]
+__all__ = ["class_counts", "describe_steps", "summarise"]
 
 logger = logging.getLogger(__name__)
 
 _TILE = 96  # pixels of an image on the contact sheet, at most
-_MOST_PIXELS = 1 << 27
+_MOST_PIXELS = 1 << 62  # the index has its own limit
 
 
 def summarise(
@@ -45,6 +46,7 @@ def summarise(
         ("image size", "various" if size is None else f"{size[0]}×{size[1]} (height × width)"),
         ("shards", f"{len(shards)}, {sum(s.bytes for s in shards) / 1e6:,.1f} MB"),
         *([("second image", info.condition)] if info.condition else []),
+        *([("decoding", describe_steps(index))] if index.steps else []),
         *([("left out", ", ".join(f"{n} {kind}" for kind, n in index.faults.items()))] if index.faults else []),
         *(("note", note) for note in notes),
         *([("duplicates", str(duplicates))] if str(duplicates) else []),
@@ -64,6 +66,12 @@ def summarise(
         ),
     )
     return duplicates
+
+
+def describe_steps(index: Index) -> str:
+    """What was done to how many images on the way to bytes, and the depths by which they were scaled; empty for nothing."""
+    steps = ", ".join(f"{count:,} {step}" for step, count in index.steps.items())
+    return f"{steps} ({describe_depths(index.depth)})" if index.depth else steps
 
 
 def class_counts(index: Index) -> dict[str, dict[str, int]]:

@@ -27,6 +27,7 @@ KINDS: Mapping[str, str] = {
     "duplicate": "a key, or a member of a sample, that occurs twice in one shard",
     "corrupt": "an image that cannot be decoded",
     "too_large": "an image with more pixels than the limit",
+    "bad_values": "an image whose values do not fit the depth of its data set",
     "wrong_size": "an image of another size than the index states",
     "no_condition": "a sample without a second image, although others have one",
     "no_box": "a sample without a crop box, although others have one",

@@ -18,6 +18,8 @@ from varlab.data.base import BaseDataModule, image_size, require_at_least, requi
 from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Crop
+from varlab.data.image.depth import ASSUMED, read_depths
+from varlab.data.image.picture import PixelRules
 from varlab.data.read.loader import BatchDataset, SplitDataset
 from varlab.data.sequential.datasets import HeldSplit, OpenStream, StreamedSplit, StreamedTraining, hold_split
 from varlab.data.sequential.sample_stream import SampleDecoder, SampleStream
@@ -47,6 +49,7 @@ class StreamDataModule(BaseDataModule):
         augment: applied to training batches.
         max_bad: largest share of a split's samples that may be bad; the next sample replaces a bad one. A shard that is
             missing or cut counts as many as a shard holds on average. most_pixels: larger images count as bad.
+        depth: the bits of values that are more than bytes, see ``read_depths``; auto: 16, and floats in [0, 1].
 
     A silent server is given up after three minutes. A silent ``pipe:`` command is never given up: give it its own timeout.
 
@@ -76,6 +79,7 @@ class StreamDataModule(BaseDataModule):
         crop: Crop | None = None,
         max_bad: float = 0.0,
         most_pixels: int = 1 << 27,
+        depth: int | str = "auto",
     ):
         self._urls = {"train": shard_urls(train, "data.train"), "val": shard_urls(val, "data.val")}
         path = train if isinstance(train, str) else _shown(self._urls["train"])
@@ -84,7 +88,8 @@ class StreamDataModule(BaseDataModule):
         require_at_least(1, train_images=train_images, val_images=val_images)
         require_share(max_bad=max_bad)
         self._counts = {"train": train_images, "val": val_images}
-        self._decoder = SampleDecoder(classes=classes, label=label, most_pixels=most_pixels)
+        rules = PixelRules(most_pixels=most_pixels, depths=read_depths(depth, auto=ASSUMED), keys="data.")
+        self._decoder = SampleDecoder(classes=classes, label=label, rules=rules)
         self._size, self._shuffle, self._augment, self._crop = image_size(size), shuffle, augment, crop
         self._watches = {split: self._watch(split, max_bad) for split in self._urls}
         self._warned = False
@@ -92,12 +97,14 @@ class StreamDataModule(BaseDataModule):
     @property
     def info(self) -> DataInfo:
         """As configured. The hash covers the addresses and what decides samples and labels, but no bytes."""
+        depths = self._decoder.rules.depths
         decides = {
             "urls": {split: list(urls) for split, urls in self._urls.items()},
             "images": self._counts,
             "classes": list(self._decoder.classes),
             "label": self._decoder.label,
             "size": list(self._size),
+            **({} if depths == ASSUMED else {"depth": dict(depths)}),
         }
         train, val = _shown(self._urls["train"]), _shown(self._urls["val"])
         return DataInfo(

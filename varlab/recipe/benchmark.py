@@ -14,6 +14,7 @@ from torchvision import transforms
 from varlab.data import ShardDataModule, TokenDataModule
 from varlab.data.image.crop import Centre, RandomResizedCrop, box_choices
 from varlab.data.image.decode import crop_into, decode
+from varlab.data.image.picture import PixelRules
 
 __all__ = ["Work", "image_works", "loader_work", "plain_work"]
 
@@ -22,7 +23,7 @@ Work = Callable[[], int]
 
 T = TypeVar("T")
 
-_MOST_PIXELS = 1 << 30
+_RULES = PixelRules(most_pixels=1 << 30)
 
 
 def image_works(data: ShardDataModule, *, images: int, batch: int) -> dict[str, Work]:
@@ -34,7 +35,7 @@ def image_works(data: ShardDataModule, *, images: int, batch: int) -> dict[str, 
     position_N = torch.arange(min(images, len(reader)))
     order = stream.order.locate(position_N).tolist()
     encoded = [reader.encoded(i) for i in order]
-    decoded = [decode(*one, most_pixels=_MOST_PIXELS) for one in encoded]
+    decoded = [decode(one, _RULES) for one in encoded]
     out_BHW3 = np.zeros((batch, *reader.size, 3), dtype=np.uint8)
 
     choices = stream.boxes(position_N) or box_choices(Centre(), (1, 1), [()] * len(position_N))
@@ -64,10 +65,10 @@ def image_works(data: ShardDataModule, *, images: int, batch: int) -> dict[str, 
 
     return {
         "read and verify": each(lambda row, place: reader.encoded(order[row])),
-        "decode": each(lambda row, place: decode(*encoded[row], most_pixels=_MOST_PIXELS)),
+        "decode": each(lambda row, place: decode(encoded[row], _RULES)),
         "crop": each(lambda row, place: crop_into(out_BHW3[place], decoded[row], boxes[row])),
         "decode and crop": each(
-            lambda row, place: crop_into(out_BHW3[place], decode(*encoded[row], most_pixels=_MOST_PIXELS), boxes[row])
+            lambda row, place: crop_into(out_BHW3[place], decode(encoded[row], _RULES), boxes[row])
         ),
         "batch and augment": rest,
         "all together": loader_work(data),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,12 +13,16 @@ from torch import Tensor
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.folders.picture_files import is_picture, is_system
-from varlab.data.image.resize import cover, open_image, pixels
+from varlab.data.image.depth import ASSUMED, describe_depths, read_depths
+from varlab.data.image.picture import PixelRules, read_picture
+from varlab.data.image.resize import cover, pixels
 from varlab.recipe.finished_run import FinishedRun
 from varlab.sample import Sampler
 from varlab.score.image_sampler import ValConditions
 from varlab.tokenizer.condition import SpatialCondition
 from varlab.types import VarlabError, to_float
+
+log = logging.getLogger(__name__)
 
 
 class SamplingConditions:
@@ -35,7 +40,8 @@ class SamplingConditions:
         self._val_conditions: ValConditions | None = None
         condition = self._model.condition
         if config["cond"] is not None:
-            self._images = self._read(Path(config["cond"]))
+            depths = read_depths(config["depth"], auto=ASSUMED)
+            self._images = self._read(Path(config["cond"]), PixelRules(config["most_pixels"], depths))
         elif condition is not None and not self.large:
             data = run.data()
             condition.check(data.info)
@@ -45,7 +51,7 @@ class SamplingConditions:
                 "size= with a spatial condition needs conditions of that size: give cond=FILE or a folder."
             )
 
-    def _read(self, path: Path) -> Tensor:
+    def _read(self, path: Path, rules: PixelRules) -> Tensor:
         """cond_u8_N3HW."""
         if not isinstance(self._model.condition, SpatialCondition):
             raise VarlabError(f"cond={path} is an image, but this run is not conditioned on images: leave cond out.")
@@ -54,7 +60,7 @@ class SamplingConditions:
             files = sorted(f for f in path.iterdir() if not is_system(f.name) and f.is_file() and is_picture(f))
         if not files or not all(f.is_file() for f in files):
             raise VarlabError(f"cond={path} is neither an image nor a folder of images.")
-        return torch.stack([_image(f, self.size) for f in files])
+        return torch.stack([_image(f, self.size, rules) for f in files])
 
     def labels(self, ids_B: Tensor) -> Tensor | None:
         """Return label_B of the val images that give these samples their conditions; None without them."""
@@ -91,10 +97,12 @@ def _size(asked: object) -> tuple[int, int]:
     return asked[0], asked[1]
 
 
-def _image(file: Path, size: tuple[int, int]) -> Tensor:
+def _image(file: Path, size: tuple[int, int], rules: PixelRules) -> Tensor:
     """The centre of an image file at that (H, W), ``img_u8_3HW``."""
     try:
-        image = open_image(file).convert("RGB")
+        picture = read_picture(file, rules)
     except BadSampleError as e:
-        raise VarlabError(f"cond={file} {e}: give a PNG or JPEG.") from e
-    return pixels(cover(image, size, Image.Resampling.BILINEAR))
+        raise VarlabError(f"cond={file} cannot be used: {e}.") from e
+    if picture.deep is not None:
+        log.info("%s: scaled to 8 bits from %s (depth=)", file, describe_depths(rules.depths))
+    return pixels(cover(picture.image().convert("RGB"), size, Image.Resampling.BILINEAR))

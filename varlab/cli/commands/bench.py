@@ -50,7 +50,7 @@ def _warm(data: ShardDataModule, most_bytes: int) -> None:
     """Read the samples once, up to ``most_bytes``, so that the disk is not measured."""
     reader = data.reader("train")
     for i in range(len(reader)):
-        most_bytes -= len(reader.encoded(i)[0])
+        most_bytes -= len(reader.encoded(i))
         if most_bytes < 0:
             return
 

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
+from varlab.data.image.depth import describe_depths, read_depths, widest
 from varlab.data.image.grid import grid, write_png
-from varlab.data.image.resize import cover, open_image, pixels
+from varlab.data.image.picture import PixelRules, read_picture
+from varlab.data.image.resize import cover, pixels
 from varlab.files import atomic_write
 from varlab.model import Model
 from varlab.recipe.finished_run import FinishedRun
@@ -41,7 +43,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     if model.condition is not None:
         raise VarlabError(f"{run.path} is conditioned on images: it can sample (varlab sample), but not edit.")
     size = model.tokenizer.image_size
-    img_u8, original = _image(Path(config["image"]), size, Image.Resampling.LANCZOS)
+    img_u8, original = _image(config, "image", size, Image.Resampling.LANCZOS)
     mask_HW = _mask(config, size, original)
     label = _label(config, model)
     img_1 = to_float(img_u8)[None]
@@ -61,13 +63,19 @@ def run(config: Config, directory: RunDirectory) -> Config:
 
 
 def _image(
-    path: Path, size: tuple[int, int], resample: Image.Resampling, mode: str = "RGB"
+    config: Config, name: str, size: tuple[int, int], resample: Image.Resampling, mode: str = "RGB"
 ) -> tuple[Tensor, tuple[int, int]]:
     """The centre of an image file at that (H, W), img_u8_CHW; and the (H, W) of the file. Nothing transparent is a mask."""
+    path, background = Path(config[name]), 255 if mode == "RGB" else 0
+    depths = read_depths(config["depth"], auto={})
     try:
-        image = open_image(path, background="white" if mode == "RGB" else "black").convert(mode)
+        rules = PixelRules(most_pixels=config["most_pixels"], depths=depths, background=background)
+        picture = read_picture(path, rules)
     except BadSampleError as error:
-        raise VarlabError(f"{path} is not a picture that can be read: it {error}.") from error
+        raise VarlabError(f"{name}={path} cannot be used: {error}.") from error
+    if picture.deep is not None:
+        logger.info("%s: %s, scaled to 8 bits (depth=)", path, describe_depths({**widest([picture.deep]), **depths}))
+    image = picture.image().convert(mode)
     original = image.height, image.width
     if original != size:
         logger.info("%s: %d×%d pixels, its centre resized to %d×%d", path, *original, *size)
@@ -79,7 +87,7 @@ def _mask(config: Config, size: tuple[int, int], original: tuple[int, int]) -> T
     if (config["mask"] is None) == (config["box"] is None):
         raise VarlabError("Give what to paint: one of mask=FILE (white is painted) and box=[top,left,bottom,right].")
     if config["mask"] is not None:
-        mask_1HW, shape = _image(Path(config["mask"]), size, Image.Resampling.NEAREST, mode="L")
+        mask_1HW, shape = _image(config, "mask", size, Image.Resampling.NEAREST, mode="L")
         if shape != original:
             raise VarlabError(
                 f"{config['mask']} is {shape[0]}×{shape[1]} pixels and {config['image']} {original[0]}×{original[1]}: "

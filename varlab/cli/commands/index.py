@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from varlab.cli.dataset_summary import summarise
+from varlab.cli.dataset_summary import describe_steps, summarise
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data.faults import KINDS, count_faults
@@ -20,6 +20,7 @@ from varlab.data.format.index_builder import build_index
 from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import ScanSettings, split_files
+from varlab.data.image.depth import read_depths
 from varlab.files import write_json
 from varlab.launch.environment import worker_count
 from varlab.run.directory import RunDirectory
@@ -59,6 +60,8 @@ def _make(config: Config, folder: Path) -> Config:
         logger.warning("left out: %s", fault)
     bad = [(f.kind, f"{f.shard} {f.key}".strip(), f.detail) for f in faults]
     duplicates = summarise(index, folder / "summary.html", bad=bad, sheet=8)
+    if index.steps:
+        logger.info("images: %s", describe_steps(index))
     counts, left_out = _counts(index.info.counts), _counts(count_faults(faults))
     logger.info("%s: %s samples, %d classes; left out: %s", folder / FILE, counts, len(index.classes), left_out)
     found = {"duplicates": asdict(duplicates)} if str(duplicates) else {}
@@ -92,6 +95,7 @@ def _settings(config: Config, before: Config) -> ScanSettings:
         decode=config["decode"],
         most_pixels=config["most_pixels"],
         size=None if size is None else (int(size[0]), int(size[1])),
+        depths=read_depths(config["depth"], auto={}),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 
-from varlab.cli.dataset_summary import summarise
+from varlab.cli.dataset_summary import describe_steps, summarise
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data.format.index import SPLITS, read_index
@@ -43,8 +43,11 @@ def run(config: Config, directory: RunDirectory) -> Config:
     bad = [("skipped", skipped["name"], skipped["reason"]) for skipped in summary["skipped"]]
     for skipped in summary["skipped"][:_NAMED]:
         logger.warning("%s is skipped: %s", skipped["name"], skipped["reason"])
+    index = read_index(directory.path)
     page = directory.path / "summary.html"
-    duplicates = summarise(read_index(directory.path), page, bad=bad, sheet=config["sheet"], notes=notes)
+    duplicates = summarise(index, page, bad=bad, sheet=config["sheet"], notes=notes)
+    if index.steps:
+        logger.info("images: %s", describe_steps(index))
     images = ", ".join(f"{count} {split}" for split, count in summary["images"].items())
     without = f"; {len(summary['skipped'])} skipped" if summary["skipped"] else ""
     logger.info("packed %s images into %d shards%s: %s", images, summary["shards"], without, directory.path)

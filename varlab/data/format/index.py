@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from varlab.config import Config
 from varlab.data.format.storage import LocalFolder, Storage
 from varlab.data.format.table import SampleRecord, make_table, table_bytes
+from varlab.data.image.depth import Depths
 from varlab.errors import VarlabError
 from varlab.files import atomic_write, sha256, write_json
 from varlab.types import DataInfo
@@ -55,7 +57,9 @@ class Index:
 
     source: how it was made. image_size: (H, W) in pixels, None if images differ in size. faults: the samples (or shards) of
     each kind that were left out. conditions: what the second images are (edges, lowres …), None if there are none. boxes:
-    whether each sample has the box of its crop. The file has no entry for faults, conditions and boxes that are absent.
+    whether each sample has the box of its crop. depth: the bits of integers and floats in images of more than 8 bits, by
+    which each is scaled. steps: how often each was done to an image on the way to bytes. The file has no entry for faults,
+    conditions, boxes, depths and steps that are absent.
     """
 
     storage: Storage
@@ -67,6 +71,8 @@ class Index:
     faults: Mapping[str, int] = field(default_factory=dict)
     conditions: str | None = None
     boxes: bool = False
+    depth: Depths = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -75,7 +81,7 @@ class Index:
 
     @property
     def content(self) -> Config:
-        """Everything that decides the samples, in JSON types: neither the path of the set nor its source."""
+        """Everything that decides the samples, in JSON types: not the path of the set, its source or the steps."""
         return {
             "version": VERSION,
             "classes": list(self.classes),
@@ -85,6 +91,7 @@ class Index:
             **({"faults": dict(self.faults)} if self.faults else {}),
             **({} if self.conditions is None else {"conditions": self.conditions}),
             **({"boxes": True} if self.boxes else {}),
+            **({"depth": dict(self.depth)} if self.depth else {}),
         }
 
     @property
@@ -176,6 +183,8 @@ def _parse(storage: Storage, text: str) -> Index:
             faults=dict(raw.get("faults", {})),
             conditions=raw.get("conditions"),
             boxes=bool(raw.get("boxes", False)),
+            depth={str(kind): int(bits) for kind, bits in raw.get("depth", {}).items()},
+            steps=dict(raw.get("steps", {})),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
         raise VarlabError(
@@ -193,6 +202,8 @@ def index_shards(
     faults: Mapping[str, int],
     conditions: str | None,
     boxes: bool,
+    depth: Depths,
+    steps: Counter[str],
 ) -> Index:
     """Write the index of shards, each with the records of its samples. sizes: the (H, W) of all images; the rest as in
     ``Index``."""
@@ -206,6 +217,8 @@ def index_shards(
         faults=faults,
         conditions=conditions,
         boxes=boxes,
+        depth=depth,
+        steps=dict(steps.most_common()),
     )
     records = {split: [records for _, records in of] for split, of in splits.items()}
     tables = {s: make_table(of, conditions=conditions is not None, boxes=boxes) for s, of in records.items() if any(of)}
@@ -226,5 +239,7 @@ def write_index(index: Index, tables: Mapping[str, NDArray[np.void]]) -> Index:
             file.write(content)
         files[split] = TableFile(name, len(table), hashlib.sha256(content).hexdigest())
     index = replace(index, tables=files)
-    write_json(folder / FILE, {**index.content, "source": index.source})
+    write_json(
+        folder / FILE, {**index.content, "source": index.source, **({"steps": index.steps} if index.steps else {})}
+    )
     return index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from varlab.data.format.index import SPLITS, Index, index_shards
 from varlab.data.format.scan import Progress, ScanSettings, number_labels, scan_shards
 from varlab.data.format.table import SampleRecord
 from varlab.data.format.tar import ShardScan
+from varlab.data.image.depth import Depths, widest
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 from varlab.types import Fault
@@ -62,8 +64,16 @@ def build_index(
         faults=count_faults(faults),
         conditions=(conditions or "given") if "condition" in usual else None,
         boxes="box" in usual,
+        depth=_depths(every, settings),
+        steps=sum((scan.steps for scan in every), Counter[str]()),
     )
     return index, faults
+
+
+def _depths(scans: Sequence[ShardScan], settings: ScanSettings) -> Depths:
+    """The bits of values that are more than bytes, if any image holds such."""
+    found = widest(deep for scan in scans for deep in scan.deep)
+    return {kind: settings.depths.get(kind, bits) for kind, bits in found.items()}
 
 
 def _drop_incomplete(scans: Sequence[ShardScan]) -> list[str]:

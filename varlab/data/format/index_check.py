@@ -16,7 +16,7 @@ __all__ = ["check_index"]
 def check_index(index: Index, *, settings: ScanSettings, workers: int, progress: Progress | None = None) -> list[Fault]:
     """Every difference between the shards and their index: hash each shard, and decode each image."""
     assert isinstance(index.storage, LocalFolder)
-    settings = replace(settings, decode=True, classes=index.classes, size=index.image_size)
+    settings = replace(settings, decode=True, classes=index.classes, size=index.image_size, depths=index.depth)
     files = {split: [shard.file for shard in shards] for split, shards in index.splits.items()}
     scans = scan_shards(index.storage.path, files, settings, workers, progress)
     faults: list[Fault] = []

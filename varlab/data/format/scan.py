@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,9 @@ from varlab.data.faults import BadSampleError
 from varlab.data.format.labels import NO_LABEL, UNLABELLED, names_of, numbering
 from varlab.data.format.table import SampleRecord, Span
 from varlab.data.format.tar import ShardScan, scan_tar
-from varlab.data.image.decode import decode, header
+from varlab.data.image.depth import ASSUMED, Depths
+from varlab.data.image.picture import PixelRules, open_picture
+from varlab.data.image.resize import WRONG_ENDING
 from varlab.errors import VarlabError
 from varlab.files import sha256
 
@@ -31,6 +33,7 @@ class ScanSettings:
 
     label: where the labels are, see ``read_label``. classes: the names in label order, or None to take them from the labels.
     decode: whether to decode every image. most_pixels: larger images are bad. size: (H, W) of every image, or None for any.
+    depths: the bits of values that are more than bytes; those of the largest where none are given.
     """
 
     label: str
@@ -38,6 +41,7 @@ class ScanSettings:
     decode: bool
     most_pixels: int
     size: tuple[int, int] | None
+    depths: Depths = field(default_factory=dict)
 
 
 def split_files(folder: Path, patterns: Mapping[str, str], *, ending: str = "tar") -> dict[str, list[str]]:
@@ -109,6 +113,7 @@ class _Scans(Dataset[ShardScan]):
 
     def __init__(self, folder: Path, files: Sequence[str], settings: ScanSettings):
         self._folder, self._files, self._settings = folder, files, settings
+        self._rules = PixelRules(most_pixels=settings.most_pixels, depths=settings.depths)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -119,23 +124,23 @@ class _Scans(Dataset[ShardScan]):
         if path.is_file():
             scan.bytes, scan.sha256 = path.stat().st_size, sha256(path)
             with path.open("rb") as tar:
-                scan.update(lambda record: self._checked(record, tar, scan.sizes))
+                scan.update(lambda record: self._checked(record, tar, scan))
         return scan
 
-    def _checked(self, record: SampleRecord, tar: BinaryIO, sizes: set[tuple[int, int]]) -> SampleRecord:
-        """Check the images of a sample, and note the size of the first. BadSampleError if one is bad."""
-        encoded, most_pixels = _read(tar, record.image), self._settings.most_pixels
-        size = header(encoded, record.format)
-        if size[0] * size[1] > most_pixels:
-            raise BadSampleError("too_large", f"{size[1]}×{size[0]} pixels")
-        if self._settings.size not in (None, size):
-            raise BadSampleError("wrong_size", f"{size[1]}×{size[0]}, not {self._settings.size[::-1]}")
+    def _checked(self, record: SampleRecord, tar: BinaryIO, scan: ShardScan) -> SampleRecord:
+        """Check the images of a sample, and note what is known of the first. BadSampleError if one is bad."""
+        picture = open_picture(_read(tar, record.image), self._rules)
+        if self._settings.size not in (None, picture.size):
+            raise BadSampleError("wrong_size", f"{picture.size[1]}×{picture.size[0]}, not {self._settings.size[::-1]}")
         if self._settings.decode:
-            decode(encoded, record.format, most_pixels=most_pixels)
+            decoded = picture.decode()
             if record.condition is not None:
-                decode(_read(tar, record.condition), "PNG", most_pixels=most_pixels)
-        sizes.add(size)
-        return record
+                open_picture(_read(tar, record.condition), replace(self._rules, depths=ASSUMED)).decode()
+            scan.steps.update(decoded.steps)
+            scan.deep.update([decoded.deep] if decoded.deep else [])
+        scan.sizes.add(picture.size)
+        scan.steps.update([WRONG_ENDING] if picture.form != record.format else [])
+        return replace(record, format=picture.form)
 
 
 def _read(tar: BinaryIO, span: Span) -> bytes:

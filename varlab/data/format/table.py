@@ -18,8 +18,11 @@ __all__ = ["CONDITION", "FORMATS", "FORMAT_NAMES", "SampleRecord", "Span", "make
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
 """The file endings that are decoded, with Pillow's names of the formats. No other member is ever decoded or unpickled."""
 
-FORMAT_NAMES = sorted(set(FORMATS.values()))
-"""Pillow's names of the formats; a row holds the index into this list."""
+FORMAT_NAMES = ("JPEG", "PNG", "WEBP")
+"""Pillow's names of formats; a row holds the index into this list, or its length for another format.
+
+It says what an image was when it was indexed, for people. Reading decides by the content.
+"""
 
 CONDITION = "cond.png"
 """The ending of a sample's second image."""
@@ -63,7 +66,8 @@ def make_table(shards: Sequence[Sequence[SampleRecord]], *, conditions: bool, bo
 
 
 def _row(shard: int, record: SampleRecord, conditions: bool, boxes: bool) -> tuple[object, ...]:
-    row = (shard, *record.image, FORMAT_NAMES.index(record.format), record.label or 0, record.key.encode())
+    form = FORMAT_NAMES.index(record.format) if record.format in FORMAT_NAMES else len(FORMAT_NAMES)
+    row = (shard, *record.image, form, record.label or 0, record.key.encode())
     condition = (record.condition or Span(0, 0, 0)) if conditions else ()
     return (*row, *condition, record.box) if boxes else (*row, *condition)
 

@@ -6,6 +6,7 @@ No fault ends the scan: each is named, and every intact sample is listed.
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from varlab.data.faults import BadSampleError
 from varlab.data.format.index import Shard
 from varlab.data.format.labels import json_fields, read_label
 from varlab.data.format.table import CONDITION, FORMATS, SampleRecord, Span
+from varlab.data.image.depth import Deep
 from varlab.types import Fault
 
 __all__ = ["ShardScan", "scan_tar"]
@@ -26,7 +28,8 @@ __all__ = ["ShardScan", "scan_tar"]
 class ShardScan:
     """The samples and the faults of a shard.
 
-    file: its path below the folder of the shard set. bytes, sha256: of the file. sizes: (H, W) of its images.
+    file: its path below the folder of the shard set. bytes, sha256: of the file. sizes: (H, W) of its images. steps: how
+    often each was done to one of them on the way to bytes. deep: what those hold that are more than bytes.
     """
 
     file: str
@@ -35,6 +38,8 @@ class ShardScan:
     bytes: int = 0
     sha256: str = ""
     sizes: set[tuple[int, int]] = field(default_factory=set)
+    steps: Counter[str] = field(default_factory=Counter)
+    deep: set[Deep] = field(default_factory=set)
 
     @property
     def shard(self) -> Shard:

@@ -1,92 +1,116 @@
-"""Open image files, and bring images to a size: cover (H, W), then take the centre."""
+"""Bring images to a size: cover (H, W), and take the centre."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from pathlib import PurePath
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from varlab.data.faults import BadSampleError
-from varlab.data.image.decode import UNREADABLE, decode, header
+from varlab.data.image.depth import Deep, Depths
+from varlab.data.image.jpeg import JPEG_START
+from varlab.data.image.picture import WARNED, EncodedPicture, Picture, PixelRules, open_picture
+from varlab.data.image.png import PNG_START
 from varlab.errors import VarlabError
 
-__all__ = ["Fit", "cover", "format_of", "open_image", "pixels", "resampling"]
+__all__ = ["STORED", "WRONG_ENDING", "Fit", "Fitted", "cover", "format_of", "is_wrong_ending", "pixels", "resampling"]
 
-_MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
+STORED: Mapping[str, str] = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+"""The formats that a shard stores unchanged, and the endings that it gives them."""
+
+WRONG_ENDING = "under the ending of another format"
+"""What the log counts, beside the steps of decoding."""
+
 _CHECKS = ("decode", "header")
+_WIDEST = 16  # times the pixels of its centre: a resized image with more is not made, only its centre
+
+
+class Fitted(NamedTuple):
+    """What a shard stores of an image: an image of mode L or RGB, or the file's own bytes. The rest is as in ``Picture``."""
+
+    image: Image.Image | bytes
+    steps: tuple[str, ...] = ()
+    deep: Deep | None = None
 
 
 class Fit:
     """Turn the bytes of any image that Pillow reads into what a shard stores.
 
     size: bring the shorter side to it, then take the centre ``size`` × ``size``. A PNG, JPEG or WebP that already has this
-    size is stored byte for byte. None stores every PNG, JPEG and WebP byte for byte, at its own size.
+    size and needs nothing else is stored byte for byte. None stores every PNG, JPEG and WebP byte for byte, at its own size.
     check: how to check bytes that are stored unchanged. ``decode`` decodes each image; ``header`` reads only its size.
     """
 
-    def __init__(self, *, size: int | None, resample: str, check: str):
+    def __init__(self, *, size: int | None, resample: str, check: str, rules: PixelRules):
         if check not in _CHECKS:
             raise VarlabError(f"check={check} is unknown: use {' or '.join(_CHECKS)}.")
-        self._filter, self._check = resampling(resample), check
+        self._filter, self._check, self.rules = resampling(resample), check, rules
         self.image_size = None if size is None else (size, size)
         """(H, W) of every result; None where sizes differ."""
 
-    def __call__(self, encoded: bytes) -> Image.Image | bytes:
-        """Return an image of mode L or RGB, or the bytes unchanged.
+    def __call__(self, encoded: bytes, name: str = "") -> Fitted:
+        """Fit one image. name: of its file; an ending of another format is counted.
 
         Raises:
-            BadSampleError: the image cannot be read.
+            BadSampleError: the image cannot be read, or is too large.
         """
-        form = format_of(encoded)
-        if form is not None and self._check == "header" and self.image_size is None:
-            header(encoded, form)
-            return encoded
-        with _bad_if_unreadable(), Image.open(io.BytesIO(encoded)) as image:
-            if form is not None and self._is_stored_unchanged(image):
-                decode(encoded, form, most_pixels=Image.MAX_IMAGE_PIXELS or 1 << 30)
-                return encoded
-            upright = _upright(image)
-        return upright if self.image_size is None else cover(upright, self.image_size, self._filter)
+        picture = open_picture(encoded, self.rules)
+        ending = (WRONG_ENDING,) * is_wrong_ending(name, picture.form)
+        if self._check == "header" and self.image_size is None and picture.form in STORED:
+            return Fitted(encoded, ending)
+        decoded = picture.decode()
+        steps = decoded.steps + ending
+        if self._is_stored_unchanged(picture, decoded):
+            return Fitted(encoded, steps, decoded.deep)
+        image = decoded.image()
+        fitted = image if self.image_size is None else cover(image, self.image_size, self._filter)
+        return Fitted(fitted, steps, decoded.deep)
 
-    def _is_stored_unchanged(self, image: Image.Image) -> bool:
-        if self.image_size is None:
-            return True
-        turned = image.getexif().get(0x0112, 1) != 1  # EXIF orientation
-        plain = image.mode in ("L", "RGB") and "transparency" not in image.info
-        return plain and not turned and image.size == self.image_size and getattr(image, "n_frames", 1) == 1
+    def with_depths(self, depths: Depths) -> Fit:
+        """The same, for images that hold values of these depths."""
+        other = copy(self)
+        other.rules = replace(self.rules, depths=depths)
+        return other
+
+    def _is_stored_unchanged(self, encoded: EncodedPicture, decoded: Picture) -> bool:
+        if encoded.form not in STORED or self.image_size is None:
+            return encoded.form in STORED
+        done = set(decoded.steps) - {WARNED}
+        return encoded.size == self.image_size and decoded.mode in ("L", "RGB") and not done
 
 
 def format_of(encoded: bytes) -> str | None:
-    """PNG, JPEG or WEBP by the first bytes; None for anything else."""
-    for magic, form in _MAGIC.items():
-        if encoded.startswith(magic):
-            return form
+    """One of ``STORED`` by the first bytes; None for anything else."""
+    if encoded.startswith(JPEG_START):
+        return "JPEG"
+    if encoded.startswith(PNG_START):
+        return "PNG"
     return "WEBP" if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP" else None
 
 
-def open_image(file: Path, *, background: str = "white") -> Image.Image:
-    """Open an image in mode L or RGB: turned as EXIF says, transparency laid over ``background``, 16-bit grey in 8 bits.
-
-    Raises:
-        BadSampleError: the file cannot be decoded.
-    """
-    with _bad_if_unreadable(), Image.open(file) as image:
-        return _upright(image, background)
+def is_wrong_ending(name: str, form: str) -> bool:
+    """Whether a file's name ends as those of another format do."""
+    usual = Image.registered_extensions().get(PurePath(name).suffix.lower(), form)
+    return usual != form and {usual, form} != {"JPEG", "MPO"}
 
 
 def cover(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """Resize an image until it just covers ``size`` (H, W), then take its centre."""
+    """Resize an image until it just covers ``size`` (H, W), and take its centre; of a narrow strip, only that is resized."""
     height, width = size
     ratio = max(width / image.width, height / image.height)
     wide, high = max(width, round(image.width * ratio)), max(height, round(image.height * ratio))
     left, upper = (wide - width) // 2, (high - height) // 2
-    return image.resize((wide, high), resample).crop((left, upper, left + width, upper + height))
+    if wide * high <= _WIDEST * width * height:
+        return image.resize((wide, high), resample).crop((left, upper, left + width, upper + height))
+    x, y = image.width / wide, image.height / high
+    right, lower = min((left + width) * x, image.width), min((upper + height) * y, image.height)
+    return image.resize((width, height), resample, box=(left * x, upper * y, right, lower))
 
 
 def pixels(image: Image.Image) -> Tensor:
@@ -106,27 +130,3 @@ def resampling(name: str) -> Image.Resampling:
     except KeyError:
         known = ", ".join(r.name.lower() for r in Image.Resampling)
         raise VarlabError(f"There is no resampling filter {name!r}: choose one of {known}.") from None
-
-
-@contextmanager
-def _bad_if_unreadable() -> Iterator[None]:
-    try:
-        yield
-    except UNREADABLE as e:
-        raise BadSampleError("corrupt", f"cannot be decoded ({e})") from e
-
-
-def _upright(image: Image.Image, background: str = "white") -> Image.Image:
-    """Mode L or RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("L", "RGB"):
-        if "transparency" not in image.info:
-            return image
-    elif image.mode == "1":
-        return image.convert("L")
-    elif image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
-    return image.convert("RGB")

@@ -12,7 +12,9 @@ from varlab.config import Config
 from varlab.data.faults import BadSampleError
 from varlab.data.folders.class_names import canonical, printable
 from varlab.data.folders.picture_files import is_picture, is_system
-from varlab.data.image.resize import cover, open_image, resampling
+from varlab.data.image.depth import ASSUMED, read_depths
+from varlab.data.image.picture import PixelRules, read_picture
+from varlab.data.image.resize import cover, resampling
 from varlab.data.pack.sources.base import Skipped, SourceSample
 from varlab.errors import VarlabError
 
@@ -84,7 +86,8 @@ class PairedImages:
     """Images of another folder with equal paths (segmentation maps, depth): ``path``/<class>/<name>.<any ending>.
 
     They are resized and cropped as the images are. resample: nearest keeps the colours of a segmentation apart. A sample is
-    skipped and named if its condition is missing or cannot be decoded.
+    skipped and named if its condition is missing or cannot be decoded. most_pixels: of a condition. depth: the bits of
+    values that are more than bytes, see ``read_depths``; auto: 16, and floats in [0, 1].
 
     Raises:
         VarlabError: the folder is missing; while packing, the samples of the source come from no files.
@@ -92,16 +95,19 @@ class PairedImages:
 
     name = "folder"
 
-    def __init__(self, *, path: str, resample: str):
+    def __init__(self, *, path: str, resample: str, most_pixels: int = 1 << 27, depth: int | str = "auto"):
         self._root, self._path, self._resample = Path(path).expanduser(), path, resample
         self._filter = resampling(resample)
         self._listed: dict[Path, dict[str, Path]] = {}
+        self._reading: Config = {"most_pixels": most_pixels, "depth": depth}
+        depths = read_depths(depth, auto=ASSUMED)
+        self._rules = PixelRules(most_pixels=most_pixels, depths=depths, keys="condition.")
         if not self._root.is_dir():
             raise VarlabError(f"There is no folder of conditions {self._root}: set condition.path to one.")
 
     def describe(self) -> Config:
         """The arguments."""
-        return {"path": self._path, "resample": self._resample}
+        return {"path": self._path, "resample": self._resample, **self._reading}
 
     def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image | Skipped:
         """Mode L or RGB."""
@@ -112,7 +118,8 @@ class PairedImages:
         if file is None:
             return Skipped(printable(sample.file), printable(f"has no condition {stem}.*"))
         try:
-            return cover(open_image(file), (image.height, image.width), self._filter)
+            condition = read_picture(file, self._rules).image()
+            return cover(condition, (image.height, image.width), self._filter)
         except BadSampleError as e:
             return Skipped(printable(sample.file), printable(f"has a condition that {e}"))
 

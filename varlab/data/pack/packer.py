@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import shutil
 import threading
@@ -18,6 +19,7 @@ from varlab.config import Config
 from varlab.data.format.index import FILE, SPLITS, Index, Shard, index_shards
 from varlab.data.format.scan import Progress
 from varlab.data.format.table import SampleRecord
+from varlab.data.image.depth import Depths, describe_depths, widest
 from varlab.data.pack.conditions import ConditionMaker
 from varlab.data.pack.shard_jobs import PackedShard, ShardJobs
 from varlab.data.pack.sources.base import ImageSource
@@ -27,6 +29,8 @@ from varlab.files import remove_drafts, write_errors
 __all__ = ["pack"]
 
 STAGING = ".packing"
+
+log = logging.getLogger(__name__)
 
 
 def pack(
@@ -50,7 +54,8 @@ def pack(
         condition: makes the second image of each sample (``<key>.cond.png``). With any condition, a sample's box is stored
             too, if the source knows it (``<key>.json``: {"box": [top, left, bottom, right]}, in [0, 1]).
     Returns:
-        {"images": {split: n}, "counts": {split: {class: n}}, "shards": n, "skipped": [{"name", "reason"}], "hash"}.
+        {"images": {split: n}, "counts": {split: {class: n}}, "shards": n, "skipped": [{"name", "reason"}], "hash",
+        "steps": {what was done on the way to bytes: number of images}, "depth": {kind of deep values: bits}}.
     Raises:
         VarlabError: the source has nothing to pack or impossible samples, the disk is full, or ``out`` is the folder that
             the source reads.
@@ -65,7 +70,7 @@ def pack(
     with write_errors(folder):
         _open_staging(staging, jobs.fingerprint())
     try:
-        packed = _run(jobs, workers, done, progress)
+        packed, depths = _run_at_one_depth(jobs, workers, done, progress)
     except VarlabError:
         remove_drafts(staging)
         if not any(staging.glob("*.tar.json")):  # no finished shard to continue from
@@ -76,9 +81,11 @@ def pack(
     except VarlabError:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    index = _publish(source, folder, jobs, packed, condition)
+    index = _publish(source, folder, jobs, packed, condition, depths)
     shutil.rmtree(staging, ignore_errors=True)
-    return {**_summary(source, packed), "shards": sum(map(len, index.splits.values())), "hash": index.hash}
+    done_to = {"steps": dict(index.steps), "depth": dict(index.depth)}
+    shards = sum(map(len, index.splits.values()))
+    return {**_summary(source, packed), "shards": shards, "hash": index.hash, **done_to}
 
 
 def _check_not_source(source: ImageSource, folder: Path) -> None:
@@ -95,6 +102,19 @@ def _open_staging(staging: Path, fingerprint: str) -> None:
         shutil.rmtree(staging)
     staging.mkdir(parents=True, exist_ok=True)
     mark.write_text(fingerprint)
+
+
+def _run_at_one_depth(
+    jobs: ShardJobs, workers: int, done: Synchronized[int], progress: Progress | None
+) -> tuple[list[PackedShard], Depths]:
+    """Pack all shards; pack those again whose images of more than 8 bits were scaled otherwise than the whole set needs."""
+    packed = _run(jobs, workers, done, progress)
+    depths = {**widest(deep for shard in packed for deep in shard.deep), **jobs.depths}
+    if not all(shard.is_scaled_by(depths) for shard in packed):
+        log.info("packing some shards again: images with values of more than 8 bits hold %s", describe_depths(depths))
+        done.value = 0
+        packed = _run(jobs.with_depths(depths), workers, done, progress)
+    return packed, {kind: depths[kind] for kind in sorted({kind for s in packed for kind, _ in s.deep})}
 
 
 def _run(jobs: ShardJobs, workers: int, done: Synchronized[int], progress: Progress | None) -> list[PackedShard]:
@@ -154,6 +174,7 @@ def _publish(
     jobs: ShardJobs,
     packed: Sequence[PackedShard],
     condition: ConditionMaker | None,
+    depths: Depths,
 ) -> Index:
     """Move the shards to their final names, then write the index. An old index is removed before its shards."""
     packed = [shard for shard in packed if shard.records]
@@ -174,6 +195,8 @@ def _publish(
         faults={},
         conditions=None if condition is None else condition.name,
         boxes=condition is not None and all(record.box for shard in packed for record in shard.records),
+        depth=depths,
+        steps=sum((shard.steps for shard in packed), Counter[str]()),
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
@@ -17,31 +19,55 @@ from varlab.data.faults import BadSampleError
 from varlab.data.format.index import SPLITS, Shard
 from varlab.data.format.table import CONDITION, SampleRecord, Span
 from varlab.data.format.writer import ShardWriter
-from varlab.data.image.decode import header
-from varlab.data.image.resize import format_of
+from varlab.data.image.depth import Deep, Depths
+from varlab.data.image.picture import PixelRules, open_picture
+from varlab.data.image.resize import STORED, format_of
 from varlab.data.pack.conditions import ConditionMaker
 from varlab.data.pack.sources.base import ImageSource, Skipped, SourceSample
+from varlab.data.pack.sources.file_source import FileSource
 from varlab.errors import VarlabError
 from varlab.files import digest, write_errors, write_text
 
 __all__ = ["PackedShard", "ShardJobs"]
 
-_ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+_ANY_SIZE = 1 << 62  # pixels: the source has its own limit
 
 
 @dataclass
 class PackedShard:
-    """A finished shard in the staging folder: its samples, the (H, W) of their images, and what was skipped."""
+    """A finished shard in the staging folder: its samples, the (H, W) of their images, and what was skipped.
+
+    steps: how often each was done to an image. deep: what its images hold that are more than bytes. converted: those of
+    them that the shard holds as bytes, scaled by ``depths``.
+    """
 
     split: str
     shard: Shard
-    records: list[SampleRecord]
-    skipped: list[Skipped]
-    sizes: set[tuple[int, int]]
+    records: list[SampleRecord] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    steps: Counter[str] = field(default_factory=Counter)
+    deep: set[Deep] = field(default_factory=set)
+    converted: set[Deep] = field(default_factory=set)
+    depths: Mapping[str, int] = field(default_factory=dict)
+
+    def is_scaled_by(self, depths: Depths) -> bool:
+        """Whether its converted images are what these depths make of them."""
+        return all(self.depths.get(kind, bits) == depths.get(kind, bits) for kind, bits in self.converted)
+
+    def note(self, sample: SourceSample, size: tuple[int, int]) -> None:
+        """Count what is known of a sample that it holds."""
+        self.sizes.add(size)
+        self.steps.update(sample.steps)
+        if sample.deep is not None:
+            self.deep.add(sample.deep)
+            if not isinstance(sample.image, bytes):
+                self.converted.add(sample.deep)
 
     def to_json(self) -> str:
         """The note beside the shard."""
-        return json.dumps({**vars(self), "sizes": sorted(self.sizes)}, default=vars)
+        sets = {name: sorted(getattr(self, name)) for name in ("sizes", "deep", "converted")}
+        return json.dumps({**vars(self), **sets}, default=vars)
 
     @classmethod
     def from_json(cls, text: str) -> PackedShard:
@@ -53,6 +79,10 @@ class PackedShard:
             records=[_record(**record) for record in raw["records"]],
             skipped=[Skipped(**skipped) for skipped in raw["skipped"]],
             sizes={(height, width) for height, width in raw["sizes"]},
+            steps=Counter(raw["steps"]),
+            deep={Deep(*deep) for deep in raw["deep"]},
+            converted={Deep(*deep) for deep in raw["converted"]},
+            depths=dict(raw["depths"]),
         )
 
 
@@ -85,9 +115,17 @@ class ShardJobs(Dataset[PackedShard]):
             for number, first in enumerate(range(0, len(entries), shard_size))
         ]
         self.total = sum(map(len, self._entries.values()))
+        self.depths: Depths = source.depths if isinstance(source, FileSource) else {}
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def with_depths(self, depths: Depths) -> ShardJobs:
+        """The same jobs, once the bits of values that are more than bytes are decided."""
+        assert isinstance(self._source, FileSource)
+        other = copy(self)
+        other._source, other.depths = self._source.with_depths(depths), depths
+        return other
 
     def fingerprint(self) -> str:
         """A digest of everything that decides the shards: those of a staging folder with another one are useless."""
@@ -104,7 +142,7 @@ class ShardJobs(Dataset[PackedShard]):
         path = self._staging / f"{split}-{number:06d}.tar"
         note = path.with_name(f"{path.name}.json")
         packed = _read_note(note, path)
-        if packed is not None:
+        if packed is not None and packed.is_scaled_by(self.depths):
             self._count(len(entries))
             return packed
         packed = self._pack(split, path, entries)
@@ -112,16 +150,17 @@ class ShardJobs(Dataset[PackedShard]):
         return packed
 
     def _pack(self, split: str, path: Path, entries: Sequence[Any]) -> PackedShard:
-        skipped, sizes = list[Skipped](), set[tuple[int, int]]()
+        packed = PackedShard(split, Shard(path.name, 0, 0, ""), depths=self.depths)
         try:
             with write_errors(path), ShardWriter(path) as writer:
-                for sample, size, condition in self._samples(split, entries, skipped):
-                    sizes.add(size)
+                for sample, size, condition in self._samples(split, entries, packed.skipped):
+                    packed.note(sample, size)
                     writer.add(sample.key, self._members(sample, condition), label=sample.label or 0, box=sample.box)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return PackedShard(split, writer.shard(path.name), writer.records, skipped, sizes)
+        packed.shard, packed.records = writer.shard(path.name), writer.records
+        return packed
 
     def _samples(
         self, split: str, entries: Sequence[Any], skipped: list[Skipped]
@@ -161,7 +200,12 @@ class ShardJobs(Dataset[PackedShard]):
         return size
 
     def _second_image(self, sample: SourceSample) -> Image.Image | Skipped | None:
-        return None if self._condition is None else self._condition.draw(sample, _decoded(sample))
+        if self._condition is None:
+            return None
+        image = sample.image
+        if isinstance(image, bytes):
+            image = open_picture(image, PixelRules(most_pixels=_ANY_SIZE, depths=self.depths)).decode().image()
+        return self._condition.draw(sample, image)
 
     def _members(self, sample: SourceSample, second: Image.Image | None) -> Iterator[tuple[str, bytes]]:
         """The ending and the content of each file of a sample."""
@@ -191,29 +235,21 @@ def _size(sample: SourceSample) -> tuple[int, int]:
     """The (H, W) of its image."""
     if not isinstance(sample.image, bytes):
         return sample.image.height, sample.image.width
-    detail, name = "", format_of(sample.image)
+    detail = ""
     try:
-        if name is not None:
-            return header(sample.image, name)
+        if format_of(sample.image) is not None:
+            return open_picture(sample.image, PixelRules(most_pixels=_ANY_SIZE)).size
     except BadSampleError as e:
         detail = f" ({e})"
-    raise VarlabError(f"Sample {sample.key} is none of {', '.join(_ENDINGS)}{detail}: leave it out.")
+    raise VarlabError(f"Sample {sample.key} is none of {', '.join(STORED)}{detail}: leave it out.")
 
 
 def _encode(image: Image.Image | bytes) -> tuple[str, bytes]:
     """File ending and bytes: a PIL image becomes a PNG, encoded bytes stay unchanged."""
-    return (_ENDINGS[str(format_of(image))], image) if isinstance(image, bytes) else ("png", _png(image))
+    return (STORED[str(format_of(image))], image) if isinstance(image, bytes) else ("png", _png(image))
 
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def _decoded(sample: SourceSample) -> Image.Image:
-    """The image that a condition is made from, mode L or RGB."""
-    if not isinstance(sample.image, bytes):
-        return sample.image
-    with Image.open(io.BytesIO(sample.image)) as image:
-        return image.convert("L" if image.mode == "L" else "RGB")

@@ -13,9 +13,10 @@ from torch import Tensor
 from varlab.data.faults import BadSampleError
 from varlab.data.format.index import Index
 from varlab.data.format.storage import OpenFiles
-from varlab.data.format.table import FORMAT_NAMES
 from varlab.data.image.crop import BoxOf, Centre, box_choices
 from varlab.data.image.decode import U8, decode, decode_into
+from varlab.data.image.depth import ASSUMED
+from varlab.data.image.picture import PixelRules
 from varlab.data.read.image_cache import Buffers, ImageCache, ReadImages
 from varlab.errors import VarlabError
 from varlab.types import Batch, Fault
@@ -23,8 +24,8 @@ from varlab.types import Batch, Fault
 __all__ = ["ShardReader"]
 
 _COLUMNS = {
-    "image": ("offset", "size", "check", "format"),
-    "condition": ("cond_offset", "cond_size", "cond_check"),  # always PNG
+    "image": ("offset", "size", "check"),
+    "condition": ("cond_offset", "cond_size", "cond_check"),
 }
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -54,7 +55,8 @@ class ShardReader:
         self._shards, self.size = index.splits[split], size or index.image_size or (0, 0)
         self._whole = self.size == index.image_size  # otherwise the centre is cut out
         self._files = OpenFiles(index.storage, [(shard.file, shard.bytes) for shard in self._shards])
-        self._most_pixels = most_pixels
+        self._rules = {"image": PixelRules(most_pixels=most_pixels, depths={**ASSUMED, **index.depth}, keys="data.")}
+        self._rules["condition"] = PixelRules(most_pixels=most_pixels, keys="data.")
         self._buffers = Buffers()
         self.label_N = torch.from_numpy(table["label"].astype(np.int64))
         self._box_N4 = torch.from_numpy(table["box"].copy()) if index.boxes else None
@@ -135,14 +137,14 @@ class ShardReader:
             raise VarlabError(f"{fault}: repair it (`varlab index DIR check=true` lists all faults).")
         return read.img_B3HW
 
-    def encoded(self, i: int) -> tuple[bytes, str]:
-        """The checked bytes of an image, and Pillow's name of their format. Raises BadSampleError if they are bad."""
+    def encoded(self, i: int) -> bytes:
+        """The checked bytes of an image. Raises BadSampleError if they are bad."""
         (location,) = self._locate(np.array([i]), "image")
-        return self._bytes(location), location.form
+        return self._bytes(location)
 
     def _read(self, index_B: Tensor, boxes_B: Sequence[BoxOf] | None, kind: str) -> ReadImages:
         img_BHW3 = self._buffers.take((len(index_B), *self.size, 3))
-        shares, faults = [_WHOLE] * len(index_B), {}
+        shares, faults, rules = [_WHOLE] * len(index_B), {}, self._rules[kind]
         locations = self._locate(index_B.numpy(), kind)
         encoded_B = [self._try_bytes(location) for location in locations]  # faster than reading between decodings
         for row, (location, encoded) in enumerate(zip(locations, encoded_B, strict=True)):
@@ -150,11 +152,9 @@ class ShardReader:
                 if isinstance(encoded, BadSampleError):
                     raise encoded
                 if boxes_B is None:
-                    self._decode_whole(img_BHW3[row], encoded, location.form)
+                    self._decode_whole(img_BHW3[row], encoded, rules)
                 else:
-                    shares[row] = decode_into(
-                        img_BHW3[row], encoded, location.form, boxes_B[row], most_pixels=self._most_pixels
-                    )
+                    shares[row] = decode_into(img_BHW3[row], encoded, boxes_B[row], rules)
             except BadSampleError as bad:
                 img_BHW3[row] = 0
                 shard, key = self._shards[location.shard].file, self.key(int(index_B[row]))
@@ -162,17 +162,15 @@ class ShardReader:
         box_B4 = None if boxes_B is None or self._box_N4 is None else torch.tensor(shares)
         return ReadImages(torch.from_numpy(img_BHW3).permute(0, 3, 1, 2), faults, box_B4)
 
-    def _decode_whole(self, out_HW3: U8, encoded: bytes, form: str) -> None:
-        img_HW3 = decode(encoded, form, most_pixels=self._most_pixels)
+    def _decode_whole(self, out_HW3: U8, encoded: bytes, rules: PixelRules) -> None:
+        img_HW3 = decode(encoded, rules)
         if img_HW3.shape != out_HW3.shape:
             raise BadSampleError("wrong_size", f"{img_HW3.shape[:2]}, not {self.size} (H, W)")
         out_HW3[...] = img_HW3
 
     def _locate(self, index_B: NDArray[np.int64], kind: str) -> list[_Location]:
         rows = self._table[index_B]  # the whole batch at once: reading the table field by field is slow
-        offset, size, check, *form = (rows[name].tolist() for name in _COLUMNS[kind])
-        forms = [FORMAT_NAMES[number] for number in form[0]] if form else ["PNG"] * len(rows)
-        return list(map(_Location, rows["shard"].tolist(), offset, size, check, forms))
+        return list(map(_Location, rows["shard"].tolist(), *(rows[name].tolist() for name in _COLUMNS[kind])))
 
     def _try_bytes(self, location: _Location) -> bytes | BadSampleError:
         try:
@@ -187,13 +185,12 @@ class ShardReader:
 
 
 class _Location(NamedTuple):
-    """The place of an image's bytes, their hash, and Pillow's name of their format."""
+    """The place of an image's bytes, and their hash."""
 
     shard: int
     offset: int
     size: int
     check: int
-    form: str
 
 
 def _part(box_B4: Tensor, share_B4: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from varlab.data.format.labels import NO_LABEL, json_fields, numbering, read_lab
 from varlab.data.format.table import FORMATS
 from varlab.data.image.crop import BoxOf
 from varlab.data.image.decode import U8, decode_into
+from varlab.data.image.picture import PixelRules
 from varlab.data.sequential.members import INCOMPLETE, ShardMembers
 from varlab.errors import VarlabError
 from varlab.types import Fault
@@ -32,13 +33,13 @@ class SampleDecoder:
     """Decodes a sample: its label, and a part of its image.
 
     classes: how many there are, or their names in label order. label: where to find labels, see ``read_label``; "none" gives
-    every sample the first class. most_pixels: larger images are bad.
+    every sample the first class. rules: how images become pixels.
 
     Raises:
         VarlabError: there are no classes, two have one name, or ``label`` is unknown.
     """
 
-    def __init__(self, *, classes: int | Sequence[str], label: str, most_pixels: int):
+    def __init__(self, *, classes: int | Sequence[str], label: str, rules: PixelRules):
         self.classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
         self._number = numbering(self.classes, missing=NO_LABEL)
         if not self.classes or len(set(self.classes)) < len(self.classes):
@@ -46,7 +47,7 @@ class SampleDecoder:
         source, _, field = label.partition(":")
         if label not in ("auto", "cls", "none") and not (source == "json" and field):
             raise VarlabError(f"data.label={label} is unknown: use cls, json:FIELD, none or auto.")
-        self.label, self._most_pixels = label, most_pixels
+        self.label, self.rules = label, rules
 
     def __call__(self, sample: EncodedSample, box_of: BoxOf, out_HW3: U8) -> int:
         """Write the part of the image that ``box_of`` chooses into ``out_HW3``, and return the label.
@@ -61,7 +62,7 @@ class SampleDecoder:
         number = 0
         if self.label != "none":
             number = self._number(read_label(sample.get("cls"), json_fields(sample.get("json")), self.label))
-        decode_into(out_HW3, sample[ending], FORMATS[ending], box_of, most_pixels=self._most_pixels)
+        decode_into(out_HW3, sample[ending], box_of, self.rules)
         return number
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from varlab.config import Config
 from varlab.data.folders.class_names import named
 from varlab.data.format.index import SPLITS
+from varlab.data.image.depth import Deep
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
@@ -27,6 +28,7 @@ class SourceSample:
     image: a PIL image, mode L or RGB, or the encoded bytes of a PNG, JPEG or WebP.
     file: its path below the source's folder, if it comes from one.
     box: the crop's (top, left, bottom, right) in the original picture, in [0, 1], if it is a crop.
+    steps, deep: what was done to it, and what its file holds if that is not bytes, see ``Picture``.
     """
 
     key: str
@@ -34,6 +36,8 @@ class SourceSample:
     image: Image.Image | bytes
     file: str | None = None
     box: tuple[float, float, float, float] | None = None
+    steps: tuple[str, ...] = ()
+    deep: Deep | None = None
 
 
 @dataclass(frozen=True)

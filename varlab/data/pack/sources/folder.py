@@ -15,8 +15,8 @@ from varlab.data.folders.layout import read_layout
 from varlab.data.folders.tree import Tree
 from varlab.data.format.index import SPLITS
 from varlab.data.format.labels import UNLABELLED
-from varlab.data.image.resize import Fit
 from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split, val_notes
+from varlab.data.pack.sources.file_source import FileSource
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
@@ -29,7 +29,7 @@ Entry = tuple[int, str, int | None]
 """Number in the split, path below the root, label."""
 
 
-class ImageFolder:
+class ImageFolder(FileSource):
     """The images of a folder, each as ``Fit`` brings it to size.
 
     A class is a subfolder, searched to any depth. Folders named train, val … above or in the classes are splits (see
@@ -57,11 +57,13 @@ class ImageFolder:
         check: str = "decode",
         split: Mapping[str, str | None] | None = _USUAL_WORDS,
         allow_empty: bool | None = None,
+        most_pixels: int = 1 << 27,
+        depth: int | str = "auto",
     ):
+        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
         self._root = Path(path).expanduser()
         if not self._root.is_dir():
             raise VarlabError(f"There is no image folder {self._root}: set path to one with class subfolders.")
-        self._fit = Fit(size=size, resample=resample, check=check)
         self._arguments: Config = {
             "path": path,
             "size": size,
@@ -73,7 +75,6 @@ class ImageFolder:
             self._arguments["split"] = None if split is None else dict(split)
         if allow_empty:
             self._arguments["allow_empty"] = True
-        self.image_size = self._fit.image_size
         layout = read_layout(Tree(self._root), split=split, allow_empty=bool(allow_empty))
         self.classes = layout.classes or UNLABELLED
         splits = _split(layout.splits, val_fraction, seed)
@@ -84,7 +85,7 @@ class ImageFolder:
 
     def describe(self) -> Config:
         """Name and arguments."""
-        return {"name": "folder", **self._arguments}
+        return {"name": "folder", **self._arguments, **self._reading}
 
     def entries(self, split: str) -> list[Entry]:
         """The files, shuffled."""
@@ -94,11 +95,11 @@ class ImageFolder:
         """Load a file; the key is its number and a form of its name that WebDataset accepts."""
         i, name, label = entry
         try:
-            image = self._fit(_read(self._root / name))
+            image, steps, deep = self._fit(_read(self._root / name), name)
         except (BadSampleError, OSError) as e:
             return Skipped(printable(name), printable(str(e)))
         key = f"{i:08d}-{re.sub('[^A-Za-z0-9_-]', '_', Path(name).stem)[:60]}"
-        return SourceSample(key=key, label=label, image=image, file=name)
+        return SourceSample(key=key, label=label, image=image, file=name, steps=steps, deep=deep)
 
 
 def _split(

@@ -15,8 +15,8 @@ from varlab.data.faults import BadSampleError
 from varlab.data.format.index import SPLITS
 from varlab.data.format.labels import UNLABELLED, class_names, names_of, numbering
 from varlab.data.format.scan import split_files
-from varlab.data.image.resize import Fit
 from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
+from varlab.data.pack.sources.file_source import FileSource
 from varlab.data.pack.sources.parquet_file import LabelColumn, read_images, read_labels
 from varlab.errors import VarlabError
 
@@ -26,7 +26,7 @@ Entry = tuple[int, int, int]
 """Number of the file, of the row group in it, of the row in that."""
 
 
-class Parquet:
+class Parquet(FileSource):
     """The rows of Parquet files in their order, each image as ``Fit`` brings it to size; the key is the number of the row.
 
     Only the labels are read at first. Images are read one row group at a time, and each process keeps the last one; rows are
@@ -60,11 +60,12 @@ class Parquet:
         val_fraction: float,
         seed: int,
         check: str = "decode",
+        most_pixels: int = 1 << 27,
+        depth: int | str = "auto",
     ):
-        self._fit = Fit(size=size, resample=resample, check=check)
+        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
         self._arguments: Config = {"path": path, "split": dict(split), "image": image, "label": label}
         self._arguments.update(size=size, resample=resample, val_fraction=val_fraction, seed=seed)
-        self.image_size = self._fit.image_size
         self._image, self._labelled = image, label is not None
         self._root, files = _find(Path(path).expanduser(), {s: p for s, p in split.items() if p})
         self._files = [file for name in SPLITS for file in files[name]]
@@ -107,7 +108,7 @@ class Parquet:
 
     def describe(self) -> Config:
         """Name and arguments."""
-        return {"name": "parquet", **self._arguments}
+        return {"name": "parquet", **self._arguments, **self._reading}
 
     def entries(self, split: str) -> list[Entry]:
         """The rows, in the order of the files."""
@@ -123,10 +124,11 @@ class Parquet:
         if label < 0:
             return Skipped(name, self._reasons[-1 - label])
         try:
-            image = self._fit(self._encoded(file, group, row))
+            image, steps, deep = self._fit(self._encoded(file, group, row))
         except BadSampleError as bad:
             return Skipped(name, f"{bad.kind}: {bad.detail}")
-        return SourceSample(key=f"{number:08d}", label=label if self._labelled else None, image=image)
+        own = label if self._labelled else None
+        return SourceSample(key=f"{number:08d}", label=own, image=image, steps=steps, deep=deep)
 
     def _encoded(self, file: int, group: int, row: int) -> bytes:
         """The bytes of an image. Raises BadSampleError if there are none."""

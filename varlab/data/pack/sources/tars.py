@@ -17,8 +17,8 @@ from varlab.data.format.scan import number_labels, split_files, split_of
 from varlab.data.format.storage import LocalFolder, OpenFiles
 from varlab.data.format.table import make_table
 from varlab.data.format.tar import scan_tar
-from varlab.data.image.resize import Fit
 from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
+from varlab.data.pack.sources.file_source import FileSource
 from varlab.errors import VarlabError
 
 __all__ = ["Tars"]
@@ -33,7 +33,7 @@ Tables = dict[str, tuple[list[str], NDArray[np.void]]]
 """Of each old split: the shards' paths below the folder, and the table of their samples."""
 
 
-class Tars:
+class Tars(FileSource):
     """The samples of the tars below a folder in their order, each image as ``Fit`` brings it to size.
 
     The samples, classes, splits and size come from ``index.json`` if the folder has one. Otherwise one process scans the
@@ -65,14 +65,15 @@ class Tars:
         val_fraction: float,
         seed: int,
         check: str = "decode",
+        most_pixels: int = 1 << 27,
+        depth: int | str = "auto",
     ):
+        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
         self._root = Path(path).expanduser()
         if not self._root.is_dir():
             raise VarlabError(f"There is no folder of shards {self._root}: set path to the one that contains them.")
-        self._fit = Fit(size=size, resample=resample, check=check)
         self._arguments: Config = {"path": path, "size": size, "resample": resample, "label": label}
         self._arguments.update(split=dict(split), val_fraction=val_fraction, seed=seed)  # classes are in the index
-        self.image_size = self._fit.image_size
         self._faults: dict[str, list[Skipped]] = {name: [] for name in SPLITS}
         patterns = {name: split.get(name) or _PATTERNS[name] for name in _PATTERNS}
         self.classes: tuple[str, ...]
@@ -128,7 +129,7 @@ class Tars:
 
     def describe(self) -> Config:
         """Name and arguments."""
-        return {"name": "tars", **self._arguments}
+        return {"name": "tars", **self._arguments, **self._reading}
 
     def entries(self, split: str) -> list[Entry]:
         """The faults of the shards, then the samples. Because of the hash, a changed image is another entry."""
@@ -144,12 +145,13 @@ class Tars:
         row = self._table[i]
         key = row["key"].decode()
         try:
-            image = self._fit(self._files.read(int(row["shard"]), int(row["offset"]), int(row["size"]), check))
+            encoded = self._files.read(int(row["shard"]), int(row["offset"]), int(row["size"]), check)
+            image, steps, deep = self._fit(encoded)
         except BadSampleError as bad:
             return _skipped(self._names[row["shard"]], key, bad.kind, bad.detail)
         if not self._keep_keys[split]:
             key = f"{number:08d}-{re.sub('[^A-Za-z0-9_-]', '_', key)[:60]}"
-        return SourceSample(key=key, label=int(row["label"]), image=image)
+        return SourceSample(key=key, label=int(row["label"]), image=image, steps=steps, deep=deep)
 
 
 def _joined(tables: Tables) -> tuple[NDArray[np.void], list[str], list[str]]:
