@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = [
     "locked",
     "process_lock",
     "remove_drafts",
+    "require_writable",
     "sha256",
     "write_errors",
     "write_json",
@@ -47,6 +49,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         finally:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def require_writable(folder: Path, remedy: str) -> None:
+    """Raise VarlabError, with a remedy, if no file can be made in a folder, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise VarlabError(f"{folder} cannot be written ({error.strerror or error}): {remedy}.") from error
 
 
 def remove_drafts(*folders: Path) -> None:

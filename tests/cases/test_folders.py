@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
+import tarfile
+import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +28,12 @@ from varlab.data.folders.class_names import in_order
 from varlab.data.folders.splits import assign_splits, split_of_path
 from varlab.data.folders.tree import Tree
 from varlab.data.format.index import read_index
+from varlab.data.format.tar import scan_tar
+from varlab.data.image.augment import Augment
 from varlab.data.pack.sources.folder import ImageFolder
+from varlab.data.pack.sources.parquet import Parquet
+from varlab.data.pack.sources.tars import Tars
+from varlab.data.shard_module import ShardDataModule
 from varlab.errors import VarlabError
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -352,3 +363,232 @@ def test_row22_patterns_of_the_owner_are_globs_and_test_waits_for_val() -> None:
     splits, notes = assign_splits(files, {"val": "*val*|*test*", "train": "*"}, where="X")
     assert splits["val"] == ["retrieval-0.tar", "test-0.tar", "val-0.tar"] and not notes
     assert assign_splits(files, {"val": "none"}, where="X")[0]["train"] == files
+
+
+# -- rows 21 and 25: shards and their index ------------------------------------------------------------------------------------
+
+
+def shard(
+    path: str, n: int = 6, prefix: str = "", label: Callable[[int], bytes] | None = None, ending: str = "cls"
+) -> None:
+    """A tar of JPEGs with labels."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for i in range(n):
+            text = str(i % 2).encode() if label is None else label(i)
+            for name, content in (("jpg", jpg(i)), (ending, text)):
+                member = tarfile.TarInfo(f"{prefix}{i:03d}.{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def index(*arguments: str) -> int:
+    return main(["index", "X", "workers=0", *arguments])
+
+
+def tars(root: str, **changes: Any) -> Tars:
+    own: dict[str, Any] = {"size": None, "resample": "lanczos", "label": "auto", "classes": None, "seed": 0}
+    return Tars(path=root, **{**own, "split": {"val": None, "train": None}, "val_fraction": 0.0, **changes})
+
+
+def test_row21_an_index_can_lie_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    shard("data/X/train-0.tar")
+    shard("data/X/val-0.tar", prefix="b")
+    assert main(["index", "data/X", "workers=0", "out=data/I"]) == 0
+    assert {p.name for p in Path("data/X").iterdir()} == {"train-0.tar", "val-0.tar"}
+    assert json.loads(Path("data/I/index.json").read_text())["shards"] == "../X"
+    assert main(["index", "data/X", "workers=0"]) == 0
+    assert read_index("data/I").hash == read_index("data/X").hash
+    Path("data").rename("moved")  # with the shards
+    assert len(module("moved/I").images("train")) == 6
+    assert main(["index", "moved/I", "check=true", "out=C"]) == 0
+    assert len(tars("moved/I").entries("val")) == 6
+    assert main(["index", "moved/I", "workers=0"]) == 0 and "shards" in json.loads(
+        Path("moved/I/index.json").read_text()
+    )
+    Path("moved/X").rename("shards")  # without their index
+    with pytest.raises(VarlabError, match=r"no longer at \.\./X: set data.shards to where they are now"):
+        module("moved/I").images("train")
+    assert len(module("moved/I", shards="shards").images("train")) == 6
+    assert module("moved/I", shards="shards").reading_arguments["shards"] == "shards"
+
+
+def module(path: str, **changes: Any) -> ShardDataModule:
+    own: dict[str, Any] = {"batch": 4, "eval_batch": 4, "seed": 0, "workers": 0, "cache_bytes": 0}
+    return ShardDataModule(path=path, augment=Augment(flip=False, crop=1.0, noise=0.0), **own, **changes)
+
+
+def test_row21_a_folder_that_cannot_be_written_is_found_out_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard("X/train-0.tar")
+    monkeypatch.setattr("varlab.data.format.scan.scan_tar", lambda *a, **k: pytest.fail("read before the check"))
+    make = tempfile.TemporaryFile
+
+    def refuses(**where: Any) -> Any:
+        if Path(where["dir"]).name == "X":
+            raise OSError(30, "Read-only file system")
+        return make(**where)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuses)
+    assert index() == 1
+    said = capsys.readouterr().err
+    assert (
+        "X cannot be written (Read-only file system): make it writable, or put the index elsewhere with out=DIR."
+        in said
+    )
+    monkeypatch.undo()
+
+
+def test_row22_words_inside_words_are_no_splits(log: pytest.LogCaptureFixture) -> None:
+    for name in ("retrieval-000000", "retrieval-000001", "latest-0", "._retrieval-000000"):
+        shard(f"X/{name}.tar", prefix=name.strip(".")[:3] + name[-1])
+    assert index("val_fraction=0.25") == 0
+    assert read_index("X").info.counts == {"train": 14, "val": 4} and "1 hidden or system name (._* 1)" in log.text
+    assert len(tars("X", label="cls").entries("train")) == 18
+    assert index("split.val=*val*") == 0 and read_index("X").info.counts == {"train": 6, "val": 12}
+
+
+def test_row22_shards_for_val_alone_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    shard("X/val-0.tar")
+    with pytest.raises(VarlabError, match=r"named for val.*split\.val=none takes them for train"):
+        tars("X")
+    assert index() == 1 and "split.val=none takes them for train" in capsys.readouterr().err
+    assert not Path("X/index.json").exists()
+    assert index("split.val=none") == 0 and read_index("X").info.counts == {"train": 6}
+
+
+def test_row21_shards_behind_links_are_read_once() -> None:
+    shard("big/a-0.tar")
+    Path("X").mkdir()
+    link("../big", "X/train")
+    link("../../big/a-0.tar", "big/again.tar")
+    link("..", "big/up")
+    assert index() == 0 and read_index("X").info.counts == {"train": 6}
+    assert len(module("X").images("train")) == 6
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_row25_classes_of_any_editor_are_read(encoding: str, end: str) -> None:
+    text = end.join([NFD, "dog", "tench, Tinca tinca", ""])
+    content = text.encode(encoding) if "le" not in encoding else b"\xff\xfe" + text.encode("utf-16-le")
+    put("c.txt", content)
+    names = (NFC, "dog", "tench, Tinca tinca")
+    shard("X/x.tar", label=lambda i: json.dumps({"label": (NFC, NFD, names[2])[i % 3]}).encode(), ending="json")
+    assert index("label=json:label", "classes=c.txt") == 0
+    made = read_index("X")
+    assert made.classes == names and not made.faults and made.table("train")["label"].tolist() == [0, 0, 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "label"),
+    [
+        *(("cls", text, 1) for text in (b"\xef\xbb\xbf1", b"1\r\n", b" 1 \n")),
+        *(("json", json.dumps({"label": value}).encode(), 1) for value in (1, 1.0, True)),
+        ("json", b'\xef\xbb\xbf{"label": 1}', 1),
+        *(("json", json.dumps({"label": value}).encode(), None) for value in (-1, None, float("nan"), -1.0)),
+        ("cls", b"-1", None),
+    ],
+)
+def test_row25_labels_as_people_write_them(ending: str, text: bytes, label: int | None) -> None:
+    shard("X/x.tar", 2, label=lambda i: text, ending=ending)
+    scan = scan_tar(Path("X"), "x.tar")
+    assert not scan.faults and [record.label for record in scan.records] == [label] * 2
+
+
+def test_row26_a_list_with_commas_in_names_says_how_to_quote() -> None:
+    shard("X/x.tar")
+    assert index('classes=["tench, Tinca tinca",dog]') == 0
+    assert read_index("X").classes == ("tench, Tinca tinca", "dog")
+    with pytest.raises(VarlabError, match=r"has 2 classes, not 3.*a name with a comma needs quotes"):
+        tars("X", classes=["tench", "Tinca tinca", "dog"])
+
+
+def test_row4_labels_that_are_numbers_in_text_stand_in_numeric_order() -> None:
+    shard("X/x.tar", 12, label=lambda i: json.dumps({"label": str(i)}).encode(), ending="json")
+    assert index() == 0
+    assert read_index("X").classes == tuple(map(str, range(12)))
+    assert read_index("X").table("train")["label"].tolist() == list(range(12))
+
+
+# -- row 33: Parquet ---------------------------------------------------------------------------------------------------
+
+
+def parquet_file(path: str, labels: Any, n: int = 6, **columns: Any) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.table(
+        {"image": [jpg(i) for i in range(n)], **({} if labels is None else {"label": labels}), **columns}
+    )
+    pyarrow.parquet.write_table(table, path, row_group_size=4)
+    return path
+
+
+def parquet(path: Any, **changes: Any) -> Parquet:
+    own: dict[str, Any] = {"split": {"val": None, "train": None}, "image": "image", "label": "label", "classes": None}
+    return Parquet(path=path, **{**own, "size": 8, "resample": "lanczos", "val_fraction": 0.0, "seed": 0, **changes})
+
+
+def labels_of(made: Parquet) -> list[int | None]:
+    return [sample.label for sample in load_samples(made, "train")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "numbers"),
+    [
+        ([0.0, 1.0, 0.0, 1.0, float("nan"), None], ("0", "1"), [0, 1, 0, 1]),
+        ([0, 1, -1, 1, 0, None], ("0", "1"), [0, 1, 1, 0]),
+        ([True, False, None, True, False, True], ("0", "1"), [1, 0, 1, 0, 1]),
+        ([Decimal("2.00"), Decimal("0.00")] * 3, ("0", "1", "2"), [2, 0] * 3),
+        (pyarrow.array([1.0, 0.0] * 3, pyarrow.float32()).dictionary_encode(), ("0", "1"), [1, 0] * 3),
+        (pyarrow.array(["10", "9", None] * 2).dictionary_encode(), ("9", "10"), [1, 0] * 2),
+        ([NFC, NFD, "a"] * 2, ("a", NFC), [1, 1, 0] * 2),
+        ([-1] * 6, ("image",), [None] * 6),
+        (pyarrow.nulls(6), ("image",), [None] * 6),
+        ([0, 1, -5, 1, 0, 1], ("0", "1"), [0, 1, 1, 0, 1]),
+    ],
+    ids=["float", "int", "bool", "decimal", "categories", "text", "forms", "none", "nulls", "negative"],
+)
+def test_row33_labels_of_every_type(labels: Any, classes: tuple[str, ...], numbers: list[int | None]) -> None:
+    made = parquet(parquet_file("x.parquet", labels))
+    assert made.classes == classes and labels_of(made) == numbers
+    missing = 6 - len(numbers)
+    assert len(load_skipped(made)) == missing
+    if missing and -5 not in np.asarray(labels):
+        assert f"{missing} of 6 rows have no label" in "\n".join(made.notes)
+
+
+def test_row33_numbers_that_are_no_labels_are_refused() -> None:
+    with pytest.raises(VarlabError, match=r"has 0.5 in column 'label', which is no class"):
+        parquet(parquet_file("x.parquet", [0.5] * 6))
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "numbers"),
+    [
+        (("0", "10", "2"), tuple(map(str, range(11))), [0, 10, 2]),
+        (("a%20b", "é", "__HIVE_DEFAULT_PARTITION__"), ("a b", "é"), [0, 1]),
+    ],
+)
+def test_row33_folders_give_labels(values: Sequence[str], classes: tuple[str, ...], numbers: list[int]) -> None:
+    for value in values:
+        parquet_file(f"P/label={value}/part-0.parquet", None, 1)
+    made = parquet("P")
+    assert made.classes == classes and sorted(labels_of(made), key=str) == sorted(numbers, key=str)
+
+
+def test_row33_several_files_empty_ones_and_splits() -> None:
+    parquet_file("P/train/0.parquet", [0, 1] * 3)
+    parquet_file("P/train/empty.parquet", pyarrow.nulls(0), 0)
+    parquet_file("P/validation/0.parquet", [0.0, 1.0] * 3)
+    parquet_file("P/test/0.parquet", [-1] * 6)
+    put("P/.cache/x.parquet", b"no Parquet")
+    made = parquet("P")
+    assert [len(made.entries(split)) for split in ("train", "val")] == [6, 6]
+    assert "1 test files (test/0.parquet …)" in "\n".join(made.notes)
+    made = parquet(["P/train", "P/test/0.parquet"], split={"val": "none"})
+    assert len(made.entries("train")) == 12 and made.describe()["path"] == ["P/train", "P/test/0.parquet"]
+    assert main(["pack", "source=parquet", "path=[P/train,P/validation]", "source.size=8", "out=Y", "workers=0"]) == 0
+    assert read_index("Y").info.counts == {"train": 6, "val": 6}
+    with pytest.raises(VarlabError, match="none is left for train"):
+        parquet("P", split={"skip": "train/*", "val": None})

@@ -16,7 +16,7 @@ from varlab.data.base import BaseDataModule, image_size, require_at_least, requi
 from varlab.data.faults import FaultCounter
 from varlab.data.format.duplicates import Duplicates, find_duplicates
 from varlab.data.format.index import Index, read_index
-from varlab.data.format.storage import storage_at
+from varlab.data.format.storage import Storage, storage_at
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Centre, Crop
 from varlab.data.read.loader import BatchDataset
@@ -32,7 +32,8 @@ class ShardDataModule(BaseDataModule):
     """A shard set with an index: every sample has a number, and every batch is a function of (seed, position) alone.
 
     Args:
-        path: folder of the shard set, or its URL. batch, eval_batch, seed, workers: see ``BaseDataModule``.
+        path: folder of the shard set, or its URL. shards: where the shards lie now, if their index lies elsewhere and they were
+            moved. batch, eval_batch, seed, workers: see ``BaseDataModule``.
         size: cut images to this square, or (H, W); None keeps their size. crop: chooses the part of each image for training;
             None takes all of it (or the centre, if ``size`` differs). augment: applied to training batches.
         views, views_seed: fixed views of each image, see ``TrainStream``; 0 draws a new view each time.
@@ -67,6 +68,7 @@ class ShardDataModule(BaseDataModule):
         views: int = 0,
         views_seed: int = 0,
         open_shards: int | None = None,
+        shards: str | None = None,
     ):
         super().__init__(path=str(path), batch=batch, eval_batch=eval_batch, seed=seed, workers=workers)
         require_at_least(0, views=views)
@@ -78,14 +80,18 @@ class ShardDataModule(BaseDataModule):
         self.views, self._views_seed, self._view = views, views_seed, view
         self._augment, self._open_shards, self._cache_bytes = augment, open_shards, cache_bytes
         self._max_bad, self._most_pixels = max_bad, most_pixels
-        self._remote_cache, self._remote_bytes = remote_cache, remote_bytes
+        self._remote_cache, self._remote_bytes, self._shards = remote_cache, remote_bytes, shards
         self._readers: dict[str, ShardReader] = {}
         self._watches: dict[str, FaultCounter] = {}
 
     @cached_property
     def index(self) -> Index:
         """The shard set's index."""
-        return read_index(storage_at(self.path, cache=self._remote_cache, cache_bytes=self._remote_bytes))
+        shards = None if self._shards is None else self._storage(self._shards)
+        return read_index(self._storage(self.path), shards=shards)
+
+    def _storage(self, path: str) -> Storage:
+        return storage_at(path, cache=self._remote_cache, cache_bytes=self._remote_bytes)
 
     @property
     def info(self) -> DataInfo:
@@ -181,4 +187,5 @@ class ShardDataModule(BaseDataModule):
             "most_pixels": self._most_pixels,
             "remote_cache": self._remote_cache,
             "remote_bytes": self._remote_bytes,
+            **({} if self._shards is None else {"shards": self._shards}),
         }

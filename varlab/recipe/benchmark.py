@@ -89,7 +89,7 @@ def plain_work(data: ShardDataModule, *, batch: int) -> Work:
     index, size, crop = data.index, data.reader("train").size, data.crop
     scale, ratio = (crop.scale, crop.ratio) if isinstance(crop, RandomResizedCrop) else ((1.0, 1.0), (1.0, 1.0))
     steps = [transforms.RandomResizedCrop(size, scale=scale, ratio=ratio), transforms.PILToTensor()]
-    urls = [str(index.storage.local(shard.file, shard.bytes)) for shard in index.splits["train"]]
+    urls = [str(index.shard_storage.local(shard.file, shard.bytes)) for shard in index.splits["train"]]
     shards = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
     samples = shards.shuffle(1000).decode("pilrgb").to_tuple("jpg;png;jpeg;webp", "cls")
     pipeline = samples.map_tuple(transforms.Compose(steps), int).batched(batch, collation_fn=_collate)

@@ -21,7 +21,7 @@ from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import ScanSettings, split_files
 from varlab.data.image.depth import read_depths
-from varlab.files import write_json
+from varlab.files import require_writable, write_json
 from varlab.launch.environment import worker_count
 from varlab.run.directory import RunDirectory
 from varlab.types import Fault, VarlabError
@@ -32,16 +32,28 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: Config, directory: RunDirectory) -> Config:
-    """Make the index of the folder ``path``, or check its shards if ``check`` is true."""
+    """Make the index of the folder ``path``, beside its shards or in ``out``, or check its shards if ``check`` is true."""
     folder = Path(config["path"]).expanduser()
     if not folder.is_dir():
         raise VarlabError(f"There is no folder {folder}: give the folder of the shards.")
-    return _check(config, folder, directory) if config["check"] else _make(config, folder)
+    if config["check"]:
+        require_writable(directory.path, "give another folder for the report with out=DIR")
+        return _check(config, folder, directory)
+    return _make(config, *_shards_at(folder, directory.path if config["out"] is not None else folder))
 
 
-def _make(config: Config, folder: Path) -> Config:
-    before = _earlier_index(folder)
-    splits = split_files(folder, config["split"])
+def _shards_at(folder: Path, place: Path) -> tuple[Path, Path]:
+    """The folder of the shards, and that of their index: an index that is made again may name the first."""
+    shards = folder / str(_earlier_index(folder).get("shards", ""))
+    return (shards, place) if shards.is_dir() else (folder, place)
+
+
+def _make(config: Config, folder: Path, place: Path) -> Config:
+    before = {**_earlier_index(folder), **_earlier_index(place)}
+    splits, notes = split_files(folder, config["split"])
+    require_writable(place, "make it writable, or put the index elsewhere with out=DIR")
+    for note in notes:
+        logger.info("%s", note)
     count = worker_count(config["workers"], jobs=sum(map(len, splits.values())))
     with progress_bar("scanning shards") as progress:
         index, faults = build_index(
@@ -55,15 +67,16 @@ def _make(config: Config, folder: Path) -> Config:
             max_bad=config["max_bad"],
             workers=count,
             progress=progress,
+            place=None if place.resolve() == folder.resolve() else place,
         )
     for fault in faults:
         logger.warning("left out: %s", fault)
     bad = [(f.kind, f"{f.shard} {f.key}".strip(), f.detail) for f in faults]
-    duplicates = summarise(index, folder / "summary.html", bad=bad, sheet=8)
+    duplicates = summarise(index, place / "summary.html", bad=bad, sheet=8, notes=notes)
     if index.steps:
         logger.info("images: %s", describe_steps(index))
     counts, left_out = _counts(index.info.counts), _counts(count_faults(faults))
-    logger.info("%s: %s samples, %d classes; left out: %s", folder / FILE, counts, len(index.classes), left_out)
+    logger.info("%s: %s samples, %d classes; left out: %s", place / FILE, counts, len(index.classes), left_out)
     found = {"duplicates": asdict(duplicates)} if str(duplicates) else {}
     return {"counts": dict(index.info.counts), "hash": index.hash, "faults": count_faults(faults), **found}
 
@@ -103,7 +116,7 @@ def _earlier_index(folder: Path) -> Config:
     """How the shards were made, from an index of any version; empty if there is none."""
     try:
         index = json.loads((folder / FILE).read_text())
-        return {key: index[key] for key in ("source", "classes", "conditions") if key in index}
+        return {key: index[key] for key in ("source", "classes", "conditions", "shards") if key in index}
     except (OSError, ValueError, TypeError):
         return {}
 

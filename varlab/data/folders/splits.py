@@ -61,7 +61,7 @@ def assign_splits(
     all the rest is for train.
 
     Raises:
-        VarlabError: a file fits no pattern.
+        VarlabError: a file fits no pattern, or none is for train.
     """
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": [], "skip": []}
     for file in files:
@@ -75,7 +75,10 @@ def assign_splits(
         splits["val"] = test
         notes.append(f"no file is named for val: {len(test)} test files are taken for it ({test[0]} …)")
     if not splits["train"] and splits["val"]:
-        notes.append(f"every file is named for val ({splits['val'][0]} …): split.val=none takes them for train")
+        raise VarlabError(
+            f"All files of {where} are named for val ({splits['val'][0]} …), and none is left for train: split.val=none takes "
+            "them for train."
+        )
     return {split: splits[split] for split in ("train", "val")}, notes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,7 @@ __all__ = ["FILE", "SPLITS", "VERSION", "Index", "Shard", "TableFile", "index_sh
 
 FILE = "index.json"
 VERSION = 2
+_SHARDS = "shards"  # the entry of an index whose shards lie elsewhere
 SPLITS = ("train", "val")
 
 
@@ -58,8 +60,9 @@ class Index:
     source: how it was made. image_size: (H, W) in pixels, None if images differ in size. faults: the samples (or shards) of
     each kind that were left out. conditions: what the second images are (edges, lowres …), None if there are none. boxes:
     whether each sample has the box of its crop. depth: the bits of integers and floats in images of more than 8 bits, by
-    which each is scaled. steps: how often each was done to an image on the way to bytes. The file has no entry for faults,
-    conditions, boxes, depths and steps that are absent.
+    which each is scaled. steps: how often each was done to an image on the way to bytes. shards: where the shards lie, None
+    if that is beside the index. The file has no entry for faults, conditions, boxes, depths, steps and shards that are
+    absent.
     """
 
     storage: Storage
@@ -73,6 +76,12 @@ class Index:
     boxes: bool = False
     depth: Depths = field(default_factory=dict)
     steps: Mapping[str, int] = field(default_factory=dict)
+    shards: Storage | None = None
+
+    @property
+    def shard_storage(self) -> Storage:
+        """Where the shards lie."""
+        return self.shards or self.storage
 
     @property
     def path(self) -> str:
@@ -134,8 +143,8 @@ class Index:
             raise VarlabError(f"{self.path}/{table.file} cannot be read ({e}): {remedy}.") from e
 
 
-def read_index(storage: str | Path | Storage) -> Index:
-    """Read the index of the shard set in a folder or storage.
+def read_index(storage: str | Path | Storage, *, shards: Storage | None = None) -> Index:
+    """Read the index of the shard set in a folder or storage. shards: where the shards lie now; None: where the index says.
 
     Raises:
         VarlabError: there is no such folder, no shard set in it, or its index is damaged or of another version.
@@ -149,6 +158,8 @@ def read_index(storage: str | Path | Storage) -> Index:
     except OSError as e:
         raise VarlabError(f"{storage.name}/{FILE} cannot be read ({e}): correct data.path.") from e
     index = _parse(storage, text)
+    if shards is not None or _SHARDS in (raw := json.loads(text)):
+        index = replace(index, shards=shards or _elsewhere(storage, str(raw[_SHARDS])))
     if not any(table.count for table in index.tables.values()):
         raise VarlabError(f"The shard set {storage.name} holds no images: pack it again from a source that has some.")
     return index
@@ -164,6 +175,15 @@ def _check_folder(path: Path) -> None:
             f"{path} has no {FILE}: run `varlab pack` again to finish its packing, or `varlab index {path}` for shards "
             "from elsewhere."
         )
+
+
+def _elsewhere(storage: Storage, path: str) -> Storage:
+    """The folder of shards that an index names, by a path that may be relative to the index."""
+    if not isinstance(storage, LocalFolder) or not (storage.path / path).is_dir():
+        raise VarlabError(
+            f"The shards that {storage.name} indexes are no longer at {path}: set data.shards to where they are now."
+        )
+    return LocalFolder(storage.path / path)
 
 
 def _parse(storage: Storage, text: str) -> Index:
@@ -204,11 +224,16 @@ def index_shards(
     boxes: bool,
     depth: Depths,
     steps: Counter[str],
+    place: Path | None = None,
 ) -> Index:
-    """Write the index of shards, each with the records of its samples. sizes: the (H, W) of all images; the rest as in
-    ``Index``."""
+    """Write the index of shards, each with the records of its samples.
+
+    sizes: the (H, W) of all images. place: the folder of the index, None if that is beside the shards. The rest as in
+    ``Index``.
+    """
     index = Index(
-        storage=LocalFolder(folder),
+        storage=LocalFolder(place or folder),
+        shards=None if place is None else LocalFolder(folder),
         source=source,
         classes=tuple(classes),
         image_size=next(iter(sizes)) if len(sizes) == 1 else None,
@@ -239,7 +264,14 @@ def write_index(index: Index, tables: Mapping[str, NDArray[np.void]]) -> Index:
             file.write(content)
         files[split] = TableFile(name, len(table), hashlib.sha256(content).hexdigest())
     index = replace(index, tables=files)
-    write_json(
-        folder / FILE, {**index.content, "source": index.source, **({"steps": index.steps} if index.steps else {})}
-    )
+    entries: Config = {"steps": index.steps} if index.steps else {}
+    if index.shards is not None:
+        entries[_SHARDS] = _path_from(folder, index.shards)
+    write_json(folder / FILE, {**index.content, "source": index.source, **entries})
     return index
+
+
+def _path_from(folder: Path, shards: Storage) -> str:
+    """The path of the shards, relative to the index if the two have a folder in common, so that they can be moved with it."""
+    here, there = os.path.realpath(folder), os.path.realpath(shards.name)
+    return there if os.path.commonpath([here, there]) == "/" else os.path.relpath(there, here)

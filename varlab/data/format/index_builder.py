@@ -38,10 +38,12 @@ def build_index(
     workers: int,
     conditions: str | None = None,
     progress: Progress | None = None,
+    place: Path | None = None,
 ) -> tuple[Index, list[Fault]]:
     """Scan all shards, and write their index and tables. Bad samples are left out, returned and counted in the index.
 
-    conditions: the name of the second images, if there are any. val_fraction: if no shard is for val, this share of the
+    place: the folder of the index, None if that is beside the shards. conditions: the name of the second images, if there are
+    any. val_fraction: if no shard is for val, this share of the
     samples, drawn by seed.
 
     Raises:
@@ -66,6 +68,7 @@ def build_index(
         boxes="box" in usual,
         depth=_depths(every, settings),
         steps=sum((scan.steps for scan in every), Counter[str]()),
+        place=place,
     )
     return index, faults
 

@@ -15,10 +15,11 @@ __all__ = ["check_index"]
 
 def check_index(index: Index, *, settings: ScanSettings, workers: int, progress: Progress | None = None) -> list[Fault]:
     """Every difference between the shards and their index: hash each shard, and decode each image."""
-    assert isinstance(index.storage, LocalFolder)
+    storage = index.shard_storage
+    assert isinstance(storage, LocalFolder)
     settings = replace(settings, decode=True, classes=index.classes, size=index.image_size, depths=index.depth)
     files = {split: [shard.file for shard in shards] for split, shards in index.splits.items()}
-    scans = scan_shards(index.storage.path, files, settings, workers, progress)
+    scans = scan_shards(storage.path, files, settings, workers, progress)
     faults: list[Fault] = []
     for split, shards in index.splits.items():
         table = index.table(split) if split in index.tables else None

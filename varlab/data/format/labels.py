@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from varlab.data.faults import BadSampleError
+from varlab.data.folders.class_names import canonical, in_order
 from varlab.errors import VarlabError
 
-__all__ = ["NO_LABEL", "UNLABELLED", "Label", "class_names", "json_fields", "names_of", "numbering", "read_label"]
+__all__ = [
+    "NO_LABEL",
+    "UNLABELLED",
+    "Label",
+    "as_label",
+    "class_names",
+    "json_fields",
+    "names_of",
+    "numbering",
+    "read_label",
+]
 
 Label = int | str | None
 """A class number, or a class name; None for a sample without a label."""
@@ -34,17 +47,36 @@ def read_label(cls: bytes | None, fields: Mapping[str, object], where: str) -> L
     """
     source, _, field = where.partition(":")
     if source in ("auto", "cls") and cls is not None:
-        text = cls.strip()
+        text = cls.removeprefix(BOM_UTF8).strip()  # a byte-order mark, by editors on Windows
+        if text == b"-1":
+            return None
         if not text.isdigit():
             raise BadSampleError("bad_label", f"cls holds {text[:20].decode(errors='replace')!r}, not a number")
         return int(text)
     name = field or "label"
     if source not in ("auto", "json") or name not in fields:
         return None
-    label = fields[name]
-    if isinstance(label, str) or (type(label) is int and label >= 0):
-        return label
-    raise BadSampleError("bad_label", f"json holds {name}: {str(label)[:20]}")
+    try:
+        return as_label(fields[name])
+    except ValueError:
+        raise BadSampleError("bad_label", f"json holds {name}: {str(fields[name])[:20]}") from None
+
+
+def as_label(value: object) -> Label:
+    """A label from what people store as one: a name, a whole number of any type; null, NaN and -1 are none.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value is None or isinstance(value, str):
+        return None if value is None else canonical(value)
+    if not isinstance(value, int | float | Decimal):
+        raise ValueError(value)
+    if value != value or value == -1:  # NaN differs from itself
+        return None
+    if value < 0 or value != value // 1:
+        raise ValueError(value)
+    return int(value)
 
 
 def json_fields(content: bytes | None) -> Mapping[str, object]:
@@ -59,25 +91,29 @@ def json_fields(content: bytes | None) -> Mapping[str, object]:
 def class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
     """The class names of a configuration in label order: a list, or a file with one name a line; None if it gives none.
 
+    The file may be in UTF-8 or UTF-16, with or without a byte-order mark, with the line ends of any system.
+
     Raises:
         VarlabError: the file cannot be read.
     """
     if not isinstance(classes, str):
-        return tuple(map(str, classes or ())) or None
+        return tuple(canonical(str(name)) for name in classes or ()) or None
     path = Path(classes).expanduser()
     try:
-        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip()) or None
+        content = path.read_bytes()
+        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
-        raise VarlabError(f"classes={path} cannot be read ({e}): give a file with one name a line.") from e
+        raise VarlabError(f"classes={path} cannot be read ({e}): give a file in UTF-8 with one name a line.") from e
+    return tuple(canonical(line.strip()) for line in text.splitlines() if line.strip()) or None
 
 
 def names_of(labels: Collection[Label]) -> tuple[str, ...]:
-    """Class names made from labels: the sorted strings among them, or else 0 … the highest number.
+    """Class names made from labels: the strings among them in order, or else 0 … the highest number.
 
     Raises:
         VarlabError: a number too high for a label.
     """
-    names = sorted(label for label in labels if isinstance(label, str))
+    names = in_order(label for label in labels if isinstance(label, str))
     highest = max((label for label in labels if isinstance(label, int)), default=-1)
     if not names and highest >= _MOST:
         raise VarlabError(f"A label is {highest}, which is too high for a class: set label= to where the labels are.")
@@ -89,7 +125,7 @@ def numbering(names: Sequence[str], *, missing: str) -> Callable[[Label], int]:
 
     The function raises BadSampleError for a missing label, and for one that is none of the classes.
     """
-    numbers = {name: i for i, name in enumerate(names)}
+    numbers = {canonical(name): i for i, name in enumerate(names)}
 
     def number(label: Label) -> int:
         if label is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -12,6 +11,8 @@ from typing import BinaryIO
 from torch.utils.data import DataLoader, Dataset
 
 from varlab.data.faults import BadSampleError
+from varlab.data.folders.splits import assign_splits
+from varlab.data.folders.tree import Tree
 from varlab.data.format.labels import NO_LABEL, UNLABELLED, names_of, numbering
 from varlab.data.format.table import SampleRecord, Span
 from varlab.data.format.tar import ShardScan, scan_tar
@@ -21,7 +22,7 @@ from varlab.data.image.resize import WRONG_ENDING
 from varlab.errors import VarlabError
 from varlab.files import sha256
 
-__all__ = ["Progress", "ScanSettings", "number_labels", "scan_shards", "split_files", "split_of"]
+__all__ = ["Progress", "ScanSettings", "number_labels", "scan_shards", "split_files"]
 
 Progress = Callable[[int, int], None]
 """Receives the number of items that are done, and of all."""
@@ -44,31 +45,24 @@ class ScanSettings:
     depths: Depths = field(default_factory=dict)
 
 
-def split_files(folder: Path, patterns: Mapping[str, str], *, ending: str = "tar") -> dict[str, list[str]]:
-    """The files with an ending below a folder, in order of name, by split: the first pattern that matches takes a file.
+def split_files(
+    folder: Path, patterns: Mapping[str, str | None], *, ending: str = "tar"
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The files of train and val with an ending below a folder, in order of name, and sentences about what was decided.
+
+    Each real file counts once; hidden ones do not. patterns: see ``assign_splits``.
 
     Raises:
         VarlabError: there is no such file, or one matches no pattern.
     """
-    files = sorted(str(p.relative_to(folder)) for p in folder.rglob(f"*.{ending}") if ".packing" not in p.parts)
+    tree = Tree(folder)
+    files = sorted(file for file in tree.files() if file.endswith(f".{ending}"))
+    passed = tree.passed.sentences()
     if not files:
-        raise VarlabError(f"{folder} holds no *.{ending}: give the folder that contains them.")
-    splits: dict[str, list[str]] = {split: [] for split in patterns}
-    for file in files:
-        splits[split_of(folder, file, patterns)].append(file)
-    return splits
-
-
-def split_of(folder: Path, file: str, patterns: Mapping[str, str]) -> str:
-    """The first split with a pattern (or several, separated by |) that matches the file's path below the folder.
-
-    Raises:
-        VarlabError: no pattern matches.
-    """
-    for split, pattern in patterns.items():
-        if any(fnmatch.fnmatch(file, p) for p in pattern.split("|")):
-            return split
-    raise VarlabError(f"{folder / file} belongs to no split: set split.train or split.val to match it.")
+        also = "".join(f" ({sentence})" for sentence in passed)
+        raise VarlabError(f"{folder} holds no *.{ending}: give the folder that contains them{also}.")
+    splits, notes = assign_splits(files, patterns, where=str(folder))
+    return splits, [*passed, *notes]
 
 
 def scan_shards(

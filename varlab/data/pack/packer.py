@@ -91,7 +91,7 @@ def pack(
 def _check_not_source(source: ImageSource, folder: Path) -> None:
     """Raises VarlabError if new shards could replace the source's own."""
     path = source.describe().get("path")
-    if path is not None and Path(path).expanduser().resolve() == folder.resolve():
+    if isinstance(path, str) and Path(path).expanduser().resolve() == folder.resolve():
         raise VarlabError(f"{folder} is where the source lies: pack into another folder with out=.")
 
 

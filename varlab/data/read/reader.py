@@ -54,7 +54,7 @@ class ShardReader:
         self._table = table = index.table(split)
         self._shards, self.size = index.splits[split], size or index.image_size or (0, 0)
         self._whole = self.size == index.image_size  # otherwise the centre is cut out
-        self._files = OpenFiles(index.storage, [(shard.file, shard.bytes) for shard in self._shards])
+        self._files = OpenFiles(index.shard_storage, [(shard.file, shard.bytes) for shard in self._shards])
         self._rules = {"image": PixelRules(most_pixels=most_pixels, depths={**ASSUMED, **index.depth}, keys="data.")}
         self._rules["condition"] = PixelRules(most_pixels=most_pixels, keys="data.")
         self._buffers = Buffers()

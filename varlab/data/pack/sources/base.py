@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from varlab.config import Config
@@ -16,7 +18,7 @@ from varlab.data.image.depth import Deep
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
-__all__ = ["ImageSource", "Skipped", "SourceSample", "notes_of", "stratified_split", "val_notes"]
+__all__ = ["ImageSource", "Skipped", "SourceSample", "notes_of", "require_train", "stratified_split", "val_notes"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,16 @@ def notes_of(source: ImageSource) -> list[str]:
     return list(getattr(source, "notes", ()))
 
 
-def val_notes(labels: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[str]:
+def require_train(root: Path, files: Sequence[str], images: int) -> None:
+    """Raise VarlabError if a source's files give no image to train."""
+    if not images:
+        raise VarlabError(
+            f"{root} has no image for train: its files are named for val ({named(files)}). source.split.val=none takes them "
+            "for train."
+        )
+
+
+def val_notes(labels: Mapping[str, Sequence[int] | NDArray[np.int64]], classes: Sequence[str]) -> list[str]:
     """Sentences about classes without val images. labels: of the images of each split."""
     if not len(labels["val"]):
         return ["no image is for val: a training on it needs val.skip=true"]

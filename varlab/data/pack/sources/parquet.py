@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from os.path import commonpath
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
+from varlab.data.folders.splits import assign_splits
+from varlab.data.folders.tree import Tree
 from varlab.data.format.index import SPLITS
 from varlab.data.format.labels import UNLABELLED, class_names, names_of, numbering
 from varlab.data.format.scan import split_files
-from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
+from varlab.data.pack.sources.base import Skipped, SourceSample, require_train, stratified_split, val_notes
 from varlab.data.pack.sources.file_source import FileSource
-from varlab.data.pack.sources.parquet_file import LabelColumn, read_images, read_labels
+from varlab.data.pack.sources.parquet_file import LabelColumn, folder_labels, read_images, read_labels
 from varlab.errors import VarlabError
 
 __all__ = ["Parquet"]
@@ -34,13 +37,13 @@ class Parquet(FileSource):
     label is not a class, or its row group is damaged.
 
     Args:
-        path: a file, or a folder that is searched to any depth.
+        path: a file, a folder that is searched to any depth, or a list of them.
         split: for val and train, patterns of the files' paths with | between them, and for ``skip``, the files to leave out;
-            the first pattern that matches takes a file. A single file is for train.
-        image: a column of bytes, or of structs with a field ``bytes``. label: a column of integers or strings; None if there
-            are no labels.
+            None for the words in the paths, see ``assign_splits``. A single file is for train.
+        image: a column of bytes, or of structs with a field ``bytes``. label: a column of whole numbers (of any type) or
+            strings, or the key of folders ``label=0/``; None if there are no labels. Null, NaN and -1 are no label.
         classes: their names in label order, or a file with one name a line; None for those in Hugging Face's metadata, or
-            else the sorted strings, or 0 … the highest number.
+            else the strings in order, or 0 … the highest number.
         val_fraction: if no file is for val, this share of each class, drawn by ``seed``.
 
     Raises:
@@ -50,7 +53,7 @@ class Parquet(FileSource):
     def __init__(
         self,
         *,
-        path: str,
+        path: str | Sequence[str],
         split: Mapping[str, str | None],
         image: str,
         label: str | None,
@@ -67,22 +70,32 @@ class Parquet(FileSource):
         self._arguments: Config = {"path": path, "split": dict(split), "image": image, "label": label}
         self._arguments.update(size=size, resample=resample, val_fraction=val_fraction, seed=seed)
         self._image, self._labelled = image, label is not None
-        self._root, files = _find(Path(path).expanduser(), {s: p for s, p in split.items() if p})
+        self._root, files, self.notes = _find(path, split)
+        """Sentences about what was passed over or decided."""
         self._files = [file for name in SPLITS for file in files[name]]
-        columns = [read_labels(self._root / file, image=image, label=label) for file in self._files]
+        labels = folder_labels(self._files, label)
+        columns = [read_labels(self._root / f, image=image, label=label, folder=labels.get(f)) for f in self._files]
         self._sizes = {(f, group): n for f, c in enumerate(columns) for group, n in enumerate(c.group_sizes)}
         self._first = dict(zip(self._sizes, accumulate(self._sizes.values(), initial=0), strict=False))
         self._group: tuple[tuple[int, int], pa.ChunkedArray | BadSampleError] | None = None
         self.classes, self._label_N, self._reasons = self._labels(columns, class_names(classes))
         train = sum(sum(column.group_sizes) for column in columns[: len(files["train"])])
         self._split = self._split_at(train, val_fraction, seed)
+        require_train(self._root, self._files, len(self._split["train"]))
+        usable = {name: self._label_N[row_n] for name, row_n in self._split.items()}
+        self.notes += val_notes({name: label_n[label_n >= 0] for name, label_n in usable.items()}, self.classes)
 
     def _labels(
         self, columns: Sequence[LabelColumn], classes: tuple[str, ...] | None
     ) -> tuple[tuple[str, ...], NDArray[np.int64], list[str]]:
         """The classes; the label of each row, or -1 - n for a bad one; and the n-th reason."""
-        if not self._labelled:
-            return classes or UNLABELLED, np.zeros(sum(len(column.value_N) for column in columns), dtype=np.int64), []
+        rows = sum(len(column.value_N) for column in columns)
+        missing = sum(int((column.value_N == i).sum()) for column in columns for i in column.missing)
+        if self._labelled and missing:
+            self.notes.append(f"{missing:,} of {rows:,} rows have no label: null, NaN or -1")
+        if not self._labelled or (rows and missing == rows):
+            self._labelled = False
+            return classes or UNLABELLED, np.zeros(rows, dtype=np.int64), []
         given = classes or next((column.classes for column in columns if column.classes), None)
         names = given or names_of({label for column in columns for label in column.values})
         number, label_N, reasons = numbering(names, missing="null"), [np.zeros(0, dtype=np.int64)], list[str]()
@@ -151,10 +164,20 @@ class Parquet(FileSource):
             return bad
 
 
-def _find(path: Path, patterns: Mapping[str, str]) -> tuple[Path, dict[str, list[str]]]:
-    """The folder, and the files below it by split."""
-    if path.is_file():
-        return path.parent, {"train": [path.name], "val": []}
-    if not path.is_dir():
-        raise VarlabError(f"There is no Parquet file or folder {path}: set path to one.")
-    return path, {**{name: [] for name in SPLITS}, **split_files(path, patterns, ending="parquet")}
+def _find(
+    paths: str | Sequence[str], patterns: Mapping[str, str | None]
+) -> tuple[Path, dict[str, list[str]], list[str]]:
+    """The folder, the files below it by split, and sentences about what was decided."""
+    given = [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
+    for path in given:
+        if not path.exists():
+            raise VarlabError(f"There is no Parquet file or folder {path}: set path to one.")
+    if len(given) == 1 and given[0].is_file():
+        return given[0].parent, {"train": [given[0].name], "val": []}, []
+    if len(given) == 1:
+        return given[0], *split_files(given[0], patterns, ending="parquet")
+    root = Path(commonpath([path.parent.absolute() for path in given]))
+    inside = {path: [""] if path.is_file() else Tree(path).files() for path in given}
+    files = [path / file for path, names in inside.items() for file in names if not file or file.endswith(".parquet")]
+    names = [str(file.absolute().relative_to(root)) for file in files]
+    return root, *assign_splits(names, patterns, where=str(root))

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError, describe_faults
+from varlab.data.folders.splits import assign_splits
 from varlab.data.format.index import FILE, SPLITS, read_index
 from varlab.data.format.labels import class_names
-from varlab.data.format.scan import number_labels, split_files, split_of
-from varlab.data.format.storage import LocalFolder, OpenFiles
+from varlab.data.format.scan import number_labels, split_files
+from varlab.data.format.storage import LocalFolder, OpenFiles, Storage
 from varlab.data.format.table import make_table
 from varlab.data.format.tar import scan_tar
-from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split
+from varlab.data.pack.sources.base import Skipped, SourceSample, require_train, stratified_split, val_notes
 from varlab.data.pack.sources.file_source import FileSource
 from varlab.errors import VarlabError
 
 __all__ = ["Tars"]
 
-_PATTERNS = {"val": "*val*|*test*", "train": "*"}  # the split of shards if neither the user nor an index gives one
 _COLUMNS = ["shard", "offset", "size", "check", "label", "key"]
 
 Entry = tuple[int, int, int] | Skipped
@@ -44,8 +44,8 @@ class Tars(FileSource):
     Args:
         label: where the labels are, see ``read_label``. Any other value than ``auto`` scans the tars in spite of an index.
         classes: their names in label order, or a file with one name a line; None for those of the index, or of the labels.
-        split: for train and val, patterns of the shards' paths with | between them; None for the index's split, or for
-            val "*val*|*test*" and train "*".
+        split: for train, val and ``skip``, patterns of the shards' paths with | between them; None for the index's split, or
+            for the words in the paths, see ``assign_splits``.
         val_fraction: if no shard is for val, this share of each class, drawn by ``seed``.
 
     Raises:
@@ -73,27 +73,36 @@ class Tars(FileSource):
         if not self._root.is_dir():
             raise VarlabError(f"There is no folder of shards {self._root}: set path to the one that contains them.")
         self._arguments: Config = {"path": path, "size": size, "resample": resample, "label": label}
-        self._arguments.update(split=dict(split), val_fraction=val_fraction, seed=seed)  # classes are in the index
+        given = {name: split.get(name) for name in ("val", "train", "skip") if name != "skip" or split.get(name)}
+        self._arguments.update(split=given, val_fraction=val_fraction, seed=seed)  # classes are in the index
         self._faults: dict[str, list[Skipped]] = {name: [] for name in SPLITS}
-        patterns = {name: split.get(name) or _PATTERNS[name] for name in _PATTERNS}
+        self.notes: list[str] = []
+        """Sentences about what was passed over or decided."""
+        self._storage: Storage = LocalFolder(self._root)
         self.classes: tuple[str, ...]
         if label == "auto" and (self._root / FILE).is_file():
             tables, self.classes = self._indexed(class_names(classes))
         else:
-            tables, self.classes = self._scanned(patterns, label, class_names(classes))
+            tables, self.classes = self._scanned(split, label, class_names(classes))
         self._table, self._names, split_F = _joined(tables)
-        self._files = OpenFiles(LocalFolder(self._root), [(name, 0) for name in self._names])
+        self._files = OpenFiles(self._storage, [(name, 0) for name in self._names])
         if any(split.values()):
-            split_F = [split_of(self._root, name, patterns) for name in self._names]
+            splits, self.notes = assign_splits(self._names, split, where=str(self._root))
+            taken = {file: name for name, files in splits.items() for file in files}
+            split_F = [taken.get(name, "skip") for name in self._names]
         self._rows = self._split(split_F, val_fraction, seed)
+        require_train(self._root, self._names, len(self._rows["train"]))
+        self.notes += val_notes({name: self._table["label"][row_n] for name, row_n in self._rows.items()}, self.classes)
         self._keep_keys = {name: _are_keys(self._table["key"][row_n]) for name, row_n in self._rows.items()}
 
     def _indexed(self, classes: tuple[str, ...] | None) -> tuple[Tables, tuple[str, ...]]:
         """The tables of the index, and the classes."""
         index = read_index(self._root)
+        self._storage = index.shard_storage
         if classes is not None and len(classes) != len(index.classes):
             raise VarlabError(
-                f"{self._root} has {len(index.classes)} classes, not {len(classes)}: name them all, or none."
+                f"{self._root} has {len(index.classes)} classes, not {len(classes)}: name them all, or none (a name with a "
+                "comma needs quotes in the list, or a file with one name a line)."
             )
         self.image_size = self.image_size or index.image_size  # images that are kept keep their size
         splits = [name for name in SPLITS if name in index.tables and index.tables[name].count]
@@ -102,10 +111,10 @@ class Tars(FileSource):
         }, classes or index.classes
 
     def _scanned(
-        self, patterns: Mapping[str, str], label: str, classes: tuple[str, ...] | None
+        self, patterns: Mapping[str, str | None], label: str, classes: tuple[str, ...] | None
     ) -> tuple[Tables, tuple[str, ...]]:
         """The tables of a scan, and the classes."""
-        files = split_files(self._root, patterns)
+        files, self.notes = split_files(self._root, patterns)
         scans = {split: [scan_tar(self._root, file, label=label) for file in files[split]] for split in SPLITS}
         every = [scan for of in scans.values() for scan in of]
         names = number_labels(every, label=label, classes=classes)
