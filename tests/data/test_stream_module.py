@@ -306,7 +306,7 @@ SAMPLE = 2048  # bytes of one in a tar: two members, a header and a block or les
         (lambda whole: whole[: 4 * SAMPLE + 100], "cut", 4, 6),  # in a header
         (lambda whole: whole[: 4 * SAMPLE + 1600], "cut", 4, 5),  # in an image
         (lambda whole: whole[: 10 * SAMPLE], "cut", 10, 1),  # before the end mark
-        (lambda whole: whole[: 4 * SAMPLE] + b"?" * SAMPLE + whole[5 * SAMPLE :], "damaged", 4, 6),
+        (lambda whole: whole[: 4 * SAMPLE] + b"?" * SAMPLE + whole[5 * SAMPLE :], "damaged", 9, 1),
         (lambda whole: b"", "empty", 0, 10),
         (lambda whole: b"<html>no such page</html>" * 100, "damaged", 0, 10),
     ],

@@ -156,7 +156,7 @@ def test_the_index_gives_the_split_and_the_classes(tmp_path: Path) -> None:
 
 def test_faults_are_skipped_and_named(tmp_path: Path) -> None:
     write(tmp_path / "whole.tar", shard(0, 2))
-    write(tmp_path / "odd.tar", {**shard(2, 1), "a.txt": b"no image", "b.png": encoded(3)[:50], "b.cls": b"0"})
+    write(tmp_path / "odd.tar", {**shard(2, 1), "a.cls": b"1", "b.png": encoded(3)[:50], "b.cls": b"0"})
     write(tmp_path / "labels.tar", {"c.png": encoded(4), "d.png": encoded(5), "d.cls": b"x", **shard(6, 1)})
     write(tmp_path / "torn.tar", shard(7, 2))
     (tmp_path / "torn.tar").write_bytes((tmp_path / "torn.tar").read_bytes()[:2100])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["IMAGE_ENDINGS", "ending_of", "is_picture", "is_system"]
+__all__ = ["IMAGE_ENDINGS", "START", "ending_of", "format_of_start", "is_picture", "is_system"]
 
 IMAGE_ENDINGS = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".bmp", ".dib", ".tif", ".tiff"}
@@ -32,6 +32,9 @@ _BY_CONTENT = (
     "DDS",
 )
 """Pillow's names of the formats that are recognised without a usual ending, as far as it (or a plugin) opens them."""
+
+START = 32
+"""The bytes at the beginning of a file by which its format is known."""
 
 _UNUSUAL = frozenset(
     {"", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".jxl"}
@@ -63,13 +66,20 @@ def is_picture(path: Path | str) -> bool:
     return ending in IMAGE_ENDINGS or (ending in _UNUSUAL and _opens(path))
 
 
+def format_of_start(start: bytes) -> str | None:
+    """Pillow's name of the format of a file that begins so; None if that is no picture, or none that it opens."""
+    Image.init()
+    for name in _BY_CONTENT:
+        accept = Image.OPEN[name][1] if name in Image.OPEN else None
+        if accept is not None and accept(start) is True:
+            return name
+    return None
+
+
 def _opens(path: Path | str) -> bool:
     """Whether Pillow has a format for the first bytes of a file."""
     try:
         with Path(path).open("rb") as file:
-            start = file.read(32)
+            return format_of_start(file.read(START)) is not None
     except OSError:
         return False
-    Image.init()
-    accepts = [Image.OPEN[name][1] for name in _BY_CONTENT if name in Image.OPEN]
-    return any(accept is not None and accept(start) is True for accept in accepts)

@@ -81,8 +81,10 @@ def as_label(value: object) -> Label:
 
 def json_fields(content: bytes | None) -> Mapping[str, object]:
     """The fields of a sample's JSON; empty if it is missing, damaged or no object."""
+    if not content:
+        return {}
     try:
-        fields = json.loads(content or b"{}")
+        fields = json.loads(content)
     except ValueError:
         return {}
     return fields if isinstance(fields, dict) else {}

@@ -10,12 +10,13 @@ from typing import BinaryIO
 
 from torch.utils.data import DataLoader, Dataset
 
+from varlab.data.archive.compression import check_packing
 from varlab.data.faults import BadSampleError
 from varlab.data.folders.splits import assign_splits
 from varlab.data.folders.tree import Tree
 from varlab.data.format.labels import NO_LABEL, UNLABELLED, names_of, numbering
 from varlab.data.format.table import SampleRecord, Span
-from varlab.data.format.tar import ShardScan, scan_tar
+from varlab.data.format.tar import ShardScan, log_notes, scan_tar
 from varlab.data.image.depth import ASSUMED, Depths
 from varlab.data.image.picture import PixelRules, open_picture
 from varlab.data.image.resize import WRONG_ENDING
@@ -53,10 +54,13 @@ def split_files(
     Each real file counts once; hidden ones do not. patterns: see ``assign_splits``.
 
     Raises:
-        VarlabError: there is no such file, or one matches no pattern.
+        VarlabError: there is no such file, one is compressed, or one matches no pattern.
     """
     tree = Tree(folder)
-    files = sorted(file for file in tree.files() if file.endswith(f".{ending}"))
+    every = tree.files()
+    files = sorted(file for file in every if file.endswith(f".{ending}"))
+    if ending == "tar":
+        check_packing(folder, files, beside=every)
     passed = tree.passed.sentences()
     if not files:
         also = "".join(f" ({sentence})" for sentence in passed)
@@ -80,6 +84,7 @@ def scan_shards(
         scans.append(scan)
         if progress is not None:
             progress(len(scans), len(files))
+    log_notes(scans)
     rest = iter(scans)
     return {split: list(islice(rest, len(of))) for split, of in splits.items()}
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 __all__ = ["CONDITION", "FORMATS", "FORMAT_NAMES", "SampleRecord", "Span", "make_table", "table_bytes"]
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
-"""The file endings that are decoded, with Pillow's names of the formats. No other member is ever decoded or unpickled."""
+"""The usual file endings of images, with Pillow's names of the formats."""
 
 FORMAT_NAMES = ("JPEG", "PNG", "WEBP")
 """Pillow's names of formats; a row holds the index into this list, or its length for another format.

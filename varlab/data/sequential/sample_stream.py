@@ -5,25 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from webdataset.filters import pipelinefilter, shuffle
+from webdataset.filters import shuffle
 from webdataset.pipeline import DataPipeline
-from webdataset.tariterators import base_plus_ext, group_by_keys
 
-from varlab.config import Config
 from varlab.data.faults import BadSampleError, describe_faults
 from varlab.data.format.labels import NO_LABEL, json_fields, numbering, read_label
-from varlab.data.format.table import FORMATS
 from varlab.data.image.crop import BoxOf
 from varlab.data.image.decode import U8, decode_into
 from varlab.data.image.picture import PixelRules
-from varlab.data.sequential.members import INCOMPLETE, ShardMembers
+from varlab.data.sequential.shard_samples import BAD, IMAGE, INCOMPLETE, EncodedSample, ShardSamples
 from varlab.errors import VarlabError
 from varlab.types import Fault
 
 __all__ = ["EncodedSample", "SampleDecoder", "SampleStream"]
-
-EncodedSample = Config
-"""The members of a sample by their endings, as bytes; ``__key__`` and ``__url__``."""
 
 _MOST_EMPTY = 16  # shards in a row without a sample, after which reading stops
 _MOST_BAD = 1000  # bad samples in a row, likewise
@@ -55,14 +49,12 @@ class SampleDecoder:
         Raises:
             BadSampleError: the image or the label is missing or bad.
         """
-        ending = next((e for e in sample if e in FORMATS), None)
-        if ending is None:
-            members = ", ".join(e for e in sample if not e.startswith("__"))
-            raise BadSampleError("no_image", f"none of {', '.join(FORMATS)}, only {members}")
+        if (bad := sample.get(BAD)) is not None:
+            raise BadSampleError(bad.kind, bad.detail)
         number = 0
         if self.label != "none":
             number = self._number(read_label(sample.get("cls"), json_fields(sample.get("json")), self.label))
-        decode_into(out_HW3, sample[ending], box_of, self.rules)
+        decode_into(out_HW3, sample[sample[IMAGE]], box_of, self.rules)
         return number
 
 
@@ -75,13 +67,13 @@ class SampleStream:
     def __init__(self, urls: Sequence[str], *, name: str, n: int, decoder: SampleDecoder):
         self.name, self._urls, self._decoder = name, urls, decoder
         self._faults: list[Fault] = []
-        self._members = ShardMembers(note=self._faults.append, mean=n // len(urls))
+        self._shards = ShardSamples(note=self._faults.append, mean=n // len(urls))
         self._bad_in_a_row = 0
 
     @property
     def any_broken(self) -> bool:
         """Whether a shard was missing, or broke off."""
-        return self._members.any_broken
+        return self._shards.any_broken
 
     def once(self) -> Iterator[EncodedSample]:
         """All samples, in order.
@@ -116,7 +108,8 @@ class SampleStream:
         except BadSampleError as bad:
             # what an incomplete sample lacks is counted with its shard
             if not (INCOMPLETE in sample and bad.kind.startswith("no_")):
-                self._faults.append(Fault(bad.kind, sample["__url__"], sample["__key__"], bad.detail))
+                lost = getattr(sample.get(BAD), "samples", 1)
+                self._faults.append(Fault(bad.kind, sample["__url__"], sample["__key__"], bad.detail, samples=lost))
             self._bad_in_a_row += 1
             if self._bad_in_a_row == _MOST_BAD:
                 raise VarlabError(
@@ -133,14 +126,13 @@ class SampleStream:
         return taken
 
     def _pipeline(self, urls: Iterable[str], *stages: Callable[..., object]) -> Iterator[EncodedSample]:
-        grouped = pipelinefilter(group_by_keys)(handler=self._note_duplicate)
-        return iter(DataPipeline(lambda: self._until_empty(urls), self._members, grouped, *stages))
+        return iter(DataPipeline(lambda: self._until_empty(urls), self._shards, *stages))
 
     def _until_empty(self, urls: Iterable[str]) -> Iterator[str]:
         """The URLs; an endless stream must not go on forever without a sample."""
         most = min(_MOST_EMPTY, max(len(self._urls), 3))
         for url in urls:
-            empty = self._members.empty_in_a_row
+            empty = self._shards.empty_in_a_row
             if empty == most:
                 why = f" ({self._last(empty)})" if self._faults else ""
                 raise VarlabError(f"{empty} shards in a row of {self.name} hold no samples{why}: correct it.")
@@ -149,10 +141,3 @@ class SampleStream:
     def _last(self, count: int) -> str:
         """The last faults, each once."""
         return describe_faults([*dict.fromkeys(self._faults[-count:])])
-
-    def _note_duplicate(self, error: Exception) -> bool:
-        """webdataset's handler of a member that comes twice in its sample: the first one counts."""
-        name = str(error.args[0]).partition(": ")[0]
-        key, ending = base_plus_ext(name)
-        self._faults.append(Fault("duplicate", self._members.url, key or name, f"two members {ending}"))
-        return True

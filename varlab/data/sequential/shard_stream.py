@@ -51,7 +51,7 @@ class _Readable(Protocol):
 
 
 class ShardStream:
-    """One shard. bytes: how many were read so far. ended: whether the last one was.
+    """One shard. bytes: how many were read so far. ended: whether the last one was. path: of a file on this machine.
 
     Raises (also on reading):
         OSError: the shard cannot be opened, or its command failed.
@@ -60,6 +60,8 @@ class ShardStream:
     def __init__(self, url: str):
         self.bytes, self.ended = 0, False
         scheme = urlparse(url).scheme
+        path = Path(urlparse(url).path if scheme == "file" else url).expanduser()
+        self.path = path if scheme in ("", "file") and path.is_file() else None
         try:
             if scheme in ("http", "https"):
                 self._stream: _Readable = _HttpFile(url)

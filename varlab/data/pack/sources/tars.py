@@ -17,7 +17,7 @@ from varlab.data.format.labels import class_names
 from varlab.data.format.scan import number_labels, split_files
 from varlab.data.format.storage import LocalFolder, OpenFiles, Storage
 from varlab.data.format.table import make_table
-from varlab.data.format.tar import scan_tar
+from varlab.data.format.tar import log_notes, scan_tar
 from varlab.data.pack.sources.base import Skipped, SourceSample, require_train, stratified_split, val_notes
 from varlab.data.pack.sources.file_source import FileSource
 from varlab.errors import VarlabError
@@ -117,6 +117,7 @@ class Tars(FileSource):
         files, self.notes = split_files(self._root, patterns)
         scans = {split: [scan_tar(self._root, file, label=label) for file in files[split]] for split in SPLITS}
         every = [scan for of in scans.values() for scan in of]
+        log_notes(every)
         names = number_labels(every, label=label, classes=classes)
         if not any(scan.records for scan in every):
             faults = describe_faults([fault for scan in every for fault in scan.faults])

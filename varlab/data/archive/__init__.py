@@ -1,0 +1,1 @@
+"""Read tars of any writer to their end: headers, members, links, and what lies beside the samples."""
