@@ -163,13 +163,15 @@ class Members:
         if not block.strip(b"\0"):
             self._check_end(first, at + len(block))
             return None
-        if len(block) < BLOCK or read_header(block) is None:
+        if len(block) < BLOCK or (header := read_header(block)) is None:
             return self._after_damage(first, at)
         if self._is_end_mark(first, at):
             self.part += 1
         else:
             damage = Damage("damaged", f"bytes {first} to {at} are zeros, members lie behind them", at - first, least=0)
-            self._lost(damage, name=self._any_extended)
+            # a name that fills its field, or has signs replaced, may be the rest of a longer one
+            is_short = len(header.name) < 100 and b"?" not in header.name
+            self._lost(damage, name=self._any_extended and not is_short)
         self._part_at = at
         return at
 
