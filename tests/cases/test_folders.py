@@ -8,6 +8,7 @@ import logging
 import os
 import tarfile
 import tempfile
+import types
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -18,11 +19,14 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.pack.loading import load_samples, load_skipped
+from varlab.cli.arguments import quote
+from varlab.cli.commands import edit, evaluate
 from varlab.cli.main import main
 from varlab.data.folders.class_names import in_order
 from varlab.data.folders.splits import assign_splits, split_of_path
@@ -592,3 +596,84 @@ def test_row33_several_files_empty_ones_and_splits() -> None:
     assert read_index("Y").info.counts == {"train": 6, "val": 6}
     with pytest.raises(VarlabError, match="none is left for train"):
         parquet("P", split={"skip": "train/*", "val": None})
+
+
+# -- row 1: no val images; row 4: labels by number; row 26: names of labels ----------------------------------------------
+
+JUDGE = ("task=classifier", "classifier.channels=[8,8,16]", "classifier.groups=4", "data=shards", "data.size=16")
+QUICK = ("data.batch=32", "data.workers=0", "budget.images=64", "trainer.precision=32-true", "tensorboard=false")
+
+
+def train(*arguments: str) -> int:
+    return main(["train", "out=J", *JUDGE, *QUICK, *arguments])
+
+
+def test_row1_a_training_without_val_images_is_refused_before_it_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    shard("X/a-000000.tar", 40)
+    assert index() == 0
+    assert train("data.path=X") == 1
+    assert "holds no val images to validate with: add val.skip=true" in capsys.readouterr().err
+    assert not Path("J/metrics.jsonl").exists() and not Path("J/last.ckpt").exists()
+    assert train("data.path=X", "val.skip=true") == 0  # the remedy, in the same directory
+    assert Path("J/weights.safetensors").exists()
+    metrics = [json.loads(line) for line in Path("J/metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["images"] == 64 and not any(key.startswith("val/") for line in metrics for key in line)
+
+
+def test_row1_skipping_validation_does_not_change_what_is_trained() -> None:
+    folder("X")
+    assert pack("path=X") == 0
+    for out, more in (("A", ()), ("B", ("val.skip=true",))):
+        assert train("data.path=Y", f"out={out}", *more) == 0
+    assert Path("A/weights.safetensors").read_bytes() == Path("B/weights.safetensors").read_bytes()
+    keys = {key for line in Path("A/metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
+    assert "val/accuracy" in keys
+    assert train("data.path=Y", "out=A", "val.skip=true") == 0  # finished: the same run
+
+
+def test_row1_classes_with_one_image_are_named_before_the_packing(log: pytest.LogCaptureFixture) -> None:
+    folder("X", ["a", "b", "c"], 1)
+    assert pack("path=X") == 0
+    assert log.text.index("no image is for val: a training on it needs val.skip=true") < log.text.index("packed")
+    folder("Z", ["a", "b"], 1)
+    folder("Z", ["c"], 9)
+    assert "too few images for val in 2 of 3 classes: a, b" in said(source("Z"))
+
+
+@pytest.mark.parametrize(
+    ("knows", "has", "fits"),
+    [
+        (["0", "1", "2"], ["0", "1", "2"], True),
+        (["0", "1", "2"], ["cat", "dog", "cow"], True),
+        (["0", "1", "2"], ["00", "01", "02"], True),
+        (["0", "1", "2"], ["1", "2", "3"], False),
+        ([str(i) for i in range(12)], sorted(str(i) for i in range(12)), False),
+        (["cat", NFC], ["cat", NFD], True),
+        (["cat", "dog"], ["dog", "cat"], False),
+        (["0", "1"], ["0", "1", "2"], False),
+    ],
+)
+def test_row4_labels_are_never_permuted(knows: list[str], has: list[str], fits: bool) -> None:
+    class Data:
+        info = types.SimpleNamespace(path="Y", classes=tuple(has))
+
+    if fits:
+        evaluate._check_classes(knows, Data())  # type: ignore[arg-type]
+        return
+    with pytest.raises(VarlabError, match=r"labels would be permuted\. Pack the images again|knows the classes"):
+        evaluate._check_classes(knows, Data())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["tench, Tinca tinca", "it's (1)", "a=b", NFC, "12 apostles"])
+def test_row26_a_label_is_named_as_it_is_called(name: str) -> None:
+    quoted = quote(f"label={name}", multirun=False)
+    override = OverridesParser.create().parse_override(quoted)
+    assert override.value() == name and not override.is_sweep_override()
+    model = types.SimpleNamespace(classes=("x", unicodedata.normalize("NFD", name)))
+    assert edit._label({"label": name, "kind": "class"}, model) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["3", "null", "'a, b'", ""])
+def test_row26_numbers_and_quoted_names_stay_as_they_are(value: str) -> None:
+    assert quote(f"label={value}", multirun=False) == f"label={value}"
+    assert quote(f"label={value},{value}", multirun=True) == f"label={value},{value}"

@@ -17,6 +17,7 @@ __all__ = ["quote", "rewrite"]
 _KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w.\-@:/]*")  # order, data.batch, +trainer.x, hydra/launcher, loss@a.b
 _GRAMMAR = frozenset("'\"[]{}()$\\")  # a value with one of these is written in Hydra's grammar already
 _TEXTS = frozenset({"title"})  # keys whose values are text: commas and apostrophes belong to them
+_NAMES = frozenset({"label"})  # keys whose values are numbers or names; under -m, commas separate these
 
 
 def rewrite(
@@ -48,7 +49,8 @@ def _renamed(argument: str, names: Mapping[str, str]) -> str:
 def quote(argument: str, *, multirun: bool) -> str:
     """``key=value``, with quotes if the value contains ``=``. Under ``-m`` commas separate values."""
     key, equals, value = argument.partition("=")
-    if key in _TEXTS and not _is_quoted(value):
+    is_name = key in _NAMES and not multirun and not re.fullmatch(r"-?\d+|null|", value)
+    if (key in _TEXTS or is_name) and not _is_quoted(value):
         return f"{key}={_quoted(value)}"
     if not equals or "=" not in value or _GRAMMAR & set(value):
         return argument

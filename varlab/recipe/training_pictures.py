@@ -65,14 +65,20 @@ def beside_conditions(source: ImageSampler, conditions: ValConditions, ids_N: Te
     return _rows(conditions.shown(ids_N), made, conditions.images(ids_N).img_u8_B3HW)
 
 
+def shown_split(data: BaseDataModule) -> str:
+    """The split of the real images in pictures: val, or train if there are no others."""
+    return "val" if data.info.counts.get("val") else "train"
+
+
 def real_images(data: BaseDataModule, label_N: Tensor) -> Tensor:
     """Val images of these classes, different ones as far as there are; black for a class without any."""
-    val_label = data.labels("val")
+    split = shown_split(data)
+    all_labels = data.labels(split)
     images = torch.zeros(len(label_N), 3, *data.info.image_size, dtype=torch.uint8)
     for label in label_N.unique():
-        rows, places = (val_label == label).nonzero()[:, 0], (label_N == label).nonzero()[:, 0]
+        rows, places = (all_labels == label).nonzero()[:, 0], (label_N == label).nonzero()[:, 0]
         if len(rows):
-            images[places] = data.images("val", rows[torch.arange(len(places)) % len(rows)])
+            images[places] = data.images(split, rows[torch.arange(len(places)) % len(rows)])
     return images
 
 

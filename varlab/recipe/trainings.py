@@ -128,7 +128,8 @@ def tokenizer(config: Config, data: BaseDataModule, rng: Rng, directory: RunDire
     task.train_flops_per_image = flops.trained_flops(model, info.image_size)
     if discriminator is not None:
         task.disc_flops_per_image = task.gan.passes * flops.trained_flops(discriminator, info.image_size)
-    shown = min(config["pictures"]["count"], info.counts["val"])
+    split = training_pictures.shown_split(data)
+    shown = min(config["pictures"]["count"], info.counts[split])
     return Plan(
         task=task,
         build=Build(tokenizer=architecture, image_size=list(info.image_size)).to_json(),
@@ -141,7 +142,7 @@ def tokenizer(config: Config, data: BaseDataModule, rng: Rng, directory: RunDire
             "tokens_per_image": sum(h * w for h, w in model.scales),
         },
         draw=lambda: {
-            "reconstructions": training_pictures.reconstructions(model, data.images("val", torch.arange(shown)))
+            "reconstructions": training_pictures.reconstructions(model, data.images(split, torch.arange(shown)))
         },
         scores=_tokenizer_scores(config, data, task, model, parents),
         parents=parents.used,

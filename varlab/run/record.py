@@ -228,6 +228,7 @@ _UNCOUNTED: Mapping[str, Use] = {
     "out": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
     "name": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
     "launch": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
+    "val.skip": Use.IDENTITY,
     "shrink": Use.IDENTITY | Use.HASH | Use.SCALING,
     "trainer": Use.DIRECTORY | Use.HASH | Use.LABEL | Use.SCALING,
     "hydra": Use.DIRECTORY,

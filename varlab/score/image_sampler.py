@@ -28,19 +28,16 @@ def balanced_labels(ids_N: Tensor, num_classes: int) -> Tensor:
 
 
 class ValConditions:
-    """The conditions of the val split: sample i gets condition and label of val image i mod n.
-
-    Raises VarlabError if the val split is empty.
-    """
+    """The conditions of the val split (of train if val is empty): sample i gets condition and label of image i mod n."""
 
     def __init__(self, *, data: BaseDataModule, condition: Condition):
-        self._data, self._condition, self._n = data, condition, data.info.counts.get("val", 0)
-        if not self._n:
-            raise VarlabError(f"{data.info.path} has no val images to take conditions from: pack some.")
+        self._data, self._condition = data, condition
+        self._split = "val" if data.info.counts.get("val") else "train"
+        self._n = data.info.counts[self._split]
 
     def images(self, ids_B: Tensor) -> Batch:
         """The val images of these samples."""
-        return self._data.samples("val", ids_B % self._n)
+        return self._data.samples(self._split, ids_B % self._n)
 
     def tokens(self, ids_B: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """(cond_BN, label_B) of these samples."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError
+from varlab.data.folders.class_names import canonical
 from varlab.data.image.depth import describe_depths, read_depths, widest
 from varlab.data.image.grid import grid, write_png
 from varlab.data.image.picture import PixelRules, read_picture
@@ -123,8 +124,9 @@ def _label(config: Config, model: Model) -> int | None:
         if config["kind"] == "class":
             raise VarlabError("task=class paints a class: give its number or name with label=.")
         return None
-    if str(label) in classes and not isinstance(label, int):
-        return classes.index(str(label))
+    names = [canonical(name) for name in classes]
+    if not isinstance(label, int) and canonical(str(label)) in names:
+        return names.index(canonical(str(label)))
     if isinstance(label, int) and 0 <= label < len(classes):
         return label
     raise VarlabError(f"label={label} is none of the {len(classes)} classes of this run ({', '.join(classes[:20])}).")

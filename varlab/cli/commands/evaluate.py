@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
+from varlab.data.folders.class_names import canonical, misplaced
 from varlab.files import write_json
 from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
@@ -33,6 +34,10 @@ def run(config: Config, directory: RunDirectory) -> Config:
     """Score the run. The result is in its ``scores/<protocol>.json`` and in this command's outcome."""
     run = FinishedRun(config)
     data = run.data()
+    if not data.info.counts.get("val"):
+        raise VarlabError(
+            f"{data.info.path} holds no val images, with which scores compare: give data=shards data.path=DIR of some."
+        )
     parents = Parents(info=data.info, near=run.path)
     extractor = parents.extractor(config["extractor"]).to(run.model.device)
     judge = dict(parents.used)
@@ -121,7 +126,18 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
 
 
 def _check_classes(knows: list[str], data: BaseDataModule) -> None:
-    """Raise VarlabError if the run knows other classes than the data; numbers in place of names fit any names."""
-    has = list(data.info.classes)
-    if knows not in (has, [str(i) for i in range(len(has))]):
-        raise VarlabError(f"The run knows the classes {knows}, but {data.info.path} holds {has}.")
+    """Raise VarlabError if the run's labels mean other classes than the data's.
+
+    A run that knows numbers alone, as most imported ones, fits any names, but no other numbers than its own.
+    """
+    has, path = list(data.info.classes), data.info.path
+    if list(map(canonical, knows)) == list(map(canonical, has)):
+        return
+    if knows != [str(i) for i in range(len(has))]:
+        raise VarlabError(f"The run knows the classes {knows}, but {path} holds {has}.")
+    if (wrong := misplaced(knows, has)) is not None:
+        raise VarlabError(
+            f"The run knows its classes by number, but class {has.index(wrong)} of {path} is called {wrong}: labels would be "
+            "permuted. Pack the images again (folders named by number then stand in numeric order), or, if the run's labels "
+            f"do follow the order of {path}, import it with classes={path}."
+        )

@@ -13,6 +13,7 @@ from varlab import flops
 from varlab.checkpoint import formats, save_weights
 from varlab.config import Config
 from varlab.data.format.index import read_index
+from varlab.data.format.labels import class_names
 from varlab.files import sha256
 from varlab.recipe.assembly import Build, assemble, build_tokenizer, example_slots
 from varlab.recipe.trainings import parameters
@@ -170,7 +171,7 @@ def _read_names(path: Path) -> list[str]:
         return list(read_index(path).info.classes)
     if not path.is_file():
         raise VarlabError(f"classes={path} is neither a folder of shards nor a file of names.")
-    return path.read_text().splitlines()
+    return list(class_names(str(path)) or ())
 
 
 def _given(config: Config, keys: tuple[str, ...]) -> Config:

@@ -35,6 +35,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     trainer = {key: value for key, value in config["trainer"].items() if key != "micro_batch"} | auto
     data: BaseDataModule = make(config["data"])
     _check_same_data(data.info, directory)
+    _check_val(config, data.info)
     leakage = data.duplicates.leakage if directory.rank == 0 else ""
     if leakage:
         logger.warning("%s: %s, so that scores on val are too good", data.path, leakage)
@@ -87,18 +88,33 @@ def _callbacks(config: Config, data: BaseDataModule, training: Plan, journal: Jo
     """What happens on the clock of images, beside checkpoints."""
     callbacks: list[Callback] = [
         TrainingLog(journal=journal, every=config["log"]["every"], bad=lambda: data.watches.get("train")),
-        Validation(
+        ProgressBar(console=Console(stderr=True), line_seconds=config["log"]["line_seconds"]),
+    ]
+    if not config["val"]["skip"]:
+        validation = Validation(
             journal=journal,
             loader=lambda rank, world: data.eval_loader("val", rank, world),
             every=config["val"]["every"],
-        ),
-        ProgressBar(console=Console(stderr=True), line_seconds=config["log"]["line_seconds"]),
-    ]
+        )
+        callbacks.insert(1, validation)
     if training.scores is not None:
         callbacks.append(InTrainingScores(journal=journal, scores=training.scores, every=config["scores"]["every"]))
     if training.draw is not None:
         callbacks.append(Pictures(journal=journal, draw=training.draw, every=config["pictures"]["every"]))
     return callbacks
+
+
+def _check_val(config: Config, info: DataInfo) -> None:
+    """Raise VarlabError if there is nothing to validate with, but a validation is to come."""
+    if info.counts.get("val"):
+        return
+    if not config["val"]["skip"]:
+        raise VarlabError(
+            f"{info.path} holds no val images to validate with: add val.skip=true, which trains the same without it, or "
+            "hold some images out first (varlab index with val_fraction=0.05, or a val folder for varlab pack)."
+        )
+    if config["kind"] == "tokenizer" and config["scores"]["every"] is not None:
+        raise VarlabError(f"{info.path} holds no val images to reconstruct for scores: set scores.every=null.")
 
 
 def _check_same_data(info: DataInfo, directory: RunDirectory) -> None:
