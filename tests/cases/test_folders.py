@@ -28,12 +28,13 @@ from tests.data.pack.loading import load_samples, load_skipped
 from varlab.cli.arguments import quote
 from varlab.cli.commands import edit, evaluate
 from varlab.cli.main import main
-from varlab.data.folders.class_names import in_order
+from varlab.data.folders.class_names import in_order, permuted
 from varlab.data.folders.splits import assign_splits, split_of_path
 from varlab.data.folders.tree import Tree
 from varlab.data.format.index import read_index
 from varlab.data.format.tar import scan_tar
 from varlab.data.image.augment import Augment
+from varlab.data.pack.conditions import PairedImages
 from varlab.data.pack.sources.folder import ImageFolder
 from varlab.data.pack.sources.parquet import Parquet
 from varlab.data.pack.sources.tars import Tars
@@ -245,7 +246,7 @@ def test_row3_folders_without_images_may_lie_beside_splits() -> None:
 def test_row3_train_alone_gives_a_share_to_val() -> None:
     folder("X/train")
     made = source("X")
-    assert made.classes == ("cat", "dog") and counts(made) == [12, 4] and "there is no val folder" in said(made)
+    assert made.classes == ("cat", "dog") and counts(made) == [12, 4] and "no folder holds val images" in said(made)
 
 
 # -- rows 5, 6 and 14: what is no image and no class -----------------------------------------------------------------------
@@ -664,6 +665,11 @@ def test_row4_labels_are_never_permuted(knows: list[str], has: list[str], fits: 
         evaluate._check_classes(knows, Data())  # type: ignore[arg-type]
 
 
+def test_row4_a_judge_of_the_same_classes_in_another_order_is_known() -> None:
+    assert permuted(["0", "1", "10", "2"], ["0", "1", "2", "10"]) and not permuted(["a", NFC], ["a", NFD])
+    assert not permuted(["a", "b"], ["a", "c"])
+
+
 @pytest.mark.parametrize("name", ["tench, Tinca tinca", "it's (1)", "a=b", NFC, "12 apostles"])
 def test_row26_a_label_is_named_as_it_is_called(name: str) -> None:
     quoted = quote(f"label={name}", multirun=False)
@@ -677,3 +683,27 @@ def test_row26_a_label_is_named_as_it_is_called(name: str) -> None:
 def test_row26_numbers_and_quoted_names_stay_as_they_are(value: str) -> None:
     assert quote(f"label={value}", multirun=False) == f"label={value}"
     assert quote(f"label={value},{value}", multirun=True) == f"label={value},{value}"
+
+
+def test_conditions_are_found_by_name_in_any_spelling_and_ending() -> None:
+    folder("X", (NFC,), 1)
+    put(f"X/{NFC}/{NFC}.jpg", jpg())
+    put(f"C/{NFC}/{NFD}.PNG", jpg(50))
+    put(f"C/{NFC}/._{NFC}.jpg", b"\0\5\x16\7")
+    put(f"C/{NFC}/0.jfif", jpg(90))
+    put(f"C/{NFC}/0.txt", b"a cat")
+    maker = PairedImages(path="C", resample="nearest")
+    drawn = {}
+    for sample in load_samples(source("X", val_fraction=0.0), "train"):
+        second = maker.draw(sample, Image.new("RGB", (8, 8)))
+        assert isinstance(second, Image.Image)
+        drawn[Path(str(sample.file)).stem] = int(np.asarray(second).mean())
+    assert drawn == {"0": 90, NFC: 50}
+
+
+def test_row2_links_in_a_flat_folder_count_once() -> None:
+    folder("X", (".",), 3)
+    link("1.jpg", "X/0a.jpg")
+    made = source("X", val_fraction=0.0)
+    assert {path for _, path, _ in made.entries("train")} == {"0.jpg", "1.jpg", "2.jpg"}
+    assert "1 link to what was there already (0a.jpg)" in said(made)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from varlab.checkpoint import load_weights
 from varlab.config import Config
+from varlab.data.folders.class_names import permuted
 from varlab.files import atomic_write, sha256
 from varlab.losses.perceptual import LPIPS, ClassifierPerceptual
 from varlab.metrics.classifier import Classifier
@@ -81,6 +82,11 @@ class Parents:
         if held_out.predicts == "labels" and classifier.num_classes != info.num_classes:
             raise VarlabError(
                 f"The judge {judge.run} knows {classifier.num_classes} classes, {info.path} has {info.num_classes}."
+            )
+        trained = (read_record(Path(judge.run)).data or {}).get("classes", [])
+        if held_out.predicts == "labels" and permuted(trained, info.classes):
+            raise VarlabError(
+                f"The judge {judge.run} knows the classes of {info.path} in another order: train a judge on these shards."
             )
         return ClassifierExtractor(classifier=classifier, hash=judge.weights_sha256, held_out=held_out)
 

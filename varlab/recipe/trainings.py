@@ -14,6 +14,7 @@ from torch import nn
 from varlab import flops
 from varlab.config import Config
 from varlab.data import BaseDataModule, StreamDataModule, TokenDataModule
+from varlab.data.folders.class_names import permuted
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.model import Model
@@ -221,6 +222,8 @@ def _generator_model(config: Config, data: BaseDataModule, rng: Rng, parents: Pa
     if init is not None:
         init.load_transformer(model.generator()[0], tokenizer.scales)
         parents.use("init", init.parent)
+        if permuted(init.build.classes or (), info.classes):
+            logger.warning("init=%s knows the classes in another order: their labels are learned again", config["init"])
     return build, model
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import process_lock, remove_drafts
+from varlab.files import process_lock, remove_drafts, write_errors
 from varlab.renames import current_targets
 from varlab.run import provenance
 from varlab.run.record import (
@@ -114,8 +114,9 @@ class RunDirectory:
         """Lock the directory against other processes, until this process closes it or ends."""
         if self.rank != 0 or self._held or self._lock is not None:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        with write_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         deadline = time.monotonic() + self._patience
         while not process_lock(file):
             if time.monotonic() > deadline:

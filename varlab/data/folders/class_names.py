@@ -8,7 +8,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["canonical", "in_order", "is_number", "likenesses", "misplaced", "named", "printable"]
+__all__ = ["canonical", "in_order", "is_number", "likenesses", "misplaced", "named", "permuted", "printable"]
 
 _MOST_NAMED = 10  # in a sentence
 
@@ -56,6 +56,12 @@ def _alike(names: Sequence[str], key: Callable[[str], object]) -> list[list[str]
     for name in names:
         groups[key(name)].append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def permuted(knows: Sequence[str], has: Sequence[str]) -> bool:
+    """Whether two lists name the same classes in another order."""
+    first, second = [canonical(name) for name in knows], [canonical(name) for name in has]
+    return first != second and sorted(first) == sorted(second)
 
 
 def misplaced(numbers: Sequence[str], names: Sequence[str]) -> str | None:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from varlab.data.folders.class_names import canonical, in_order, likenesses, named
-from varlab.data.folders.picture_files import is_picture
-from varlab.data.folders.splits import matches, split_of_folder, split_words
+from varlab.data.folders.splits import SplitNames, split_words
 from varlab.data.folders.tree import BESIDE, Tree
 from varlab.errors import VarlabError
 
@@ -55,8 +54,9 @@ def read_layout(tree: Tree, *, split: Mapping[str, str | None] | None, allow_emp
 
 class _LayoutReader:
     def __init__(self, tree: Tree, split: Mapping[str, str | None] | None, allow_empty: bool):
-        self._tree, self._split, self._allow_empty = tree, split, allow_empty
-        self._notes, self._called = list[str](), defaultdict[str, set[str]](set)
+        self._tree, self._allow_empty = tree, allow_empty
+        self._names = None if split is None else SplitNames(split)
+        self._notes = list[str]()
 
     def read(self) -> Layout:
         units = self._without_test(self._labelled(self._units()))
@@ -71,22 +71,24 @@ class _LayoutReader:
 
     def _units(self) -> list[_Unit]:
         folders = self._folders("")
-        roles = {folder: self._role(folder) for folder in folders}
-        if any(roles.values()):
-            return self._splits_first(roles)
-        inner = {folder: self._inner_roles(folder) for folder in folders}
-        if any(any(roles.values()) for roles in inner.values()):
-            return self._classes_first(inner)
-        self._check_likely_splits(folders)
+        if self._names is not None:
+            names = self._names
+            roles = {folder: names.role(folder) for folder in folders}
+            if any(roles.values()):
+                return self._splits_first(roles, names)
+            inner = {folder: {name: names.role(name) for name in self._folders(folder)} for folder in folders}
+            if any(any(roles.values()) for roles in inner.values()):
+                return self._classes_first(inner)
+            self._check_likely_splits(folders)
         units = self._class_units("all", "")
         self._note_wrapper(units)
         return units
 
-    def _splits_first(self, roles: Mapping[str, str | None]) -> list[_Unit]:
+    def _splits_first(self, roles: Mapping[str, str | None], names: SplitNames) -> list[_Unit]:
         """``train/cat/x.jpg``."""
         others = [folder for folder, role in roles.items() if role is None and self._tree.pictures(folder)]
         splits = [folder for folder, role in roles.items() if role]
-        if others and not (self._split or {}).get("train"):
+        if others and not names.patterns.get("train"):
             raise VarlabError(
                 f"{self._tree.root} holds the split {named(splits)} beside {named(others)}: leave folders out with "
                 f"source.split.skip='{'|'.join(others[:9])}', or {_ALL_CLASSES}."
@@ -98,7 +100,9 @@ class _LayoutReader:
                 f"{self._tree.root} holds the split {named(splits)} but no train: name its folder with "
                 f"source.split.train=NAME, set path={self._tree.root}/{splits[0]} to pack that alone, or {_ALL_CLASSES}."
             )
-        pairs = [(role, self._descended(folder, role)) for folder, role in roles.items() if role and role != "skip"]
+        pairs = [
+            (role, self._descended(folder, role, names)) for folder, role in roles.items() if role and role != "skip"
+        ]
         return [unit for role, folder in pairs for unit in self._class_units(role, folder)]
 
     def _classes_first(self, inner: Mapping[str, Mapping[str, str | None]]) -> list[_Unit]:
@@ -106,7 +110,7 @@ class _LayoutReader:
         units = []
         for folder, roles in inner.items():
             unnamed = [name for name, role in roles.items() if role is None]
-            plain = [n for n in unnamed if self._tree.pictures(f"{folder}/{n}")] + self._pictures_in(folder)
+            plain = [n for n in unnamed if self._tree.pictures(f"{folder}/{n}")] + list(self._tree.pictures_in(folder))
             if plain:
                 splits = [name for roles in inner.values() for name, role in roles.items() if role]
                 raise VarlabError(
@@ -121,58 +125,34 @@ class _LayoutReader:
 
     def _class_units(self, split: str, folder: str) -> list[_Unit]:
         """A unit for each folder of a class, and one of the images beside them."""
-        beside = {path: self._tree.real(path) for path in self._pictures_in(folder)}
+        beside = self._tree.pictures_in(folder)
         paths = [(name, f"{folder}/{name}" if folder else name) for name in self._folders(folder)]
         units = [_Unit(split, canonical(name), path, self._tree.pictures(path)) for name, path in paths]
         return [*units, _Unit(split, None, folder, beside)]
 
     def _folders(self, folder: str) -> list[str]:
         """The folders in a folder, without those that the owner leaves out."""
-        skip = (self._split or {}).get("skip")
         folders, _ = self._tree.children(folder)
-        left_out = [name for name in folders if skip and matches(name, skip)]
+        left_out = [name for name in folders if self._names is not None and self._names.skips(name)]
         self._note("left out by split.skip", left_out)
         return [name for name in folders if name not in left_out]
 
-    def _pictures_in(self, folder: str) -> list[str]:
-        """The paths of the pictures that lie in a folder itself."""
-        paths = [f"{folder}/{name}" if folder else name for name in self._tree.children(folder)[1]]
-        return [path for path in paths if is_picture(self._tree.real(path))]
-
-    def _descended(self, folder: str, role: str) -> str:
+    def _descended(self, folder: str, role: str, names: SplitNames) -> str:
         """The folder of a split; the one inside it if that alone is in it and has the same name (train/train/cat)."""
         folders = self._folders(folder)
-        if len(folders) == 1 and self._role(folders[0]) == role and not self._pictures_in(folder):
-            return self._descended(f"{folder}/{folders[0]}", role)
+        inner = f"{folder}/{folders[0]}" if len(folders) == 1 and names.role(folders[0]) == role else ""
+        if inner and self._folders(inner) and not self._tree.pictures_in(folder):
+            return self._descended(inner, role, names)
         return folder
 
-    # -- names of splits ---------------------------------------------------------------------------------------------------
-
-    def _role(self, name: str) -> str | None:
-        """The split that a folder is: train, val, test; skip for one that the owner's patterns leave out; None for none."""
-        if self._split is None:
-            return None
-        for split in ("val", "train"):
-            pattern = self._split.get(split)
-            if pattern and matches(name, pattern):
-                return split
-        word = split_of_folder(name)
-        decided = word is not None and self._split.get("train" if word == "train" else "val")
-        if word is not None:
-            self._called[word].add(name)
-        return "skip" if decided else word
-
-    def _inner_roles(self, folder: str) -> dict[str, str | None]:
-        return {} if self._split is None else {name: self._role(name) for name in self._folders(folder)}
+    # -- checks ------------------------------------------------------------------------------------------------------------
 
     def _check_likely_splits(self, folders: Sequence[str]) -> None:
         """Raise VarlabError if every folder mentions a split, and some train and some another (seg_train, seg_test)."""
-        words = {folder: split_words(folder) for folder in folders if self._split is not None}
-        if len(words) < 2 or not all(words.values()) or len(set().union(*words.values())) < 2:
-            return
-        train = [folder for folder, splits in words.items() if "train" in splits]
-        rest = [folder for folder in folders if folder not in train]
-        if train and rest:
+        words = {folder: split_words(folder) for folder in folders}
+        train = [folder for folder, splits in words.items() if splits == {"train"}]
+        rest = [folder for folder, splits in words.items() if splits and "train" not in splits]
+        if self._names is not None and train and rest and len(train) + len(rest) == len(folders):
             raise VarlabError(
                 f"The folders {named(folders)} of {self._tree.root} look like splits: set source.split.train='{train[0]}' "
                 f"source.split.val='{rest[0]}', or {_ALL_CLASSES}."
@@ -210,13 +190,14 @@ class _LayoutReader:
         count = sum(len(unit.images) for unit in test)
         if any(unit.split == "val" and unit.images for unit in units):
             if test:
-                both = "|".join(sorted(self._called["val"] | self._called["test"]))
+                called = self._names.called if self._names is not None else {}
+                both = "|".join(sorted({*called.get("val", ()), *called.get("test", ())}))
                 self._notes.append(f"{count:,} test images are passed over: source.split.val='{both}' takes them, too")
             return [unit for unit in units if unit.split != "test"]
         if count:
-            self._notes.append(f"there is no val folder: {count:,} test images are taken for val")
+            self._notes.append(f"no folder holds val images: {count:,} test images are taken for val")
         elif any(unit.split == "train" for unit in units):
-            self._notes.append("there is no val folder: a share of train is for val (source.val_fraction)")
+            self._notes.append("no folder holds val images: a share of train is for val (source.val_fraction)")
         return [replace(unit, split="val") if unit.split == "test" else unit for unit in units]
 
     def _classes(self, units: Iterable[_Unit]) -> tuple[str, ...]:
@@ -249,7 +230,7 @@ class _LayoutReader:
     def _note_wrapper(self, units: Sequence[_Unit]) -> None:
         """Say so if the only class has folders of images in it, which may be the classes."""
         filled = [unit for unit in units if unit.images]
-        if len(filled) == 1 and filled[0].name is not None and not self._pictures_in(filled[0].folder):
+        if len(filled) == 1 and filled[0].name is not None and not self._tree.pictures_in(filled[0].folder):
             inside = self._folders(filled[0].folder)
             if len(inside) > 1:
                 folder = f"{self._tree.root}/{filled[0].folder}"

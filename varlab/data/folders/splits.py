@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from varlab.errors import VarlabError
 
-__all__ = ["SPLIT_WORDS", "assign_splits", "matches", "split_of_folder", "split_of_path", "split_words"]
+__all__ = ["SPLIT_WORDS", "SplitNames", "assign_splits", "matches", "split_of_folder", "split_of_path", "split_words"]
 
 SPLIT_WORDS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -44,6 +44,34 @@ def split_of_path(path: str) -> str | None:
         if splits == {"train"}:
             return "train"
     return None
+
+
+class SplitNames:
+    """The names of the folders of splits: usual words, or an owner's patterns for ``skip``, ``val`` and ``train``.
+
+    called: the names that words decided, by split.
+    """
+
+    def __init__(self, patterns: Mapping[str, str | None]):
+        self.patterns = patterns
+        self.called: dict[str, set[str]] = {split: set() for split in SPLIT_WORDS}
+
+    def role(self, name: str) -> str | None:
+        """The split that a folder is: train, val, test; skip for one that other patterns replace; None for no split."""
+        for split in ("val", "train"):
+            pattern = self.patterns.get(split)
+            if pattern and matches(name, pattern):
+                return split
+        word = split_of_folder(name)
+        if word is None:
+            return None
+        self.called[word].add(name)
+        return "skip" if self.patterns.get("train" if word == "train" else "val") else word
+
+    def skips(self, name: str) -> bool:
+        """Whether the owner leaves a folder out."""
+        skip = self.patterns.get("skip")
+        return bool(skip) and matches(name, str(skip))
 
 
 def matches(name: str, pattern: str) -> bool:

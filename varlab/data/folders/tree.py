@@ -24,6 +24,7 @@ SPECIAL: Kind = ("device", ", pipe or socket")
 ENDINGS: Kind = ("file", " of other endings")
 BESIDE: Kind = ("image", " beside the class folders")
 
+_OWN = frozenset({".lock", ".packing"})  # of varlab pack, in the folder of its shards
 _EXAMPLES = 9  # that a sentence names, of each kind
 
 
@@ -106,6 +107,16 @@ class Tree:
         self.passed.add(ENDINGS, (path for path in files if path not in pictures))
         return pictures
 
+    def pictures_in(self, folder: str) -> dict[str, str]:
+        """The pictures that lie in a folder itself, each real file once: path → real path."""
+        here, found = self.real(folder), dict[str, str]()
+        paths = [_joined(folder, name) for name in self.children(folder)[1]]
+        reals = {path: self.real(path) for path in paths}
+        for path in sorted(paths, key=lambda path: reals[path] != _joined(here, path.rpartition("/")[2])):  # links last
+            if found.setdefault(reals[path], path) != path:
+                self.passed.add(AGAIN, [path])
+        return {path: real for real, path in found.items() if is_picture(real)}
+
     def entries(self, folder: str) -> list[os.DirEntry[str]]:
         """What a folder holds, without hidden and system names, which are counted; nothing if it cannot be read."""
         try:
@@ -114,7 +125,7 @@ class Tree:
         except OSError as e:
             self.passed.add(UNREADABLE, [f"{folder or self.root}: {e.strerror}"])
             return []
-        self.passed.add(HIDDEN, (_joined(folder, entry.name) for entry in entries if is_system(entry.name)))
+        self.passed.add(HIDDEN, (_joined(folder, e.name) for e in entries if is_system(e.name) and e.name not in _OWN))
         return [entry for entry in entries if not is_system(entry.name)]
 
     def real(self, path: str) -> str:
