@@ -652,6 +652,7 @@ def test_row1_classes_with_one_image_are_named_before_the_packing(log: pytest.Lo
         (["cat", NFC], ["cat", NFD], True),
         (["cat", "dog"], ["dog", "cat"], False),
         (["0", "1"], ["0", "1", "2"], False),
+        (["\ud83d"], ["\ud83d"], True),  # half a character, in JSON
     ],
 )
 def test_row4_labels_are_never_permuted(knows: list[str], has: list[str], fits: bool) -> None:

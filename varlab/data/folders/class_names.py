@@ -15,7 +15,10 @@ _MOST_NAMED = 10  # in a sentence
 
 def printable(name: str) -> str:
     r"""A file's name without bytes that are no UTF-8: they are written as ``\xe9``."""
-    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    try:
+        return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    except UnicodeEncodeError:  # half a character, in JSON
+        return name.encode(errors="backslashreplace").decode()
 
 
 def named(names: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def split_files(
     """
     tree = Tree(folder)
     every = tree.files()
-    files = sorted(file for file in every if file.endswith(f".{ending}"))
+    files = sorted(file for file in every if file.lower().endswith(f".{ending}"))
     if ending == "tar":
         check_packing(folder, files, beside=every)
     passed = tree.passed.sentences()
