@@ -217,7 +217,7 @@ def test_row3_splits_beside_classes_are_refused_with_a_remedy(capsys: pytest.Cap
     folder("Z", ("dog",))
     with pytest.raises(VarlabError, match=r"Some classes of Z have splits \(train, val\), but dog holds dog/0.jpg"):
         source("Z")
-    assert source("Z", split={"skip": "dog"}).classes == ("cat",)
+    assert source("Z", split={"skip": "dog"}).classes == ("image",)
 
 
 @pytest.mark.parametrize(

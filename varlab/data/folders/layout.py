@@ -20,9 +20,9 @@ _ALL_CLASSES = "set source.split=null if every folder is a class"
 class Layout:
     """The images of a folder.
 
-    classes: the names in label order; none if the images have no labels. splits: the path below the root and the label of
-    each image, in the order of labels and paths, by split; one entry, "all", if the folder has no splits. notes: sentences
-    about what was passed over or decided.
+    classes: the names in label order; none if the images have no labels, or all the same one. splits: the path below the root
+    and the label of each image, in the order of labels and paths, by split; one entry, "all", if the folder has no splits.
+    notes: sentences about what was passed over or decided.
     """
 
     classes: tuple[str, ...]
@@ -40,21 +40,24 @@ class _Unit:
     images: Mapping[str, str]  # path → real path
 
 
-def read_layout(tree: Tree, *, split: Mapping[str, str | None] | None, allow_empty: bool) -> Layout:
+def read_layout(
+    tree: Tree, *, split: Mapping[str, str | None] | None, allow_empty: bool, labelled: bool = True
+) -> Layout:
     """Find classes and splits: ``cat/x.jpg``, ``train/cat/x.jpg``, ``cat/train/x.jpg``, or images without folders.
 
     split: patterns of folder names for ``skip``, ``val`` and ``train``; null takes the usual words. None: no folder is a
-    split. allow_empty: whether a folder without images is a class.
+    split. allow_empty: whether a folder without images is a class. labelled: whether folders are classes; else all images
+    are without labels.
 
     Raises:
         VarlabError: there is no image; the folders can be understood in two ways; val has a class that train lacks.
     """
-    return _LayoutReader(tree, split, allow_empty).read()
+    return _LayoutReader(tree, split, allow_empty, labelled).read()
 
 
 class _LayoutReader:
-    def __init__(self, tree: Tree, split: Mapping[str, str | None] | None, allow_empty: bool):
-        self._tree, self._allow_empty = tree, allow_empty
+    def __init__(self, tree: Tree, split: Mapping[str, str | None] | None, allow_empty: bool, labelled: bool):
+        self._tree, self._allow_empty, self._are_classes = tree, allow_empty, labelled
         self._names = None if split is None else SplitNames(split)
         self._notes = list[str]()
 
@@ -62,6 +65,9 @@ class _LayoutReader:
         units = self._without_test(self._labelled(self._units()))
         classes = self._classes(units)
         self._check_val(units, classes)
+        if len(classes) == 1:
+            self._note("a single class, whose images are packed without labels", classes)
+            units, classes = [replace(unit, name=None) for unit in units], ()
         self._note_links(units)
         splits = {split: _images(units, split, classes) for split in ("train", "val", "all")}
         notes = [*self._tree.passed.sentences(), *self._notes, *likenesses(classes)]
@@ -169,19 +175,26 @@ class _LayoutReader:
     # -- classes and images ------------------------------------------------------------------------------------------------
 
     def _labelled(self, units: Sequence[_Unit]) -> list[_Unit]:
-        """The units of classes; those of images without labels if there are no others."""
+        """The units of classes; those of images without labels if there are no others, or one folder with fewer images."""
+        if not self._are_classes:
+            units = [replace(unit, name=None) for unit in units]
         labelled = [unit for unit in units if unit.name is not None]
         unlabelled = [unit for unit in units if unit.name is None]
-        if any(unit.images for unit in labelled):
+        stray = {unit.name for unit in labelled if unit.images}
+        if len(stray) == 1 and _count(unlabelled) > _count(labelled):
+            folders = [unit.folder for unit in labelled if unit.images]
+            self._note(f"{_count(labelled):,} images in a folder beside most images are passed over", folders)
+        elif stray:
             self._tree.passed.add(BESIDE, (path for unit in unlabelled for path in unit.images))
             return labelled
-        if not any(unit.images for unit in unlabelled):
+        elif not _count(unlabelled):
             passed = "; ".join(["", *self._tree.passed.sentences()])
             none = "holds no images" if self._tree.children()[0] else "has no subfolders and no images"
             raise VarlabError(
                 f"{self._tree.root} {none}: set path to a folder with a subfolder for each class{passed}."
             )
-        self._notes.append("there are no class folders: the images are packed without labels")
+        if self._are_classes:
+            self._notes.append("there are no class folders: the images are packed without labels")
         return unlabelled
 
     def _without_test(self, units: Sequence[_Unit]) -> list[_Unit]:
@@ -247,6 +260,10 @@ class _LayoutReader:
         twice = [paths for paths in places.values() if len(paths) > 1]
         if twice:
             self._notes.append(f"{len(twice):,} files are in two classes or splits by links: {named(twice[0])} …")
+
+
+def _count(units: Iterable[_Unit]) -> int:
+    return sum(len(unit.images) for unit in units)
 
 
 def _images(units: Iterable[_Unit], split: str, classes: Sequence[str]) -> list[tuple[str, int | None]]:

@@ -34,12 +34,14 @@ class ImageFolder(FileSource):
 
     A class is a subfolder, searched to any depth. Folders named train, val … above or in the classes are splits (see
     ``read_layout``); without a val the split is stratified, by ``val_fraction`` and ``seed``. ``seed`` also shuffles the
-    order in the shards. A file that cannot be decoded is skipped and named. Images without any subfolder have no labels.
+    order in the shards. A file that cannot be decoded is skipped and named. Images without any subfolder, or of a single
+    class, have no labels.
 
     Args:
         split: for train and val, the names of their folders, or patterns with | between them, and for ``skip``, folders to
             leave out; null takes the usual words. None: every folder is a class.
-        allow_empty: whether a folder without images is a class.
+        allow_empty: whether a folder without images is a class. label: "none" if no folder is a class: then all images are
+            packed without labels.
 
     Raises:
         VarlabError: the folder is missing or has no images; its folders can be understood in two ways; val has a class that
@@ -59,11 +61,14 @@ class ImageFolder(FileSource):
         allow_empty: bool | None = None,
         most_pixels: int = 1 << 27,
         depth: int | str = "auto",
+        label: str | None = None,
     ):
         super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
         self._root = Path(path).expanduser()
         if not self._root.is_dir():
             raise VarlabError(f"There is no image folder {self._root}: set path to one with class subfolders.")
+        if label not in (None, "none"):
+            raise VarlabError(f"source.label={label} is unknown: use none, or null for the names of folders.")
         self._arguments: Config = {
             "path": path,
             "size": size,
@@ -75,7 +80,9 @@ class ImageFolder(FileSource):
             self._arguments["split"] = None if split is None else dict(split)
         if allow_empty:
             self._arguments["allow_empty"] = True
-        layout = read_layout(Tree(self._root), split=split, allow_empty=bool(allow_empty))
+        if label:
+            self._arguments["label"] = label
+        layout = read_layout(Tree(self._root), split=split, allow_empty=bool(allow_empty), labelled=not label)
         self.classes = layout.classes or UNLABELLED
         splits = _split(layout.splits, val_fraction, seed)
         labels = {name: [label or 0 for _, label in images] for name, images in splits.items()}
