@@ -59,10 +59,11 @@ class Parents:
     def classifier(self, role: str, setting: str) -> Classifier:
         """Load the classifier of a role, judge or perceptual. setting: its run; or auto: one trained on the same shards."""
         setting = self._recorded[role].run if role in self._recorded else setting
+        info, task = self._info, "classifier" if self._info.num_classes > 1 else "rotation"
         missing = (
-            f"No finished classifier with role={role} trained on {self._info.path} lies under {RUNS}/: "
-            f"train one (varlab train task={'classifier' if self._info.num_classes > 1 else 'rotation'} role={role} "
-            "data=… data.path=… budget.images=…), or name its directory."
+            f"No finished classifier with role={role} trained on {info.path} lies under {RUNS}/: train one (varlab train "
+            f"task={task} role={role}{' seed=1' if role == 'perceptual' else ''} data=shards data.path={info.path} "
+            "budget.images=100000), or name its directory."
         )
         run = self._search(setting, lambda r: r.build.get("role") == role and _same_images(r, self._info), missing)
         classifier, held_out = load_classifier(run), held_out_accuracy(run)
