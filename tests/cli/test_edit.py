@@ -71,7 +71,7 @@ def test_a_class_may_be_named(lab: Path, picture: Path, tmp_path: Path) -> None:
         (["box=[0,0,1,1]", "task=repaint"], "task=repaint is unknown"),
         ([], "one of mask=FILE"),
         (["box=[0,0,1,1]", "mask=x.png"], "one of mask=FILE"),
-        (["mask=nowhere.png"], "nowhere.png is not a picture"),
+        (["mask=nowhere.png"], "nowhere.png cannot be used"),
         (["box=[0.5,0,0.5,1]"], "does not lie inside"),
         (["box=[0,0,99,99]"], "does not lie inside"),
         (["box=[1]"], "four numbers"),
@@ -92,7 +92,7 @@ def test_pictures_that_do_not_fit_are_said(lab: Path, picture: Path, tmp_path: P
     Image.new("L", (10, 10), 255).save(other)
     for asked, says in (
         ([str(lab / "next_scale"), f"image={picture}", f"mask={other}"], "must be of one size"),
-        ([str(lab / "next_scale"), "image=nowhere.png", "box=[0,0,1,1]"], "nowhere.png is not a picture"),
+        ([str(lab / "next_scale"), "image=nowhere.png", "box=[0,0,1,1]"], "nowhere.png cannot be used"),
         ([str(lab / "multi"), f"image={picture}", "box=[0,0,1,1]"], "not the run of a generator"),
     ):
         assert main(["edit", *asked, f"out={tmp_path / 'out'}"]) == 1

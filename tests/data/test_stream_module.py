@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import multiprocessing
 import os
 import pickle
 import tarfile
@@ -370,8 +371,11 @@ def test_where_nothing_can_be_read_is_one_sentence(
 
 def test_a_sentence_comes_whole_out_of_a_worker(tmp_path: Path) -> None:
     data = stream("", train=f"{tmp_path}/no.tar", val="x.tar", max_bad=1.0, workers=1)
-    with pytest.raises(VarlabError, match=r"^3 shards in a row of data\.train .*: correct it\.$"):
+    with pytest.raises(VarlabError, match=r"^3 shards in a row of data\.train .*: correct it\.$") as raised:
         list(data.train_loader(0, 8, 0, 1))
+    assert raised.value.__cause__ and multiprocessing.active_children() == [], (
+        "the error holds the loader, but no worker"
+    )
 
 
 def test_shards_without_samples_end(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from varlab.data.faults import FaultCounter
 from varlab.errors import VarlabError
@@ -118,13 +119,19 @@ class Loader(DataLoader[Batch]):
         self._watch = watch
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        iterator = super().__iter__()
         try:
-            for batch in super().__iter__():
+            for batch in iterator:
                 if self._watch is not None:
                     self._watch.note(batch.faults)
                 yield batch
         except VarlabError as e:  # torch adds the worker's traceback to the message
             raise VarlabError(str(e).rsplit("VarlabError: ", 1)[-1].strip()) from e
+        finally:
+            # An error holds the iterator by its traceback, and the workers live as long: they ignore SIGTERM, so this
+            # process would wait for them for ever at its exit.
+            if isinstance(iterator, _MultiProcessingDataLoaderIter):
+                iterator._shutdown_workers()
 
 
 def _start_worker(worker: int) -> None:
