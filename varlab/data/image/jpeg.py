@@ -17,9 +17,10 @@ __all__ = ["JPEG_END", "JPEG_START", "MALFORMED", "jpeg_header", "jpeg_orientati
 
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
-_SCAN, _END = 0xDA, 0xD9
-_BARE = {0x00, 0x01, *range(0xD0, 0xD9)}  # markers without a length; 00 is no marker
-_SEQUENTIAL = {0xC0, 0xC1}  # kinds of frames that have no progression
+_MARKER = struct.Struct(">HH").unpack_from
+_SCAN, _END, _JFIF, _NOTE = 0xFFDA, 0xFFD9, 0xFFE0, 0xFFE1
+_SEQUENTIAL = {0xFFC0, 0xFFC1}  # kinds of frames that have no progression
+_WITH_LENGTH = frozenset(range(0xFFC0, 0xFFFF)) - set(range(0xFFD0, 0xFFDA))
 _NOT_LOST = ("extraneous bytes", "SOS parameters", "JFIF revision", "Adobe color", "progression sequence", "ICC marker")
 _ORIENTATION = (b"\x01\x12\x00", b"\x12\x01", b"tiff:Orientation")  # the tag in both byte orders, and in XMP
 
@@ -39,7 +40,7 @@ def jpeg_header(encoded: bytes) -> tuple[int, int, str] | None:
 
 def jpeg_orientation(encoded: bytes) -> int:
     """EXIF's orientation, or else XMP's, 1 … 8; 1 (upright) if the file states none."""
-    notes = [encoded[start + 4 : end] for marker, start, end in _segments(encoded) if marker == 0xE1]
+    notes = [encoded[start + 4 : end] for marker, start, end in _segments(encoded) if marker == _NOTE]
     notes = [note for note in notes if any(tag in note for tag in _ORIENTATION)]
     for note in notes:
         if note.startswith(b"Exif\0\0") and (orientation := _exif_orientation(note)):
@@ -81,7 +82,7 @@ def mended(encoded: bytes) -> bytes:
         sequential |= marker in _SEQUENTIAL
         if marker == _SCAN and sequential:
             part = part[:-3] + b"\x00\x3f\x00"  # all coefficients, the only choice
-        elif marker == 0xE0 and part[4:9] == b"JFIF\0":
+        elif marker == _JFIF and part[4:9] == b"JFIF\0":
             part = part[:9] + b"\x01" + part[10:]  # the revision
         parts.append(part)
     return b"".join([*parts, encoded[end:]])
@@ -90,18 +91,18 @@ def mended(encoded: bytes) -> bytes:
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, first byte, byte after the last) of each segment up to the first scan, whatever lies between them."""
     at, last = 2, len(encoded) - 4
-    while 0 <= (at := encoded.find(b"\xff", at)) <= last:
-        marker = encoded[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker in _BARE:
-            at += 2
-        else:
-            end = at + 2 + (encoded[at + 2] << 8 | encoded[at + 3])
+    while 0 <= at <= last:
+        marker, length = _MARKER(encoded, at)
+        if marker in _WITH_LENGTH:
+            end = at + 2 + length
             yield marker, at, end
-            if marker in (_SCAN, _END):
+            if marker == _SCAN:
                 return
             at = end
+        elif marker == _END:
+            return
+        else:
+            at = encoded.find(b"\xff", at + 1)
 
 
 def _decode(encoded: bytes, colours: str, least: tuple[int, int], *, strict: bool = True) -> U8:

@@ -30,7 +30,7 @@ def _is_oriented(text: bytes) -> bool:
     """Whether a text may hold an orientation, and is short enough for Pillow."""
     if not text.startswith(_ORIENTED) or len(text) > _MOST:
         return False
-    start = text.find(b"\x78")  # of a deflated stream, if it is deflated
+    start = text.find(b"\x78", text.index(b"\0"))  # of a deflated stream, if it is deflated
     try:
         return len(zlib.decompressobj().decompress(text[start:], _MOST + 1)) <= _MOST
     except zlib.error:

@@ -121,7 +121,7 @@ class PairedImages:
             condition = read_picture(file, self._rules).image()
             return cover(condition, (image.height, image.width), self._filter)
         except BadSampleError as e:
-            return Skipped(printable(sample.file), printable(f"has a condition that {e}"))
+            return Skipped(printable(sample.file), printable(f"has a condition that cannot be used: {e}"))
 
     def _pictures(self, folder: Path) -> dict[str, Path]:
         """The pictures in a folder by their names without endings; of two with one name, the first."""

@@ -158,9 +158,10 @@ def _reporting(progress: Progress | None, done: Synchronized[int], total: int) -
 
 def _check(packed: Sequence[PackedShard]) -> None:
     """Raises VarlabError if there is no training image, or a key occurs twice."""
-    skipped = sum(len(shard.skipped) for shard in packed)
+    skipped = [skipped for shard in packed for skipped in shard.skipped]
     if not any(shard.records for shard in packed if shard.split == SPLITS[0]):
-        raise VarlabError(f"Nothing to pack: the source gave no training image ({skipped} skipped).")
+        first = f"; the first, {skipped[0].name}: {skipped[0].reason}" if skipped else ""
+        raise VarlabError(f"Nothing to pack: the source gave no training image ({len(skipped)} skipped){first}.")
     for split in SPLITS:
         keys = Counter(record.key for shard in packed if shard.split == split for record in shard.records)
         (key, times), *_ = keys.most_common(1) or [("", 1)]

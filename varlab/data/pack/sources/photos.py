@@ -12,12 +12,15 @@ from torch import Tensor
 from varlab.config import Config
 from varlab.data.format.index import SPLITS
 from varlab.data.image.crop import Box
+from varlab.data.image.picture import PixelRules, read_picture
 from varlab.data.image.resize import resampling
 from varlab.data.pack.sources.base import Skipped, SourceSample
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
 __all__ = ["Photos", "regions"]
+
+_RULES = PixelRules(most_pixels=1 << 27)
 
 Entry = tuple[int, str] | Skipped
 """Number of the crop, name of the photograph; or a photograph that is too small."""
@@ -138,6 +141,5 @@ def _open(name: str) -> Image.Image:
     for ending in ("png", "jpg"):
         with as_file(files("skimage") / "data" / f"{name}.{ending}") as path:
             if path.is_file():
-                image = Image.open(path)
-                return image.convert("L" if image.mode == "L" else "RGB")
+                return read_picture(path, _RULES).image()
     raise VarlabError(f"The installed scikit-image ships no photograph {name!r}: take it out of source.photos.")
