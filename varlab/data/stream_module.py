@@ -18,7 +18,7 @@ from varlab.data.base import BaseDataModule, image_size, require_at_least, requi
 from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Crop
-from varlab.data.image.depth import ASSUMED, read_depths
+from varlab.data.image.depth import ASSUMED, describe_depths, read_depths
 from varlab.data.image.picture import PixelRules
 from varlab.data.read.loader import BatchDataset, SplitDataset
 from varlab.data.sequential.datasets import HeldSplit, OpenStream, StreamedSplit, StreamedTraining, hold_split
@@ -123,7 +123,8 @@ class StreamDataModule(BaseDataModule):
 
     @cached_property
     def _val(self) -> HeldSplit:
-        log.info("reading %d val images", self._counts["val"])
+        depths = describe_depths(self._decoder.rules.depths)
+        log.info("reading %d val images; values of more than 8 bits are %s (data.depth)", self._counts["val"], depths)
         stream, note = self._stream("val")(), self._watches["val"].note
         return hold_split(stream, size=self._size, n=self._counts["val"], note=note)
 

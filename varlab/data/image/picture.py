@@ -27,6 +27,7 @@ __all__ = ["FIRST", "TURNED", "WARNED", "EncodedPicture", "Picture", "PixelRules
 TURNED, WARNED, FIRST = "turned upright", "decoded in spite of warnings", "the first of several frames"
 """What can be done to an image on the way, as the log counts it."""
 
+_JPEG_MODES = {"Gray": "L", "YCbCr": "RGB"}  # Pillow's modes of them
 _JPEG_COLOURS = {"Gray": "GRAY", "YCbCr": "RGB"}  # simplejpeg gives the same bytes as Pillow for these
 _NOT_OPENED = ("EPS", "WMF")  # other programs would draw them
 _START = 16  # bytes by which Pillow's formats know their files
@@ -141,7 +142,7 @@ class _Jpeg:
 
     def decode(self, least: tuple[int, int] = (0, 0)) -> Picture:
         img_HWC, warned = self._pixels(least[::-1] if self._lies else least)
-        mode = {"Gray": "L", "YCbCr": "RGB"}.get(self._colours, self._colours)
+        mode = _JPEG_MODES.get(self._colours, self._colours)
         if self._orientation == 1 and not warned:
             return Picture(img_HWC, mode)
         steps = (TURNED,) * (self._orientation > 1) + (WARNED,) * warned
