@@ -90,7 +90,7 @@ def _callbacks(config: Config, data: BaseDataModule, training: Plan, journal: Jo
         TrainingLog(journal=journal, every=config["log"]["every"], bad=lambda: data.watches.get("train")),
         ProgressBar(console=Console(stderr=True), line_seconds=config["log"]["line_seconds"]),
     ]
-    if not config["val"]["skip"]:
+    if not config["val"].get("skip"):
         validation = Validation(
             journal=journal,
             loader=lambda rank, world: data.eval_loader("val", rank, world),
@@ -108,7 +108,7 @@ def _check_val(config: Config, info: DataInfo) -> None:
     """Raise VarlabError if there is nothing to validate with, but a validation is to come."""
     if info.counts.get("val"):
         return
-    if not config["val"]["skip"]:
+    if not config["val"].get("skip"):
         raise VarlabError(
             f"{info.path} holds no val images to validate with: add val.skip=true, which trains the same without it, or "
             "hold some images out first (varlab index with val_fraction=0.05, or a val folder for varlab pack)."
