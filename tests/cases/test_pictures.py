@@ -12,10 +12,12 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -37,7 +39,8 @@ from varlab.data.pack.sources.folder import ImageFolder
 from varlab.data.read.reader import ShardReader
 from varlab.data.sequential.sample_stream import SampleDecoder, SampleStream
 from varlab.errors import VarlabError
-from varlab.recipe import sampling_conditions
+from varlab.recipe.sampling_conditions import SamplingConditions
+from varlab.tokenizer.condition import SpatialCondition
 
 U8 = NDArray[np.uint8]
 LIMIT = 89478485
@@ -153,7 +156,12 @@ def by_edit(content: bytes, size: tuple[int, int], at: Path) -> U8:
 
 def by_cond(content: bytes, size: tuple[int, int], at: Path) -> U8:
     put(f"{at}/cond.jpg", content)
-    return np.asarray(sampling_conditions._image(at / "cond.jpg", size, PixelRules(most_pixels=LIMIT)).permute(1, 2, 0))
+    config = {"cond": f"{at}/cond.jpg", "size": None, "most_pixels": LIMIT, "depth": "auto"}
+    conditioned = SimpleNamespace(
+        tokenizer=SimpleNamespace(image_size=size), condition=object.__new__(SpatialCondition)
+    )
+    conditions = SamplingConditions(config, SimpleNamespace(model=conditioned))
+    return np.asarray(conditions.shown(torch.zeros(1, dtype=torch.int64))[0].permute(1, 2, 0))
 
 
 def by_condition_folder(content: bytes, size: tuple[int, int], at: Path) -> U8:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,18 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 from varlab.config import Config
-from varlab.data.faults import BadSampleError
 from varlab.data.folders.picture_files import is_picture, is_system
-from varlab.data.image.depth import ASSUMED, describe_depths, read_depths
-from varlab.data.image.picture import PixelRules, read_picture
-from varlab.data.image.resize import cover, pixels
+from varlab.data.image.depth import ASSUMED, read_depths
+from varlab.data.image.picture import PixelRules
+from varlab.data.image.resize import centre_of_file
 from varlab.recipe.finished_run import FinishedRun
 from varlab.sample import Sampler
 from varlab.score.image_sampler import ValConditions
 from varlab.tokenizer.condition import SpatialCondition
 from varlab.types import VarlabError, to_float
-
-log = logging.getLogger(__name__)
 
 
 class SamplingConditions:
@@ -60,7 +56,8 @@ class SamplingConditions:
             files = sorted(f for f in path.iterdir() if not is_system(f.name) and f.is_file() and is_picture(f))
         if not files or not all(f.is_file() for f in files):
             raise VarlabError(f"cond={path} is neither an image nor a folder of images.")
-        return torch.stack([_image(f, self.size, rules) for f in files])
+        bilinear = Image.Resampling.BILINEAR
+        return torch.stack([centre_of_file(f, self.size, bilinear, rules, setting="cond")[0] for f in files])
 
     def labels(self, ids_B: Tensor) -> Tensor | None:
         """Return label_B of the val images that give these samples their conditions; None without them."""
@@ -95,14 +92,3 @@ def _size(asked: object) -> tuple[int, int]:
     if not isinstance(asked, list) or len(asked) != 2 or not all(isinstance(n, int) and n > 0 for n in asked):
         raise VarlabError(f"size={asked} must be height and width in pixels: size=[128,192].")
     return asked[0], asked[1]
-
-
-def _image(file: Path, size: tuple[int, int], rules: PixelRules) -> Tensor:
-    """The centre of an image file at that (H, W), ``img_u8_3HW``."""
-    try:
-        picture = read_picture(file, rules)
-    except BadSampleError as e:
-        raise VarlabError(f"cond={file} cannot be used: {e}.") from e
-    if picture.deep is not None:
-        log.info("%s: scaled to 8 bits from %s (depth=)", file, describe_depths(rules.depths))
-    return pixels(cover(picture.image().convert("RGB"), size, Image.Resampling.BILINEAR))

@@ -13,12 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from varlab.config import Config
-from varlab.data.faults import BadSampleError
 from varlab.data.folders.class_names import canonical
-from varlab.data.image.depth import describe_depths, read_depths, widest
+from varlab.data.image.depth import read_depths
 from varlab.data.image.grid import grid, write_png
-from varlab.data.image.picture import PixelRules, read_picture
-from varlab.data.image.resize import cover, pixels
+from varlab.data.image.picture import PixelRules
+from varlab.data.image.resize import centre_of_file
 from varlab.files import atomic_write
 from varlab.model import Model
 from varlab.recipe.finished_run import FinishedRun
@@ -67,20 +66,12 @@ def _image(
     config: Config, name: str, size: tuple[int, int], resample: Image.Resampling, mode: str = "RGB"
 ) -> tuple[Tensor, tuple[int, int]]:
     """The centre of an image file at that (H, W), img_u8_CHW; and the (H, W) of the file. Nothing transparent is a mask."""
-    path, background = Path(config[name]), 255 if mode == "RGB" else 0
-    depths = read_depths(config["depth"], auto={})
-    try:
-        rules = PixelRules(most_pixels=config["most_pixels"], depths=depths, background=background)
-        picture = read_picture(path, rules)
-    except BadSampleError as error:
-        raise VarlabError(f"{name}={path} cannot be used: {error}.") from error
-    if picture.deep is not None:
-        logger.info("%s: %s, scaled to 8 bits (depth=)", path, describe_depths({**widest([picture.deep]), **depths}))
-    image = picture.image().convert(mode)
-    original = image.height, image.width
+    depths, background = read_depths(config["depth"], auto={}), 255 if mode == "RGB" else 0
+    rules = PixelRules(most_pixels=config["most_pixels"], depths=depths, background=background)
+    img_u8, original = centre_of_file(Path(config[name]), size, resample, rules, setting=name, mode=mode)
     if original != size:
-        logger.info("%s: %d×%d pixels, its centre resized to %d×%d", path, *original, *size)
-    return pixels(cover(image, size, resample)), original
+        logger.info("%s: %d×%d pixels, its centre resized to %d×%d", config[name], *original, *size)
+    return img_u8, original
 
 
 def _mask(config: Config, size: tuple[int, int], original: tuple[int, int]) -> Tensor:

@@ -194,7 +194,8 @@ class _LayoutReader:
                 f"{self._tree.root} {none}: set path to a folder with a subfolder for each class{passed}."
             )
         if self._are_classes:
-            self._notes.append("there are no class folders: the images are packed without labels")
+            why = "" if stray else "there are no class folders: "
+            self._notes.append(f"{why}the images are packed without labels")
         return unlabelled
 
     def _without_test(self, units: Sequence[_Unit]) -> list[_Unit]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +14,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from varlab.data.image.depth import Deep, Depths
+from varlab.data.faults import BadSampleError
+from varlab.data.image.depth import Deep, Depths, describe_depths
 from varlab.data.image.jpeg import JPEG_START
-from varlab.data.image.picture import WARNED, EncodedPicture, Picture, PixelRules, open_picture
+from varlab.data.image.picture import WARNED, EncodedPicture, Picture, PixelRules, open_picture, read_picture
 from varlab.data.image.png import PNG_START
 from varlab.errors import VarlabError
 
-__all__ = ["STORED", "WRONG_ENDING", "Fit", "Fitted", "cover", "format_of", "is_wrong_ending", "pixels", "resampling"]
+__all__ = [
+    "STORED",
+    "WRONG_ENDING",
+    "Fit",
+    "Fitted",
+    "centre_of_file",
+    "cover",
+    "format_of",
+    "is_wrong_ending",
+    "pixels",
+    "resampling",
+]
+
+log = logging.getLogger(__name__)
 
 STORED: Mapping[str, str] = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 """The formats that a shard stores unchanged, and the endings that it gives them."""
@@ -111,6 +126,27 @@ def cover(image: Image.Image, size: tuple[int, int], resample: Image.Resampling)
     x, y = image.width / wide, image.height / high
     right, lower = min((left + width) * x, image.width), min((upper + height) * y, image.height)
     return image.resize((width, height), resample, box=(left * x, upper * y, right, lower))
+
+
+def centre_of_file(
+    file: Path, size: tuple[int, int], resample: Image.Resampling, rules: PixelRules, *, setting: str, mode: str = "RGB"
+) -> tuple[Tensor, tuple[int, int]]:
+    """The centre of an image file at that (H, W), ``img_u8_CHW``; and the (H, W) of the whole, upright.
+
+    setting: the key that named the file, for messages. mode: RGB, or L.
+
+    Raises:
+        VarlabError: the file cannot be used.
+    """
+    try:
+        picture = read_picture(file, rules)
+    except BadSampleError as e:
+        raise VarlabError(f"{setting}={file} cannot be used: {e}.") from e
+    if picture.deep is not None:
+        kind, bits = picture.deep
+        log.info("%s: scaled to 8 bits from %s (depth=)", file, describe_depths({kind: rules.depths.get(kind, bits)}))
+    image = picture.image().convert(mode)
+    return pixels(cover(image, size, resample)), (image.height, image.width)
 
 
 def pixels(image: Image.Image) -> Tensor:
