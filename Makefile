@@ -36,7 +36,7 @@ report: env  ## write one page about everything under runs/
 	$(BIN)/varlab report runs out=runs/report/all
 
 test: env  ## run the tests of every law and contract
-	$(PYTEST) -n 2 -m "not slow and not slurm"
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not slurm"
 
 test-slow: env  ## run the tests that take minutes: twenty random kills, trainings and stops of several ranks
 	$(BIN)/python -m pytest -m "slow and not slurm"
@@ -58,7 +58,7 @@ check: env  ## check style and types, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -n 2 -m "not slow and not slurm"
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not slurm"
 
 format: env  ## format the code
 	$(BIN)/ruff check --fix .

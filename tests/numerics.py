@@ -37,7 +37,8 @@ def instructions() -> Iterator[tuple[str, dict[str, str]]]:
 
 def run(python: str, environment: dict[str, str], arguments: list[str]) -> tuple[int, int, bool]:
     """Tests that passed and failed, and whether all is well."""
-    command = [python, "-m", "pytest", "-q", "-m", "numeric and not slow", *arguments]
+    processes = [] if environment["OMP_NUM_THREADS"] == "2" else ["-n", "2", "--dist", "worksteal"]
+    command = [python, "-m", "pytest", "-q", "-m", "numeric and not slow", *processes, *arguments]
     clean = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     done = subprocess.run(command, env=clean | environment, capture_output=True, text=True)
     last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-500:]]

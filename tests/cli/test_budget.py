@@ -19,7 +19,9 @@ TIMED = (
 )
 
 
-def test_seconds_become_images_once(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_become_images_once_and_train_as_those_images(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     assert small.train(run, *TIMED, *small.FAST) == 0
     record = small.record(run)
@@ -27,6 +29,9 @@ def test_seconds_become_images_once(lab: Path, tmp_path: Path, monkeypatch: pyte
     assert record["outcome"]["images"] == images > 0 and images % 32 == 0
     assert 0.25 < record["outcome"]["seconds"] < 30  # of one: a noisy machine
     assert not list(run.rglob("*trial*"))
+    counted = (*small.GENERATOR, "order=raster", "pictures.every=null", "val.every=null", f"budget.images={images}")
+    assert small.train(tmp_path / "counted", *counted) == 0
+    assert small.weights(run) == small.weights(tmp_path / "counted")
     (run / "last.ckpt").unlink()  # as if it had stopped before its first checkpoint
     told = record | {"outcome": {"state": "failed", "error": "x"}}
     (run / "run.json").write_text(json.dumps(told))
@@ -51,6 +56,7 @@ def test_budgets_that_make_no_sense(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_ranks_agree_on_their_pace(lab: Path, tmp_path: Path) -> None:
     """A command of its own, as ranks are: they train for as many images."""
     run, log = tmp_path / "run", tmp_path / "log"
@@ -65,11 +71,3 @@ def test_two_ranks_agree_on_their_pace(lab: Path, tmp_path: Path) -> None:
     assert small.Child(*command, log=log).wait() == 0, log.read_text()
     record = small.record(run)
     assert record["outcome"]["images"] == record["budget"]["images"] > 0
-
-
-def test_the_same_seed_trains_the_same_whether_timed_or_counted(lab: Path, tmp_path: Path) -> None:
-    assert small.train(tmp_path / "timed", *TIMED, *small.FAST) == 0
-    images = small.record(tmp_path / "timed")["budget"]["images"]
-    counted = (*small.GENERATOR, "order=raster", "pictures.every=null", "val.every=null", f"budget.images={images}")
-    assert small.train(tmp_path / "counted", *counted) == 0
-    assert small.weights(tmp_path / "timed") == small.weights(tmp_path / "counted")

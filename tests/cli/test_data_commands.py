@@ -40,7 +40,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".tar", ".npy") or p.name == "index.json"}
 
 
-@pytest.mark.parametrize("size", ["16", "null"])
+@pytest.mark.parametrize("size", ["16", pytest.param("null", marks=pytest.mark.slow)])
 def test_any_number_of_workers_packs_the_same_bytes(pictures: Path, tmp_path: Path, size: str) -> None:
     for workers in ("0", "3", "auto"):
         assert pack(pictures, tmp_path / workers, f"workers={workers}", f"source.size={size}") == 0

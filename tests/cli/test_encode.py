@@ -172,6 +172,7 @@ def test_a_stopped_encoding_goes_on(plain: Path, lab: Path, sharded: Path, tmp_p
     assert read_tokens(out).hash == read_tokens(plain).hash
 
 
+@pytest.mark.slow
 def test_ranks_share_the_work(plain: Path, lab: Path, sharded: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert encode(out, f"data.path={sharded}", "data=digits", "trainer.devices=2", "device=cpu") == 0

@@ -13,7 +13,7 @@ from varlab.sample.images import decode_maps
 
 from .conftest import World
 
-pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("in_float64")]
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 SAMPLER = Sampler(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0)
 

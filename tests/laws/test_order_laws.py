@@ -12,7 +12,7 @@ from varlab.types import Order, Tokenizer, VarlabError
 
 from .conftest import CLASSES, World, load, names, small_tokenizer
 
-pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("in_float64")]
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def test_protocols(world: World) -> None:

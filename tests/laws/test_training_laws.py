@@ -87,12 +87,19 @@ def test_the_adversarial_part_is_at_work(never_stopped) -> None:
 
 # -- law 8 -------------------------------------------------------------------------------------------------------------
 
-MOMENTS = (0, 32, 224, IMAGES)
+MOMENTS = [
+    ("generator", 0),
+    ("tokenizer", 32),
+    ("tokenizer", 224),
+    ("generator", IMAGES),
+]  # twenty others: test_kill_laws
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"after{m}")
-def test_killed_at_any_moment_equals_never_stopped(moment: int, never_stopped, lab: Path, tmp_path: Path) -> None:
-    kind, whole = never_stopped
+@pytest.mark.parametrize(("kind", "moment"), MOMENTS)
+def test_killed_at_any_moment_equals_never_stopped(
+    kind: str, moment: int, whole_runs: Callable[[str], Path], lab: Path, tmp_path: Path
+) -> None:
+    whole = whole_runs(kind)
     run, log = tmp_path / "run", tmp_path / "log"
     child = Child(*command(kind, run), log=log)
     jitter = float(Rng(moment).stream("moment", len(kind)).uniform()) * 0.03
@@ -116,8 +123,9 @@ def _after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= end
 
 
-def test_killed_again_and_again(never_stopped, lab: Path, tmp_path: Path) -> None:
-    kind, whole = never_stopped
+@pytest.mark.parametrize("kind", ["generator", pytest.param("tokenizer", marks=pytest.mark.slow)])
+def test_killed_again_and_again(kind: str, whole_runs: Callable[[str], Path], lab: Path, tmp_path: Path) -> None:
+    whole = whole_runs(kind)
     run, log = tmp_path / "run", tmp_path / "log"
     for moment in (64, 160, 352):
         child = Child(*command(kind, run), log=log)
@@ -140,7 +148,10 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("kind", "number"), [("tokenizer", signal.SIGKILL), ("generator", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [pytest.param("tokenizer", signal.SIGKILL, marks=pytest.mark.slow), ("generator", signal.SIGINT)],
+)
 def test_the_console_command_stopped_by_a_signal(
     kind: str, number: signal.Signals, whole_runs: Callable[[str], Path], lab: Path, tmp_path: Path
 ) -> None:

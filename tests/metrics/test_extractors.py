@@ -35,6 +35,7 @@ def images(size: int, batch: int = 2) -> torch.Tensor:
     return Rng(0).stream("sample", torch.arange(batch)).integers(256, 3, size, size).to(torch.uint8)
 
 
+@pytest.mark.slow
 def test_the_small_classifier_reads_digits() -> None:
     """98.5% of 360 held-out digits at 16 pixels, after 12 epochs: what a judge of samples is worth.
 

@@ -26,8 +26,9 @@ def states(name: str) -> dict[str, dict[str, Tensor]]:
     return {role: golden(name).state(state) for role, state in roles.items() if state is not None}
 
 
-@pytest.mark.parametrize("name", IMPORTS)
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize(
+    ("name", "suffix"), [*((name, "pth") for name in IMPORTS), ("var_A", "safetensors"), ("llamagen", "safetensors")]
+)
 def test_there_and_back(name: str, suffix: str, imported, tmp_path: Path) -> None:
     """import → export gives the same names and tensors; import → export → import the same run."""
     run, kind = imported(name), FORMAT[IMPORTS[name][0]]

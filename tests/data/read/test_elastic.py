@@ -20,9 +20,9 @@ from varlab.data.read.epoch_order import EpochOrder, quality
 from varlab.data.shard_module import ShardDataModule
 from varlab.types import Batch, VarlabError
 
-N = 3500  # images of an epoch: the first 10,000 positions span three
-FIRST = 10_000
-GLOBAL = 80
+N = 350  # images of an epoch: the first 1,000 positions span three
+FIRST = 1_000
+GLOBAL = 40
 
 Item = tuple[int, str, str]
 """epoch, key, and the hash of the cropped, flipped and noisy pixels."""
@@ -31,7 +31,7 @@ Item = tuple[int, str, str]
 @pytest.fixture(scope="module")
 def many(make_images: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("many")
-    pack(make_images(train=N, val=3), out, shard_size=400)
+    pack(make_images(train=N, val=3), out, shard_size=40)
     return out
 
 
@@ -67,7 +67,7 @@ def reference(many: Path) -> list[Item]:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 3), (2, 1), (4, 2)])
-def test_the_first_10000_are_the_same_on_any_ranks_and_workers(
+def test_the_first_1000_are_the_same_on_any_ranks_and_workers(
     many: Path, reference: list[Item], ranks: int, workers: int
 ) -> None:
     assert len(reference) == FIRST and {epoch for epoch, _, _ in reference} == {0, 1, 2}
@@ -75,7 +75,7 @@ def test_the_first_10000_are_the_same_on_any_ranks_and_workers(
 
 
 def test_a_stop_that_changes_from_2_to_4_ranks_changes_nothing(many: Path, reference: list[Item]) -> None:
-    stop = 61 * GLOBAL  # in the middle of the second epoch
+    stop = 11 * GLOBAL  # in the middle of the second epoch
     assert listed(many, 2, 1, 0, stop) + listed(many, 4, 2, stop, FIRST) == reference
 
 
