@@ -10,11 +10,13 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # the oldest torch that varlab works with
 TORCH29 := .venv-torch29
+# another interpreter for gpu-check, which then installs nothing: GPU_PYTHON=python3 where torch with CUDA is already there
+GPU_PYTHON ?=
 # Two test processes on two cores get one thread each; more threads would wait for each other.
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report test test-slow numerics slurm-test check format clean
+.PHONY: help env demo report test test-slow numerics slurm-test gpu-check check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -53,6 +55,9 @@ $(TORCH29)/.installed: pyproject.toml constraints.txt
 slurm-test: env  ## start a real Slurm of two nodes here (Debian, root) and test sweeps, preemption, kills
 	@(for c in slurmctld slurmd slurmdbd munged mariadbd; do command -v $$c >/dev/null || exit 1; done) || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge slurmdbd mariadb-server; }
 	$(PYTEST) -m slurm tests/slurm
+
+gpu-check: $(if $(GPU_PYTHON),,env)  ## compare one CUDA device with the CPU: training, resuming, sampling, scores, golden files
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu tests/gpu
 
 check: env  ## check style and types, and run the tests
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 ROUNDING = 2.0**-24  # of one operation in float32, relative
+BFLOAT16 = 2.0**-8  # of a product in bfloat16: its inputs and its result are rounded by 2^-9
 RUNS, FACTOR = 2, 3  # the farthest of two runs, times 3: a single number may move little twice, by luck
 # Two ways to compute the same numbers in float64: four million roundings, and far less than a mistake would move them.
 SAME = 2.0**-30
@@ -40,6 +41,7 @@ SUMS |= {
     "upsample_bicubic2d",
     "_cdist_forward",
 }
+PRODUCTS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu"}
 POINTWISE = {"add", "sub", "rsub", "mul", "div", "exp", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "pow", "lerp"}
 POINTWISE |= {"gelu", "silu", "sigmoid", "tanh", "softplus", "sin", "cos", "addcmul", "addcdiv", "polar"}
 
@@ -52,11 +54,15 @@ def _noise(seed: int) -> Tensor:
 
 
 class Rounded(TorchDispatchMode):
-    """Inside, operations in float64 are as uncertain as in float32; another seed, another error."""
+    """Inside, operations in float64 are as uncertain as in float32; another seed, another error.
 
-    def __init__(self, seed: int):
+    bfloat16: as under its autocast, where the inputs of products are rounded to it and sums are float32.
+    """
+
+    def __init__(self, seed: int, *, bfloat16: bool = False):
         super().__init__()
         self.seed, self._noise, self._used = seed, _noise(seed), 0
+        self._bfloat16 = bfloat16
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -69,6 +75,8 @@ class Rounded(TorchDispatchMode):
             out = func(*args, **kwargs)
             return out.copy_(self._moved(out, 1))
         n = _terms(name, inputs, lambda: func(*args, **kwargs)) if plain in SUMS else 1
+        if self._bfloat16 and plain in PRODUCTS:
+            n = max(n, (BFLOAT16 / ROUNDING) ** 2)
         kept = inputs[1:] if name == "native_batch_norm" else []  # its statistics are changed in place
         moved = {id(a): a if any(a is k for k in kept) else self._moved(a, n) for a in inputs}
         return func(*(moved.get(id(a), a) for a in args), **kwargs)
@@ -96,7 +104,7 @@ def _terms(name: str, inputs: list[Tensor], out: Callable[[], Any]) -> float:
         return max(t.shape[-1] for t in inputs if t.ndim)
     outputs = out()
     numels = [o.numel() for o in (outputs if isinstance(outputs, tuple) else (outputs,)) if isinstance(o, Tensor)]
-    return max(t.numel() for t in inputs) / max(min(n for n in numels if n), 1)
+    return max(t.numel() for t in inputs) / min((n for n in numels if n), default=1)
 
 
 def _drawn_in_float32(draw: Callable) -> Callable:

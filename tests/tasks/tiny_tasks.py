@@ -265,6 +265,9 @@ def train(
     val_every: int | None = 24,
     shard: bool = False,
     data: Data | None = None,
+    log_every: int = 24,
+    accelerator: str = "cpu",
+    deterministic: bool | str = True,
 ) -> Task:
     """A whole training in a directory, resumed if there is a checkpoint."""
     journal = Journal(directory=directory, tensorboard=tensorboard)
@@ -281,16 +284,16 @@ def train(
             on_resume=on_resume,
         ),
         callbacks=[
-            TrainingLog(journal=journal, every=24),
+            TrainingLog(journal=journal, every=log_every),
             Validation(journal=journal, loader=data.eval_loader, every=val_every),
             *extra,
         ],
         checkpointer=checkpointer,
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=devices,
         num_nodes=1,
         precision=precision,
-        deterministic=True,
+        deterministic=deterministic,
         threads=1,
         shard=shard,
     )
