@@ -87,12 +87,12 @@ def test_the_adversarial_part_is_at_work(never_stopped) -> None:
 
 # -- law 8 -------------------------------------------------------------------------------------------------------------
 
-MOMENTS = [
-    ("generator", 0),
-    ("tokenizer", 32),
+MOMENTS = [  # twenty others: test_kill_laws.py
+    pytest.param("generator", 0, marks=pytest.mark.slow),
+    pytest.param("tokenizer", 32, marks=pytest.mark.slow),
     ("tokenizer", 224),
     ("generator", IMAGES),
-]  # twenty others: test_kill_laws
+]
 
 
 @pytest.mark.parametrize(("kind", "moment"), MOMENTS)

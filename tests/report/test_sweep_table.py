@@ -14,7 +14,7 @@ from varlab.errors import VarlabError
 from varlab.report import sweep_table, write_report
 from varlab.tasks import Task
 
-SWEEP = ("order=next_scale,raster", "seed=0,1")
+SWEEP = ("order=next_scale,raster", "seed=1")
 
 
 def sweep(out: Path) -> int:
@@ -42,23 +42,23 @@ def unlucky(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_one_of_four_fails_and_only_that_one_runs_again(
+def test_one_of_two_fails_and_only_that_one_runs_again(
     lab: Path, tmp_path: Path, unlucky: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "study"
     assert sweep(out) == 1
-    assert "1 of 4 runs failed:" in capsys.readouterr().err
+    assert "1 of 2 runs failed:" in capsys.readouterr().err
     rows = table(out)
-    assert len(rows) == 4
+    assert len(rows) == 2
     bad = rows.pop("raster seed=1")
     assert (bad["state"], bad["attempts"], bad["why"]) == ("failed", "1", "The lights went out: switch them on.")
     assert bad["images"] == "64"
     for row in rows.values():
         assert row["state"] == "finished" and row["score"].startswith("val_nll=") and float(row["flops"]) > 0
         assert row["images"] == "128" and len(row["config_hash"]) == 12
-    assert len({row["config_hash"] for row in [*rows.values(), bad]}) == 4
+    assert len({row["config_hash"] for row in [*rows.values(), bad]}) == 2
     page = write_report([out], tmp_path / "report", title="x").html.read_text()
-    assert "4 jobs: 3 finished, 1 failed" in page and "The lights went out" in page
+    assert "2 jobs: 1 finished, 1 failed" in page and "The lights went out" in page
     before = {run: (out / run / "run.json").stat().st_mtime_ns for run in (row["path"] for row in rows.values())}
     unlucky.undo()
     with small.inside(lab.parent):

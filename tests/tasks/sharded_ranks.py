@@ -1,4 +1,4 @@
-"""``python sharded_ranks.py DIR 'with stops' KIND…``, once a rank: kinds of training with full and with sharded weights."""
+"""Run as ``python sharded_ranks.py DIR``, once per rank: every kind of training with full and with sharded weights."""
 
 from __future__ import annotations
 
@@ -70,30 +70,24 @@ def stopped(folder: Path, *, shard: bool) -> str:
     return "It was not stopped."
 
 
-def main(directory: Path, names: list[str], *, stops: bool) -> None:
+def main(directory: Path) -> None:
     held_by_name = {}
-    for name in names:
-        make = VARIANTS[name]
+    for name, make in VARIANTS.items():
         for shard in (False, True):
             task = make()
             train(task, directory / f"{name}-{shard}", images=IMAGES, devices=2, shard=shard, extra=(Alone(),))
         held_by_name[name] = held(task)
-    sentences = _stops(directory) if stops else []
-    (directory / f"rank{collectives.rank()}.json").write_text(
-        json.dumps({"held": held_by_name, "sentences": sentences})
-    )
-
-
-def _stops(directory: Path) -> list[str]:
-    """Trainings that were killed or asked to stop; what the latter said."""
     for first in (False, True):  # killed, and continued in the other way
         folder, make = directory / f"resumed-{first}", VARIANTS["micro_batches"]
         try:
             train(make(), folder, images=IMAGES, devices=2, shard=first, extra=(Alone(), Kill(24)))
         except Killed:
             train(make(), folder, images=IMAGES, devices=2, shard=not first, extra=(Alone(),))
-    return [stopped(directory / f"stopped-{shard}", shard=shard) for shard in (False, True)]
+    sentences = [stopped(directory / f"stopped-{shard}", shard=shard) for shard in (False, True)]
+    (directory / f"rank{collectives.rank()}.json").write_text(
+        json.dumps({"held": held_by_name, "sentences": sentences})
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[3:], stops=sys.argv[2] == "with stops")
+    main(Path(sys.argv[1]))

@@ -17,21 +17,13 @@ from varlab.checkpoint import load_checkpoint
 from varlab.types import VarlabError
 
 CLOCKED = {"seconds", "train/images_per_second", "train/eta_seconds"}
-FAST = ("tiny", "clipped")
-SLOW = [name for name in VARIANTS if name not in FAST]
+EXACT = [name for name in VARIANTS if name != "clipped"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    start(FOLDER / "sharded_ranks.py", 2, str(folder), "without stops", *FAST)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained_others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sharded")
-    start(FOLDER / "sharded_ranks.py", 2, str(folder), "with stops", *SLOW)
+    start(FOLDER / "sharded_ranks.py", 2, str(folder))
     return folder
 
 
@@ -52,19 +44,10 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize("name", [name for name in FAST if name != "clipped"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXACT)
 def test_the_same_bits(name: str, trained: Path) -> None:
     """Exported weights, averages, checkpoint and metrics but the norm, whose squares are added in another order."""
-    assert_same(name, trained)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_the_same_bits_of_the_other_kinds(name: str, trained_others: Path) -> None:
-    assert_same(name, trained_others)
-
-
-def assert_same(name: str, trained: Path) -> None:
     full, sharded = (trained / f"{name}-{shard}" for shard in (False, True))
     for file in ("weights.safetensors", "weights_raw.safetensors"):
         assert (full / file).read_bytes() == (sharded / file).read_bytes(), file
@@ -76,6 +59,7 @@ def assert_same(name: str, trained: Path) -> None:
         assert one == other
 
 
+@pytest.mark.slow
 def test_clipping_by_the_norm_of_all(trained: Path) -> None:
     full, sharded = (load_file(trained / f"clipped-{s}" / "weights_raw.safetensors") for s in (False, True))
     for name, weight in full.items():
@@ -85,8 +69,8 @@ def test_clipping_by_the_norm_of_all(trained: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [False, True])
-def test_a_run_may_go_on_in_the_other_way(first: bool, trained_others: Path) -> None:
-    whole, resumed = trained_others / "micro_batches-False", trained_others / f"resumed-{first}"
+def test_a_run_may_go_on_in_the_other_way(first: bool, trained: Path) -> None:
+    whole, resumed = trained / "micro_batches-False", trained / f"resumed-{first}"
     for file in ("weights.safetensors", "weights_raw.safetensors"):
         assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
 
@@ -98,20 +82,21 @@ def reported(trained: Path, what: str) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
-def test_asking_one_rank_stops_both_at_the_same_update(shard: bool, trained_others: Path) -> None:
+def test_asking_one_rank_stops_both_at_the_same_update(shard: bool, trained: Path) -> None:
     """The next update, with its pending actions: the resumed run has every line, and the same bits."""
-    here, there = (sentences[shard] for sentences in reported(trained_others, "sentences"))
+    here, there = (sentences[shard] for sentences in reported(trained, "sentences"))
     assert here == there and here.startswith("Stopped by SIGUSR2 after 24 images"), here
-    whole, resumed = (trained_others / f"{name}-{shard}" for name in ("micro_batches", "stopped"))
+    whole, resumed = (trained / f"{name}-{shard}" for name in ("micro_batches", "stopped"))
     for file in ("weights.safetensors", "weights_raw.safetensors"):
         assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
     assert numbers(whole) == numbers(resumed) and 24 in [line["images"] for line in numbers(whole)]
 
 
+@pytest.mark.slow
 def test_each_rank_holds_its_part(trained: Path) -> None:
     """Half, and a little for tensors that cannot be halved."""
     held = reported(trained, "held")
-    for name in FAST:
+    for name in VARIANTS:
         (here, everything), (there, _) = (rank[name] for rank in held)
         assert here + there == everything and max(here, there) < 0.55 * everything, name
 
