@@ -22,6 +22,7 @@ from torch import nn
 
 from tests import small
 from tests.data.pack.loading import load_samples
+from tests.laws.conftest import load as group
 from varlab.cli.app import conf_dir
 from varlab.cli.command_table import COMMANDS
 from varlab.cli.main import main
@@ -55,12 +56,6 @@ def files(folder: str) -> list[str]:
 def composed(name: str, *overrides: str, hydra: bool = False) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, list(overrides), return_hydra_config=hydra)
-
-
-def group(folder: str, name: str) -> dict[str, Any]:
-    """One group file alone."""
-    config = composed(f"{folder}/{name}")
-    return OmegaConf.to_container(config[folder], resolve=True)  # type: ignore[return-value]
 
 
 def train_config(*overrides: str) -> dict[str, Any]:
