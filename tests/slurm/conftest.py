@@ -129,7 +129,7 @@ def whole(world_folder: Path, cluster: Cluster) -> Callable[..., Path]:
         if overrides not in made:
             run, log = world_folder / "whole" / str(len(made)), world_folder / "whole.log"
             process = cluster.start("train", f"out={run}", *overrides, log=log)
-            assert process.wait(300) == 0, log.read_text()
+            assert process.wait(1200) == 0, log.read_text()
             made[overrides] = run
         return made[overrides]
 

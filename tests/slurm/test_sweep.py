@@ -20,7 +20,7 @@ FAILS, CANCELLED, ON_TIME = 1, 2, 5
 IMAGES = 9600
 SWEEP = (*TRAINING, f"budget.images={IMAGES}", "checkpoint.every=1000000", "log.every=640")
 EVERYWHERE = ("trainer.num_nodes=2", "out=sweep", "seed=" + ",".join(map(str, SEEDS)))
-PATIENCE = 500.0
+PATIENCE = 2000.0  # ends a test that hangs; the slower the processor and the fuller the machine, the longer it takes
 
 pytestmark = pytest.mark.slurm
 
@@ -61,7 +61,7 @@ def plan(cluster: Cluster) -> None:
         "trainer.num_nodes=1",
     )
     process = cluster.start(*words, "trainer.accelerator=none", log=log)
-    assert process.wait(120) == 1, log.read_text()
+    assert process.wait(PATIENCE) == 1, log.read_text()
 
 
 def preempt(cluster: Cluster) -> list[int]:
@@ -156,7 +156,7 @@ def test_a_real_time_limit_twice(cluster: Cluster, place: Path, whole: Callable[
     long = (*endless, "budget.images=1000000", "seed=9", "trainer.devices=1")
     process = cluster.start("train", "-m", "out=limit", *LAUNCH, *limits, *long, log=log)
     try:
-        until(lambda: any(_resumes(run) >= 2 for run in Path("limit").glob("*")), 300, "two time limits")
+        until(lambda: any(_resumes(run) >= 2 for run in Path("limit").glob("*")), PATIENCE, "two time limits")
     finally:
         process.terminate()
         cluster.say("scancel", "--user=root")
