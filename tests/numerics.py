@@ -1,6 +1,7 @@
 """``make numerics``: the numeric tests under every instruction set of this processor, thread count and version of torch.
 
-python tests/numerics.py PYTHON… [-- ARGUMENTS OF PYTEST]: one row a configuration; exit code 1 if a test failed in one.
+python tests/numerics.py PYTHON… [-- ARGUMENTS OF PYTEST]: one row a configuration, as many at once as there are cores for
+their threads; exit code 1 if a test failed in one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 THREADS = ("1", "2")
@@ -37,8 +39,7 @@ def instructions() -> Iterator[tuple[str, dict[str, str]]]:
 
 def run(python: str, environment: dict[str, str], arguments: list[str]) -> tuple[int, int, bool]:
     """Tests that passed and failed, and whether all is well."""
-    processes = [] if environment["OMP_NUM_THREADS"] == "2" else ["-n", "2", "--dist", "worksteal"]
-    command = [python, "-m", "pytest", "-q", "-m", "numeric and not slow", *processes, *arguments]
+    command = [python, "-m", "pytest", "-q", "-m", "numeric and not slow", *arguments]
     clean = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     done = subprocess.run(command, env=clean | environment, capture_output=True, text=True)
     last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-500:]]
@@ -51,22 +52,31 @@ def run(python: str, environment: dict[str, str], arguments: list[str]) -> tuple
     return passed, failed + errors, done.returncode == 0 and passed > 0
 
 
+def row(python: str, name: str, environment: dict[str, str], threads: str, arguments: list[str]) -> bool:
+    """Run one configuration and print its row; returns whether all is well."""
+    version = "import torch; print(torch.__version__)"
+    torch = subprocess.run([python, "-c", version], capture_output=True, text=True, check=True).stdout.strip()
+    counted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    start = time.monotonic()
+    passed, failed, fine = run(python, environment | counted, arguments)
+    seconds = time.monotonic() - start
+    print(f"{torch:16} {name:13} {threads:>7} {passed:>7} {failed:>7} {seconds:>8.0f}", flush=True)
+    return fine
+
+
 def main(arguments: list[str]) -> int:
     """Run and print the table."""
     pythons, _, rest = (" ".join(arguments)).partition(" -- ")
-    well = True
+    cores, well = len(os.sched_getaffinity(0)), True
     print(f"{'torch':16} {'instructions':13} {'threads':>7} {'passed':>7} {'failed':>7} {'seconds':>8}", flush=True)
-    for python in pythons.split():
-        version = "import torch; print(torch.__version__)"
-        torch = subprocess.run([python, "-c", version], capture_output=True, text=True, check=True).stdout.strip()
-        for name, environment in instructions():
-            for threads in THREADS:
-                start = time.monotonic()
-                counted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-                passed, failed, fine = run(python, environment | counted, rest.split())
-                well &= fine
-                seconds = time.monotonic() - start
-                print(f"{torch:16} {name:13} {threads:>7} {passed:>7} {failed:>7} {seconds:>8.0f}", flush=True)
+    for threads in THREADS:
+        with ThreadPoolExecutor(max(1, cores // int(threads))) as pool:
+            rows = [
+                pool.submit(row, python, name, environment, threads, rest.split())
+                for python in pythons.split()
+                for name, environment in instructions()
+            ]
+        well &= all(one.result() for one in rows)
     return 0 if well else 1
 
 
