@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 ROUNDING = 2.0**-24  # of one operation in float32, relative
 BFLOAT16 = 2.0**-8  # of a product in bfloat16: its inputs and its result are rounded by 2^-9
-RUNS, FACTOR = 3, 6  # the farthest of three runs, times 6: for a single number by chance too little once in 300 times
+RUNS, FACTOR = 2, 3  # the farthest of two runs, times 3: a single number may move little twice, by luck
 # Two ways to compute the same numbers in float64: four million roundings, and far less than a mistake would move them.
 SAME = 2.0**-30
 Measured = Mapping[str, Tensor]
