@@ -1,5 +1,5 @@
 # make demo   the whole path on real data: environment, shards, tokenizers, generators, scores, runs/demo/report.html
-# make test   every law and contract (`make check` runs them too)
+# make test   the laws and contracts (`make check` runs them too; `make test-slow` the long ones)
 # make help   the other targets
 
 VENV   ?= .venv
@@ -40,7 +40,7 @@ report: env  ## write one page about everything under runs/
 test: env  ## run the tests of every law and contract
 	$(PYTEST) -n 2 --dist worksteal -m "not slow and not slurm"
 
-test-slow: env  ## run the tests that take minutes: twenty random kills, trainings and stops of several ranks
+test-slow: env  ## run the tests that take minutes: whole studies, twenty random kills, trainings and stops of several ranks
 	$(BIN)/python -m pytest -m "slow and not slurm"
 
 numerics: env $(TORCH29)/.installed  ## run the numeric tests under every instruction set, one and two threads, torch 2.9 and 2.13
