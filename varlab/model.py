@@ -13,12 +13,13 @@ from varlab.order import BaseOrder
 from varlab.rng import Rng
 from varlab.sample import KnownTokens, Sampler, blend_images, kept_maps
 from varlab.sample.images import Growth, decode_maps
-from varlab.sample.large_image import enlarge, grid_of, sliding_window
+from varlab.sample.large_image import sliding_window
 from varlab.sample.sampler import Force
 from varlab.tokenizer import VQTokenizer
-from varlab.tokenizer.condition import Condition, CoordinateCondition, SpatialCondition
+from varlab.tokenizer.condition import Condition
+from varlab.tokenizer.model import enlarge, grid_of
 from varlab.transformer import Transformer
-from varlab.types import Maps, VarlabError
+from varlab.types import Maps, VarlabError, to_uint8
 
 Labels: TypeAlias = Tensor | list[int] | None
 """Class numbers, one a sample; None samples without a class (the null class; of a model of one class, that one)."""
@@ -110,23 +111,25 @@ class Model:
         """Token maps → img_B3HW."""
         return decode_maps(self.tokenizer, [idx.to(self.device) for idx in maps])
 
-    def condition_tokens(self, cond_img_B3HW: Tensor | None = None, box_B4: Tensor | None = None) -> Tensor:
-        """Encode conditions → cond_BN.
+    def condition_tokens(
+        self,
+        cond_img_B3HW: Tensor | None = None,
+        box_B4: Tensor | None = None,
+        *,
+        img_B3HW: Tensor | None = None,
+        label_B: Tensor | None = None,
+    ) -> Tensor:
+        """Encode conditions → cond_BN, from what the run's condition needs.
 
         cond_img_B3HW: condition images in [-1, 1], for a spatial condition. box_B4: (top, left, bottom, right) in [0, 1],
-        for coordinates: where each image lies in its picture.
+        for coordinates: where each image lies in its picture. img_B3HW, label_B: for a condition that is made from these.
         """
-        if isinstance(self.condition, SpatialCondition) and cond_img_B3HW is not None:
-            h, w = self.condition.tokenizer.image_size
-            if tuple(cond_img_B3HW.shape[2:]) != (h, w):
-                raise VarlabError(f"This run needs condition images of {h}×{w}, not {tuple(cond_img_B3HW.shape[2:])}.")
-            return self.condition.encode(cond_img_B3HW.to(self.device))
-        if isinstance(self.condition, CoordinateCondition) and box_B4 is not None:
-            return self.condition.encode(box_B4.to(self.device), self.condition.scales[0])
-        wants = "no condition"
-        if self.condition is not None:
-            wants = "boxes" if isinstance(self.condition, CoordinateCondition) else "condition images"
-        raise VarlabError(f"This run is made with {wants}, one for each sample: give it that.")
+        if self.condition is None:
+            raise VarlabError("This run is made with no condition: leave it out.")
+        images = {"cond_u8_B3HW": cond_img_B3HW, "img_u8_B3HW": img_B3HW}
+        fields = {name: to_uint8(img) for name, img in images.items() if img is not None}
+        fields |= {name: value for name, value in (("box_B4", box_B4), ("label_B", label_B)) if value is not None}
+        return self.condition.encode(**{name: value.to(self.device) for name, value in fields.items()})
 
     def _checked_condition(self, cond_BN: Tensor | None, batch: int) -> Tensor | None:
         """Check the condition's tokens and move them to the device."""
@@ -244,9 +247,10 @@ class Model:
         """
         large = self.enlarged(size)
         labels = self._labels(label_B, 1 if ids_B is None else len(ids_B))
-        if isinstance(self.condition, CoordinateCondition) and box_B4 is None:
-            box_B4 = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(labels), -1)
-        cond_BN = None if self.condition is None else large.condition_tokens(cond_img_B3HW, box_B4)
+        cond_BN = None
+        if self.condition is not None:
+            box_B4 = self.condition.defaults(len(labels)).get("box_B4") if box_B4 is None else box_B4
+            cond_BN = large.condition_tokens(cond_img_B3HW, box_B4, label_B=labels)
         return large.sample(labels, seed=seed, ids_B=ids_B, cond_BN=cond_BN, **changes)
 
     def enlarged(self, size: tuple[int, int]) -> Model:
@@ -254,18 +258,13 @@ class Model:
         transformer, order = self.generator()
         grid, condition = grid_of(self.tokenizer, size), self.condition
         window = sliding_window(order, self.tokenizer, grid, condition)
-        if isinstance(condition, SpatialCondition):
-            conditions = condition.tokenizer
-            condition = SpatialCondition(tokenizer=enlarge(conditions, grid_of(conditions, size)))
-        elif isinstance(condition, CoordinateCondition):
-            condition = CoordinateCondition(grid=grid, rows=condition.rows, columns=condition.columns)
         return Model(
             tokenizer=enlarge(self.tokenizer, grid),
             order=window,
             transformer=transformer,
             sampler=self.sampler,
             classes=self.classes,
-            condition=condition,
+            condition=None if condition is None else condition.enlarged(size, grid),
         )
 
     def growth(

@@ -1,4 +1,4 @@
-"""Renamed modules and classes: what a ``_target_`` of an old run, or of a user's YAML, is called today."""
+"""What a ``_target_``, or a ``kind``, of an old run or of a user's YAML is called today."""
 
 from __future__ import annotations
 
@@ -41,6 +41,21 @@ MOVED = {
     "varlab.tasks.tokenizer": "varlab.tasks.tokenizer_task",
 }
 
+# A part of a configuration and its ``kind`` (version d11e80b and earlier) → what stands there today.
+KINDS: Mapping[tuple[str, str], Config] = {
+    ("condition", "coordinates"): {
+        "_target_": "varlab.tokenizer.condition.CoordinateCondition",
+        "packing": {"_target_": "varlab.data.pack.conditions.CropBoxes"},
+    },
+    ("condition", "spatial"): {"_target_": "varlab.tokenizer.condition.SpatialCondition"},
+    ("extractor", "classifier"): {"_target_": "varlab.recipe.networks.judge"},
+    ("extractor", "inception"): {"_target_": "varlab.metrics.extractors.InceptionExtractor"},
+    ("perceptual", "classifier"): {"_target_": "varlab.recipe.networks.classifier_distance"},
+    ("perceptual", "lpips"): {"_target_": "varlab.losses.perceptual.LPIPS"},
+}
+
+_PLANNERS = ("classifier", "generator", "tokenizer")
+
 
 def current_name(name: str) -> str:
     """The dotted name under which an object can be imported today."""
@@ -52,8 +67,15 @@ def current_name(name: str) -> str:
 
 
 def current_targets(config: Mapping[str, object]) -> Config:
-    """A copy of a configuration in which each ``_target_``, at any depth, is a current name."""
-    return _renamed(config, current_name)
+    """A copy of a configuration in which each ``_target_``, at any depth, is a current name, and no part has a ``kind``."""
+    return _planned(_renamed(config, current_name))
+
+
+def _planned(config: Config) -> Config:
+    """With the planner that a training of version d11e80b and earlier had by its kind."""
+    if "task" not in config or "planner" in config or config.get("kind") not in _PLANNERS:
+        return config
+    return config | {"planner": {"_target_": f"varlab.recipe.plans.{config['kind']}_plan.plan", "_partial_": True}}
 
 
 def resolve_targets(config: Mapping[str, object]) -> Config:
@@ -69,12 +91,14 @@ def _logged_name(name: str) -> str:
     return now
 
 
-def _renamed(value: Any, rename: Callable[[str], str]) -> Any:
+def _renamed(value: Any, rename: Callable[[str], str], part: str = "") -> Any:
     if isinstance(value, list):
         return [_renamed(item, rename) for item in value]
     if not isinstance(value, Mapping):
         return value
+    if (target := KINDS.get((part, str(value.get("kind"))))) is not None:
+        value = {**target, **{key: item for key, item in value.items() if key != "kind"}}
     return {
-        key: rename(item) if key == "_target_" and isinstance(item, str) else _renamed(item, rename)
+        key: rename(item) if key == "_target_" and isinstance(item, str) else _renamed(item, rename, key)
         for key, item in value.items()
     }

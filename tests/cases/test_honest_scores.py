@@ -23,7 +23,7 @@ from varlab.data.format.duplicates import find_duplicates
 from varlab.data.format.index import read_index
 from varlab.metrics.comparison import matched_draws, nearest_scores
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
-from varlab.recipe.parents import held_out_accuracy
+from varlab.recipe.networks import held_out_accuracy
 from varlab.rng import Rng
 
 DATA = ("data=folder", "data.path=runs/data/X", "data.workers=0", "data.batch=16", "val.every=null", *small.FAST)

@@ -255,7 +255,9 @@ def test_four_classes_are_no_rotations(tmp_path: Path) -> None:
         net = ("classifier.channels=[4,4]", "classifier.groups=2", *small.FAST)
         assert small.train("judge", "task=rotation", *few, *net) == 0
         data = make(small.record(Path("runs/judge"))["config"]["data"])
-        extractor = Parents(info=data.info, near=Path("runs/x")).extractor({"kind": "classifier", "run": "auto"})
+        extractor = Parents(info=data.info, near=Path("runs/x")).extractor(
+            {"_target_": "varlab.recipe.networks.judge", "run": "auto"}
+        )
     assert extractor.num_classes is None and not extractor.knows_content
     with pytest.raises(VarlabError, match=r"reject=0\.5 needs a classifier of the 4 classes"):
         Rejection(judge=extractor, rate=0.5, num_classes=4)

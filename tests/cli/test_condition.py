@@ -22,6 +22,7 @@ from varlab.recipe.objects import make
 from varlab.tasks import Task
 from varlab.types import Batch, VarlabError
 
+SPATIAL, COORDINATES = (f"varlab.tokenizer.condition.{name}Condition" for name in ("Spatial", "Coordinate"))
 EDGES = "data.path='runs/data/condition=edges+source=digits'"
 TOKENIZER = (*small.RUNS["single"], EDGES, "perceptual=none", "budget.images=64")
 GENERATOR = (*small.RUNS["raster"], "budget.images=64", "pictures.count=3")
@@ -84,7 +85,7 @@ def test_the_directory_tells_and_holds_its_condition(edges_run: Path, lab: Path)
     stand = record["parents"]["condition"]
     assert stand["run"] == "runs/edges/condition" and record["parents"]["tokenizer"]["run"] == "runs/edges/image"
     assert sha256(edges_run / "condition.safetensors") == stand["weights_sha256"]
-    assert record["build"]["condition"] == {"kind": "spatial", "tokenizer": parent["config"]["tokenizer"]}
+    assert record["build"]["condition"] == {"_target_": SPATIAL, "tokenizer": parent["config"]["tokenizer"]}
     assert record["data"]["hash"] == parent["data"]["hash"]
     assert {path.name for path in (edges_run / "pictures").iterdir()} == {"samples.png", "growth.png"}
     with Image.open(edges_run / "pictures" / "samples.png") as picture:
@@ -216,7 +217,7 @@ def small_labels(lab: Path) -> list[int]:
 
 def test_coordinates(places_run: Path, lab: Path) -> None:
     record, model = small.record(places_run), varlab.load(places_run)
-    assert record["build"]["condition"] == {"kind": "coordinates", "rows": 5, "columns": 16}
+    assert record["build"]["condition"] == {"_target_": COORDINATES, "rows": 5, "columns": 16}
     assert "condition" not in record["parents"] and not (places_run / "condition.safetensors").exists()
     cond_BN = model.condition_tokens(box_B4=torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.1, 0.0]]))
     rows, columns = (part.view(2, 4, 4) for part in (cond_BN // 16, cond_BN % 16))
@@ -234,7 +235,7 @@ def test_coordinates(places_run: Path, lab: Path) -> None:
         (("train", *small.RUNS["raster"], "condition=spatial"), "No finished tokenizer of the conditions of "),
         (
             ("train", *small.RUNS["raster"], "condition=spatial", "condition.tokenizer_run=runs/single"),
-            "condition=spatial needs shards with conditions, and runs/data/source=digits has none",
+            "This condition needs shards with conditions, and runs/data/source=digits has none",
         ),
         (
             ("train", *small.RUNS["raster"], "condition=spatial", "condition.tokenizer_run=runs/judge"),
@@ -243,7 +244,7 @@ def test_coordinates(places_run: Path, lab: Path) -> None:
         (("train", *small.RUNS["raster"], "condition=coordinates"), "needs shards that store the place of each image"),
         (("train", *small.RUNS["raster"], "condition=edges"), "This condition is for packing"),
         (("train", *small.RUNS["single"], "data.view=condition", "perceptual=none"), "holds no conditions to view"),
-        (("pack", "source=digits", "condition=spatial"), "condition=spatial is for training"),
+        (("pack", "source=digits", "condition=spatial"), "This condition is for training"),
         (("pack", "source=digits", "condition=coordinates"), "coordinates need source=photos"),
     ],
     ids=lambda part: None if isinstance(part, str) else part[-1],

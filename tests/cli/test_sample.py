@@ -12,7 +12,7 @@ from PIL import Image
 import varlab
 from tests import small
 from varlab.cli.main import main
-from varlab.recipe.parents import load_classifier
+from varlab.recipe.networks import load_classifier
 from varlab.types import to_float, to_uint8
 
 

@@ -32,15 +32,15 @@ from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
 from varlab.order.base import positions
 from varlab.recipe.assembly import build_condition, build_order, build_tokenizer
-from varlab.recipe.objects import make
+from varlab.recipe.objects import make, target_of
 from varlab.recipe.parents import Parents
 from varlab.recipe.plan import precision
-from varlab.recipe.trainings import KINDS
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks import GanLoss, LossWeights, Task, fit
 from varlab.tokenizer import Quantizer, VQTokenizer
+from varlab.tokenizer.condition import SOURCES, Condition
 from varlab.types import VarlabError
 
 CONF = conf_dir()
@@ -118,7 +118,7 @@ def perceptual(name: str, lab: Path, tmp_path: Path) -> None:
     parents = Parents(info=small_data().info, near=tmp_path / "run")
     if name == "none":
         assert parents.perceptual(config) is None
-    elif config["kind"] == "lpips":
+    elif config["_target_"].endswith("LPIPS"):
         asked = _weights_asked_for(lambda: parents.perceptual(config))
         assert asked in [(config[net], config[f"{net}_sha256"]) for net in ("vgg", "lpips")]
     else:
@@ -129,7 +129,7 @@ def perceptual(name: str, lab: Path, tmp_path: Path) -> None:
 def extractor(name: str, lab: Path, tmp_path: Path) -> None:
     config = group("extractor", name)
     parents = Parents(info=small_data().info, near=tmp_path / "run")
-    if config["kind"] == "inception":  # a test of metrics/ has weights for it; here its keys are what matters
+    if "weights" in config:  # a test of metrics/ has weights for it; here its keys are what matters
         with pytest.raises(VarlabError, match=r"no Inception weights at .*absent"):
             parents.extractor(config | {"weights": "absent"})
         return
@@ -229,10 +229,10 @@ def condition(name: str, lab: Path, tmp_path: Path) -> None:
     ]
     if name == "none":
         assert config is None
-    elif "kind" in config:
-        own = {"tokenizer": group("tokenizer", "single")} if config["kind"] == "spatial" else {}
+    elif (cls := target_of(config)) and issubclass(cls, Condition):  # type: ignore[arg-type]
+        own = {"tokenizer": group("tokenizer", "single")} if config.pop("tokenizer_run", None) else {}
         made = build_condition(config | own, tokenizer=_Scales())  # type: ignore[arg-type]
-        assert made is not None and made.num_tokens == 16 and made.vocab_size > 0
+        assert made.num_tokens == 16 and made.vocab_size > 0 and set(made.needs) <= set(SOURCES)
     else:
         drawn = make(config).draw(SourceSample(key="a", label=0, image=Image.new("L", (16, 16)), file="a/0.png"), _GREY)
         assert drawn.size == (16, 16) if name != "folder" else isinstance(drawn, Skipped)
@@ -267,7 +267,9 @@ def task(name: str, lab: Path, tmp_path: Path) -> None:
     config = train_config(f"task={name}")
     made = make(config["task"])  # waits for its live objects
     assert isinstance(made, functools.partial) and issubclass(made.func, Task)
-    assert set(made.keywords) < set(inspect.signature(made.func).parameters) and config["kind"] in KINDS
+    assert set(made.keywords) < set(inspect.signature(made.func).parameters) and config["kind"]
+    planned = inspect.signature(make(config["planner"]).func).parameters
+    assert list(planned) == ["config", "data", "rng", "directory"]
 
 
 def trainer(name: str, lab: Path, tmp_path: Path) -> None:

@@ -149,18 +149,3 @@ def test_inception_without_weights_is_a_sentence(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3", "http://127.0.0.1:9/w.pth")
     with pytest.raises(VarlabError, match=r"Could not download http://127\.0\.0\.1:9/w\.pth .*extractor\.weights=PATH"):
         InceptionExtractor(weights=None)
-
-
-@pytest.mark.parametrize("group", ["extractor", "perceptual"])
-def test_every_choice_says_its_kind(group: str) -> None:
-    """These two groups name a kind, because the command line has runs to read before it can build them."""
-    keys = {
-        "classifier": {"kind", "run"} | ({"weights"} if group == "perceptual" else set()),
-        "inception": {"kind", "weights"},
-        "lpips": {"kind", "vgg", "vgg_sha256", "lpips", "lpips_sha256"},
-        "none": {"perceptual"},
-    }
-    for path in (CONF / group).glob("*.yaml"):
-        config = OmegaConf.load(path)
-        assert set(config) == keys[path.stem]
-        assert path.stem == "none" or config.kind == path.stem

@@ -17,12 +17,11 @@ from tests import small
 from tests.old import answers
 from varlab import renames
 from varlab.checkpoint import load_checkpoint
-from varlab.recipe.assembly import make
-from varlab.recipe.trainings import KINDS
+from varlab.recipe.objects import make
+from varlab.recipe.plan import make_plan
 from varlab.renames import MOVED, current_targets
 from varlab.report import describe_differences, find_runs
 from varlab.report.variants import group_variants
-from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 
 HERE = Path(__file__).parent
@@ -111,7 +110,7 @@ def test_the_update_that_diverged_can_be_made_again(old_runs: Path) -> None:
     record, dump = small.record(old_runs / "diverged"), load_checkpoint(old_runs / "diverged" / "nan.ckpt")
     config = record["config"]
     with RunDirectory(old_runs / "diverged") as directory:
-        plan = KINDS["classifier"](config, make(config["data"]), Rng(config["seed"]), directory)
+        plan = make_plan(config, make(config["data"]), directory)
     assert plan.task.replay(dump) == dump["names"] != []
 
 

@@ -7,6 +7,7 @@ d(x, y) = sum over layers of mean over places of sum over channels of w * (unit(
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -34,7 +35,21 @@ def _unit(f_BCHW: Tensor) -> Tensor:
     return f_BCHW / f_BCHW.square().sum(1, keepdim=True).add(_EPS).sqrt()
 
 
-class FeatureDistance(nn.Module):
+class PerceptualDistance(nn.Module):
+    """How different two images look. hash: names a distance that no run trained in the protocol of scores; or None."""
+
+    hash: str | None = None
+
+    @abstractmethod
+    def distance(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
+        """d_B (float32, >= 0) for each pair of images in [-1, 1]; zero for equal images."""
+
+    def forward(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
+        """Mean distance over the batch: a scalar."""
+        return self.distance(x_B3HW, y_B3HW).mean()
+
+
+class FeatureDistance(PerceptualDistance):
     """The distance above, on the feature maps of any network.
 
     It has no parameters and an empty state dict, stays in evaluation mode, and computes in float32 under autocast.
@@ -69,10 +84,6 @@ class FeatureDistance(nn.Module):
                 squared_BCHW = (_unit(fx_BCHW) - _unit(fy_BCHW)).square()
                 d_B = d_B + (squared_BCHW * self.get_buffer(f"weight_{i}")).sum(1).mean((1, 2))
             return d_B
-
-    def forward(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
-        """Mean distance over the batch: a scalar."""
-        return self.distance(x_B3HW, y_B3HW).mean()
 
 
 class VGG16Features(nn.Module):

@@ -12,12 +12,12 @@ from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.model import Model
 from varlab.order import BaseOrder
-from varlab.recipe.objects import make
+from varlab.recipe.objects import Maker, make, make_part
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.score.image_sampler import ImageSampler, Rejection, ValConditions
 from varlab.tokenizer import VQTokenizer
-from varlab.tokenizer.condition import Condition, CoordinateCondition, SpatialCondition
+from varlab.tokenizer.condition import Condition
 from varlab.transformer import Transformer
 from varlab.types import Slots, Tokenizer, VarlabError
 
@@ -53,20 +53,28 @@ class Build:
 
 
 def assemble(
-    build: Build, rng: Rng, *, tokenizer: VQTokenizer | None = None, condition: Condition | None = None
+    build: Build,
+    rng: Rng,
+    *,
+    make: Maker = make,
+    tokenizer: VQTokenizer | None = None,
+    condition_tokenizer: VQTokenizer | None = None,
 ) -> Model:
     """Put a build's parts together; their weights are initial ones, drawn from the seed.
 
-    tokenizer, condition: trained ones to use in place of new ones.
+    tokenizer, condition_tokenizer: trained ones to use in place of new ones. make: ``make_recorded`` for a build from a file.
     """
-    tokenizer = tokenizer or build_tokenizer(build.tokenizer, rng)
+    tokenizer = tokenizer or build_tokenizer(build.tokenizer, rng, make=make)
     if build.transformer is None:
         return Model(tokenizer=tokenizer)
     assert build.order is not None and build.sampler is not None and build.classes is not None
-    order = build_order(build.order, tokenizer)
-    condition = condition or build_condition(build.condition, tokenizer=tokenizer)
+    order = build_order(build.order, tokenizer, make=make)
+    condition = None
+    if build.condition is not None:
+        condition = build_condition(build.condition, tokenizer=tokenizer, own=condition_tokenizer, make=make)
     transformer = build_transformer(
         build.transformer,
+        make=make,
         tokenizer=tokenizer,
         order=order,
         num_classes=len(build.classes),
@@ -111,7 +119,7 @@ def image_sampler(
     )
 
 
-def build_tokenizer(config: Config, rng: Rng) -> VQTokenizer:
+def build_tokenizer(config: Config, rng: Rng, *, make: Maker = make) -> VQTokenizer:
     """Build the tokenizer of ``conf/tokenizer``, initialised from the seed."""
     with rng.scope("init/tokenizer"):
         return make(config)
@@ -127,19 +135,25 @@ def check_image_size(tokenizer: VQTokenizer, image_size: tuple[int, int], where:
         )
 
 
-def build_condition(config: Config | None, *, tokenizer: Tokenizer) -> Condition | None:
-    """Build the condition of ``conf/condition`` for this tokenizer's images; a spatial one names its own tokenizer."""
-    if config is None:
-        return None
-    if config["kind"] == "spatial":
-        return SpatialCondition(tokenizer=build_tokenizer(config["tokenizer"], Rng(0)))
-    if config["kind"] == "coordinates":
-        values = {key: value for key, value in config.items() if key != "kind"}
-        return CoordinateCondition(grid=tokenizer.scales[-1], **values)
-    raise VarlabError(f"A condition of kind {config['kind']!r} is unknown: use spatial or coordinates.")
+def build_condition(
+    config: Config, *, tokenizer: Tokenizer, own: VQTokenizer | None = None, make: Maker = make
+) -> Condition:
+    """Build the condition of ``conf/condition`` for this tokenizer's images.
+
+    Its target gets what it names as parameters: ``grid``, the (h, w) of the image's last scale, and ``tokenizer``, the
+    condition's own. own: that one, trained; else it is made from the key ``tokenizer``.
+    """
+    rest = {key: value for key, value in config.items() if key not in ("packing", "tokenizer")}
+    if own is None and "tokenizer" in config:
+        own = build_tokenizer(config["tokenizer"], Rng(0), make=make)
+    live = {"grid": tokenizer.scales[-1]} | ({} if own is None else {"tokenizer": own})
+    made = make_part("condition", rest, make=make, **live)
+    if not isinstance(made, Condition):
+        raise VarlabError("This condition is for packing: train with condition=spatial on shards packed with it.")
+    return made
 
 
-def build_order(config: Config, tokenizer: Tokenizer) -> BaseOrder:
+def build_order(config: Config, tokenizer: Tokenizer, *, make: Maker = make) -> BaseOrder:
     """Build the order of ``conf/order`` over this tokenizer's scales; VarlabError if the two don't fit."""
     return make(config, scales=tokenizer.scales)
 
@@ -151,6 +165,7 @@ def build_transformer(
     order: BaseOrder,
     num_classes: int,
     rng: Rng,
+    make: Maker = make,
     cond_vocab: int = 0,
     cond_tokens: int = 0,
 ) -> Transformer:

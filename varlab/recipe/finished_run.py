@@ -12,12 +12,12 @@ from varlab.checkpoint import load_weights
 from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.model import Model
-from varlab.recipe.assembly import Build, assemble
-from varlab.recipe.objects import make
+from varlab.recipe.assembly import Build, assemble, build_tokenizer
+from varlab.recipe.objects import make, make_recorded
 from varlab.rng import Rng
 from varlab.run.record import read_finished, read_record
 from varlab.sample import Sampler
-from varlab.tokenizer.condition import SpatialCondition
+from varlab.tokenizer import VQTokenizer
 from varlab.types import VarlabError
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,21 @@ def load(run: str | Path, *, weights: str = "ema", device: torch.device | str = 
     record = read_record(run)
     if "tokenizer" not in record.build:
         raise VarlabError(f"{run} is a run of '{record.command} {record.name}', which holds no image model.")
-    model = assemble(Build.from_json(record.build), Rng(0))
+    build = Build.from_json(record.build)
+    model = assemble(build, Rng(0), make=make_recorded, condition_tokenizer=_condition_tokenizer(build, run))
     load_weights(model.transformer or model.tokenizer, run / _WEIGHTS[weights])
     if model.transformer is not None:
         load_weights(model.tokenizer, run / "tokenizer.safetensors")
-    if isinstance(model.condition, SpatialCondition):
-        load_weights(model.condition.tokenizer, run / "condition.safetensors")
     return model.to(device)
+
+
+def _condition_tokenizer(build: Build, run: Path) -> VQTokenizer | None:
+    """The tokenizer of a run's condition, if that has one."""
+    if build.condition is None or "tokenizer" not in build.condition:
+        return None
+    tokenizer = build_tokenizer(build.condition["tokenizer"], Rng(0), make=make_recorded)
+    load_weights(tokenizer, run / "condition.safetensors")
+    return tokenizer
 
 
 class FinishedRun:
@@ -64,10 +72,11 @@ class FinishedRun:
 
     def data(self, config: Config | None = None) -> ShardDataModule:
         """Open the run's shards, or those of ``config``. VarlabError if their images have another size than the run's."""
+        recorded = not (config or self._config.get("data"))
         config = config or self.data_config
         if config is None:
             raise VarlabError(f"{self.path} was not trained on shards: give data=folder data.path=DIR.")
-        data: ShardDataModule = make(config)
+        data: ShardDataModule = make_recorded(config) if recorded else make(config)
         wanted, has = tuple(self.record.build["image_size"]), data.info.image_size
         if wanted != has:
             raise VarlabError(
@@ -78,17 +87,18 @@ class FinishedRun:
     def sampler(self) -> Sampler:
         """Return the run's sampler, or that of the group ``sampler``, with the settings that the command changes.
 
-        A generator of one class is not guided: then cfg is 0.
+        The model samples with it from now on. A generator of one class is not guided: then cfg is 0.
         """
         if self.model.sampler is None:
             raise VarlabError(f"{self.path} is not the run of a generator: there is nothing to sample from.")
         config = self._config
         base: Sampler = make(config["sampler"]) if config.get("sampler") else self.model.sampler
         changed = replace(base, **{f.name: config[f.name] for f in fields(Sampler) if config[f.name] is not None})
-        if changed.cfg == 0 or len(self.model.classes) > 1:
-            return changed
-        logger.warning("%s has one class, so nothing can be guided: cfg=%g is taken as 0", self.path, changed.cfg)
-        return replace(changed, cfg=0.0)
+        if changed.cfg != 0 and len(self.model.classes) == 1:
+            logger.warning("%s has one class, so nothing can be guided: cfg=%g is taken as 0", self.path, changed.cfg)
+            changed = replace(changed, cfg=0.0)
+        self.model.sampler = changed
+        return changed
 
 
 def _device(setting: str) -> torch.device:

@@ -28,9 +28,9 @@ class InitWeights:
     def __init__(self, run: str | Path, kind: str):
         path = Path(run)
         record = read_record(path)
-        if record.kind != kind:
+        if record.holds != kind:
             raise VarlabError(
-                f"init={run} is the run of a {record.kind or record.command}: a {kind} cannot start from it."
+                f"init={run} is the run of a {record.holds or record.command}: a {kind} cannot start from it."
             )
         if not record.outcome.finished:
             raise VarlabError(

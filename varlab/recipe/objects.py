@@ -1,19 +1,27 @@
-"""The one place where a ``_target_`` of a configuration becomes an object."""
+"""The one place where a ``_target_`` of a configuration becomes an object.
+
+``make`` builds from the configuration that the user composed, ``make_recorded`` from one that was read from a file.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.renames import resolve_targets
 
+Maker = Callable[..., Any]
+"""``make`` or ``make_recorded``."""
+
 
 def make(config: Config, **live: Any) -> Any:
-    """Build the object that ``_target_`` names, with further arguments from live objects.
+    """Build the object that ``_target_`` of the user's configuration names, with further arguments from live objects.
 
     Raises VarlabError: the constructor's own, or one that says which class refused which value.
     """
@@ -29,3 +37,30 @@ def make(config: Config, **live: Any) -> Any:
             raise cause from None
         reason = " ".join(str(cause or error).split()).rstrip(".")
         raise VarlabError(f"{config.get('_target_')} could not be made from its configuration: {reason}.") from error
+
+
+def make_recorded(config: Config, **live: Any) -> Any:
+    """Build an object from a configuration that was read from a record, a checkpoint or an index. As ``make``."""
+    return make(config, **live)
+
+
+def make_part(name: str, config: Config, *, make: Maker = make, **live: Any) -> Any:
+    """Build a part of a configuration by its name (``condition``, ``extractor``, ``perceptual``).
+
+    Its target gets those of the live objects that it names as parameters.
+    """
+    config = resolve_targets({name: config})[name]
+    wanted = inspect.signature(target_of(config)).parameters
+    return make(config, **{key: value for key, value in live.items() if key in wanted})
+
+
+def target_of(config: Config) -> Callable[..., Any]:
+    """Return the class or function that ``_target_`` names. Raises VarlabError if there is none."""
+    name = resolve_targets(config).get("_target_")
+    try:
+        found = get_object(str(name))
+    except Exception as error:  # of any import
+        raise VarlabError(f"_target_ {name} cannot be imported: {' '.join(str(error).split())}.") from error
+    if not callable(found):
+        raise VarlabError(f"_target_ {name} is neither a class nor a function.")
+    return found

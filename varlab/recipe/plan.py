@@ -8,10 +8,14 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
+from varlab.recipe.objects import make
+from varlab.renames import current_targets
+from varlab.rng import Rng
+from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
 from varlab.tasks import Task, fit
 from varlab.tasks.callbacks import Checkpointer, Journal, Resume
@@ -67,6 +71,17 @@ class Plan:
             checkpointer=checkpointer,
             **trainer,
         )
+
+
+def make_plan(config: Config, data: BaseDataModule, directory: RunDirectory) -> Plan:
+    """Make the plan of a training, by the planner that its ``conf/task`` names."""
+    planner: Callable[..., Plan] = make(current_targets(config)["planner"])
+    return planner(config=config, data=data, rng=Rng(config["seed"]), directory=directory)
+
+
+def parameters(module: nn.Module) -> int:
+    """Count a module's trained numbers."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def precision(asked: str, accelerator: str) -> str:

@@ -119,6 +119,11 @@ class RunRecord:
 
     @property
     def kind(self) -> str:
+        """The kind of a training, as its ``conf/task`` calls it; of another command's run, what it holds."""
+        return str((self.command == "train" and self.config.get("kind")) or self.holds)
+
+    @property
+    def holds(self) -> str:
         """generator, tokenizer or classifier by the parts of its model; empty where it holds none."""
         kinds = {"transformer": "generator", "tokenizer": "tokenizer", "classifier": "classifier"}
         return next((kind for part, kind in kinds.items() if part in self.build), "")

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 
 from varlab.order import BaseOrder, Window
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
 from varlab.types import VarlabError
-
-
-def enlarge(tokenizer: VQTokenizer, grid: tuple[int, int]) -> VQTokenizer:
-    """A copy of a single-scale tokenizer for images of another size; the weights do not depend on it."""
-    if len(tokenizer.scales) != 1:
-        raise VarlabError(
-            f"A tokenizer with the scales {list(tokenizer.scales)} has one image size: use one with a single scale."
-        )
-    large = copy.deepcopy(tokenizer)
-    large.scales = large.quantizer.scales = (grid,)
-    return large
-
-
-def grid_of(tokenizer: VQTokenizer, size: tuple[int, int]) -> tuple[int, int]:
-    """The token grid (h, w) for images of size (H, W)."""
-    cell = tokenizer.downsample
-    if size[0] % cell or size[1] % cell:
-        raise VarlabError(f"A size of {size[0]}×{size[1]} pixels is no multiple of {cell}×{cell}: use whole tokens.")
-    return size[0] // cell, size[1] // cell
 
 
 def sliding_window(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from varlab.config import Config
 from varlab.rng import Rng
 from varlab.sample import guidance
 from varlab.sample.draws import AddressedDraws, TokenDraws
@@ -53,6 +54,15 @@ class Sampler:
             raise VarlabError(
                 f"Sampler settings {asdict(self)} need temperature > 0, 0 < top_p <= 1, top_k >= 0, cfg >= 0."
             )
+
+    def settings(self) -> Config:
+        """The settings by name, as records and protocols hold them; with its ``_target_`` if the rule is another class's."""
+        own = type(self)
+        return asdict(self) | ({} if own is Sampler else {"_target_": f"{own.__module__}.{own.__qualname__}"})
+
+    def filter(self, logits_BlV: Tensor, k: int) -> Tensor:
+        """The logits of step k, with excluded tokens at -inf. A sampler with a rule of its own overrides this."""
+        return filter_logits(logits_BlV, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
     def guides(self, num_classes: int) -> bool:
         """Whether a model of so many classes is guided: with one class, both branches would be the same model."""
@@ -100,7 +110,7 @@ class Sampler:
             logits = transformer(slots.repeat_batch(branches), labels, cache=cache)[:, -length:]
             if guided:
                 logits = self._guided(logits, k, K)
-            logits = filter_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+            logits = self.filter(logits, k)
             idx_Bl = draws.pick(logits, k)
             h_BlC = None
             if self.smooth:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from varlab.config import Config
 from varlab.losses.adversarial import generator_loss
-from varlab.losses.perceptual import FeatureDistance
+from varlab.losses.perceptual import PerceptualDistance
 from varlab.losses.reconstruction import l1, l2
 from varlab.losses.regularisers import LeCam
 from varlab.metrics.tokenizer_scores import score_tokenizer
@@ -50,7 +50,7 @@ class TokenizerTask(Task):
         *,
         tokenizer: VQTokenizer,
         discriminator: nn.Module | None,
-        perceptual: FeatureDistance | None,
+        perceptual: PerceptualDistance | None,
         weights: LossWeights,
         gan: GanLoss,
         optimizer: OptimizerFactory,

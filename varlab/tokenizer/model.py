@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,3 +114,22 @@ class VQTokenizer(nn.Module):
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:
         """Replace dead codes; returns how many. See ``Codebook.revive``."""
         return self.quantizer.revive(dead_V, candidates_NC, stream)
+
+
+def enlarge(tokenizer: VQTokenizer, grid: tuple[int, int]) -> VQTokenizer:
+    """A copy of a single-scale tokenizer for images of another size; the weights do not depend on it."""
+    if len(tokenizer.scales) != 1:
+        raise VarlabError(
+            f"A tokenizer with the scales {list(tokenizer.scales)} has one image size: use one with a single scale."
+        )
+    large = copy.deepcopy(tokenizer)
+    large.scales = large.quantizer.scales = (grid,)
+    return large
+
+
+def grid_of(tokenizer: VQTokenizer, size: tuple[int, int]) -> tuple[int, int]:
+    """The token grid (h, w) for images of size (H, W)."""
+    cell = tokenizer.downsample
+    if size[0] % cell or size[1] % cell:
+        raise VarlabError(f"A size of {size[0]}×{size[1]} pixels is no multiple of {cell}×{cell}: use whole tokens.")
+    return size[0] // cell, size[1] // cell

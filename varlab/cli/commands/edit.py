@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from varlab.data.image.resize import centre_of_file
 from varlab.files import atomic_write
 from varlab.model import Model
 from varlab.recipe.finished_run import FinishedRun
+from varlab.recipe.sampling_conditions import picture_condition
 from varlab.run.directory import RunDirectory
 from varlab.sample.images import Growth
 from varlab.types import VarlabError, to_float, to_uint8
@@ -40,26 +40,27 @@ def run(config: Config, directory: RunDirectory) -> Config:
         raise VarlabError(f"task={config['kind']} is unknown: use {', '.join(TASKS)}.")
     run = FinishedRun(config)
     model, sampler = run.model, run.sampler()
-    if model.condition is not None:
-        raise VarlabError(f"{run.path} is conditioned on images: it can sample (varlab sample), but not edit.")
     size = model.tokenizer.image_size
     img_u8, original = _image(config, "image", size, Image.Resampling.LANCZOS)
     mask_HW = _mask(config, size, original)
     label = _label(config, model)
     img_1 = to_float(img_u8)[None]
+    cond_1N = picture_condition(config, model, img_u8, label)
 
     def edit(ids_B: Tensor, growth: Growth | None = None) -> Tensor:
         img_B = img_1.expand(len(ids_B), -1, -1, -1)
         labels = None if label is None else [label] * len(ids_B)
-        options: Config = {name: config[name] for name in ("seed", "force_small", "blend")} | asdict(sampler)
-        return to_uint8(model.edit(img_B, mask_HW, labels, ids_B=ids_B, growth=growth, **options)).cpu()
+        cond_BN = None if cond_1N is None else cond_1N.expand(len(ids_B), -1)
+        options: Config = {name: config[name] for name in ("seed", "force_small", "blend")}
+        edited = model.edit(img_B, mask_HW, labels, ids_B=ids_B, cond_BN=cond_BN, growth=growth, **options)
+        return to_uint8(edited).cpu()
 
     made = torch.cat([edit(ids_B) for ids_B in torch.arange(config["n"]).split(config["batch"])])
     growth = Growth(order=model.generator()[1], tokenizer=model.tokenizer, frames=len(made) + 2)
     edit(torch.arange(1), growth)
     _write(directory.path, img_u8, mask_HW, made, to_uint8(growth.images())[0].cpu())
     logger.info("%d results: %s", len(made), directory.path / "pictures" / "edit.png")
-    return {"n": len(made), "label": label, "painted": round(float(mask_HW.mean()), 4), "sampler": asdict(sampler)}
+    return {"n": len(made), "label": label, "painted": round(float(mask_HW.mean()), 4), "sampler": sampler.settings()}
 
 
 def _image(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
@@ -15,6 +14,7 @@ from varlab.metrics.protocol import protocol, protocol_name
 from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.recipe.assembly import example_slots, image_sampler
 from varlab.recipe.finished_run import FinishedRun
+from varlab.recipe.objects import make_recorded
 from varlab.recipe.parents import Parents
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
@@ -68,7 +68,7 @@ def _tokenizer(
     setting, trained_with = run.record.config.get("perceptual"), run.record.parents.get("perceptual")
     if setting is not None and trained_with is not None:
         setting = setting | {"run": trained_with.run}
-    perceptual = parents.perceptual(setting)
+    perceptual = parents.perceptual(setting, make=make_recorded)
     if perceptual is not None:
         perceptual.to(run.model.device)
     net = parents.used.get("perceptual")
@@ -78,7 +78,7 @@ def _tokenizer(
     )
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
-    named |= {"weights": config["weights"], "perceptual": net.weights_sha256 if net else None}
+    named |= {"weights": config["weights"], "perceptual": net.weights_sha256 if net else perceptual and perceptual.hash}
     if net is not None and net.held_out:
         named |= {"perceptual_network": net.held_out}
     return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}}
@@ -107,13 +107,15 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
         condition=condition,
         rng=Rng(run.record.config["seed"]),
     )["nll"]
-    named = protocol(extractor=extractor, reference=_reference(data, "train"), n=n, sampler=asdict(sampler), seed=seed)
+    named = protocol(
+        extractor=extractor, reference=_reference(data, "train"), n=n, sampler=sampler.settings(), seed=seed
+    )
     if rejection is not None:
         named |= {"rejection": {"candidates": rejection.candidates, "judge": extractor.hash}}
     if len(model.classes) > 1 and list(model.classes) != list(data.info.classes):
         named |= {"classes": "class names unknown: the run's labels are those of the same number in the data"}
     if condition is not None:
-        named |= {"conditions": f"{data.info.condition or 'coordinates'} of val, cyclic"}
+        named |= {"conditions": f"{condition.describe(data.info)} of val, cyclic"}
     slots = example_slots(order, model.tokenizer, condition)
     one = sampling_flops(transformer, slots, model.tokenizer, guided=sampler.guides(transformer.num_classes))
     drawn = n * (rejection.candidates if rejection else 1)

@@ -16,7 +16,7 @@ from varlab.data.format.index import read_index
 from varlab.data.format.labels import class_names
 from varlab.files import sha256
 from varlab.recipe.assembly import Build, assemble, build_tokenizer, example_slots
-from varlab.recipe.trainings import parameters
+from varlab.recipe.plan import parameters
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.tokenizer import VQTokenizer

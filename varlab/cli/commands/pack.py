@@ -9,12 +9,14 @@ from varlab.cli.dataset_summary import describe_steps, summarise
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data.format.index import SPLITS, read_index
-from varlab.data.pack.conditions import ConditionMaker, CropBoxes
+from varlab.data.pack.conditions import ConditionMaker
 from varlab.data.pack.packer import pack
 from varlab.data.pack.sources.base import notes_of
 from varlab.launch.environment import worker_count
-from varlab.recipe.objects import make
+from varlab.recipe.objects import make, target_of
+from varlab.renames import current_targets
 from varlab.run.directory import RunDirectory
+from varlab.tokenizer.condition import Condition
 from varlab.types import VarlabError
 
 __all__ = ["run"]
@@ -56,11 +58,13 @@ def run(config: Config, directory: RunDirectory) -> Config:
 
 
 def _condition(config: Config | None) -> ConditionMaker | None:
-    """What each sample is packed with; ``conf/condition`` has choices for packing and for training."""
+    """What each sample is packed with: the part ``packing`` of a training's condition, or a condition that is only packed."""
     if config is None:
         return None
-    if "_target_" in config:
-        return make(config)
-    if config["kind"] == "coordinates":
-        return CropBoxes()
-    raise VarlabError(f"condition={config['kind']} is for training: pack with edges, lowres, folder or coordinates.")
+    config = current_targets({"condition": config})["condition"]
+    if "packing" in config:
+        return make(config["packing"])
+    target = target_of(config)
+    if isinstance(target, type) and issubclass(target, Condition):
+        raise VarlabError("This condition is for training: pack with edges, lowres, folder or coordinates.")
+    return make(config)

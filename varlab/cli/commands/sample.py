@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -15,10 +14,9 @@ from varlab.data.image.grid import grid, write_png
 from varlab.files import atomic_write
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.parents import Parents
+from varlab.recipe.plans.training_pictures import columns_for
 from varlab.recipe.sampling_conditions import SamplingConditions
-from varlab.recipe.training_pictures import columns_for
 from varlab.run.directory import RunDirectory
-from varlab.sample import Sampler
 from varlab.score.image_sampler import Rejection, balanced_labels
 from varlab.types import VarlabError, to_uint8
 
@@ -33,7 +31,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     sampler, (transformer, _) = run.sampler(), run.model.generator()
     conditions = SamplingConditions(config, run)
     label_N = _labels(config, transformer.num_classes, conditions)
-    img_u8 = torch.cat(list(_images(config, run, sampler, conditions, label_N)))
+    img_u8 = torch.cat(list(_images(config, run, conditions, label_N)))
     shown_N = torch.arange(min(config["shown"], len(img_u8)))
     columns = min(columns_for(transformer.num_classes), len(shown_N))
     pictures = directory.path / "pictures"
@@ -43,27 +41,23 @@ def run(config: Config, directory: RunDirectory) -> Config:
     if not conditions.large:
         grown_N = torch.arange(min(config["grown"], len(label_N)))
         frames = run.model.growth(
-            label_N[grown_N], seed=config["seed"], cond_BN=conditions.tokens(grown_N), **asdict(sampler)
+            label_N[grown_N], seed=config["seed"], cond_BN=conditions.tokens(grown_N, label_N[grown_N])
         )
         write_png(pictures / "growth.png", grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1]))
     with atomic_write(directory.path / "samples.npz") as file:
         np.savez_compressed(file, arr_0=img_u8.permute(0, 2, 3, 1).numpy(), arr_1=label_N.numpy())
     logger.info("%d samples: %s", len(img_u8), directory.path)
-    return {"n": len(img_u8), "sampler": asdict(sampler)}
+    return {"n": len(img_u8), "sampler": sampler.settings()}
 
 
-def _images(
-    config: Config, run: FinishedRun, sampler: Sampler, conditions: SamplingConditions, label_N: Tensor
-) -> Iterator[Tensor]:
+def _images(config: Config, run: FinishedRun, conditions: SamplingConditions, label_N: Tensor) -> Iterator[Tensor]:
     """img_u8_B3HW of all samples, in batches on the CPU; the best candidate of each with ``reject=``."""
     rejection = _rejection(config, run)
     for ids_B in torch.arange(config["n"]).split(config["batch"]):
         label_B = label_N[ids_B]
 
         def draw(draw_ids_B: Tensor, ids_B: Tensor = ids_B, label_B: Tensor = label_B) -> Tensor:
-            return to_uint8(
-                conditions.sample(label_B, ids_B=ids_B, draw_ids_B=draw_ids_B, seed=config["seed"], sampler=sampler)
-            )
+            return to_uint8(conditions.sample(label_B, ids_B=ids_B, draw_ids_B=draw_ids_B, seed=config["seed"]))
 
         yield (draw(ids_B) if rejection is None else rejection(draw, ids_B, label_B.to(run.model.device))).cpu()
 

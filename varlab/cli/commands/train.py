@@ -12,9 +12,7 @@ from varlab.data import BaseDataModule
 from varlab.files import digest
 from varlab.recipe.budget import budget_images, images_per_second
 from varlab.recipe.objects import make
-from varlab.recipe.plan import Plan, precision
-from varlab.recipe.trainings import KINDS
-from varlab.rng import Rng
+from varlab.recipe.plan import Plan, make_plan, precision
 from varlab.run.directory import RunDirectory
 from varlab.run.record import Use, counted
 from varlab.tasks.callbacks import InTrainingScores, Journal, Pictures, ProgressBar, TrainingLog, Validation
@@ -28,7 +26,7 @@ logger = logging.getLogger(__name__)
 def run(config: Config, directory: RunDirectory) -> Config:
     """Train to the end of the budget. A stopped run continues from its last checkpoint.
 
-    The plan's task computes the loss: ``varlab/tasks/<kind>_task.py``, method ``update``.
+    The planner that ``conf/task`` names makes the task, whose method ``update`` computes the loss.
     """
     record = directory.record()
     auto = record.auto or {"precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])}
@@ -40,16 +38,13 @@ def run(config: Config, directory: RunDirectory) -> Config:
     if leakage:
         logger.warning("%s: %s, so that scores on val are too good", data.path, leakage)
 
-    def plan() -> Plan:
-        return KINDS[config["kind"]](config, data, Rng(config["seed"]), directory)
-
-    training = plan()
+    training = make_plan(config, data, directory)
     task = training.task
     images = budget_images(
         config["budget"],
         task,
         data.batch,
-        pace=lambda: images_per_second(plan(), data, trainer),
+        pace=lambda: images_per_second(make_plan(config, data, directory), data, trainer),
         known=record.budget.get("images"),
     )
     directory.update(
@@ -113,8 +108,6 @@ def _check_val(config: Config, info: DataInfo) -> None:
             f"{info.path} holds no val images to validate with: add val.skip=true, which trains the same without it, or "
             "hold some images out first (varlab index with val_fraction=0.05, or a val folder for varlab pack)."
         )
-    if config["kind"] == "tokenizer" and config["scores"]["every"] is not None:
-        raise VarlabError(f"{info.path} holds no val images to reconstruct for scores: set scores.every=null.")
 
 
 def _check_same_data(info: DataInfo, directory: RunDirectory) -> None:

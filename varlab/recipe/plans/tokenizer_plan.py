@@ -1,0 +1,85 @@
+"""The training of a tokenizer."""
+
+from __future__ import annotations
+
+import torch
+
+from varlab import flops
+from varlab.config import Config
+from varlab.data import BaseDataModule
+from varlab.metrics.tokenizer_scores import score_tokenizer
+from varlab.recipe.assembly import Build, build_tokenizer, check_image_size
+from varlab.recipe.init_weights import InitWeights
+from varlab.recipe.objects import make
+from varlab.recipe.parents import Parents
+from varlab.recipe.plan import Plan, Scores, parameters
+from varlab.recipe.plans import training_pictures
+from varlab.rng import Rng
+from varlab.run.directory import RunDirectory
+from varlab.tasks import TokenizerTask
+from varlab.tasks.base import without_padding
+from varlab.tokenizer import VQTokenizer
+from varlab.types import VarlabError
+
+
+def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
+    """Plan a tokenizer as in VQGAN: reconstruction, perceptual and adversarial losses."""
+    info = data.info
+    parents = Parents.of(directory, info)
+    init = InitWeights(config["init"], "tokenizer") if config.get("init") else None
+    architecture = config["tokenizer"] if init is None else init.tokenizer(config.get("tokenizer_scales"))
+    model = build_tokenizer(architecture, rng)
+    if init is not None:
+        init.load_tokenizer(model)
+    check_image_size(model, info.image_size, info.path)
+    discriminator = None
+    if config.get("discriminator") is not None:
+        with rng.scope("init/discriminator"):
+            discriminator = make(config["discriminator"])
+    perceptual = parents.perceptual(config.get("perceptual"))
+    if init is not None:
+        parents.use("init", init.parent)
+    task: TokenizerTask = make(config["task"])(
+        tokenizer=model, discriminator=discriminator, perceptual=perceptual, rng=rng
+    )
+    task.train_flops_per_image = flops.trained_flops(model, info.image_size)
+    if discriminator is not None:
+        task.disc_flops_per_image = task.gan.passes * flops.trained_flops(discriminator, info.image_size)
+    split = training_pictures.shown_split(data)
+    shown = min(config["pictures"]["count"], info.counts[split])
+    return Plan(
+        task=task,
+        build=Build(tokenizer=architecture, image_size=list(info.image_size)).to_json(),
+        cost={
+            "train_flops_per_image": task.train_flops_per_image,
+            "disc_flops_per_image": task.disc_flops_per_image,
+            "encode_flops_per_image": flops.encode_flops(model, info.image_size),
+            "decode_flops_per_image": flops.decode_flops(model),
+            "parameters": parameters(model),
+            "tokens_per_image": sum(h * w for h, w in model.scales),
+        },
+        draw=lambda: {
+            "reconstructions": training_pictures.reconstructions(model, data.images(split, torch.arange(shown)))
+        },
+        scores=_tokenizer_scores(config, data, task, model, parents),
+        parents=parents.used,
+    )
+
+
+def _tokenizer_scores(
+    config: Config, data: BaseDataModule, task: TokenizerTask, model: VQTokenizer, parents: Parents
+) -> Scores | None:
+    """rFID during training, if it is asked for."""
+    if config["scores"]["every"] is None:
+        return None
+    if not data.info.counts.get("val"):
+        raise VarlabError(f"{data.info.path} holds no val images to reconstruct for scores: set scores.every=null.")
+    extractor = parents.extractor(config["extractor"])
+
+    def scores() -> dict[str, float]:
+        loader = data.eval_loader("val", task.trainer.global_rank, task.trainer.world_size)
+        batches = without_padding(task.stop_request.between(loader), task.device)
+        values = score_tokenizer(model, batches, extractor=extractor.to(task.device), perceptual=None)
+        return {"rfid": values["rfid"]}
+
+    return scores

@@ -1,0 +1,78 @@
+"""The search for a run that ``auto`` names: the nearest finished training that fits."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from varlab.config import Config
+from varlab.recipe.assembly import build_order, build_tokenizer
+from varlab.recipe.objects import make_recorded
+from varlab.rng import Rng
+from varlab.run.record import RunRecord, read_record
+from varlab.types import DataInfo, VarlabError
+
+logger = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+
+
+def nearest_run(near: Path, fits: Callable[[RunRecord], bool], missing: str) -> Path:
+    """Return the nearest finished training that fits. Raises VarlabError(missing) if there is none."""
+    for path, record in _finished_trainings(near):
+        if fits(record):
+            return path
+    raise VarlabError(missing)
+
+
+def smallest_tokenizer(near: Path, info: DataInfo, order: Config) -> Path:
+    """Return, of the tokenizers trained on these images that fit the order, the one with the fewest tokens."""
+    fitting = [
+        (positions, i, path)
+        for i, (path, record) in enumerate(_finished_trainings(near))
+        if record.holds == "tokenizer" and same_images(record, info)
+        if (positions := _positions(order, record)) is not None
+    ]
+    if not fitting:
+        raise VarlabError(
+            f"No finished tokenizer trained on {info.path} under {RUNS}/ fits the order {order['_target_']}: "
+            "train one (varlab train task=tokenizer tokenizer=multi or single), or name its directory with "
+            "tokenizer_run=DIR."
+        )
+    path = min(fitting)[2]
+    logger.info("tokenizer_run=auto took %s", path)
+    return path
+
+
+def same_images(record: RunRecord, info: DataInfo) -> bool:
+    """Whether a run was trained on the same images of the same shards."""
+    view = (record.config.get("data") or {}).get("view", "image")
+    return (record.data or {}).get("hash") == info.hash and view == info.view
+
+
+def _finished_trainings(near: Path) -> Iterator[tuple[Path, RunRecord]]:
+    """Finished trainings under runs/ and beside a directory: those with most folders in common first, then the newest."""
+    roots = [root for root in (RUNS, near.parent) if root.is_dir() and root.resolve() != Path.cwd()]
+    files = {file.resolve() for root in roots for file in root.rglob("run.json")}
+
+    def common(file: Path) -> int:
+        return len(Path(os.path.commonpath([file.parent, near.resolve()])).parts)
+
+    for file in sorted(files, key=lambda f: (-common(f), -f.stat().st_mtime)):
+        try:
+            record = read_record(file.parent)
+        except VarlabError as error:
+            logger.warning("%s", error)
+            continue
+        if record.command == "train" and record.outcome.finished:
+            yield Path(os.path.relpath(file.parent)), record
+
+
+def _positions(order: Config, record: RunRecord) -> int | None:
+    """Tokens of an image in this order, by a run's tokenizer; None if the two don't fit."""
+    try:
+        return build_order(order, build_tokenizer(record.build["tokenizer"], Rng(0), make=make_recorded)).num_positions
+    except VarlabError:
+        return None
