@@ -248,6 +248,21 @@ def classifier(path: Path, *, seed: int = 0) -> Path:
     )
 
 
+def regressor(
+    path: Path, *, seed: int = 0, error: float = 0.2, report: dict[str, Any] | None = None, **parts: Any
+) -> Path:
+    """A run of a kind of training that varlab does not know."""
+    metrics = [
+        {"images": 100 * step, "flops": 1e9 * step, "seconds": step, "train/loss": 1 / step, "val/error": error + 1 / step,
+         "val/error/0": 0.1}
+        for step in range(1, 9)
+    ]  # fmt: skip
+    config = {"kind": "regressor", **({"report": report} if report else {})}
+    made = record(name="mine/regressor", seed=seed, config=config, overrides=["task=regressor"], **parts)
+    grid(4, 2, noise=4, seed=seed, path=path / "pictures" / "heat_map.png")
+    return write_run(path, made | {"outcome": {"state": "finished", "images": 800, "flops": 8e9}}, metrics)
+
+
 def everything(root: Path) -> Path:
     """A whole study: two seeds of two orders, one of a third, a failed and a running run, tokenizers, a judge."""
     for order, fid in (("next_scale", 10.0), ("raster", 14.0)):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.report import find_runs, tables, write_report
+from varlab.report import find_runs, run_kind, tables, write_report
 from varlab.report.page.html import ReportFiles
 from varlab.report.text import duration, percent, si, significant, whole
 from varlab.report.variants import group_variants
@@ -33,13 +33,13 @@ def rows_of(path: Path) -> dict[str, dict[str, str]]:
         return {Path(row["run"]).name: row for row in csv.DictReader(file)}
 
 
-def table_of(folder: Path, **kwargs: object) -> tuple[list[tables.Column], list[tables.ScoreRow]]:
+def table_of(folder: Path, **kwargs: object) -> tuple[list[run_kind.Column], list[tables.ScoreRow]]:
     runs = find_runs([folder])
     generators = [variant for variant in group_variants(runs) if variant.kind == "generator"]
-    return tables.score_table(generators, tables.QUALITY + tables.COST, **kwargs)  # type: ignore[arg-type]
+    return tables.score_table(generators, run_kind.QUALITY + run_kind.COST, **kwargs)  # type: ignore[arg-type]
 
 
-def cell(table: tuple[list[tables.Column], list[tables.ScoreRow]], label: str, key: str) -> tables.Cell:
+def cell(table: tuple[list[run_kind.Column], list[tables.ScoreRow]], label: str, key: str) -> tables.Cell:
     columns, rows = table
     place = [column.key for column in columns].index(key)
     return next(row.cells[place] for row in rows if row.variant.label == label)

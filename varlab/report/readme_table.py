@@ -16,14 +16,10 @@ from varlab.report.runs import Run, Score, number
 from varlab.report.stats.paired_test import LEVEL, PairedDifference, holm, mean_interval, paired_difference
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_table
 from varlab.report.text import markdown_table, si, signed, significant, whole
-from varlab.report.variants import Variant, group_variants
+from varlab.report.variants import Variant, group_variants, kinds_of
 
 __all__ = ["study_table", "write_section"]
 
-_METRICS = {
-    "generator": {"fid": "FID", "accuracy": "accuracy", "recall": "recall", "val_nll": "val NLL"},
-    "tokenizer": {"rfid": "rFID", "psnr": "PSNR", "perceptual": "perceptual", "usage": "codes used"},
-}
 _COSTS: Mapping[str, Callable[[float], str]] = {"images": whole, "flops": lambda x: f"{x:.2e}", "seconds": si}
 
 
@@ -40,13 +36,13 @@ def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
     variants = group_variants([run for run in runs if run.finished])
     if not variants:
         raise VarlabError("There is no finished training to make a table of: run the study's command to its end.")
-    kind = variants[0].kind
+    kind, chosen = kinds_of(variants)[0]
     several = any(len({_sampler(score) for score in _largest(run.scores)}) > 1 for run in runs)
-    rows = [row for variant in variants if variant.kind == kind for row in _rows(variant, split=several)]
-    metrics = {key: title for key, title in _METRICS.get(kind, {}).items() if any(_by_seed(row, key) for row in rows)}
+    rows = [row for variant in chosen for row in _rows(variant, split=several)]
+    metrics = {key: title for key, title in kind.study.items() if any(_by_seed(row, key) for row in rows)}
     scaling = [line for study in find_studies(runs) for line in ["", *scaling_table(fit_laws(study))]]
     lines = [*_table(rows, metrics), *(scaling or _differences(rows, metrics, against))]
-    missing = [run.path.name for run in runs if not run.finished and run.kind == kind]
+    missing = [run.path.name for run in runs if not run.finished and run.kind == kind.name]
     if missing:
         lines += ["", f"Not finished, and not in the table: {', '.join(missing)}."]
     return "\n".join(lines)

@@ -7,9 +7,8 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 from varlab.config import Config
@@ -17,10 +16,7 @@ from varlab.errors import VarlabError
 from varlab.renames import current_targets
 from varlab.run.record import Outcome, RunRecord, read_record
 
-__all__ = ["KINDS", "Run", "Score", "choose_scores", "find_runs", "number", "read_run"]
-
-KINDS = {"generator": "Generators", "tokenizer": "Tokenizers", "classifier": "Classifiers"}
-"""The kinds of training that a report compares, with their headings."""
+__all__ = ["Run", "Score", "choose_scores", "find_runs", "number", "read_run"]
 
 _INSIDE_A_RUN = frozenset({"tb", "scores", "pictures"})  # folders of a run, never searched for further runs
 _COSTS = ("images", "flops", "tokenizer_flops", "seconds")
@@ -40,6 +36,7 @@ class Score:
     cost: Config
     images: int | None  # images the run had seen when it was scored
     modified: float  # seconds since the epoch
+    best: Mapping[str, str] = field(default_factory=dict)  # of the user's own metrics: min or max, or empty
 
     def get(self, key: str) -> float | None:
         """A score, the cost of sampling for it, or that cost per sample."""
@@ -92,17 +89,20 @@ class Run:
     def error(self) -> str:
         return self.record.outcome.error or ""
 
-    @cached_property
+    @property
+    def is_training(self) -> bool:
+        """Whether it trained a model or imported one: a report compares these."""
+        return self.record.command in ("train", "import")
+
+    @property
     def kind(self) -> str:
-        """``generator``, ``tokenizer`` or ``classifier`` for a training or an import; else the command's name."""
-        if self.record.command not in ("train", "import"):
-            return self.record.command
-        task = self.choice("task")
-        return task if task in KINDS else self.record.kind or "classifier"
+        """What a training calls itself (generator, tokenizer, classifier …); else the command's name."""
+        return (self.record.kind or "classifier") if self.is_training else self.record.command
 
     @property
     def order(self) -> str:
-        return self.choice("order") if self.kind == "generator" else ""
+        """Empty for a run that holds no transformer."""
+        return self.choice("order") if self.is_training and self.record.holds == "generator" else ""
 
     def choice(self, group: str) -> str:
         """The option of a config group: as recorded, else as overridden, else a name for the group's content."""
@@ -129,9 +129,11 @@ class Run:
             held_out = self.record.outcome.values.get("held_out")
             return number(held_out.get(key)) if isinstance(held_out, dict) else None
         scored = self.score.get(key) if self.score else None
-        if scored is None and key in _VALIDATION and not (key == "accuracy" and self.kind != "classifier"):
-            return self.last(_VALIDATION[key])  # a generator's val/accuracy is of tokens, not of samples' classes
-        return scored
+        if scored is not None:
+            return scored
+        if key == "accuracy" and self.record.holds == "generator":
+            return None  # its val/accuracy is of tokens, not of samples' classes
+        return self.last(_VALIDATION.get(key, key))
 
     def series(self, key: str, clock: str) -> tuple[list[float], list[float]]:
         """The finite points of a metric over ``images``, ``flops`` or ``seconds``, in the order of logging."""
@@ -218,7 +220,9 @@ def _read_score(path: Path) -> Score | None:
         part if isinstance(part := content.get(key), dict) else {} for key in ("protocol", "scores", "cost")
     )
     images = content.get("images")
-    return Score(path.stem, protocol, values, cost, images if isinstance(images, int) else None, path.stat().st_mtime)
+    best = content["best"] if isinstance(content.get("best"), dict) else {}
+    seen = images if isinstance(images, int) else None
+    return Score(path.stem, protocol, values, cost, seen, path.stat().st_mtime, best)
 
 
 def _parse_object(text: str) -> Config:

@@ -14,6 +14,7 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from varlab.files import digest, locked, process_lock, write_json, write_text
+from varlab.report.run_kind import run_kind
 from varlab.report.runs import Run, choose_scores, read_run
 from varlab.report.text import csv_text
 from varlab.run.record import Use, counted
@@ -156,7 +157,8 @@ def _row(number: int, job: SweepJob, run: Run | None) -> SweepRow:
 
 
 def _score(run: Run) -> str:
-    values = ((name, run.value(name)) for name in _SCORES)
+    names = [*_SCORES, *(column.key for column in run_kind([run]).quality)]
+    values = ((name, run.value(name)) for name in names)
     return next((f"{name}={value:.4g}" for name, value in values if value is not None), "")
 
 

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from varlab.report.run_kind import Column
 from varlab.report.runs import Run
-from varlab.report.text import csv_text, duration, percent, si, significant, whole
+from varlab.report.text import csv_text
 from varlab.report.variants import Variant
 
-__all__ = ["COLUMNS", "Cell", "Column", "ScoreRow", "mean_and_spread", "results_csv", "score_table"]
+__all__ = ["Cell", "ScoreRow", "mean_and_spread", "results_csv", "score_table"]
 
 CSV_COLUMNS = (
     "name", "kind", "order", "seed", "images", "flops", "tokenizer_flops", "seconds",
     "val_nll", "fid", "inception_score", "precision", "recall", "accuracy", "sampling_flops", "sampling_seconds",
     "fid_ratio", "fid_draws", "fid_val", "nn_ratio", "rfid", "psnr", "state", "run", "protocol",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table for people. about: one phrase, shown on hover and in the list of columns."""
-
-    key: str
-    label: str
-    about: str
-    show: Callable[[float], str]
-    best: Literal["min", "max", ""] = ""
 
 
 @dataclass(frozen=True)
@@ -46,47 +35,6 @@ class ScoreRow:
 
     variant: Variant
     cells: list[Cell]
-
-
-QUALITY = (
-    Column("fid", "FID", "Fréchet distance of samples to the reference, in the extractor's features",
-           significant, "min"),
-    Column("fid_ratio", "FID ratio", "FID of samples ÷ FID of val images, both to train, equally many: 1 equals real images",
-           significant, "min"),
-    Column("inception_score", "IS", "inception score: high if each sample has a clear class and all classes occur",
-           significant, "max"),
-    Column("precision", "Precision", "share of samples that lie among the real images", percent, "max"),
-    Column("recall", "Recall", "share of real images that lie among the samples", percent, "max"),
-    Column("accuracy", "Accuracy", "share of samples that the judge assigns to the requested class", percent, "max"),
-    Column("nn_ratio", "NN ratio", "median distance to the nearest training image, samples ÷ val: copies are near 0",
-           significant),
-    Column("val_nll", "NLL", "negative log-likelihood of the validation images' tokens, nats per image",
-           significant, "min"),
-)  # fmt: skip
-TOKENIZER = (
-    Column("rfid", "rFID", "Fréchet distance of reconstructions to the images they reconstruct", significant, "min"),
-    Column("psnr", "PSNR", "peak signal-to-noise ratio of reconstructions, dB", significant, "max"),
-    Column("l1", "L1", "mean absolute error, in the scale of the protocol", significant, "min"),
-    Column("perceptual", "Perceptual", "perceptual distance of reconstructions", significant, "min"),
-)
-CLASSIFIER = (
-    Column("accuracy", "Accuracy", "share of validation images classified correctly (or of their turned copies)",
-           percent, "max"),
-    Column("majority", "Guess", "accuracy of a guess that looks at no image: the largest class, or chance", percent),
-    Column("loss", "Loss", "cross-entropy on the validation images, nats", significant, "min"),
-)  # fmt: skip
-COST = (
-    Column("images", "Images", "training images consumed by updates", whole),
-    Column("flops", "Training FLOPs", "forward and backward pass of the trained parts", si),
-    Column("tokenizer_flops", "Tokenizer FLOPs", "training the tokenizer, and encoding while the generator trains", si),
-    Column("seconds", "Time", "wall-clock time of the training", duration),
-)
-SAMPLING_COST = (
-    Column("flops_per_sample", "FLOPs / sample", "FLOPs to draw one sample, guidance included", si),
-    Column("seconds_per_sample", "Time / sample", "wall-clock time to draw one sample, in batches", duration),
-)
-COLUMNS = {"generator": (QUALITY, COST + SAMPLING_COST), "tokenizer": (TOKENIZER, COST[:2] + COST[3:]),
-           "classifier": (CLASSIFIER, COST[:2] + COST[3:])}  # fmt: skip
 
 
 def score_table(
@@ -135,12 +83,16 @@ def mean_and_spread(numbers: Sequence[float]) -> tuple[float | None, float | Non
     return mean, statistics.stdev(numbers) if len(numbers) > 1 else None
 
 
-def results_csv(runs: Sequence[Run]) -> str:
-    """The text of results.csv: a row for each training, with raw numbers in SI units, empty where it has none."""
-    return csv_text(CSV_COLUMNS, (_results(run) for run in runs))
+def results_csv(runs: Sequence[Run], extra: Sequence[Column] = ()) -> str:
+    """The text of results.csv: a row for each training, with raw numbers in SI units, empty where it has none.
+
+    extra: further columns, of metrics and kinds of training from elsewhere.
+    """
+    keys = [*CSV_COLUMNS, *dict.fromkeys(column.key for column in extra if column.key not in CSV_COLUMNS)]
+    return csv_text(keys, (_results(run, keys) for run in runs))
 
 
-def _results(run: Run) -> list[object]:
+def _results(run: Run, keys: Sequence[str]) -> list[object]:
     facts = {"name": run.name, "kind": run.kind, "order": run.order, "seed": run.seed, "state": run.state,
              "run": run.path.as_posix(), "protocol": run.score and run.score.name}  # fmt: skip
-    return [facts[key] if key in facts else run.value(key) for key in CSV_COLUMNS]
+    return [facts[key] if key in facts else run.value(key) for key in keys]

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from varlab.config import Config
 from varlab.files import digest
-from varlab.report.runs import KINDS, Run
+from varlab.report.run_kind import KINDS, RunKind, run_kind
+from varlab.report.runs import Run
 from varlab.run.record import ABSENT, Use, compare, counted, flatten, uncounted
 
-__all__ = ["Variant", "describe_differences", "group_variants", "science"]
+__all__ = ["Variant", "describe_differences", "group_variants", "kinds_of", "science"]
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ def _without_seed(run: object) -> object:
 
 
 def group_variants(runs: Sequence[Run]) -> list[Variant]:
-    """Trainings grouped by configuration without seed: generators first, then tokenizers, then classifiers.
+    """Trainings grouped by configuration without seed: generators first, then tokenizers, classifiers, and other kinds.
 
     An unfinished run is a variant of its own, because it must not enter a mean.
     """
     groups: dict[str, list[Run]] = {}
-    trainings = (run for run in runs if run.kind in KINDS)
+    trainings = (run for run in runs if run.is_training)
     for run in sorted(trainings, key=_reading_order):
         groups.setdefault(_identity(run), []).append(run)
     labels = _labels(list(groups.values()))
@@ -71,8 +72,17 @@ def group_variants(runs: Sequence[Run]) -> list[Variant]:
     ]
 
 
-def _reading_order(run: Run) -> tuple[int, bool, float]:
-    return list(KINDS).index(run.kind), not run.finished, -1 if run.seed is None else run.seed
+def kinds_of(variants: Sequence[Variant]) -> list[tuple[RunKind, list[Variant]]]:
+    """The variants of each kind, and how it is shown, in the order of the variants."""
+    by_name: dict[str, list[Variant]] = {}
+    for variant in variants:
+        by_name.setdefault(variant.kind, []).append(variant)
+    return [(run_kind([run for variant in of for run in variant.runs]), of) for of in by_name.values()]
+
+
+def _reading_order(run: Run) -> tuple[int, str, bool, float]:
+    place = list(KINDS).index(run.kind) if run.kind in KINDS else len(KINDS)
+    return place, run.kind, not run.finished, -1 if run.seed is None else run.seed
 
 
 def _identity(run: Run) -> str:
@@ -101,8 +111,8 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _base_label(run: Run) -> str:
-    own = {"generator": run.order, "tokenizer": run.choice("tokenizer")}.get(run.kind, "")
-    if run.kind == "tokenizer" and own and "tokenizer" not in own:
+    own = run.order
+    if run.record.holds == "tokenizer" and (own := run.choice("tokenizer")) and "tokenizer" not in own:
         own = f"{own} tokenizer"
     return own or run.name.rsplit("/", 1)[-1]
 

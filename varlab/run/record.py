@@ -234,6 +234,7 @@ _UNCOUNTED: Mapping[str, Use] = {
     "name": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
     "launch": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
     "val.skip": Use.IDENTITY,
+    "report": Use.IDENTITY | Use.HASH | Use.SCIENCE | Use.SCALING,
     "shrink": Use.IDENTITY | Use.HASH | Use.SCALING,
     "trainer": Use.DIRECTORY | Use.HASH | Use.LABEL | Use.SCALING,
     "hydra": Use.DIRECTORY,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from varlab.report.page import style
 from varlab.report.page.figures import Bars, Panel, bars, curves, fid_against_flops
+from varlab.report.run_kind import RunKind
 from varlab.report.variants import Variant
 
 __all__ = ["Chart", "charts"]
@@ -54,14 +55,25 @@ class Chart:
     about: str = ""
 
 
-def charts(kind: str, variants: Sequence[Variant]) -> list[Chart]:
+def charts(kind: RunKind, variants: Sequence[Variant]) -> list[Chart]:
     """The figures for the variants of one kind, without empty ones."""
-    draw = {"generator": _generator, "tokenizer": _tokenizer, "classifier": _classifier}[kind]
+    draw = {"generator": _generator, "tokenizer": _tokenizer, "classifier": _classifier}.get(kind.model)
+    figures = draw(variants) if draw else []
+    if kind.name != kind.model:
+        figures.append(
+            ("Training and validation", curves(variants, _panels(kind), label=f"Training of {kind.name}"), "")
+        )
     return [
         Chart(title, svg, [variant for variant in variants if style.is_drawn(variant.colour, svg)], about)
-        for title, svg, about in draw(variants)
+        for title, svg, about in figures
         if svg
     ]
+
+
+def _panels(kind: RunKind) -> list[Panel]:
+    """The training loss, and each number that this kind alone validates."""
+    validated = [Panel(f"Validation {c.label}", (c.key,), "images", c.label) for c in kind.extra if "/" in c.key]
+    return [Panel("Training loss", ("train/loss",), "images", "loss"), *validated]
 
 
 def _generator(variants: Sequence[Variant]) -> list[tuple[str, str, str]]:

@@ -58,8 +58,17 @@ def galleries(variants: Sequence[Variant]) -> list[Gallery]:
                  [("", picture) for picture in growth], columns=_columns(growth)),
         _gallery("Reconstructions", "First row: real images. Second row: the same, encoded and decoded by the tokenizer.",
                  [("", picture) for picture in rebuilt], columns=_columns(rebuilt)),
+        *(_gallery(name.replace("_", " ").capitalize(), "", [("", picture) for picture in other], columns=_columns(other))
+          for name in _other_names(variants) if (other := _load_all(variants, name))),
     ]  # fmt: skip
     return [gallery for gallery in shown if gallery.items]
+
+
+def _other_names(variants: Sequence[Variant]) -> list[str]:
+    """The pictures that a kind of training from elsewhere drew."""
+    folders = [run.path / "pictures" for variant in variants for run in variant.runs]
+    names = {path.stem for folder in folders for path in folder.glob("*.png")}
+    return sorted(names - {"samples", "growth", "reconstructions", "real"})
 
 
 def _gallery(title: str, about: str, items: list[tuple[str, EmbeddedPicture]], *, columns: int) -> Gallery:

@@ -17,10 +17,11 @@ from varlab.report.page.gallery import galleries
 from varlab.report.page.scaling import scaling_chapter
 from varlab.report.page.style import PALETTE
 from varlab.report.page.template import render_template
-from varlab.report.runs import KINDS, Run, Score
+from varlab.report.run_kind import RunKind
+from varlab.report.runs import Run, Score
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_csv
 from varlab.report.text import duration, si, whole
-from varlab.report.variants import Variant, group_variants, science
+from varlab.report.variants import Variant, group_variants, kinds_of, science
 from varlab.run.record import compare
 
 __all__ = ["ReportFiles", "write"]
@@ -45,14 +46,13 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
     sweeps: folders of sweeps, which the page lists with their current state.
     """
     variants = group_variants(runs)
+    by_kind = kinds_of(variants)
     trainings = [run for variant in variants for run in variant.runs]
     scaling = [(study, laws) for study in find_studies(trainings) if (laws := fit_laws(study))]
     files = ReportFiles(out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None)
-    write_text(files.csv, tables.results_csv(trainings))
+    write_text(files.csv, tables.results_csv(trainings, [column for kind, _ in by_kind for column in kind.extra]))
     if files.scaling:
         write_text(files.scaling, scaling_csv({study.label: laws for study, laws in scaling}))
-    by_kind = {kind: [variant for variant in variants if variant.kind == kind] for kind in KINDS}
-    by_kind = {kind: chosen for kind, chosen in by_kind.items() if chosen}
     text = render_template(
         "template.html.j2",
         title=title,
@@ -60,11 +60,11 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
         headline=verdict.headline(variants),
         verdict=verdict.verdict(variants),
         cautions=verdict.cautions(runs, variants),
-        chapters=[_chapter(kind, chosen) for kind, chosen in by_kind.items()],
+        chapters=[_chapter(kind, chosen) for kind, chosen in by_kind],
         scaling=[scaling_chapter(study, laws) for study, laws in scaling],
-        glossary=_glossary(by_kind),
+        glossary=_glossary(kind for kind, _ in by_kind),
         protocols=[_protocol(run, score) for run in runs for score in run.scores],
-        differences=[table for kind, chosen in by_kind.items() if (table := _differences(kind, chosen))],
+        differences=[table for kind, chosen in by_kind if (table := _differences(kind, chosen))],
         runs=[_run_details(run) for run in runs],
         palette=len(PALETTE),
         sweeps=[_sweep(folder) for folder in sweeps],
@@ -79,12 +79,12 @@ def _sweep(folder: Path) -> Config:
     return {"folder": folder, "count": len(rows), "states": sweep_table.count_states(rows), "unfinished": unfinished}
 
 
-def _chapter(kind: str, variants: Sequence[Variant]) -> Config:
-    """The tables, pictures and curves of the generators, the tokenizers or the classifiers."""
+def _chapter(kind: RunKind, variants: Sequence[Variant]) -> Config:
+    """The tables, pictures and curves of one kind."""
     blocks = _blocks(kind, variants)
     return {
-        "kind": kind,
-        "title": KINDS[kind],
+        "kind": kind.name,
+        "title": kind.title,
         "blocks": blocks,
         "seeded": any(cell.spread for block in blocks for row in block["rows"] for cell in row.cells),
         "protocols": sorted({run.score.name for variant in variants for run in variant.runs if run.score}),
@@ -93,9 +93,9 @@ def _chapter(kind: str, variants: Sequence[Variant]) -> Config:
     }
 
 
-def _blocks(kind: str, variants: Sequence[Variant]) -> list[Config]:
+def _blocks(kind: RunKind, variants: Sequence[Variant]) -> list[Config]:
     """Quality and cost: in one table if it fits the page, else in two with the same order of rows."""
-    quality, cost = tables.COLUMNS[kind]
+    quality, cost = kind.quality, kind.cost
     unranked = set() if verdict.comparable(variants) else {column.key for column in quality}
     if not verdict.share_tokenizer([run for variant in variants for run in variant.runs if run.finished]):
         unranked.add("val_nll")
@@ -111,9 +111,9 @@ def _blocks(kind: str, variants: Sequence[Variant]) -> list[Config]:
     ]  # fmt: skip
 
 
-def _glossary(kinds: Iterable[str]) -> list[tuple[str, str]]:
+def _glossary(kinds: Iterable[RunKind]) -> list[tuple[str, str]]:
     """The meaning of each column, for the kinds of run on this page."""
-    columns = (column for kind in kinds for group in tables.COLUMNS[kind] for column in group)
+    columns = (column for kind in kinds for column in kind.quality + kind.cost)
     return list(dict.fromkeys((column.label, column.about) for column in columns))
 
 
@@ -128,12 +128,12 @@ def _protocol(run: Run, score: Score) -> Config:
     }
 
 
-def _differences(kind: str, variants: Sequence[Variant]) -> Config | None:
+def _differences(kind: RunKind, variants: Sequence[Variant]) -> Config | None:
     rows = compare(*(science(variant.first.config) for variant in variants))
     if not rows:
         return None
     cells = [(key, map(_plain, row)) for key, row in rows.items()]
-    return {"title": KINDS[kind], "variants": variants, "rows": cells}
+    return {"title": kind.title, "variants": variants, "rows": cells}
 
 
 def _run_details(run: Run) -> Config:

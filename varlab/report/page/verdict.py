@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Sequence
 
 from varlab.config import Config
+from varlab.report.run_kind import RunKind
 from varlab.report.runs import Run, Score
 from varlab.report.text import join_names, si, significant, whole
-from varlab.report.variants import Variant
+from varlab.report.variants import Variant, kinds_of
 from varlab.run.record import Parent, flatten
 
 __all__ = ["cautions", "comparable", "cost_match", "describe_protocol", "headline", "share_tokenizer", "verdict"]
@@ -23,8 +24,8 @@ _BOUND_TO_PROTOCOL = ("extractor", "extractor_hash", "reference", "n", "resize",
 
 def headline(variants: Sequence[Variant]) -> str:
     """What is compared, and whether at equal cost."""
-    generators = [variant for variant in variants if variant.kind == "generator"]
-    orders = list(dict.fromkeys(variant.first.order or variant.label for variant in generators))
+    generators = [variant for variant in variants if variant.first.order]
+    orders = list(dict.fromkeys(variant.first.order for variant in generators))
     if len(orders) > 1:
         return f"{join_names(orders)}: {len(orders)} orders, {cost_match(generators)}."
     if len(generators) > 1:
@@ -67,25 +68,27 @@ def _scores(variants: Sequence[Variant]) -> list[Score]:
     return [run.score for variant in variants for run in variant.runs if run.score]
 
 
-def _of_kind(variants: Sequence[Variant], kind: str) -> list[Variant]:
-    return [variant for variant in variants if variant.kind == kind]
-
-
 def verdict(variants: Sequence[Variant]) -> str:
-    """Which generator has the lowest FID, by how much, and whether it is more than the spread; empty where unknown."""
-    generators = _of_kind(variants, "generator")
-    fids = {variant.label: fid for variant in generators if variant.finished and (fid := variant.values("fid"))}
-    means = {label: statistics.fmean(values) for label, values in fids.items()}
-    if len(means) < 2 or not comparable(generators):
+    """Of each kind with a decisive number: which has the best, by how much, is it more than the spread; empty if unknown."""
+    found = (_verdict(kind, chosen) for kind, chosen in kinds_of(variants) if kind.decisive and comparable(chosen))
+    return " ".join(filter(None, found))
+
+
+def _verdict(kind: RunKind, variants: Sequence[Variant]) -> str:
+    column = next(column for column in kind.quality if column.key == kind.decisive)
+    known = {v.label: values for v in variants if v.finished and (values := v.values(column.key))}
+    means = {label: statistics.fmean(values) for label, values in known.items()}
+    if len(means) < 2:
         return ""
-    first, second = sorted(means, key=lambda label: means[label])[:2]
+    first, second = sorted(means, key=lambda label: means[label], reverse=column.best == "max")[:2]
     sentence = (
-        f"{first} has the lowest FID: {significant(means[first])} against {significant(means[second])} for {second}"
+        f"{first} has the {'highest' if column.best == 'max' else 'lowest'} {column.label}: {significant(means[first])} "
+        f"against {significant(means[second])} for {second}"
     )
-    if min(len(fids[first]), len(fids[second])) < 2:
+    if min(len(known[first]), len(known[second])) < 2:
         return f"{sentence}. The difference has no error bar: each of the two needs at least two seeds."
-    spread = (statistics.stdev(fids[first]) ** 2 + statistics.stdev(fids[second]) ** 2) ** 0.5
-    size = "within" if means[second] - means[first] <= spread else "larger than"
+    spread = (statistics.stdev(known[first]) ** 2 + statistics.stdev(known[second]) ** 2) ** 0.5
+    size = "within" if abs(means[second] - means[first]) <= spread else "larger than"
     return f"{sentence}, a difference {size} the spread over seeds."
 
 
@@ -97,8 +100,8 @@ def cautions(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
         _unfinished(runs),
         *_misleading(trainings),
         _mixed_protocols(variants),
-        _not_fid_50k(_scores(_of_kind(variants, "generator"))),
-        _different_tokenizers([run for run in finished if run.kind == "generator"]),
+        _not_fid_50k([score for score in _scores(variants) if "fid" in score.values]),
+        _different_tokenizers([run for run in finished if run.order]),
         _scored_earlier(trainings),
         _different_code(trainings),
         _different_machines(finished),
@@ -127,7 +130,7 @@ def _misleading(runs: Sequence[Run]) -> list[str]:
 
 
 def _mixed_protocols(variants: Sequence[Variant]) -> str:
-    mixed = [kind for kind in ("generator", "tokenizer") if not comparable(_of_kind(variants, kind))]
+    mixed = [kind.name for kind, chosen in kinds_of(variants) if not comparable(chosen)]
     if not mixed:
         return ""
     return f"The {join_names(mixed)} scores were measured under different protocols: they cannot be ranked."

@@ -108,7 +108,7 @@ def find_studies(runs: Sequence[Run]) -> list[ScalingStudy]:
     """The scaling studies among the runs: groups with enough sizes for a fit."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        if run.kind == "generator" and run.finished and _size(run):
+        if run.order and run.finished and _size(run):
             groups.setdefault(_shared(run), []).append(run)
     sized = [(group, tuple(sorted({_size(run) for run in group}))) for group in groups.values()]
     studies = [ScalingStudy(group[0].order, tuple(group), sizes) for group, sizes in sized if len(sizes) >= FEWEST]
