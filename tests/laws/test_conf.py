@@ -39,6 +39,7 @@ from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks import GanLoss, LossWeights, Task, fit
+from varlab.tasks.update.optimizer import build_optimizer
 from varlab.tokenizer import Quantizer, VQTokenizer
 from varlab.tokenizer.condition import SOURCES, Condition
 from varlab.types import VarlabError
@@ -152,6 +153,11 @@ def _weights_asked_for(load: Callable[[], Any]) -> tuple[str, str]:
     return asked.value.args  # type: ignore[return-value]
 
 
+def optimizer(name: str, lab: Path, tmp_path: Path) -> None:
+    built = build_optimizer(make(group("optimizer", name)), nn.Linear(2, 2))
+    assert [set(group) >= {"lr", "weight_decay", "initial_lr"} for group in built.param_groups] == [True, True]
+
+
 def loss(name: str, lab: Path, tmp_path: Path) -> None:
     config = train_config("task=tokenizer", f"loss={name}")
     weights, gan = make(config["task"]["weights"]), make(config["task"]["gan"])
@@ -256,7 +262,7 @@ TOLD += ("attention", "mid_attention", "quant_kernel", "phi_count")
 
 def metrics(name: str, lab: Path, tmp_path: Path) -> None:
     keywords = inspect.signature(GeneratorScorer).parameters.keys()
-    assert keywords - {"source", "extractor", "data", "n"} == set(group("metrics", name))
+    assert keywords - {"source", "extractor", "data", "n", "own"} == set(group("metrics", name))
 
 
 def sampler(name: str, lab: Path, tmp_path: Path) -> None:
@@ -316,6 +322,7 @@ CHECKS = {
         launch,
         loss,
         metrics,
+        optimizer,
         order,
         perceptual,
         sampler,

@@ -14,6 +14,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from varlab.errors import VarlabError
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.generator_scores import FID
+from varlab.metrics.own_metrics import OwnMetrics
 from varlab.types import Batch, Quantized, to_float, to_uint8
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -57,11 +58,20 @@ class TokenizerScores(nn.Module):
     """psnr, l1, perceptual, rfid and codebook health of images and reconstructions, equal on any number of ranks.
 
     extractor: for rfid (reconstructions against the same images), or None. perceptual: a distance, or None. scales,
-    vocab_size: of the tokenizer. Padding must be removed before.
+    vocab_size: of the tokenizer. own: further metrics. Padding must be removed before.
     """
 
-    def __init__(self, *, scales: int, vocab_size: int, extractor: Extractor | None, perceptual: Distance | None):
+    def __init__(
+        self,
+        *,
+        scales: int,
+        vocab_size: int,
+        extractor: Extractor | None,
+        perceptual: Distance | None,
+        own: OwnMetrics | None = None,
+    ):
         super().__init__()
+        self.own = own
         self._extract, self._perceptual = extractor, perceptual
         self.health = CodebookHealth(scales=scales, vocab_size=vocab_size)
         # per image, then the mean: the PSNR of the mean error would depend mostly on the worst images
@@ -80,9 +90,15 @@ class TokenizerScores(nn.Module):
         self.l1.update((rec_B3HW - img_B3HW).abs().mean((1, 2, 3)))
         if self._perceptual is not None and self.perceptual is not None:
             self.perceptual.update(self._perceptual(rec_B3HW, img_B3HW))
-        if self._extract is not None and self.rfid is not None:
-            self.rfid.update(self._extract(img_u8_B3HW)[0], real=True)
-            self.rfid.update(self._extract(rec_u8_B3HW)[0], real=False)
+        for img_u8, real in ((img_u8_B3HW, True), (rec_u8_B3HW, False)):
+            known: dict[str, Tensor] = {}
+            if self._extract is not None and self.rfid is not None:
+                known = dict(zip(("features_BF", "logits_BK"), self._extract(img_u8), strict=True))
+                self.rfid.update(known["features_BF"], real=real)
+            if self.own is not None:
+                self.own.update(img_u8, real=real, **known)
+        if self.own is not None:
+            self.own.update_pairs(rec_u8_B3HW, img_u8_B3HW)
 
     def compute(self) -> dict[str, float]:
         """psnr (dB, mean of images), l1 (in [0, 2]), perceptual, rfid, usage/<k>, perplexity/<k>.
@@ -93,7 +109,7 @@ class TokenizerScores(nn.Module):
         scores = {name: float(metric.compute()) for name, metric in means.items() if metric is not None}
         if math.isnan(scores["l1"]):
             raise VarlabError("There is no image to validate on: the split is empty.")
-        return scores | self.health.compute()
+        return (self.own.compute() if self.own else {}) | scores | self.health.compute()
 
 
 class Autoencoder(Protocol):
@@ -109,11 +125,20 @@ class Autoencoder(Protocol):
 
 @torch.no_grad()
 def score_tokenizer(
-    tokenizer: Autoencoder, batches: Iterable[Batch], *, extractor: Extractor | None, perceptual: Distance | None
+    tokenizer: Autoencoder,
+    batches: Iterable[Batch],
+    *,
+    extractor: Extractor | None,
+    perceptual: Distance | None,
+    own: OwnMetrics | None = None,
 ) -> dict[str, float]:
     """The scores of ``TokenizerScores`` over batches without padding, on the tokenizer's device."""
     scores = TokenizerScores(
-        scales=len(tokenizer.scales), vocab_size=tokenizer.vocab_size, extractor=extractor, perceptual=perceptual
+        scales=len(tokenizer.scales),
+        vocab_size=tokenizer.vocab_size,
+        extractor=extractor,
+        perceptual=perceptual,
+        own=own,
     ).to(tokenizer.last_layer.device)
     for batch in batches:
         rec_B3HW, quantized = tokenizer(to_float(batch.img_u8_B3HW))

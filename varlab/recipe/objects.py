@@ -14,6 +14,7 @@ from hydra.utils import get_object, instantiate
 
 from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.metrics.own_metrics import OwnMetrics
 from varlab.renames import resolve_targets
 
 Maker = Callable[..., Any]
@@ -64,3 +65,13 @@ def target_of(config: Config) -> Callable[..., Any]:
     if not callable(found):
         raise VarlabError(f"_target_ {name} is neither a class nor a function.")
     return found
+
+
+def own_metrics(config: Config | None) -> OwnMetrics:
+    """Build the metrics of ``metrics.own``, by name; none without that part."""
+    return OwnMetrics({name: make(one) for name, one in ((config or {}).get("own") or {}).items()})
+
+
+def metric_settings(config: Config) -> Config:
+    """Return the arguments of ``GeneratorScorer`` that ``conf/metrics`` sets, with its own metrics as objects."""
+    return {key: value for key, value in config.items() if key != "own"} | {"own": own_metrics(config)}

@@ -10,11 +10,12 @@ from varlab.data.folders.class_names import canonical, misplaced
 from varlab.files import write_json
 from varlab.flops import sampling_flops
 from varlab.metrics.extractors import Extractor
+from varlab.metrics.own_metrics import OwnMetrics
 from varlab.metrics.protocol import protocol, protocol_name
 from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.recipe.assembly import example_slots, image_sampler
 from varlab.recipe.finished_run import FinishedRun
-from varlab.recipe.objects import make_recorded
+from varlab.recipe.objects import make_recorded, metric_settings, own_metrics
 from varlab.recipe.parents import Parents
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
@@ -73,15 +74,22 @@ def _tokenizer(
         perceptual.to(run.model.device)
     net = parents.used.get("perceptual")
     batches = without_padding(data.eval_loader("val", 0, 1, config["batch"]), run.model.device)
-    scores = score_tokenizer(
-        run.model.tokenizer, batches, extractor=extractor, perceptual=perceptual.distance if perceptual else None
-    )
+    distance = perceptual.distance if perceptual else None
+    own = own_metrics(config["metrics"])
+    scores = score_tokenizer(run.model.tokenizer, batches, extractor=extractor, perceptual=distance, own=own)
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
     named |= {"weights": config["weights"], "perceptual": net.weights_sha256 if net else perceptual and perceptual.hash}
     if net is not None and net.held_out:
         named |= {"perceptual_network": net.held_out}
-    return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}}
+    if own.best:
+        named |= {"metrics": {"own": config["metrics"]["own"]}}
+    return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}} | _best(own, scores)
+
+
+def _best(own: OwnMetrics, scores: Config) -> Config:
+    """Whether more or less is better of each score of an own metric, for reports."""
+    return {"best": own.ranked(scores)} if own.best else {}
 
 
 def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor) -> Config:
@@ -98,7 +106,8 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     if config["reject"] is not None:
         rejection = Rejection(judge=extractor, rate=config["reject"], num_classes=transformer.num_classes)
     source = image_sampler(model, data, seed=seed, batch=config["batch"], sampler=sampler, rejection=rejection)
-    scores = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **config["metrics"]).compare()
+    settings = metric_settings(config["metrics"])
+    scores = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **settings).compare()
     scores["val_nll"] = likelihood(
         transformer,
         without_padding(data.eval_loader("val", 0, 1, config["batch"]), model.device),
@@ -124,6 +133,7 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
         "protocol": named | {"metrics": config["metrics"], "weights": config["weights"]},
         "scores": scores,
         "cost": {"sampling_flops": drawn * one, "sampling_seconds": round(source.seconds, 3)},
+        **_best(settings["own"], scores),
     }
 
 

@@ -12,7 +12,7 @@ from varlab.data.folders.class_names import permuted
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, check_image_size, example_slots, image_sampler
 from varlab.recipe.init_weights import InitWeights
-from varlab.recipe.objects import make
+from varlab.recipe.objects import make, metric_settings
 from varlab.recipe.parents import Parents
 from varlab.recipe.plan import Plan, Scores, parameters
 from varlab.recipe.plans import training_pictures
@@ -152,5 +152,5 @@ def _generator_scores(config: Config, data: BaseDataModule, source: ImageSampler
         extractor=parents.extractor(config["extractor"]),
         data=data,
         n=config["scores"]["count"],
-        **config["metrics"],
+        **metric_settings(config["metrics"]),
     )

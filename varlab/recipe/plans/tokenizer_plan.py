@@ -10,7 +10,7 @@ from varlab.data import BaseDataModule
 from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.recipe.assembly import Build, build_tokenizer, check_image_size
 from varlab.recipe.init_weights import InitWeights
-from varlab.recipe.objects import make
+from varlab.recipe.objects import make, own_metrics
 from varlab.recipe.parents import Parents
 from varlab.recipe.plan import Plan, Scores, parameters
 from varlab.recipe.plans import training_pictures
@@ -79,7 +79,8 @@ def _tokenizer_scores(
     def scores() -> dict[str, float]:
         loader = data.eval_loader("val", task.trainer.global_rank, task.trainer.world_size)
         batches = without_padding(task.stop_request.between(loader), task.device)
-        values = score_tokenizer(model, batches, extractor=extractor.to(task.device), perceptual=None)
-        return {"rfid": values["rfid"]}
+        own = own_metrics(config.get("metrics"))
+        values = score_tokenizer(model, batches, extractor=extractor.to(task.device), perceptual=None, own=own)
+        return {name: value for name, value in values.items() if name == "rfid" or name in own.ranked(values)}
 
     return scores
