@@ -44,7 +44,7 @@ def test_seconds_become_images_once_and_train_as_those_images(
     ("asked", "said"),
     [
         (("budget.seconds=-1",), "budget.seconds is -1"),
-        (("budget.images=10", "budget.seconds=1"), "Give the length of the training once"),
+        (("budget.images=10", "budget.seconds=1"), "leave out budget.images or budget.seconds"),
         ((), "one of budget.images=N, budget.flops=F and budget.seconds=S"),
     ],
 )

@@ -34,7 +34,8 @@ def test_a_generator_starts_from_weights_and_architecture(name: str, lab: Path, 
 
 
 def test_a_tokenizer_starts_from_weights(lab: Path, tmp_path: Path) -> None:
-    asked = [*small.RUNS["multi"], f"init={lab / 'multi'}", *STILL, "task.revival=null", "loss.gan.start=1000"]
+    rest = [word for word in small.RUNS["multi"] if not word.startswith("tokenizer")]
+    asked = [*rest, f"init={lab / 'multi'}", *STILL, "task.revival=null", "loss.gan.start=1000"]
     assert small.train(tmp_path / "run", *asked) == 0
     assert same_weights(tmp_path / "run", lab / "multi")
 

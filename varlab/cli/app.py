@@ -22,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from varlab.cli.alternatives import LayeredLoader, read_alternatives
 from varlab.cli.arguments import rewrite
 from varlab.cli.command_table import Command
 from varlab.errors import Stopped, VarlabError
@@ -95,7 +96,11 @@ def _hydra(command: Command, config_dir: str | None) -> Iterator[Hydra]:
     if config_dir is not None:
         _add_config_dir(search_path, Path(config_dir))
     try:
-        yield Hydra.create_main_hydra2(task_name=command.name, config_search_path=search_path)
+        hydra = Hydra.create_main_hydra2(task_name=command.name, config_search_path=search_path)
+        hydra.config_loader = LayeredLoader(
+            search_path, read_alternatives(conf_dir() / "alternatives.yaml", command.name)
+        )
+        yield hydra
     finally:
         GlobalHydra.instance().clear()
 

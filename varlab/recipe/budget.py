@@ -39,7 +39,7 @@ def budget_images(
     asked = {name: value for name, value in budget.items() if value is not None}
     if len(asked) != 1:
         raise VarlabError(
-            "Give the length of the training once: one of budget.images=N, budget.flops=F and budget.seconds=S."
+            "Give the length of the training: one of budget.images=N, budget.flops=F and budget.seconds=S."
         )
     ((name, value),) = asked.items()
     if not isinstance(value, int | float) or not 0 < value < math.inf:

@@ -1,0 +1,97 @@
+"""Keys of which one is to be given (``conf/alternatives.yaml``): one given nearer to the user replaces the others.
+
+A configuration is composed of layers: the packaged files, the user's files, the command line. Each layer that gives one key
+of a group sets the others to null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from varlab.errors import VarlabError
+from varlab.run.record import flatten
+
+__all__ = ["LayeredLoader", "read_alternatives"]
+
+Groups = Sequence[Sequence[str]]
+
+
+def read_alternatives(file: Path, command: str) -> Groups:
+    """The groups of a command; none if the file has none for it."""
+    groups: Groups = OmegaConf.to_container(OmegaConf.load(file)).get(command, [])  # type: ignore[union-attr]
+    return groups
+
+
+class LayeredLoader(ConfigLoaderImpl):
+    """Hydra's composer of configurations, with alternatives. Raises VarlabError for a layer that gives two of a group."""
+
+    def __init__(self, search_path: ConfigSearchPath, groups: Groups):
+        super().__init__(config_search_path=search_path)
+        self._groups = [tuple(group) for group in groups]
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose, and let the keys of the command line replace their alternatives."""
+        cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        parsed = OverridesParser.create(config_loader=self).parse_overrides(overrides)
+        layer = flatten({override.key_or_group: _value(override) for override in parsed})
+        for group in self._groups:
+            self._replace(cfg, group, _given(layer, group), "the command line")
+        return cfg
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        """One file, in which the keys that it gives replace their alternatives of the files before."""
+        result = super()._load_single_config(default, repo)
+        if isinstance(result.config, DictConfig):
+            for group in self._groups:
+                given = [key for key in group if _plain_value(result.config, key) is not None]
+                self._replace(result.config, group, given, f"{default.config_path}.yaml")
+        return result
+
+    def _replace(self, cfg: DictConfig, group: Sequence[str], given: Sequence[str], where: str) -> None:
+        """Set the others to null; what a config group chose stays, unused."""
+        if len(given) > 1:
+            raise VarlabError(
+                f"{where} gives {' and '.join(given)}, but only one of {', '.join(group)} can be given: leave out "
+                f"{' or '.join(given)}."
+            )
+        others = [key for key in group if given and key not in given]
+        for key in others:
+            if not self.get_group_options(key):
+                OmegaConf.update(cfg, key, None, force_add=True)
+
+
+def _plain_value(cfg: DictConfig, key: str) -> object:
+    """A key's value in a configuration; None if it is absent, or the content of a config group."""
+    value = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
+    return None if isinstance(value, DictConfig) else value
+
+
+def _value(override: Override) -> object:
+    """What an override gives; None for nothing."""
+    if override.is_delete():
+        return None
+    return True if override.is_sweep_override() else override.value()
+
+
+def _given(layer: Mapping[str, object], group: Sequence[str]) -> list[str]:
+    """The keys of a group that are given, by themselves or by a key inside."""
+    names = [name for name, value in layer.items() if value is not None]
+    return [key for key in group if any(name == key or name.startswith(f"{key}.") for name in names)]
