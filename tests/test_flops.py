@@ -13,11 +13,12 @@ from torch import nn
 
 from tests import small
 from tests.laws.conftest import load
-from varlab.flops import TRAINING, attention_flops, forward_flops, transformer_flops, visible_pairs
+from varlab.flops import TRAINING, FlopCounter, attention_flops, visible_pairs
 from varlab.recipe.assembly import build_order, build_tokenizer, example_slots
 from varlab.recipe.budget import budget_images
 from varlab.recipe.objects import make
 from varlab.rng import Rng
+from varlab.types import VarlabError
 
 VAR_256 = [[n, n] for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)]
 CODE_DIM, VOCAB = 32, 4096
@@ -48,7 +49,7 @@ def counted(depth: int, order_name: str, scales: list[list[int]]) -> tuple[int, 
     order = build_order(load("order", order_name), tokenizer)
     slots = example_slots(order, tokenizer)
     model = var_shaped(depth, order)
-    return transformer_flops(model, slots), list(order.steps)
+    return FlopCounter().transformer(model, slots), list(order.steps)
 
 
 def closed_form(depth: int, steps: list[int]) -> int:
@@ -107,7 +108,7 @@ def test_visible_pairs_are_those_of_the_mask_rule(steps: list[int]) -> None:
 def test_convolutions_count_on_the_meta_device() -> None:
     """2 · places · kernel² · in · out; nothing is computed, so that a model of any size can be counted."""
     conv = nn.Conv2d(3, 8, 3, padding=1)
-    assert forward_flops(conv, torch.empty(1, 3, 16, 16)) == 2 * 256 * 9 * 3 * 8
+    assert FlopCounter().forward(conv, torch.empty(1, 3, 16, 16)) == 2 * 256 * 9 * 3 * 8
     assert all(p.device.type == "cpu" for p in conv.parameters())
 
 
@@ -147,3 +148,55 @@ def test_the_discriminator_counts_from_where_it_starts(lab: Path) -> None:
     judged = outcome["images"] - 96
     expected = outcome["images"] * cost["train_flops_per_image"] + judged * cost["disc_flops_per_image"]
     assert outcome["flops"] == expected and cost["disc_flops_per_image"] % (2 * TRAINING) == 0
+
+
+class Peculiar(nn.Module):
+    """A convolution that is known, and beside it what a plug-in may do."""
+
+    def __init__(self, extra) -> None:
+        super().__init__()
+        self.conv, self.extra = nn.Conv2d(3, 8, 3, padding=1), extra
+
+    def forward(self, img):
+        return self.extra(self.conv(img))
+
+
+@torch.library.custom_op("varlab_tests::kernel", mutates_args=())
+def kernel(x: torch.Tensor) -> torch.Tensor:
+    """A kernel of somebody's own, without a meta version."""
+    return x * 2
+
+
+@torch.library.custom_op("varlab_tests::only_elsewhere", mutates_args=(), device_types="cuda")
+def only_elsewhere(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+KNOWN = 2 * 256 * 9 * 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("extra", "uncounted"),
+    [
+        (lambda x: x * 2, set()),
+        (lambda x: x if x.sum() > 0 else -x, set()),  # a value decides: counted by running it
+        (lambda x: x + torch.ones(1), set()),  # made on a device of its own
+        (torch.fft.fft2, {"aten._fft_c2c"}),
+        (kernel, {"varlab_tests.kernel"}),
+        (only_elsewhere, {"varlab_tests.only_elsewhere and what follows it"}),
+    ],
+)
+def test_what_cannot_be_counted_ends_nothing_and_is_named(
+    extra, uncounted: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    count = FlopCounter()
+    assert count.forward(Peculiar(extra), torch.zeros(1, 3, 16, 16)) == KNOWN
+    assert count.uncounted == uncounted
+    assert count.note() == ({"uncounted": sorted(uncounted)} if uncounted else {})
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * bool(uncounted)
+    assert all(name in caplog.text for name in uncounted)
+
+
+def test_a_budget_of_flops_that_cannot_be_kept_is_refused() -> None:
+    with pytest.raises(VarlabError, match="Use budget"):
+        budget_images({"flops": 1e9}, SimpleNamespace(flops_at=lambda images: 0), 8, pace=float)

@@ -6,6 +6,8 @@ pairs of slots that ``step_L`` lets see, which no kernel reports. A multiplicati
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,36 +15,143 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from varlab.config import Config
 from varlab.sample.images import decode_maps
 from varlab.tokenizer import VQTokenizer
 from varlab.transformer import Transformer
 from varlab.types import Slots
 
+logger = logging.getLogger(__name__)
+
 TRAINING = 3
 """Forward and backward of a trained part: the backward computes two products for each of the forward's."""
 
+FAILED = "and what follows it"
 _ATTENTION = ("bmm", "scaled_dot_product")
+_TORCH = ("aten", "prim", "prims")
+# operations of torch that do products, and that its counter of operations has no formula for
+_PRODUCTS = re.compile(
+    "_fft|linalg_|_linalg|_cdist|mv|addmv|dot|vdot|addr|lstm|gru|rnn|_thnn|_cudnn_rnn|mkldnn_rnn|_trilinear|cholesky|"
+    "triangular_solve|_sparse|_int_mm|_weight_int"
+)
 
 
-def forward_flops(
+class FlopCounter:
+    """Counts the operations of models. What it cannot count ends nothing: it is listed in ``uncounted``.
+
+    A model runs on meta copies of its weights. If an operation refuses that device (a kernel of one's own, a value that
+    decides), the model runs for real, where it is; if that fails too, what came before counts.
+    """
+
+    def __init__(self) -> None:
+        self.uncounted: set[str] = set()
+
+    def note(self) -> Config:
+        """Log what was not counted, and return it for ``cost`` in run.json; nothing if all was."""
+        if not self.uncounted:
+            return {}
+        names = sorted(self.uncounted)
+        logger.warning("FLOPs leave out %s: costs and budgets in FLOPs do not know them", ", ".join(names))
+        return {"uncounted": names}
+
+    def forward(
+        self,
+        module: nn.Module,
+        *args: Tensor | Slots,
+        attention: bool = True,
+        method: Callable[..., object] = lambda module, *args: module(*args),
+    ) -> int:
+        """Count the operations of ``method(module, *args)``.
+
+        attention: False leaves out the products inside attention, which ``attention_flops`` counts.
+        """
+        flops, unknown = _count(lambda: run_on_meta(module, *args, method=method), attention)
+        if any(FAILED in name for name in unknown):
+            real = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+            meta = flops, unknown
+            with sdpa_kernel(SDPBackend.MATH):  # as products, which are known on every device
+                flops, unknown = _count(lambda: method(module, *(a.to(real) for a in args)), attention)
+            flops, unknown = max((flops, unknown), meta, key=lambda count: count[0])
+        self.uncounted |= unknown
+        return flops
+
+    def transformer(self, transformer: Transformer, slots: Slots) -> int:
+        """Forward of one image. slots: those of one sample (B = 1)."""
+        label_B = torch.zeros(1, dtype=torch.int64)
+        dense = self.forward(transformer, slots, label_B, attention=False)
+        return dense + attention_flops(slots.step_L, width=transformer.width, depth=transformer.depth)
+
+    def encode(self, tokenizer: VQTokenizer, image_size: tuple[int, int]) -> int:
+        """Tokenizing one image."""
+        return self.forward(tokenizer, torch.zeros(1, 3, *image_size), method=type(tokenizer).encode)
+
+    def decode(self, tokenizer: VQTokenizer) -> int:
+        """Decoding one image's f_hat."""
+        return self.forward(tokenizer, tokenizer.blank(1), method=type(tokenizer).decode)
+
+    def sampling(self, transformer: Transformer, slots: Slots, tokenizer: VQTokenizer, *, guided: bool) -> int:
+        """Drawing one image: every slot once (twice when guided), then its maps through the quantizer and the decoder.
+
+        slots: those of one sample (B = 1), all steps of it.
+        """
+        maps = [torch.zeros(1, h * w, dtype=torch.int64) for h, w in tokenizer.scales]
+        decode = self.forward(tokenizer, *maps, method=lambda module, *maps: decode_maps(module, list(maps)))
+        return self.transformer(transformer, slots) * (2 if guided else 1) + decode
+
+    def trained(self, module: nn.Module, image_size: tuple[int, int]) -> int:
+        """Forward and backward of one image; a frozen part (``frozen_forward``) goes forward only."""
+        image, frozen = torch.zeros(1, 3, *image_size), 0
+        if hasattr(module, "frozen_forward"):
+            frozen = self.forward(module, image, method=lambda module, img: module.frozen_forward(img))
+        return TRAINING * (self.forward(module, image) - frozen) + frozen
+
+
+def run_on_meta(
     module: nn.Module,
     *args: Tensor | Slots,
-    attention: bool = True,
     method: Callable[..., object] = lambda module, *args: module(*args),
-) -> int:
-    """Count the operations of ``method(module, *args)`` on meta copies of the module's weights and of the arguments.
-
-    attention: False leaves out the products inside attention, which ``attention_flops`` counts.
-    """
+) -> None:
+    """Run ``method(module, *args)`` on meta copies of the weights and the arguments: shapes must fit, nothing is computed."""
     meta = {name: t.detach().to("meta") for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    with FlopCounterMode(display=False) as counter, _UncountedShapes(), torch.no_grad():
-        weights = {f"module.{name}": t for name, t in meta.items()}
+    weights = {f"module.{name}": t for name, t in meta.items()}
+    with _UncountedShapes(), torch.no_grad():
         functional_call(_Call(module, method), weights, tuple(a.to("meta") for a in args))
+
+
+def _count(run: Callable[[], object], attention: bool) -> tuple[int, set[str]]:
+    """The operations of a run, and the names of those that are unknown; of one that failed, those before."""
+    with FlopCounterMode(display=False) as counter, _Unknown() as unknown, torch.no_grad():
+        try:
+            run()
+        except Exception as error:
+            logger.debug("%s", unknown.last, exc_info=error)
+            unknown.names -= {unknown.last}
+            unknown.names.add(f"{unknown.last} {FAILED}")
     counts = counter.get_flop_counts()["Global"]
-    return sum(n for op, n in counts.items() if attention or not any(a in str(op) for a in _ATTENTION))
+    return sum(n for op, n in counts.items() if attention or not any(a in str(op) for a in _ATTENTION)), unknown.names
+
+
+class _Unknown(TorchDispatchMode):
+    """Collects the operations that do products and are in no table of formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.last = "the first operation"
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        name = f"{func.namespace}.{func._schema.name.partition('::')[2]}"
+        self.last = name
+        foreign = func.namespace not in _TORCH or _PRODUCTS.match(name.partition(".")[2])
+        if foreign and func.overloadpacket not in flop_registry:
+            self.names.add(name)
+        return func(*args, **(kwargs or {}))
 
 
 class _UncountedShapes(TorchDispatchMode):
@@ -77,38 +186,3 @@ def visible_pairs(step_L: Tensor) -> int:
 def attention_flops(step_L: Tensor, *, width: int, depth: int) -> int:
     """Queries times keys, and weights times values, over the visible pairs, in every layer."""
     return 4 * visible_pairs(step_L) * width * depth
-
-
-def transformer_flops(transformer: Transformer, slots: Slots) -> int:
-    """Forward of one image. slots: those of one sample (B = 1)."""
-    label_B = torch.zeros(1, dtype=torch.int64)
-    dense = forward_flops(transformer, slots, label_B, attention=False)
-    return dense + attention_flops(slots.step_L, width=transformer.width, depth=transformer.depth)
-
-
-def encode_flops(tokenizer: VQTokenizer, image_size: tuple[int, int]) -> int:
-    """Tokenizing one image."""
-    return forward_flops(tokenizer, torch.empty(1, 3, *image_size), method=type(tokenizer).encode)
-
-
-def decode_flops(tokenizer: VQTokenizer) -> int:
-    """Decoding one image's f_hat."""
-    return forward_flops(tokenizer, tokenizer.blank(1), method=type(tokenizer).decode)
-
-
-def sampling_flops(transformer: Transformer, slots: Slots, tokenizer: VQTokenizer, *, guided: bool) -> int:
-    """Drawing one image: every slot once (twice when guided), then its maps through the quantizer and the decoder.
-
-    slots: those of one sample (B = 1), all steps of it.
-    """
-    maps = [torch.zeros(1, h * w, dtype=torch.int64) for h, w in tokenizer.scales]
-    decode = forward_flops(tokenizer, *maps, method=lambda module, *maps: decode_maps(module, list(maps)))
-    return transformer_flops(transformer, slots) * (2 if guided else 1) + decode
-
-
-def trained_flops(module: nn.Module, image_size: tuple[int, int]) -> int:
-    """Forward and backward of one image; a frozen part (``frozen_forward``) goes forward only."""
-    image, frozen = torch.empty(1, 3, *image_size), 0
-    if hasattr(module, "frozen_forward"):
-        frozen = forward_flops(module, image, method=lambda module, img: module.frozen_forward(img))
-    return TRAINING * (forward_flops(module, image) - frozen) + frozen

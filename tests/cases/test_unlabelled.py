@@ -19,11 +19,11 @@ from PIL import Image
 from tests import small
 from tests.cases.photographs import FACES, write_faces
 from tests.tasks.tiny_tasks import batch_at, classifier_task
-from varlab import flops
 from varlab.cli.main import main
 from varlab.data.format.index import read_index
 from varlab.data.format.labels import UNLABELLED
 from varlab.data.pack.sources.folder import ImageFolder
+from varlab.flops import FlopCounter
 from varlab.metrics.classifier import Classifier
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.objects import make
@@ -178,7 +178,7 @@ def test_row30_the_judge_learns_rotation_and_its_record_says_how_well(world: Pat
         held_out["accuracy"] == small.curve(Path("runs/judge"), "val/accuracy")[-1] > 0.4 and "warning" not in held_out
     )
     assert held_out["images"] == read_index("runs/data/photos").info.counts["val"]
-    labels = flops.trained_flops(Classifier(channels=[8, 16, 16], blocks=1, groups=4, num_classes=4), (16, 16))
+    labels = FlopCounter().trained(Classifier(channels=[8, 16, 16], blocks=1, groups=4, num_classes=4), (16, 16))
     assert cost["train_flops_per_image"] == 4 * labels  # each image is seen in its four turns
 
 

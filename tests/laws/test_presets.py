@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from varlab.flops import decode_flops, encode_flops, transformer_flops
+from varlab.flops import FlopCounter
 from varlab.recipe.assembly import build_order, build_tokenizer, example_slots
 from varlab.recipe.objects import make
 from varlab.rng import Rng
@@ -119,13 +119,13 @@ def test_forward_flops_of_an_image(name: str, tokens: str, order: str, teraflops
     example.embed = lambda idx: torch.zeros(*idx.shape, 32)
     example.accumulate = lambda f_hat, k, h: f_hat
     slots = example_slots(order_of(order, scales), example)  # type: ignore[arg-type]
-    counted = transformer_flops(model, slots)
+    counted = FlopCounter().transformer(model, slots)
     assert counted / 1e12 == pytest.approx(teraflops, rel=0.05)
 
 
 def test_flops_of_vars_tokenizer() -> None:
-    assert encode_flops(tokenizer("var"), (256, 256)) / 1e12 == pytest.approx(0.215, rel=0.05)
-    assert decode_flops(tokenizer("var")) / 1e12 == pytest.approx(0.39, rel=0.05)
+    assert FlopCounter().encode(tokenizer("var"), (256, 256)) / 1e12 == pytest.approx(0.215, rel=0.05)
+    assert FlopCounter().decode(tokenizer("var")) / 1e12 == pytest.approx(0.39, rel=0.05)
 
 
 def test_every_preset_is_compared_with_something() -> None:

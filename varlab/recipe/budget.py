@@ -44,6 +44,10 @@ def budget_images(
     ((name, value),) = asked.items()
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise VarlabError(f"budget.{name} is {value}, but it must be a number above 0.")
+    if name == "flops" and not task.flops_at(batch):
+        raise VarlabError(
+            "budget.flops cannot be kept: no operation of this model can be counted. Use budget.images=N."
+        )
     if name == "flops":
         return batch * bisect_left(range(1 << 62), value, lo=1, key=lambda batches: task.flops_at(batches * batch))
     images = value

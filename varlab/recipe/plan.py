@@ -35,7 +35,7 @@ class Plan:
     task: Task
     build: Config
     parents: Mapping[str, Parent] = field(default_factory=dict)
-    cost: dict[str, int]
+    cost: Config
     tokenizer_flops: Callable[[int], int] = lambda images: 0
     draw: Callable[[], Mapping[str, Tensor]] | None = None
     scores: Scores | None = None

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from varlab import flops
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, write_array, write_tokens
 from varlab.files import digest, sha256, write_json
+from varlab.flops import FlopCounter
 from varlab.launch.environment import global_rank, local_rank, started_ranks
 from varlab.model import Model
 from varlab.recipe.finished_run import FinishedRun
@@ -73,7 +73,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     counts = {split: sum(shard.count for shard in of) for split, of in tokens.splits.items()}
     logger.info("encoded %s: %s", ", ".join(f"{n} {split}" for split, n in counts.items()), directory.path)
     encoded = counts.get("train", 0) * tokens.views + sum(n for split, n in counts.items() if split != "train")
-    cost = flops.encode_flops(run.model.tokenizer, data.info.image_size)
+    cost = FlopCounter().encode(run.model.tokenizer, data.info.image_size)
     return {"images": counts, "views": tokens.views, "tokens_per_image": tokens.tokens, "flops": encoded * cost}
 
 

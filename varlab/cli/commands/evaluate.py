@@ -8,7 +8,7 @@ from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.data.folders.class_names import canonical, misplaced
 from varlab.files import write_json
-from varlab.flops import sampling_flops
+from varlab.flops import FlopCounter
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.metrics.protocol import protocol, protocol_name
@@ -126,7 +126,7 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     if condition is not None:
         named |= {"conditions": f"{condition.describe(data.info)} of val, cyclic"}
     slots = example_slots(order, model.tokenizer, condition)
-    one = sampling_flops(transformer, slots, model.tokenizer, guided=sampler.guides(transformer.num_classes))
+    one = FlopCounter().sampling(transformer, slots, model.tokenizer, guided=sampler.guides(transformer.num_classes))
     drawn = n * (rejection.candidates if rejection else 1)
     return {
         "kind": "generator",

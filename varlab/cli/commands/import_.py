@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from varlab import flops
 from varlab.checkpoint import formats, save_weights
 from varlab.config import Config
 from varlab.data.format.index import read_index
 from varlab.data.format.labels import class_names
 from varlab.files import sha256
+from varlab.flops import run_on_meta
 from varlab.recipe.assembly import Build, assemble, build_tokenizer, example_slots
 from varlab.recipe.plan import parameters
 from varlab.rng import Rng
@@ -146,7 +147,9 @@ def _transformer(
     cut, rest = formats.cut_positions(name, source.state, order.num_positions, source.path)
     links = formats.transformer_links(name, built)
     _load(transformer, links, cut, lambda key: formats.transformer_extras(name, key), source.path)
-    flops.transformer_flops(transformer, example_slots(order, tokenizer))  # raises if the parts do not fit each other
+    run_on_meta(
+        transformer, example_slots(order, tokenizer), torch.zeros(1, dtype=torch.int64)
+    )  # raises unless the parts fit
     return build, transformer, rest
 
 

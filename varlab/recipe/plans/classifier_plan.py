@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from varlab import flops
 from varlab.config import Config
 from varlab.data import BaseDataModule, StreamDataModule
+from varlab.flops import FlopCounter
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, parameters
@@ -29,11 +29,12 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     with rng.scope("init/classifier"):
         model = make(build)
     task: Task = make(config["task"])(classifier=model, rng=rng, target=target)
-    task.train_flops_per_image = target.views * flops.trained_flops(model, target.size(data.info.image_size))
+    count = FlopCounter()
+    task.train_flops_per_image = target.views * count.trained(model, target.size(data.info.image_size))
     return Plan(
         task=task,
         build={"classifier": build, "role": config["role"], "predicts": target.predicts},
-        cost={"train_flops_per_image": task.train_flops_per_image, "parameters": parameters(model)},
+        cost={"train_flops_per_image": task.train_flops_per_image, "parameters": parameters(model)} | count.note(),
         conclude=lambda values: _held_out(values, target, data),
     )
 

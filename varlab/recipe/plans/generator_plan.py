@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from varlab import flops
 from varlab.config import Config
 from varlab.data import BaseDataModule, TokenDataModule
 from varlab.data.folders.class_names import permuted
+from varlab.flops import TRAINING, FlopCounter
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, check_image_size, example_slots, image_sampler
 from varlab.recipe.init_weights import InitWeights
@@ -38,7 +38,8 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     task: GeneratorTask = make(config["task"])(
         transformer=transformer, order=order, tokenizer=model.tokenizer, rng=rng, condition=model.condition
     )
-    cost = _generator_cost(model, data.info)
+    count = FlopCounter()
+    cost = _generator_cost(model, data.info, count)
     task.train_flops_per_image = cost["train_flops_per_image"]
     source = image_sampler(model, data, seed=rng.seed, batch=data.eval_batch, check=task.stop_request.check)
     scores = _generator_scores(config, data, source, parents)
@@ -48,7 +49,7 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
         task=task,
         build=build.to_json(),
         parents=parents.used,
-        cost=cost,
+        cost=cost | count.note(),
         tokenizer_flops=_tokenizer_flops(model.tokenizer, data.info, parents, cost),
         draw=lambda: training_pictures.samples(source, data, count=config["pictures"]["count"]),
         scores=scores,
@@ -114,17 +115,17 @@ def _check_tokens(data: BaseDataModule, parent: Parent, tokenizer: VQTokenizer) 
         raise VarlabError(f"{data.path} holds token maps of {origin['scales']}, not of {list(tokenizer.scales)}.")
 
 
-def _generator_cost(model: Model, info: DataInfo) -> dict[str, int]:
+def _generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[str, int]:
     transformer, order = model.generator()
     assert model.sampler is not None
     slots = example_slots(order, model.tokenizer, model.condition)
     parts = [] if model.condition is None else model.condition.children()
     own = [part for part in parts if isinstance(part, VQTokenizer)]
     return {
-        "train_flops_per_image": flops.TRAINING * flops.transformer_flops(transformer, slots),
-        "encode_flops_per_image": flops.encode_flops(model.tokenizer, info.image_size) if info.tokens is None else 0,
-        "condition_flops_per_image": sum(flops.encode_flops(tokenizer, info.image_size) for tokenizer in own),
-        "sampling_flops_per_image": flops.sampling_flops(
+        "train_flops_per_image": TRAINING * count.transformer(transformer, slots),
+        "encode_flops_per_image": count.encode(model.tokenizer, info.image_size) if info.tokens is None else 0,
+        "condition_flops_per_image": sum(count.encode(tokenizer, info.image_size) for tokenizer in own),
+        "sampling_flops_per_image": count.sampling(
             transformer, slots, model.tokenizer, guided=model.sampler.guides(transformer.num_classes)
         ),
         "parameters": parameters(transformer),
@@ -138,7 +139,7 @@ def _tokenizer_flops(
 ) -> Callable[[int], int]:
     """FLOPs by trained images: the tokenizers' training, stored tokens once, and what each image is encoded with."""
     trained = sum(parents.used[role].flops for role in ("tokenizer", "condition") if role in parents.used)
-    once = info.encoded * flops.encode_flops(tokenizer, info.image_size)
+    once = info.encoded * FlopCounter().encode(tokenizer, info.image_size)
     each = cost["encode_flops_per_image"] + cost["condition_flops_per_image"]
     return lambda images: trained + once + images * each
 

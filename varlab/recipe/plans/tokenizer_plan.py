@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from varlab import flops
 from varlab.config import Config
 from varlab.data import BaseDataModule
+from varlab.flops import FlopCounter
 from varlab.metrics.tokenizer_scores import score_tokenizer
 from varlab.recipe.assembly import Build, build_tokenizer, check_image_size
 from varlab.recipe.init_weights import InitWeights
@@ -42,9 +42,10 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     task: TokenizerTask = make(config["task"])(
         tokenizer=model, discriminator=discriminator, perceptual=perceptual, rng=rng
     )
-    task.train_flops_per_image = flops.trained_flops(model, info.image_size)
+    count = FlopCounter()
+    task.train_flops_per_image = count.trained(model, info.image_size)
     if discriminator is not None:
-        task.disc_flops_per_image = task.gan.passes * flops.trained_flops(discriminator, info.image_size)
+        task.disc_flops_per_image = task.gan.passes * count.trained(discriminator, info.image_size)
     split = training_pictures.shown_split(data)
     shown = min(config["pictures"]["count"], info.counts[split])
     return Plan(
@@ -53,11 +54,12 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
         cost={
             "train_flops_per_image": task.train_flops_per_image,
             "disc_flops_per_image": task.disc_flops_per_image,
-            "encode_flops_per_image": flops.encode_flops(model, info.image_size),
-            "decode_flops_per_image": flops.decode_flops(model),
+            "encode_flops_per_image": count.encode(model, info.image_size),
+            "decode_flops_per_image": count.decode(model),
             "parameters": parameters(model),
             "tokens_per_image": sum(h * w for h, w in model.scales),
-        },
+        }
+        | count.note(),
         draw=lambda: {
             "reconstructions": training_pictures.reconstructions(model, data.images(split, torch.arange(shown)))
         },
