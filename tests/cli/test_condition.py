@@ -10,17 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 import varlab
 from tests import small
+from varlab.checkpoint import read_weights
 from varlab.cli.main import main
+from varlab.data.pack.sources.base import SourceSample
 from varlab.files import sha256
-from varlab.flops import TRAINING, FlopCounter, visible_pairs
+from varlab.flops import TRAINING, encode_flops, transformer_flops, visible_pairs
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.objects import make
 from varlab.tasks import Task
-from varlab.types import Batch, VarlabError
+from varlab.tokenizer import VQTokenizer
+from varlab.tokenizer.condition import Condition
+from varlab.types import Batch, VarlabError, to_float, to_uint8
 
 SPATIAL, COORDINATES = (f"varlab.tokenizer.condition.{name}Condition" for name in ("Spatial", "Coordinate"))
 EDGES = "data.path='runs/data/condition=edges+source=digits'"
@@ -98,10 +104,10 @@ def test_prefix_slots_and_their_encoder_are_counted(edges_run: Path, lab: Path) 
     assert model.transformer is not None and model.order is not None and model.condition is not None
     slots = example_slots(model.order, model.tokenizer, model.condition)
     assert len(slots) == 32 and visible_pairs(slots.step_L) == 16 * 16 + 16 * 16 + 16 * 17 // 2
-    forward = FlopCounter().transformer(model.transformer, slots)
+    forward = transformer_flops(model.transformer, slots)
     cost, plain = record["cost"], small.record(lab / "raster")["cost"]
     assert cost["train_flops_per_image"] == TRAINING * forward > 1.9 * plain["train_flops_per_image"]
-    encode = FlopCounter().encode(model.condition.tokenizer, (16, 16))
+    encode = encode_flops(model.condition.tokenizer, (16, 16))
     assert cost["condition_flops_per_image"] == encode > 0 == plain["condition_flops_per_image"]
     parents = sum(record["parents"][role]["flops"] for role in ("tokenizer", "condition"))
     assert record["outcome"]["tokenizer_flops"] == parents + 64 * (cost["encode_flops_per_image"] + encode)
@@ -120,10 +126,10 @@ def test_a_stopped_run_goes_on_from_its_own_copies(
     """Law 8; both tokenizers' runs are gone by then."""
     plain, run = Task.training_step, lab / "edges" / "stopped"
 
-    def fails(task: Task, batch: Batch, batch_idx: int) -> None:
+    def fails(task: Task, batch: Batch, batch_idx: int) -> object:
         if task.images >= 32:
             raise VarlabError("Stop.")
-        plain(task, batch, batch_idx)
+        return plain(task, batch, batch_idx)
 
     asked = (*GENERATOR, EDGES, "condition=spatial", "checkpoint.every=32")
     monkeypatch.setattr(Task, "training_step", fails)
@@ -227,6 +233,137 @@ def test_coordinates(places_run: Path, lab: Path) -> None:
     assert model.sample_large([0], size=(64, 128)).shape == (1, 3, 64, 128)
     box_B4 = torch.tensor([[0.2, 0.2, 0.6, 0.9]])
     assert model.sample_large([0], size=(64, 128), box_B4=box_B4).shape == (1, 3, 64, 128)
+
+
+# -- conditions from elsewhere -------------------------------------------------------------------------------------------
+
+
+class Parity(Condition):
+    """Whether the class is an odd number."""
+
+    needs = ("label_B",)
+    vocab_size, scales = 2, ((1, 1),)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        return batch.label_B[:, None] % 2
+
+
+class Levels(Condition):
+    """The brightness of the four quarters of the condition image."""
+
+    vocab_size, scales = 8, ((2, 2),)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        assert batch.cond_u8_B3HW is not None
+        return adaptive_avg_pool2d(batch.cond_u8_B3HW.float().mean(1) / 256, 2).mul(8).long().flatten(1)
+
+
+class Coarse(Condition):
+    """The first scale of a tokenizer's run."""
+
+    def __init__(self, *, tokenizer: VQTokenizer, grid: tuple[int, int]):
+        super().__init__()
+        self.tokenizer, self.vocab_size, self.scales = tokenizer, tokenizer.vocab_size, tokenizer.scales[:1]
+        assert grid == (4, 4)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        assert batch.cond_u8_B3HW is not None
+        return self.tokenizer.encode(to_float(batch.cond_u8_B3HW))[0]
+
+
+class Inverted:
+    """Packs the image, inverted."""
+
+    name = "inverted"
+
+    def describe(self) -> dict[str, object]:
+        return {}
+
+    def draw(self, sample: SourceSample, image: Image.Image) -> Image.Image:
+        return ImageOps.invert(image)
+
+
+@pytest.fixture(scope="module")
+def mine(folder: Path) -> tuple[str, str]:
+    """A folder with their YAML."""
+    conf = folder / "conf" / "condition"
+    conf.mkdir(parents=True)
+    for name, more in (
+        ("Parity", ""),
+        ("Levels", f"packing: {{_target_: {__name__}.Inverted}}\n"),
+        ("Coarse", "tokenizer_run: auto\n"),
+    ):
+        (conf / f"{name.lower()}.yaml").write_text(f"_target_: {__name__}.{name}\n{more}")
+    return ("--config-dir", str(conf.parent))
+
+
+def sampled_from(lab: Path, run: str, mine: tuple[str, str], *arguments: str) -> np.ndarray:
+    out = lab / f"{run}-samples"
+    shutil.rmtree(out, ignore_errors=True)
+    assert main(["sample", *mine, str(lab / run), f"out={out}", "n=2", "grown=1", *arguments]) == 0
+    with np.load(out / "samples.npz") as file:
+        return file["arr_0"]
+
+
+def test_a_condition_made_from_labels(mine: tuple[str, str], lab: Path, tmp_path: Path) -> None:
+    """It is obtained from ``labels=``, needs no val split to sample, and goes with stored tokens."""
+    assert main(["encode", "runs/multi", f"out={tmp_path / 'tokens'}"]) == 0
+    asked = (*GENERATOR[:-1], "budget.images=32", "order=next_scale", "tokenizer_run=runs/multi", "pictures.count=2")
+    of_tokens = ("data=tokens", f"data.path={tmp_path / 'tokens'}")
+    assert small.train("mine/parity", *asked, *of_tokens, *mine, "condition=parity") == 0
+    same = varlab.load(lab / "mine/parity").sample([3, 4], cond_BN=torch.tensor([[1], [0]]))
+    images = sampled_from(lab, "mine/parity", mine, "labels=[3,4]")
+    assert np.abs(to_uint8(same).permute(0, 2, 3, 1).numpy().astype(int) - images).max() <= 1
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "a.png")
+    edit = ["edit", *mine, str(lab / "mine/parity"), f"image={tmp_path / 'a.png'}", "box=[0,0,1,1]", "n=1"]
+    assert main([*edit, f"out={tmp_path / 'edit'}"]) == 1 and main([*edit, "label=3", f"out={tmp_path / 'edit'}"]) == 0
+
+
+def test_a_condition_with_its_own_packing(
+    mine: tuple[str, str], lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pack", *mine, "source=digits", "condition=levels", "out=runs/mine/inverted"]) == 0
+    shards = "data.path=runs/mine/inverted"
+    model = (*small.GENERATOR[:5], "budget.images=32", "pictures.count=2", shards, "order=raster")
+    data = make(small.record(lab / "raster")["config"]["data"] | {"path": "runs/mine/inverted"})
+    batch = data.samples("val", torch.arange(2))
+    assert torch.equal(batch.cond_u8_B3HW, 255 - batch.img_u8_B3HW)
+    assert small.train("mine/levels", *model, "tokenizer_run=runs/single", *mine, "condition=levels") == 0
+    assert "packing" not in small.record(lab / "mine/levels")["build"]["condition"]
+    white, black = (tmp_path / f"{name}.png" for name in ("white", "black"))
+    Image.new("L", (16, 16), 255).save(white)
+    Image.new("L", (16, 16), 0).save(black)
+    model = varlab.load(lab / "mine/levels")
+    bright = model.sample([0, 1], cond_img_B3HW=torch.ones(2, 3, 16, 16))
+    assert model.condition_tokens(-torch.ones(1, 3, 16, 16)).tolist() == [[0] * 4]
+    images = sampled_from(lab, "mine/levels", mine, f"cond={white}")
+    assert np.abs(to_uint8(bright).permute(0, 2, 3, 1).numpy().astype(int) - images).max() <= 1
+    with Image.open(lab / "mine/levels-samples" / "pictures" / "conditions.png") as picture:
+        assert picture.convert("L").getpixel((1, 1)) == 255
+    assert sampled_from(lab, "mine/levels", mine).shape == (2, 16, 16, 3)
+    edit = ["edit", *mine, str(lab / "mine/levels"), f"image={white}", "box=[0,0,1,1]", "n=1"]
+    assert main([*edit, f"out={tmp_path / 'edit'}"]) == 1 and "cond=FILE" in capsys.readouterr().err
+    assert main([*edit, f"cond={black}", f"out={tmp_path / 'edit'}"]) == 0
+    assert main(["sample", *mine, str(lab / "mine/levels"), "size=[24,24]", f"cond={white}", "n=1"]) == 1
+    with pytest.raises(VarlabError, match="Levels is made for images of the trained size"):
+        model.condition.enlarged((24, 24), (6, 6))  # type: ignore[union-attr]
+
+
+def test_a_condition_with_a_tokenizer_of_a_run(
+    mine: tuple[str, str], edges_run: Path, lab: Path, tmp_path: Path
+) -> None:
+    """Found by auto, carried, and loaded from a copy that sees no parent."""
+    assert small.train("mine/coarse", *GENERATOR, "budget.images=32", EDGES, *mine, "condition=coarse") == 0
+    record = small.record(lab / "mine/coarse")
+    assert record["parents"]["condition"]["run"] == "runs/edges/condition"
+    assert record["cost"]["condition_flops_per_image"] == small.record(edges_run)["cost"]["condition_flops_per_image"]
+    shutil.copytree(lab / "mine/coarse", tmp_path / "copy")
+    with small.inside(tmp_path):
+        model = varlab.load("copy")
+    assert model.condition is not None
+    weights = read_weights(lab / "edges" / "condition" / "weights.safetensors")
+    carried = model.condition.get_submodule("tokenizer").state_dict()
+    assert all(torch.equal(carried[key], value) for key, value in weights.items())
 
 
 @pytest.mark.parametrize(

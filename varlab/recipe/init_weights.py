@@ -46,7 +46,7 @@ class InitWeights:
 
     def load_transformer(self, transformer: Transformer, scales: Sequence[tuple[int, int]]) -> None:
         """Load its weights; interpolate positions and levels if the scales differ."""
-        old, new = ([tuple(scale) for scale in one] for one in (self.build.tokenizer["scales"], scales))
+        old, new = ([tuple(scale) for scale in one] for one in (self.build.tokenizer.get("scales", scales), scales))
         state = read_weights(self._weights)
         if old != new:
             logger.info("init: positions and levels interpolated from scales %s to %s", old, new)

@@ -36,8 +36,17 @@ def make(config: Config, **live: Any) -> Any:
         cause = error.__cause__ if isinstance(error, InstantiationException) else None
         if isinstance(cause, VarlabError):
             raise cause from None
-        reason = " ".join(str(cause or error).split()).rstrip(".")
-        raise VarlabError(f"{config.get('_target_')} could not be made from its configuration: {reason}.") from error
+        raise VarlabError(
+            f"{config.get('_target_')} could not be made from its configuration: {_reason(cause or error)}."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, on one line; with a remedy if Hydra did not find a module."""
+    said = " ".join(str(error).split()).partition(" Are you sure that module")[0].rstrip(".")
+    if "ModuleNotFoundError" not in said:
+        return said
+    return f"{said}; give --config-dir with the folder of its file (in Python: put that folder on sys.path)"
 
 
 def make_recorded(config: Config, **live: Any) -> Any:
@@ -61,7 +70,7 @@ def target_of(config: Config) -> Callable[..., Any]:
     try:
         found = get_object(str(name))
     except Exception as error:  # of any import
-        raise VarlabError(f"_target_ {name} cannot be imported: {' '.join(str(error).split())}.") from error
+        raise VarlabError(f"_target_ {name} cannot be imported: {_reason(error)}.") from error
     if not callable(found):
         raise VarlabError(f"_target_ {name} is neither a class nor a function.")
     return found

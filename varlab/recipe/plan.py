@@ -19,6 +19,7 @@ from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
 from varlab.tasks import Task, fit
 from varlab.tasks.callbacks import Checkpointer, Journal, Resume
+from varlab.types import VarlabError
 
 Scores = Callable[[], Mapping[str, float]]
 
@@ -75,7 +76,12 @@ class Plan:
 
 def make_plan(config: Config, data: BaseDataModule, directory: RunDirectory) -> Plan:
     """Make the plan of a training, by the planner that its ``conf/task`` names."""
-    planner: Callable[..., Plan] = make(current_targets(config)["planner"])
+    config = current_targets(config)
+    if missing := [key for key in ("kind", "planner") if key not in config]:
+        raise VarlabError(
+            f"The file of task= sets no {missing[0]}: begin it with '# @package _global_', and see docs/extending.md."
+        )
+    planner: Callable[..., Plan] = make(config["planner"])
     return planner(config=config, data=data, rng=Rng(config["seed"]), directory=directory)
 
 

@@ -29,17 +29,18 @@ def nearest_run(near: Path, fits: Callable[[RunRecord], bool], missing: str) -> 
 
 def smallest_tokenizer(near: Path, info: DataInfo, order: Config) -> Path:
     """Return, of the tokenizers trained on these images that fit the order, the one with the fewest tokens."""
-    fitting = [
-        (positions, i, path)
-        for i, (path, record) in enumerate(_finished_trainings(near))
-        if record.holds == "tokenizer" and same_images(record, info)
-        if (positions := _positions(order, record)) is not None
-    ]
+    fitting, unfit = [], ""
+    for i, (path, record) in enumerate(_finished_trainings(near)):
+        if record.holds == "tokenizer" and same_images(record, info):
+            try:
+                fitting.append((_positions(order, record), i, path))
+            except VarlabError as error:
+                unfit = f" {path} does not fit: {error}"
     if not fitting:
         raise VarlabError(
             f"No finished tokenizer trained on {info.path} under {RUNS}/ fits the order {order['_target_']}: "
             "train one (varlab train task=tokenizer tokenizer=multi or single), or name its directory with "
-            "tokenizer_run=DIR."
+            f"tokenizer_run=DIR.{unfit}"
         )
     path = min(fitting)[2]
     logger.info("tokenizer_run=auto took %s", path)
@@ -70,9 +71,6 @@ def _finished_trainings(near: Path) -> Iterator[tuple[Path, RunRecord]]:
             yield Path(os.path.relpath(file.parent)), record
 
 
-def _positions(order: Config, record: RunRecord) -> int | None:
-    """Tokens of an image in this order, by a run's tokenizer; None if the two don't fit."""
-    try:
-        return build_order(order, build_tokenizer(record.build["tokenizer"], Rng(0), make=make_recorded)).num_positions
-    except VarlabError:
-        return None
+def _positions(order: Config, record: RunRecord) -> int:
+    """Tokens of an image in this order, by a run's tokenizer. Raises VarlabError if the two don't fit."""
+    return build_order(order, build_tokenizer(record.build["tokenizer"], Rng(0), make=make_recorded)).num_positions
