@@ -22,6 +22,7 @@ FLOORS = {  # a module may import what stands on a lower floor, and its own room
     "run": 3,
     "score": 4,
     "model": 4,
+    "testing": 5,
     "recipe": 5,
     "launch": 6,
     "cli": 7,

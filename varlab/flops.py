@@ -87,11 +87,11 @@ class FlopCounter:
 
     def encode(self, tokenizer: VQTokenizer, image_size: tuple[int, int]) -> int:
         """Tokenizing one image."""
-        return self.forward(tokenizer, torch.zeros(1, 3, *image_size), method=type(tokenizer).encode)
+        return self.forward(tokenizer, torch.zeros(1, 3, *image_size), method=lambda module, img: module.encode(img))
 
     def decode(self, tokenizer: VQTokenizer) -> int:
         """Decoding one image's f_hat."""
-        return self.forward(tokenizer, tokenizer.blank(1), method=type(tokenizer).decode)
+        return self.forward(tokenizer, tokenizer.blank(1), method=lambda module, f_hat: module.decode(f_hat))
 
     def sampling(self, transformer: Transformer, slots: Slots, tokenizer: VQTokenizer, *, guided: bool) -> int:
         """Drawing one image: every slot once (twice when guided), then its maps through the quantizer and the decoder.

@@ -17,7 +17,7 @@ from varlab.sample.large_image import sliding_window
 from varlab.sample.sampler import Force
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
-from varlab.tokenizer.model import enlarge, grid_of
+from varlab.tokenizer.model import grid_of
 from varlab.transformer import Transformer
 from varlab.types import Maps, VarlabError, to_uint8
 
@@ -259,7 +259,7 @@ class Model:
         grid, condition = grid_of(self.tokenizer, size), self.condition
         window = sliding_window(order, self.tokenizer, grid, condition)
         return Model(
-            tokenizer=enlarge(self.tokenizer, grid),
+            tokenizer=self.tokenizer.enlarged(grid),
             order=window,
             transformer=transformer,
             sampler=self.sampler,

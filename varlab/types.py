@@ -179,13 +179,22 @@ class Quantized:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Pixels to token maps and back. Every method works on a frozen module under ``torch.no_grad`` as well as in training."""
+    """Pixels to token maps and back: a ``torch.nn.Module`` with all of this. ``varlab.testing.check_tokenizer`` checks it.
+
+    Every method works on a frozen module under ``torch.no_grad`` as well as in training.
+    """
 
     scales: tuple[tuple[int, int], ...]  # (h, w), coarse to fine; ((16, 16),) is a plain VQGAN
     vocab_size: int
     code_dim: int
     downsample: int  # pixels per latent cell
 
+    @property
+    def image_size(self) -> tuple[int, int]: ...  # (H, W) of the images, in pixels
+    @property
+    def last_layer(
+        self,
+    ) -> Tensor: ...  # the decoder's last weight: its device, and where the adaptive λ compares gradients
     def encode(self, img_B3HW: Tensor) -> Maps: ...
     def embed(self, idx_Bl: Tensor) -> Tensor: ...  # h_BlC
     def blank(self, batch: int) -> Tensor: ...  # f_hat_BChw before anything was written
@@ -193,6 +202,13 @@ class Tokenizer(Protocol):
         self, f_hat_BChw: Tensor, k: int, h_BlC: Tensor
     ) -> Tensor: ...  # the residual step: upsample, phi, add
     def decode(self, f_hat_BChw: Tensor) -> Tensor: ...  # img_B3HW in [-1, 1], clamped
+    def __call__(
+        self, img_B3HW: Tensor
+    ) -> tuple[Tensor, Quantized]: ...  # training: rec_B3HW with a graph, not clamped
+    def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int: ...  # replaces dead codes; how many
+    def enlarged(
+        self, grid: tuple[int, int]
+    ) -> Tokenizer: ...  # for images with that token grid; VarlabError if it cannot
 
 
 State = TypeVar("State")
@@ -200,12 +216,20 @@ State = TypeVar("State")
 
 @runtime_checkable
 class Order(Protocol[State]):
-    """Which token is predicted when, what is known before it, where it lands. Only the order reads its ``State``."""
+    """Which token is predicted when, what is known before it, where it lands. Only the order reads its ``State``.
 
+    ``varlab.order.BaseOrder`` writes most of it; ``varlab.testing.check_order`` checks it.
+    """
+
+    scales: tuple[tuple[int, int], ...]  # of the tokenizer
+    lengths: tuple[int, ...]  # tokens of each scale
+    positions_P3: Tensor  # row, column and level of every position
     steps: tuple[int, ...]  # tokens predicted in parallel at each step
     fixed: bool  # pos_BL and src_BL are the same for every sample (False for random orders)
     cached: bool  # each slot comes once (False for sliding windows, whose slots are computed again at every step)
 
+    @property
+    def num_positions(self) -> int: ...  # P, the tokens of one image
     def start(self, batch: int, tokenizer: Tokenizer, rng: Stream | None = None) -> State: ...
     def inputs(self, state: State, k: int, tokenizer: Tokenizer) -> Slots: ...
     def conditioned(self, slots: Slots, cond_BN: Tensor, k: int) -> Slots: ...  # with the condition's slots before them

@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 from tests import bounds
 from varlab.recipe.assembly import build_order, build_tokenizer, build_transformer
 from varlab.rng import Rng
+from varlab.testing.order_contract import CLASSES, OrderCase
 from varlab.types import VarlabError
 
 CONF = Path(__file__).parents[2] / "conf"
-CLASSES = 3
 BASE = ("multi", "single")  # tokenizers that meet every order; the others meet two
 
 
@@ -108,14 +108,14 @@ class World:
     def __init__(self, tokenizer: str, order: str, batch: int = 3):
         self.tokenizer = small_tokenizer(tokenizer)
         self.order = build_order(load("order", order), self.tokenizer)
-        self.rng = Rng(5)
-        self.ids_B = torch.arange(batch) + 11
-        self.label_B = torch.arange(batch) % CLASSES
+        self.case = OrderCase.drawn(self.order, self.tokenizer, batch=batch, atol=bounds.SAME)
+        self.rng, self.ids_B, self.maps, self.label_B = (
+            self.case.rng,
+            self.case.ids_B,
+            self.case.maps,
+            self.case.label_B,
+        )
         self.order_rng = self.rng.stream("order", self.ids_B)
-        draws = self.rng.stream("maps", self.ids_B)
-        self.maps = [
-            draws.at(k).integers(self.tokenizer.vocab_size, length) for k, length in enumerate(self.order.lengths)
-        ]
 
     def transformer(self, name: str = "tiny"):
         config = small_transformer(name)

@@ -12,7 +12,7 @@ from varlab.order.paths import raster
 from varlab.recipe.assembly import build_transformer
 from varlab.rng import Rng
 from varlab.sample import Sampler
-from varlab.sample.large_image import enlarge, sliding_window
+from varlab.sample.large_image import sliding_window
 from varlab.transformer import Cache, Transformer
 from varlab.types import Slots, VarlabError
 
@@ -154,7 +154,7 @@ def test_a_window_holds_what_lies_around_the_token(trained: Conditioned, grid: t
     world = trained.world
     window, inside = Window(scales=[grid], window=(4, 4), cond_grid=(4, 4)), Permutation(scales=[(4, 4)], path=raster)
     tok_BP, cond_BP = grown(trained, window, grid)
-    large = enlarge(world.tokenizer, grid)
+    large = world.tokenizer.enlarged(grid)
     state = window.start(len(tok_BP), large)
     for k in range(grid[0] * grid[1]):
         (top, left), (row, column) = window.corner(k), divmod(k, grid[1])
@@ -181,7 +181,7 @@ def test_the_token_stands_in_the_middle_where_it_can() -> None:
 
 def test_large_samples_belong_to_their_ids(trained: Conditioned) -> None:
     world, grid = trained.world, (5, 7)
-    large = enlarge(world.tokenizer, grid)
+    large = world.tokenizer.enlarged(grid)
     window = Window(scales=[grid], window=(4, 4), cond_grid=(4, 4))
     _, cond_BP = grown(trained, window, grid)
     (together,) = trained.draw(order=window, tokenizer=large, cond_BN=cond_BP)
@@ -202,4 +202,4 @@ def test_a_sliding_window_without_a_raster_is_refused(trained: Conditioned) -> N
     with pytest.raises(VarlabError, match="only samples: train with order=raster"):
         Window(scales=[(4, 4)], window=(4, 4)).pack(trained.world.maps, tokenizer)
     with pytest.raises(VarlabError, match="has one image size"):
-        enlarge(World("multi", "next_scale").tokenizer, (8, 8))
+        World("multi", "next_scale").tokenizer.enlarged((8, 8))

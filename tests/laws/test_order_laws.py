@@ -2,79 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from tests.bounds import SAME
-from varlab.order import BaseOrder, NextScale
+from varlab.order import NextScale
+from varlab.testing import order_contract
+from varlab.testing.order_contract import CLASSES, OrderCase
 from varlab.transformer.attention import Visible
 from varlab.types import Order, Tokenizer, VarlabError
 
-from .conftest import CLASSES, World, load, names, small_tokenizer
+from .conftest import World, load, names, small_tokenizer
 
 pytestmark = pytest.mark.usefixtures("in_float64")
 
 
+LAWS = [
+    order_contract.pack_equals_walk,
+    order_contract.maps_come_back,
+    order_contract.targets_lie_where_positions_say,
+    order_contract.canvas_is_whole,
+    order_contract.samples_do_not_mix,
+    order_contract.conditions_come_first,
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_laws(world: World, law: Callable[[OrderCase], None]) -> None:
+    law(world.case)
+
+
 def test_protocols(world: World) -> None:
-    assert isinstance(world.order, Order)
-    assert isinstance(world.tokenizer, Tokenizer)
-
-
-def test_pack_equals_the_walk(world: World) -> None:
-    fast, targets = world.order.pack(world.maps, world.tokenizer, world.order_rng)
-    walk, walked_targets = BaseOrder.pack(world.order, world.maps, world.tokenizer, world.order_rng)
-    assert torch.equal(targets, walked_targets)
-    for field in ("tok_BL", "src_BL", "pos_BL", "level_L", "step_L"):
-        assert torch.equal(getattr(fast, field), getattr(walk, field)), field
-    torch.testing.assert_close(fast.x_BLC, walk.x_BLC, rtol=0, atol=SAME)
-
-
-def test_maps_to_sequence_and_back(world: World) -> None:
-    state = world.order.start(len(world.maps[0]), world.tokenizer, world.order_rng)
-    for k in range(len(world.order.steps)):
-        idx = world.order.targets(state, k, world.maps)
-        assert idx.shape[1] == world.order.steps[k]
-        state = world.order.advance(state, k, idx, world.tokenizer)
-    assert all(torch.equal(a, b) for a, b in zip(world.order.finish(state), world.maps, strict=True))
-
-
-def test_targets_lie_where_positions_say(world: World) -> None:
-    slots, targets = world.order.pack(world.maps, world.tokenizer, world.order_rng)
-    flat = torch.cat(world.maps, 1)
-    assert torch.equal(flat.gather(1, slots.pos_BL), targets)
-    assert torch.equal(slots.pos_BL.sort(1).values, torch.arange(world.order.num_positions).expand(len(flat), -1))
-    assert torch.equal(world.order.positions_P3[slots.pos_BL[0], 2], slots.level_L)
-
-
-def test_canvas_ends_as_the_whole_image(world: World) -> None:
-    state = world.order.start(len(world.maps[0]), world.tokenizer, world.order_rng)
-    for k in range(len(world.order.steps)):
-        state = world.order.advance(state, k, world.order.targets(state, k, world.maps), world.tokenizer)
-    whole = world.tokenizer.blank(len(world.maps[0]))
-    for k, idx in enumerate(world.maps):
-        whole = world.tokenizer.accumulate(whole, k, world.tokenizer.embed(idx))
-    torch.testing.assert_close(world.order.canvas(state, world.tokenizer), whole, rtol=0, atol=SAME)
+    assert isinstance(world.order, Order) and isinstance(world.tokenizer, Tokenizer)
+    order_contract.sizes_fit(world.order, world.tokenizer)
 
 
 def test_no_peeking(modelled: tuple[World, str]) -> None:
-    """Changing the tokens of step k changes no logit of steps <= k, and does change a later one."""
     world, transformer = modelled
     try:
         model = world.transformer(transformer)
     except VarlabError:
         return  # token inputs or rotary positions alone do not go with every order: refused in a sentence, tested elsewhere
-    base, _ = world.order.pack(world.maps, world.tokenizer, world.order_rng)
-    before = model(base, world.label_B)
-    K = len(world.order.steps)
-    for k in sorted({0, K // 2, K - 2}):
-        landing = base.pos_BL[:, base.step_L == k]
-        flat = torch.cat(world.maps, 1)
-        changed = flat.scatter(1, landing, (flat.gather(1, landing) + 7) % world.tokenizer.vocab_size)
-        slots, _ = world.order.pack(list(changed.split(world.order.lengths, 1)), world.tokenizer, world.order_rng)
-        after = model(slots, world.label_B)
-        early = base.step_L <= k
-        torch.testing.assert_close(after[:, early], before[:, early], rtol=0, atol=SAME)
-        assert (after[:, ~early] - before[:, ~early]).abs().max() > 1e-4
+    order_contract.nothing_peeks(world.case, model)
 
 
 def test_prefix_slots_are_seen_by_all() -> None:

@@ -8,7 +8,7 @@ import torch
 from tests.bounds import SAME
 from varlab.sample import KnownTokens, Sampler
 from varlab.sample.images import Growth, decode_maps
-from varlab.transformer import Cache
+from varlab.testing.order_contract import sampler_sees_training
 from varlab.types import VarlabError
 
 from .conftest import World
@@ -31,21 +31,12 @@ def draw(world: World, model, which: slice = slice(None), **settings):
 
 
 def test_the_sampler_sees_trainings_logits(modelled: tuple[World, str]) -> None:
-    """Step by step with a cache, along known tokens, the logits are those of teacher forcing."""
     world, name = modelled
     try:
         model = world.transformer(name)
     except VarlabError:
         return  # refused in a sentence, tested elsewhere
-    slots, _ = world.order.pack(world.maps, world.tokenizer, world.order_rng)
-    with torch.no_grad():
-        whole = model(slots, world.label_B)
-        cache, parts = Cache(length=len(slots)), []
-        state = world.order.start(len(world.label_B), world.tokenizer, world.order_rng)
-        for k in range(len(world.order.steps)):
-            parts.append(model(world.order.inputs(state, k, world.tokenizer), world.label_B, cache=cache))
-            state = world.order.advance(state, k, world.order.targets(state, k, world.maps), world.tokenizer)
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=SAME, atol=SAME)
+    sampler_sees_training(world.case, model)
 
 
 @pytest.mark.parametrize("settings", [{}, {"cfg": 1.5, "top_k": 8, "top_p": 0.9}])

@@ -87,6 +87,13 @@ _COMMANDS = (
         positional="run",
     ),
     Command(
+        "check",
+        "whether a part of your own keeps its contract",
+        "varlab check my_module:MyTokenizer",
+        positional="target",
+        recorded=False,
+    ),
+    Command(
         "report",
         "one page about any set of runs",
         "varlab report runs/generator out=runs/report/orders",

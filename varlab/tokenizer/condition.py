@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from varlab.config import Config
-from varlab.tokenizer.model import VQTokenizer, enlarge, grid_of
+from varlab.tokenizer.model import VQTokenizer, grid_of
 from varlab.types import Batch, DataInfo, VarlabError, full_precision, to_float, to_uint8
 
 SOURCES = {
@@ -115,7 +115,7 @@ class SpatialCondition(Condition):
 
     def enlarged(self, size: tuple[int, int], grid: tuple[int, int]) -> SpatialCondition:
         """With its tokenizer for condition images of that size."""
-        return SpatialCondition(tokenizer=enlarge(self.tokenizer, grid_of(self.tokenizer, size)))
+        return SpatialCondition(tokenizer=self.tokenizer.enlarged(grid_of(self.tokenizer, size)))
 
 
 class CoordinateCondition(Condition):

@@ -13,7 +13,7 @@ from varlab.config import Config
 from varlab.rng import Stream
 from varlab.tokenizer.cnn import Decoder, Encoder
 from varlab.tokenizer.quantizer import CODE_DIM, Quantizer
-from varlab.types import Maps, Quantized, VarlabError
+from varlab.types import Maps, Quantized, Tokenizer, VarlabError
 
 
 class VQTokenizer(nn.Module):
@@ -115,19 +115,18 @@ class VQTokenizer(nn.Module):
         """Replace dead codes; returns how many. See ``Codebook.revive``."""
         return self.quantizer.revive(dead_V, candidates_NC, stream)
 
+    def enlarged(self, grid: tuple[int, int]) -> VQTokenizer:
+        """A copy of a single-scale tokenizer for images of another size; the weights do not depend on it."""
+        if len(self.scales) != 1:
+            raise VarlabError(
+                f"A tokenizer with the scales {list(self.scales)} has one image size: use one with a single scale."
+            )
+        large = copy.deepcopy(self)
+        large.scales = large.quantizer.scales = (grid,)
+        return large
 
-def enlarge(tokenizer: VQTokenizer, grid: tuple[int, int]) -> VQTokenizer:
-    """A copy of a single-scale tokenizer for images of another size; the weights do not depend on it."""
-    if len(tokenizer.scales) != 1:
-        raise VarlabError(
-            f"A tokenizer with the scales {list(tokenizer.scales)} has one image size: use one with a single scale."
-        )
-    large = copy.deepcopy(tokenizer)
-    large.scales = large.quantizer.scales = (grid,)
-    return large
 
-
-def grid_of(tokenizer: VQTokenizer, size: tuple[int, int]) -> tuple[int, int]:
+def grid_of(tokenizer: Tokenizer, size: tuple[int, int]) -> tuple[int, int]:
     """The token grid (h, w) for images of size (H, W)."""
     cell = tokenizer.downsample
     if size[0] % cell or size[1] % cell:
