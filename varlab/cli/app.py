@@ -82,11 +82,17 @@ def _parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
         renamed=command.renamed,
         is_group=lambda key: any((root / key).is_dir() for root in roots),
     )
+    args.overrides = [_opened(override, command.open_groups) for override in args.overrides]
     if args.config_path or args.experimental_rerun or args.shell_completion:
         raise VarlabError(
             "--config-path, --experimental-rerun and --shell-completion do not work here: use --config-dir."
         )
     return args
+
+
+def _opened(override: str, groups: Sequence[str]) -> str:
+    """``trainer.key=value`` with a prefix that also adds a new key, if this group takes keys that its files do not list."""
+    return f"++{override}" if override.startswith(tuple(f"{group}." for group in groups)) else override
 
 
 @contextmanager
@@ -95,6 +101,7 @@ def _hydra(command: Command, config_dir: str | None) -> Iterator[Hydra]:
     search_path = create_config_search_path(f"file://{conf_dir()}")
     if config_dir is not None:
         _add_config_dir(search_path, Path(config_dir))
+        sys.path.append(str(Path(config_dir).resolve()))
     try:
         hydra = Hydra.create_main_hydra2(task_name=command.name, config_search_path=search_path)
         hydra.config_loader = LayeredLoader(
@@ -103,6 +110,8 @@ def _hydra(command: Command, config_dir: str | None) -> Iterator[Hydra]:
         yield hydra
     finally:
         GlobalHydra.instance().clear()
+        if config_dir is not None:
+            sys.path.remove(str(Path(config_dir).resolve()))
 
 
 def _add_config_dir(search_path: ConfigSearchPath, folder: Path) -> None:
@@ -131,7 +140,7 @@ def _act(hydra: Hydra, command: Command, args: argparse.Namespace) -> int:
 
 def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], multirun: bool) -> int:
     """Run the one job, or all jobs of the sweep. Returns the exit code: FAILED if any job failed."""
-    job = functools.partial(run_job, command)
+    job = functools.partial(run_job, command, imports=tuple(sys.path))
     if not multirun:
         _check_launch(hydra, name, overrides)
         done = hydra.run(name, job, [*overrides, "hydra.mode=RUN"])
@@ -215,6 +224,6 @@ def _help(hydra: Hydra, command: Command, name: str, overrides: list[str]) -> st
 
 _HELP_FOOTER = (
     "-m                one run for every combination of the values with commas: key=a,b,c",
-    "--config-dir DIR  your own YAML: DIR/order/mine.yaml makes order=mine an option",
+    "--config-dir DIR  your own YAML: DIR/order/mine.yaml makes order=mine an option; its _target_ finds DIR/mine.py",
     "--cfg job         show the configuration instead of running it",
 )

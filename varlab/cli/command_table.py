@@ -14,8 +14,9 @@ class Command:
 
     What ``run`` returns (JSON types) is the run's outcome. purpose: one line for the list of commands. positional: the
     key of bare arguments. renamed: keys that are config groups elsewhere and plain values in this command, with their
-    names in its configuration. recorded: False for a command without run.json, which runs every time it is called.
-    module: where ``run`` is, by default in ``varlab.cli.commands``.
+    names in its configuration. open_groups: those that take keys which their files do not list. recorded: False for a
+    command without run.json, which runs every time it is called. module: where ``run`` is, by default in
+    ``varlab.cli.commands``.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Command:
     example: str
     positional: str | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+    open_groups: tuple[str, ...] = ()
     recorded: bool = True
     module: str = ""
 
@@ -50,6 +52,7 @@ _COMMANDS = (
         "train",
         "a tokenizer, a generator or a classifier",
         "varlab train -m experiment=digits/generator order=next_scale,raster seed=0,1",
+        open_groups=("trainer",),
     ),
     Command(
         "encode",

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Sequence
 
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.run.provenance import cores
 
-__all__ = ["SIGNALS", "global_rank", "local_rank", "needs_ranks", "requested_ranks", "started_ranks", "worker_count"]
+__all__ = [
+    "SIGNALS",
+    "global_rank",
+    "import_from",
+    "local_rank",
+    "needs_ranks",
+    "requested_ranks",
+    "started_ranks",
+    "worker_count",
+]
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """What Slurm sends at preemption, scancel and time limits."""
@@ -82,3 +93,8 @@ def worker_count(setting: object, *, jobs: int) -> int:
     if not isinstance(setting, int) or setting < 0:
         raise VarlabError(f"workers={setting} must be auto or a whole number (0 works in this process).")
     return setting
+
+
+def import_from(folders: Sequence[str]) -> None:
+    """Let this process import from these folders, too, after those that it knows."""
+    sys.path += [folder for folder in folders if folder not in sys.path]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
 from varlab.files import sha256
 from varlab.launch import logs, sweep
-from varlab.launch.environment import global_rank, needs_ranks, started_ranks
+from varlab.launch.environment import global_rank, import_from, needs_ranks, started_ranks
 from varlab.launch.exits import exit_at_signals, exit_failed, exit_stopped, leave_process_group
 from varlab.launch.local import run_ranks
 from varlab.launch.slurm_attempt import Attempt
@@ -43,8 +44,12 @@ class JobResult:
     error: str | None
 
 
-def run_job(command: Command, cfg: DictConfig) -> JobResult:
-    """Run one job. An error is returned and not raised, so that the other jobs of a sweep continue under any launcher."""
+def run_job(command: Command, cfg: DictConfig, *, imports: Sequence[str] = ()) -> JobResult:
+    """Run one job. An error is returned and not raised, so that the other jobs of a sweep continue under any launcher.
+
+    imports: the folders from which the starting process imports, a user's ``--config-dir`` among them.
+    """
+    import_from(imports)
     logs.configure()
     attempt = Attempt.current()
     if attempt is not None:
@@ -60,8 +65,9 @@ def run_job(command: Command, cfg: DictConfig) -> JobResult:
             overrides=overrides,
             multirun=hydra.mode == RunMode.MULTIRUN,
         )
-        config: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-        choices = {str(k): v for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
+        config = _resolve(cfg, path)
+        chosen: Config = OmegaConf.to_container(hydra.runtime.choices)  # type: ignore[assignment]
+        choices = {name: option for name, option in chosen.items() if not name.startswith("hydra")}
         _run_in_directory(command, path, config, list(overrides), choices)
         leave_process_group()
     except Stopped as stopped:
@@ -76,6 +82,16 @@ def run_job(command: Command, cfg: DictConfig) -> JobResult:
         if path is not None and global_rank() == 0:
             sweep.refresh(path.parent)
     return JobResult(overrides, str(path) if path else None, error)
+
+
+def _resolve(cfg: DictConfig, path: Path) -> Config:
+    """The configuration with all references resolved: those to ``out`` mean the run's directory, whoever named it."""
+    asked = cfg.get("out")
+    if "out" in cfg:
+        cfg = cfg.copy()
+        cfg.out = str(path)
+    config: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    return config | ({"out": asked} if "out" in config else {})
 
 
 def _run_in_directory(command: Command, path: Path, config: Config, overrides: list[str], choices: Config) -> None:

@@ -48,7 +48,13 @@ def run_ranks(module: str, config: Config, directory: RunDirectory) -> Config:
     job = folder / f"job{global_rank()}.json"
     write_json(
         job,
-        {"module": module, "config": config, "directory": str(directory.path), "resuming": directory.resuming},
+        {
+            "module": module,
+            "config": config,
+            "directory": str(directory.path),
+            "resuming": directory.resuming,
+            "imports": sys.path,
+        },
     )
     environments = _environments(*requested_ranks(config))
     # The ranks notice the end of this process, however it ends, because it closes the pipe.

@@ -15,7 +15,7 @@ from pathlib import Path
 from varlab.errors import Stopped
 from varlab.files import write_json
 from varlab.launch import logs
-from varlab.launch.environment import global_rank
+from varlab.launch.environment import global_rank, import_from
 from varlab.launch.exits import FAILED, STOPPED, exit_now, leave_process_group
 from varlab.launch.job import execute
 from varlab.launch.user_message import report
@@ -29,6 +29,7 @@ def main(job: str, pipe: str) -> int:
     threading.Thread(target=_end_with_starter, args=(int(pipe),), daemon=True).start()
     logs.configure()
     values, rank = json.loads(Path(job).read_text()), global_rank()
+    import_from(values["imports"])
     directory = RunDirectory(Path(values["directory"]), rank=rank, held=True)
     directory.resuming = values["resuming"]
     try:
