@@ -271,10 +271,10 @@ def stopped(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     """The command of a training that stopped on its way, in tmp_path/run."""
     plain = Task.training_step
 
-    def fails(task: Task, batch, batch_idx: int) -> None:
+    def fails(task: Task, batch, batch_idx: int) -> object:
         if task.images >= 96:
             raise VarlabError("Stop.")
-        plain(task, batch, batch_idx)
+        return plain(task, batch, batch_idx)
 
     arguments = [f"out={tmp_path / 'run'}", *GENERATOR, "budget.images=128", "checkpoint.every=64"]
     with monkeypatch.context() as patch:
@@ -330,6 +330,6 @@ def test_out_of_memory_ends_with_a_sentence_in_the_record(
     def fail(self: object, batch: object) -> None:
         raise error
 
-    monkeypatch.setattr(GeneratorTask, "update", fail)
+    monkeypatch.setattr(GeneratorTask, "loss", fail)
     assert refused("train", f"out={tmp_path / 'run'}", *small.GENERATOR).startswith("Out of memory (")
     assert "trainer.micro_batch" in small.record(tmp_path / "run")["outcome"]["error"]

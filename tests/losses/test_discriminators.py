@@ -207,8 +207,8 @@ def test_lecam_holds_logits_to_the_other_sides_average() -> None:
     lecam = LeCam(decay=0.9)
     real, fake = torch.tensor([2.0, -1.0]), torch.tensor([-3.0, 0.5])
     assert lecam(real, fake) == 0
-    lecam.observe(1.0, -1.0)
-    lecam.observe(2.0, 0.0)
+    lecam.observe(torch.tensor(1.0), torch.tensor(-1.0))
+    lecam.observe(torch.tensor(2.0), torch.tensor(0.0))
     average_real, average_fake = 0.9 * 1.0 + 0.1 * 2.0, 0.9 * -1.0
     wanted = ((real - average_fake).clamp_min(0) ** 2).mean() + ((average_real - fake).clamp_min(0) ** 2).mean()
     torch.testing.assert_close(

@@ -145,12 +145,12 @@ def stop(how: str, at: int, arguments: list[str]) -> int:
 
     step, act = Task.training_step, Validation.act
 
-    def training_step(task: Task, batch: object, batch_idx: int) -> None:
+    def training_step(task: Task, batch: object, batch_idx: int) -> object:
         if how != "validating" and task.images >= at:
             if how == "killed":
                 os._exit(9)
             os.kill(os.getpid(), signal.SIGTERM)
-        step(task, batch, batch_idx)  # type: ignore[arg-type]
+        return step(task, batch, batch_idx)  # type: ignore[arg-type]
 
     def validate(callback: Validation, trainer: object, task: Task) -> None:
         if how == "validating" and task.images >= at:

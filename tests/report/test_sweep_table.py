@@ -33,10 +33,10 @@ def unlucky(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Raster with seed 1 fails on its way."""
     plain = Task.training_step
 
-    def fails(task: Task, batch, batch_idx: int) -> None:
+    def fails(task: Task, batch, batch_idx: int) -> object:
         if task.rng.seed == 1 and type(task.order).__name__ != "NextScale" and task.images >= 64:
             raise VarlabError("The lights went out: switch them on.")
-        plain(task, batch, batch_idx)
+        return plain(task, batch, batch_idx)
 
     monkeypatch.setattr(Task, "training_step", fails)
     return monkeypatch

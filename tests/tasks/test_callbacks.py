@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_tasks import batch_at, classifier_task, generator_task, same_state, tokenizer_task, train
 
 from varlab.data.image.grid import grid
-from varlab.tasks.callbacks import InTrainingScores, Journal, Pictures, ProgressBar
+from varlab.tasks.callbacks import InTrainingScores, Pictures, ProgressBar
+from varlab.tasks.loggers import TensorBoard
 from varlab.types import to_float, to_uint8
 
 
@@ -57,7 +58,6 @@ def test_means_are_over_the_updates_since_the_last_log_point(tmp_path: Path) -> 
 
 def test_scores_and_pictures_see_averaged_weights_and_leave_no_trace(tmp_path: Path) -> None:
     task = tokenizer_task()
-    journal = Journal(directory=tmp_path, tensorboard=False)
     seen: list[dict[str, torch.Tensor]] = []
     own: list[dict[str, torch.Tensor]] = []
 
@@ -75,9 +75,9 @@ def test_scores_and_pictures_see_averaged_weights_and_leave_no_trace(tmp_path: P
             own.append({k: v.clone() for k, v in task.model.state_dict().items()})
 
     callbacks = (
-        Own(journal=journal, scores=score, every=None),
-        InTrainingScores(journal=journal, scores=score, every=None),
-        Pictures(journal=journal, draw=draw, every=16),
+        Own(scores=score, every=None),
+        InTrainingScores(scores=score, every=None),
+        Pictures(draw=draw, every=16),
     )
     train(task, tmp_path, images=32, extra=callbacks)
     assert same_state(seen[0], task.ema.weights(task.model)) and not same_state(seen[0], own[0])
@@ -98,8 +98,10 @@ def test_tensorboard_holds_each_number_once_after_a_resume(tmp_path: Path) -> No
 
     with pytest.raises(Stop):
         stop = StopAt(console=Console(file=io.StringIO()), line_seconds=1e9)
-        train(classifier_task(), tmp_path, images=96, every=32, extra=(stop,), tensorboard=True)
-    train(classifier_task(), tmp_path, images=96, every=32, tensorboard=True)
+        train(
+            classifier_task(), tmp_path, images=96, every=32, extra=(stop,), loggers=(TensorBoard(save_dir=tmp_path),)
+        )
+    train(classifier_task(), tmp_path, images=96, every=32, loggers=(TensorBoard(save_dir=tmp_path),))
     events = EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
     steps = [event.step for event in events.Scalars("train/loss")]

@@ -176,23 +176,24 @@ def test_ema_owns_its_tensors() -> None:
 
 def test_three_faults_in_a_row_end_training_fewer_do_not() -> None:
     faults = SkippedUpdates()
-    good, bad = {"loss": 1.0}, {"loss": 1.0, "norm": math.nan}
-    assert [faults.check("a", v, 0) for v in (bad, bad, good, bad, bad)] == [False, False, True, False, False]
-    assert faults.check("b", good, 0)  # another optimizer's success does not wash this one clean
+    names, good, bad = ("loss", "norm"), torch.tensor([1.0, 2.0]), torch.tensor([1.0, math.nan])
+    assert [faults.check("a", names, v, 0) for v in (bad, bad, good, bad, bad)] == [False, False, True, False, False]
+    assert faults.check("b", names, good, 0)  # another optimizer's success does not wash this one clean
     restored = SkippedUpdates()
     restored.load_state(faults.state())
     with pytest.raises(VarlabError, match="norm not finite in 3 updates in a row"):
-        restored.check("a", bad, 640)
+        restored.check("a", names, bad, 640)
     assert restored.total == 5
 
 
 def test_means_survive_a_checkpoint() -> None:
     means = Means()
-    means.add({"a": 1.0, "b": 5.0})
+    means.add(("a", "b"), torch.tensor([1.0, 5.0]))
     other = Means()
     other.load_state(means.state())
-    other.add({"a": 3.0})
-    assert other.values() == other.values() == {"a": 2.0, "b": 5.0}
+    other.add(("a",), torch.tensor([3.0]))
+    other.add(("c", "a"), torch.tensor([7.0, 5.0]))  # a name between those that are there
+    assert other.values() == other.values() == {"a": 3.0, "b": 5.0, "c": 7.0}
     other.reset()
     assert other.values() == {}
 

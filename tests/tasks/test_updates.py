@@ -144,7 +144,7 @@ def test_perceptual_distance_enters_with_its_weight() -> None:
     values = task.log_values()
     parts = (values["train/l1"], 0.5 * values["train/l2"], values["train/perceptual"], values["train/vq"])
     assert values["train/loss"] == pytest.approx(sum(parts), rel=SAME)
-    assert task.validate(Data().eval_loader(0, 1))["val/perceptual"] > 0
+    assert task.validate(Data().eval_loader("val", 0, 1))["val/perceptual"] > 0
 
 
 @pytest.mark.parametrize("make", [generator_task, tokenizer_task])
@@ -219,7 +219,7 @@ def test_levels_add_up_to_the_whole(make: Any) -> None:
     values = _updates(task, 1).log_values()
     assert values["train/loss"] == pytest.approx((values["train/loss/0"] + 4 * values["train/loss/1"]) / 5, rel=SAME)
     assert values["train/loss/last"] == values["train/loss/1"]
-    val = task.validate(Data().eval_loader(0, 1))
+    val = task.validate(Data().eval_loader("val", 0, 1))
     assert val["val/nll"] == pytest.approx(5 * val["val/loss"], rel=SAME)
     assert 0 <= val["val/accuracy/last"] <= 1
 

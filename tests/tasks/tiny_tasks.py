@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from varlab.data import BaseDataModule
 from varlab.losses.diff_augment import DiffAugment
 from varlab.losses.discriminator import PatchGAN
 from varlab.metrics.classifier import Classifier
@@ -31,13 +33,14 @@ from varlab.tasks import (
     WarmupDecay,
     fit,
 )
-from varlab.tasks.callbacks import Checkpointer, Journal, Resume, TrainingLog, Validation
+from varlab.tasks.callbacks import Checkpointer, Resume, TrainingLog, Validation
 from varlab.tasks.distributed import collectives
+from varlab.tasks.loggers import Journal
 from varlab.tokenizer import VQTokenizer
 from varlab.transformer import AdaLNBlock, AdaLNHeadNorm, Transformer
-from varlab.types import Batch
+from varlab.types import Batch, DataInfo
 
-BATCH, SIZE, CLASSES, IMAGES = 8, 8, 3, 20
+BATCH, SIZE, CLASSES, IMAGES, EPOCH = 8, 8, 3, 20, 78
 SCALES = [[1, 1], [2, 2]]
 RNG = Rng(7)
 
@@ -65,17 +68,30 @@ class _Listed(Dataset[Batch]):
         return batch_at(self._batches[index])
 
 
-class Data:
-    """A stream of global batches, with the interface that ``fit`` needs."""
+def loader(start: int, stop: int, rank: int = 0, world: int = 1, batch: int = BATCH) -> DataLoader[Batch]:
+    """A rank's shares of the global batches between two positions, as torch's own loader reads them."""
+    share = batch // world
+    firsts = [first + rank * share for first in range(start, stop, batch)]
+    return DataLoader(_Listed([list(range(f, f + share)) for f in firsts]), batch_size=None)
 
-    batch = BATCH
+
+class Data(BaseDataModule):
+    """A stream of global batches."""
+
+    def __init__(self) -> None:
+        super().__init__(path="memory", batch=BATCH, eval_batch=BATCH, seed=0, workers=0)
+
+    @property
+    def info(self) -> DataInfo:
+        counts = {"train": EPOCH, "val": IMAGES}
+        return DataInfo(
+            path="memory", classes=("a", "b", "c"), image_size=(SIZE, SIZE), counts=counts, hash="", source="memory"
+        )
 
     def train_loader(self, start: int, stop: int, rank: int, world: int) -> DataLoader[Batch]:
-        share = self.batch // world
-        firsts = [first + rank * share for first in range(start, stop, self.batch)]
-        return DataLoader(_Listed([list(range(f, f + share)) for f in firsts]), batch_size=None)
+        return loader(start, stop, rank, world)
 
-    def eval_loader(self, rank: int, world: int) -> Iterable[Batch]:
+    def eval_loader(self, split: str, rank: int, world: int, batch: int | None = None) -> Any:
         return [batch_at([p]) for p in range(rank, IMAGES, world)]
 
 
@@ -83,11 +99,12 @@ class Interrupted(Data):
     """SIGTERM after some batches of the second validation."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.validations = 0
 
-    def eval_loader(self, rank: int, world: int) -> Iterator[Batch]:
+    def eval_loader(self, split: str, rank: int, world: int, batch: int | None = None) -> Iterator[Batch]:
         self.validations += 1
-        for i, batch in enumerate(super().eval_loader(rank, world)):
+        for i, batch in enumerate(super().eval_loader(split, rank, world)):
             if self.validations == 2 and i == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             assert self.validations < 2 or i < 4, "it was not left at once"
@@ -261,7 +278,7 @@ def train(
     on_resume: Any = lambda resumed: None,
     devices: int = 1,
     precision: str = "32-true",
-    tensorboard: bool = False,
+    loggers: tuple[Logger, ...] = (),
     val_every: int | None = 24,
     shard: bool = False,
     data: Data | None = None,
@@ -270,7 +287,6 @@ def train(
     deterministic: bool | str = True,
 ) -> Task:
     """A whole training in a directory, resumed if there is a checkpoint."""
-    journal = Journal(directory=directory, tensorboard=tensorboard)
     data = data or Data()
     checkpointer = Checkpointer(path=directory / "last.ckpt", every=every, config_hash=config_hash, weights=directory)
     fit(
@@ -280,20 +296,24 @@ def train(
         resume=Resume(
             checkpointer=checkpointer,
             progress=directory / "progress",
-            journal=journal,
             on_resume=on_resume,
         ),
         callbacks=[
-            TrainingLog(journal=journal, every=log_every),
-            Validation(journal=journal, loader=data.eval_loader, every=val_every),
+            TrainingLog(every=log_every),
+            Validation(loader=partial(data.eval_loader, "val"), every=val_every),
             *extra,
         ],
         checkpointer=checkpointer,
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=1,
-        precision=precision,
-        deterministic=deterministic,
+        trainer=partial(
+            Trainer,
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            deterministic=deterministic,
+            enable_model_summary=False,
+        ),
+        ranks=devices,
+        loggers=[Journal(directory=directory), *loggers],
         threads=1,
         shard=shard,
     )

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from varlab.data.faults import FaultCounter
 from varlab.data.format.duplicates import Duplicates
-from varlab.data.read.loader import BatchDataset, EvalBatches, Loader, SplitDataset, TrainBatches
+from varlab.data.read.loader import BatchDataset, EvalBatches, Loader, Passes, SplitDataset, TrainBatches
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
@@ -20,8 +20,9 @@ __all__ = ["BaseDataModule", "image_size", "require_at_least", "require_share"]
 class BaseDataModule(LightningDataModule):
     """Global batches of images and labels. Nothing is read before it is needed.
 
-    A trainer's loader reads the positions from ``start`` to ``stop`` (in images): set both before ``fit``, and give the
-    Trainer ``use_distributed_sampler=False``.
+    Under a Trainer, a training epoch is a pass over as many images as the split holds. It begins where the task's clock stands
+    (``images`` of the LightningModule), so a resumed training reads what it would have read. A caller may set ``start`` and
+    ``stop`` (in images) instead, for one epoch that lies between them.
 
     Args:
         path: names the data in logs and errors. batch: images in a training batch, over all ranks. eval_batch: the same in
@@ -97,15 +98,27 @@ class BaseDataModule(LightningDataModule):
         size = self.eval_batch if batch is None else batch
         return self._loader(split, samples, EvalBatches(n=len(samples), batch=size, rank=rank, world=world))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Lightning's hook: from ``start`` to ``stop`` on the trainer's ranks."""
+    def train_dataloader(self) -> Iterable[Batch]:
+        """Lightning's hook: the batches of the trainer's ranks."""
         if self.stop is None:
-            raise VarlabError("The data module has no stop: set the number of images to train before fit.")
-        return self.train_loader(self.start, self.stop, *self._ranks())
+            length = -(-self.info.counts["train"] // self.batch)
+            return Passes(length, lambda: self._pass(length * self.batch))
+        # If Lightning knew that there is no batch, it would not call on_train_start, where pending actions run.
+        return self.train_loader(self.start, self.stop, *self._ranks()) if self.start < self.stop else iter(())
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Lightning's hook: the val split on the trainer's ranks."""
-        return self.eval_loader("val", *self._ranks())
+    def _pass(self, images: int) -> Iterable[Batch]:
+        """An epoch of so many images, from the clock on; of a module without a clock, after the earlier epochs."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        start = getattr(module, "images", epoch * images)
+        return self.train_loader(start, start + images, *self._ranks())
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        """Lightning's hook: the val split on the trainer's ranks, if there is one."""
+        if not self.info.counts.get("val"):
+            return []
+        loader = self.eval_loader("val", *self._ranks())
+        return Passes(len(loader), lambda: loader)
 
     def _ranks(self) -> tuple[int, int]:
         trainer = self.trainer

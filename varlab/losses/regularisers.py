@@ -21,14 +21,14 @@ class LeCam:
 
     def __init__(self, *, decay: float):
         self.decay = decay
-        self.real = self.fake = 0.0
+        self.real = self.fake = torch.zeros((), dtype=torch.float64)
         self.begun = False
 
-    def observe(self, real: float, fake: float) -> None:
-        """Update the averages with the mean logits of an update, which are equal on all ranks."""
+    def observe(self, real: Tensor, fake: Tensor) -> None:
+        """Update the averages with the mean logits (float64) of an update, which are equal on all ranks."""
         decay = self.decay if self.begun else 0.0
-        self.real = decay * self.real + (1 - decay) * real
-        self.fake = decay * self.fake + (1 - decay) * fake
+        self.real = decay * self.real.to(real.device) + (1 - decay) * real
+        self.fake = decay * self.fake.to(fake.device) + (1 - decay) * fake
         self.begun = True
 
     def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -40,8 +40,9 @@ class LeCam:
 
     def state(self) -> dict[str, float | bool]:
         """The averages, for a checkpoint."""
-        return {"real": self.real, "fake": self.fake, "begun": self.begun}
+        return {"real": float(self.real), "fake": float(self.fake), "begun": self.begun}
 
     def load_state(self, state: Mapping[str, float | bool]) -> None:
         """Restore the averages from ``state``."""
-        self.real, self.fake, self.begun = float(state["real"]), float(state["fake"]), bool(state["begun"])
+        self.real, self.fake = (torch.tensor(state[name], dtype=torch.float64) for name in ("real", "fake"))
+        self.begun = bool(state["begun"])

@@ -123,24 +123,38 @@ class Autoencoder(Protocol):
     def __call__(self, img_B3HW: Tensor) -> tuple[Tensor, Quantized]: ...
 
 
-@torch.no_grad()
-def score_tokenizer(
-    tokenizer: Autoencoder,
-    batches: Iterable[Batch],
-    *,
-    extractor: Extractor | None,
-    perceptual: Distance | None,
-    own: OwnMetrics | None = None,
-) -> dict[str, float]:
-    """The scores of ``TokenizerScores`` over batches without padding, on the tokenizer's device."""
-    scores = TokenizerScores(
-        scales=len(tokenizer.scales),
-        vocab_size=tokenizer.vocab_size,
-        extractor=extractor,
-        perceptual=perceptual,
-        own=own,
-    ).to(tokenizer.last_layer.device)
-    for batch in batches:
-        rec_B3HW, quantized = tokenizer(to_float(batch.img_u8_B3HW))
-        scores.update(batch.img_u8_B3HW, to_uint8(rec_B3HW), quantized.counts_KV)
-    return scores.compute()
+class ReconstructionScores:
+    """``TokenizerScores`` of a tokenizer's reconstructions, batch by batch: without padding, on the tokenizer's device."""
+
+    def __init__(
+        self,
+        tokenizer: Autoencoder,
+        *,
+        extractor: Extractor | None,
+        perceptual: Distance | None,
+        own: OwnMetrics | None = None,
+    ):
+        self._tokenizer = tokenizer
+        self._scores = TokenizerScores(
+            scales=len(tokenizer.scales),
+            vocab_size=tokenizer.vocab_size,
+            extractor=extractor,
+            perceptual=perceptual,
+            own=own,
+        ).to(tokenizer.last_layer.device)
+
+    @torch.no_grad()
+    def update(self, batch: Batch) -> None:
+        """Add a batch of this rank."""
+        rec_B3HW, quantized = self._tokenizer(to_float(batch.img_u8_B3HW))
+        self._scores.update(batch.img_u8_B3HW, to_uint8(rec_B3HW), quantized.counts_KV)
+
+    def over(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """The scores of this rank's batches, and those of the other ranks."""
+        for batch in batches:
+            self.update(batch)
+        return self.compute()
+
+    def compute(self) -> dict[str, float]:
+        """The scores. All ranks call it together."""
+        return self._scores.compute()

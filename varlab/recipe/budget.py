@@ -17,7 +17,6 @@ from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.recipe.plan import Plan
 from varlab.tasks import Task
-from varlab.tasks.callbacks import Journal
 from varlab.tasks.distributed import collectives
 from varlab.types import Batch, VarlabError
 
@@ -83,11 +82,10 @@ class _Clock(Callback):
 def images_per_second(plan: Plan, data: BaseDataModule, trainer: Config) -> float:
     """Measure the median pace of the first updates of a training, on all ranks, in a folder that is deleted afterwards.
 
-    plan: one made for this trial, which trains its weights. trainer: its arguments of ``varlab.tasks.fit``.
+    plan: one made for this trial, which trains its weights. trainer: as for its ``fit``.
     Raises Stopped after a signal; there is nothing to save then.
     """
     clock = _Clock()
     with tempfile.TemporaryDirectory() as name:
-        journal = Journal(directory=Path(name), tensorboard=False)
-        plan.fit(data, Path(name), images=BATCHES * data.batch, trainer=trainer, journal=journal, callbacks=[clock])
+        plan.fit(data, Path(name), images=BATCHES * data.batch, trainer=trainer, callbacks=[clock])
     return data.batch / clock.seconds

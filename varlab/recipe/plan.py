@@ -8,17 +8,20 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from torch import Tensor, nn
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.recipe.objects import make
+from varlab.recipe.trainer.settings import trainer_maker
 from varlab.renames import current_targets
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
 from varlab.tasks import Task, fit
-from varlab.tasks.callbacks import Checkpointer, Journal, Resume
+from varlab.tasks.callbacks import Checkpointer, Resume
 from varlab.types import VarlabError
 
 Scores = Callable[[], Mapping[str, float]]
@@ -49,20 +52,21 @@ class Plan:
         *,
         images: int,
         trainer: Config,
-        journal: Journal,
         callbacks: Sequence[Callback],
+        loggers: Sequence[Logger] = (),
+        profiler: Profiler | None = None,
         checkpoint_every: int = 1 << 60,
         config_hash: str = "",
         on_resume: Callable[[dict[str, int]], None] = lambda resumed: None,
     ) -> None:
         """Train in a folder, from its last checkpoint if there is one. Each batch is one ``update`` of the task.
 
-        trainer: the arguments of ``varlab.tasks.fit`` that ``conf/trainer`` sets. The others: see the callbacks.
+        trainer: ``conf/trainer``, checked. The others: see ``varlab.tasks.fit`` and the callbacks.
         """
         checkpointer = Checkpointer(
             path=folder / "last.ckpt", every=checkpoint_every, config_hash=config_hash, weights=folder
         )
-        resume = Resume(checkpointer=checkpointer, progress=folder / "progress", journal=journal, on_resume=on_resume)
+        resume = Resume(checkpointer=checkpointer, progress=folder / "progress", on_resume=on_resume)
         fit(
             self.task,
             data,
@@ -70,7 +74,12 @@ class Plan:
             resume=resume,
             callbacks=callbacks,
             checkpointer=checkpointer,
-            **trainer,
+            trainer=trainer_maker({"default_root_dir": folder} | trainer),
+            ranks=trainer["devices"] * trainer["num_nodes"],
+            loggers=loggers,
+            profiler=profiler,
+            threads=trainer.get("threads"),
+            shard=trainer.get("shard", False),
         )
 
 

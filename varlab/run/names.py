@@ -37,8 +37,8 @@ def overrides_name(overrides: Sequence[str]) -> str:
 
 
 def _is_named(override: str) -> bool:
-    """Whether an override (``a.b=1``, ``+a/b@c=d``, ``~a``) counts for the name, by the first word of its key."""
-    return counts(re.split(r"[./@=]", override.lstrip("+~"), maxsplit=1)[0], Use.DIRECTORY)
+    """Whether an override (``a.b=1``, ``+a/b@c=d``, ``~a``) counts for the name, by its key or config group."""
+    return counts(re.split(r"[/@=]", override.lstrip("+~"), maxsplit=1)[0], Use.DIRECTORY)
 
 
 def _part(override: str) -> tuple[str, str]:

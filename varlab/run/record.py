@@ -229,6 +229,7 @@ class Use(Flag):
     SCALING = auto()  # what the runs of a scaling study have in common
 
 
+_EVERYWHERE = Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE | Use.LABEL | Use.SCALING
 _UNCOUNTED: Mapping[str, Use] = {
     "out": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
     "name": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
@@ -243,7 +244,16 @@ _UNCOUNTED: Mapping[str, Use] = {
     "data": Use.LABEL,
     "seed": Use.SCIENCE,
     "budget": Use.SCALING,
+    # what only watches a training
+    "logger": _EVERYWHERE,
+    "profiler": _EVERYWHERE,
+    "callbacks.training_log": _EVERYWHERE,
+    "callbacks.validation": _EVERYWHERE,
+    "callbacks.progress_bar": _EVERYWHERE,
+    "callbacks.scores": _EVERYWHERE,
+    "callbacks.pictures": _EVERYWHERE,
     "tensorboard": Use.SCALING,
+    "trainer._target_": Use.IDENTITY | Use.SCIENCE,
     # VAR's rule ties these to each other
     "transformer.width": Use.SCALING,
     "transformer.depth": Use.SCALING,

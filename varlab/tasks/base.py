@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Protocol
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
@@ -24,14 +27,27 @@ from varlab.tasks.update.schedule import WarmupDecay
 from varlab.types import Batch, VarlabError
 
 
+class Validator(Protocol):
+    """Scores of a split, batch by batch: valid samples only, on the device, with averaged weights in the model."""
+
+    def update(self, batch: Batch) -> None:
+        """Add a batch of this rank."""
+
+    def compute(self) -> dict[str, float]:
+        """The scores of all ranks' batches, by name. All ranks call it together."""
+
+
 class Task(LightningModule):
     """One Lightning batch is one update of the global batch, in micro-batches if ``micro_batch`` is set.
+
+    A task trains under any ``lightning.Trainer`` whose batches are ``Batch`` objects, each a rank's share of a global batch.
 
     model: the module that is trained, averaged and exported (other modules of a task are helpers). clip: the largest
     gradient norm (over all parameters of an optimizer), or None. micro_batch: samples of a rank's share that go through
     the model at once, or None for all.
 
-    The caller sets ``total_images`` (the length of the training, in whole batches) and ``train_flops_per_image``.
+    The caller may set ``train_flops_per_image``, and ``total_images`` (the length of the training, in whole batches), which
+    otherwise follows from the Trainer.
     """
 
     def __init__(
@@ -54,14 +70,23 @@ class Task(LightningModule):
         self.images = 0  # consumed by updates, over all ranks: the clock of everything
         # images of the last update until its log point, validation, scores and pictures are done, then 0
         self.pending = 0
-        self.last_loss = float("nan")  # of the first optimizer's last update, for the progress bar
         self.total_images = 0
         self.train_flops_per_image = 0
         self.observing = False  # whether this update also computes values that only a log point needs
+        self.logs_itself = True  # at the Trainer's log points, unless the callback TrainingLog does it on the clock
+        self.published: set[str] = set()  # names of the numbers that callbacks have handed to the loggers
         self.logged = False  # whether a log point has read the means, so that the next update begins new ones
         self.means, self.skipped, self.stopwatch = Means(), SkippedUpdates(), Stopwatch()
         self.stop_request = StopRequest()
         self.post_mortem: Config | None = None  # of the update that ended the training: see ``replay``
+        self._batch: Batch | None = None  # of the present update
+        self._before: Config | None = None  # the state before the present update, if it may end the training
+        self._last_loss = torch.full((), torch.nan)
+        self._update_images = self._derived_images = (
+            0  # of one update, and total_images, as they follow from the Trainer
+        )
+        self._evaluating = ExitStack()  # holds the averaged weights in the model during Lightning's validation
+        self._validator: Validator | None = None
 
     # -- what a task is ------------------------------------------------------------------------------------------------
 
@@ -70,8 +95,8 @@ class Task(LightningModule):
         """Use this rank's share of a global batch for one update."""
 
     @abstractmethod
-    def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Scores over the images of all ranks, by name. batches: this rank's, without padding, on the device."""
+    def validator(self) -> Validator:
+        """An object that scores one pass over a split."""
 
     def helpers(self) -> dict[str, nn.Module]:
         """Trained modules other than ``model``; checkpoints hold them too."""
@@ -99,6 +124,31 @@ class Task(LightningModule):
 
     # -- an update -----------------------------------------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        """Refuse settings of the Trainer that this task cannot follow, and forget the length of an earlier fit."""
+        self.check_trainer()
+        self._end_validation()
+        if self.total_images == self._derived_images:
+            self.total_images = 0
+
+    def check_trainer(self) -> None:
+        """Raise VarlabError for settings of the Trainer that this task cannot follow."""
+        trainer = self.trainer
+        if str(trainer.precision).startswith("16"):
+            raise VarlabError(
+                f"trainer.precision={trainer.precision} needs a gradient scaler, which updates here do not have: use "
+                "bf16-mixed or 32-true."
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise VarlabError(
+                "One batch is one update here, so accumulate_grad_batches has no meaning: set micro_batch to have a batch go "
+                "through the model in parts."
+            )
+
+    def on_train_start(self) -> None:
+        """Count the seconds of training from here on."""
+        self.stopwatch.start()
+
     def configure_optimizers(self) -> list[Optimizer]:
         """Lightning moves the optimizers' state to the device."""
         return self.optims
@@ -113,28 +163,56 @@ class Task(LightningModule):
         fsdp.shard(self.model, self.optims[0], parts=self.shards(), device=self.device)
         self.ema = EMA(self.model, decay=self.ema.decay)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """One update; the clock advances by the images of the global batch."""
+        self.begin(batch)
+        return self.advance(batch)
+
+    def advance(self, batch: Batch) -> STEP_OUTPUT:
+        """Make the update that has begun; returns what callbacks get as the outputs of the step."""
+        self.update(batch)
+        self.finish()
+        return {"loss": self._last_loss}
+
+    def begin(self, batch: Batch) -> None:
+        """Set what an update depends on: new means after a log point, and learning rates by the clock."""
         if self.logged:
             self.reset_log()
+        if self._trainer is not None:
+            self._follow_trainer(batch)
         for optimizer in self.optims:
             scale_learning_rate(optimizer, self.schedule.factor(self.images, self.total_images))
-        before = None
+        self._batch = batch
         if self.skipped.next_one_ends:
-            before = copy.deepcopy(self.state(keep=collectives.rank() == 0))
-        try:
-            self.update(batch)
-        except DivergedError as error:
-            self.post_mortem = {
-                "state": before,
-                "batch": batch.state(),
-                "total_images": self.total_images,
-                "seed": self.rng.seed,
-                "names": error.names,
-            }
-            raise
-        self.pending = len(batch) * collectives.world_size()
+            self._before = copy.deepcopy(self.state(keep=collectives.rank() == 0))
+
+    def finish(self) -> None:
+        """Advance the clock, and log if this update is a log point of the Trainer."""
+        assert self._batch is not None
+        self.pending = len(self._batch) * collectives.world_size()
         self.images += self.pending
+        self._batch = self._before = None
+        if self.observing and self.logs_itself and self._trainer is not None:
+            self.log_dict(as_metrics(self.clock() | self.log_values()))
+
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        """Put the clock beside what other callbacks logged, which Lightning hands to the loggers after this last hook."""
+        if self.observing and not self.logs_itself and self.trainer.logged_metrics.keys() - self.published:
+            self.log_dict(as_metrics({"step": self.images} | self.clock()))
+
+    def _follow_trainer(self, batch: Batch) -> None:
+        """Take the length of the training from the Trainer if nobody set it, and its log points if nobody else logs."""
+        if not self.total_images:
+            steps = self.trainer.estimated_stepping_batches
+            if not 0 < steps < float("inf"):
+                raise VarlabError(
+                    "The learning rate follows the length of the training: give the Trainer max_steps or max_epochs."
+                )
+            self._update_images = self._update_images or len(batch) * collectives.world_size()
+            self.total_images = self._derived_images = int(steps) * self._update_images
+        if self.logs_itself:
+            every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set, but not declared
+            self.observing = every > 0 and (self.trainer.global_step + 1) % every == 0
 
     def replay(self, post_mortem: Config) -> list[str]:
         """Repeat the update that ended a training; returns the names of values that are not finite, empty if all are.
@@ -153,29 +231,85 @@ class Task(LightningModule):
     def step(self, optimizer: Optimizer, values: Mapping[str, Tensor], *, norm_name: str) -> bool:
         """Average gradients over the ranks, clip, step. Returns whether the step was made.
 
-        values: this rank's scalars (losses), averaged and logged with the gradient norm. If one of them is not finite,
-        nothing changes but the count of skipped updates; every rank sees the same numbers, so all decide alike.
+        values: as for ``average``. If a number is not finite, nothing changes but the count of skipped updates.
+        """
+        norm = self.average(optimizer, values, norm_name=norm_name)
+        if norm is not None:
+            self.clip_to(optimizer, norm)
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if optimizer is self.optims[0] and self._trainer is not None:
+            # Lightning counts each step of an optimizer; an update counts once in ``global_step``, also a skipped one.
+            counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            counter.increment_ready()
+            counter.increment_completed()
+        return norm is not None
+
+    def average(self, optimizer: Optimizer, values: Mapping[str, Tensor], *, norm_name: str) -> Tensor | None:
+        """Average gradients over the ranks; returns their norm, or None, without gradients, if a number is not finite.
+
+        values: this rank's scalars (losses), averaged and logged with the gradient norm. Every rank sees the same numbers, so
+        all decide alike. Whether all are finite is the one number that the host waits for.
         """
         grads = gradients(optimizer)
         scalars = torch.stack([value.detach().float() for value in values.values()])
-        collectives.average([*(grad for grad in grads if not fsdp.is_sharded(grad)), scalars])
+        own = [] if self._strategy_averages else [grad for grad in grads if not fsdp.is_sharded(grad)]
+        collectives.average([*own, scalars])
         norm = fsdp.total_norm(grads)
-        numbers = dict(zip([*values, norm_name], torch.cat([scalars, norm.view(1)]).tolist(), strict=True))
-        self.last_loss = numbers.get("train/loss", self.last_loss)
-        finite = self.skipped.check(norm_name, numbers, self.images)
-        if finite:
-            if self.clip is not None:
-                clip_grads_with_norm_([p for g in optimizer.param_groups for p in g["params"]], self.clip, norm)
-            optimizer.step()
-            self.means.add(numbers)
-        optimizer.zero_grad(set_to_none=True)
-        return finite
+        names, numbers = (*values, norm_name), torch.cat([scalars, norm.view(1)])
+        if "train/loss" in values:
+            self._last_loss = numbers[names.index("train/loss")]
+        if not self._check(norm_name, names, numbers):
+            optimizer.zero_grad(set_to_none=True)
+            return None
+        self.means.add(names, numbers)
+        return norm
+
+    @property
+    def _strategy_averages(self) -> bool:
+        """Whether the backward pass has averaged the gradients: DDP does, unless the task optimises by itself."""
+        trainer = self._trainer
+        return (
+            trainer is not None and self.automatic_optimization and isinstance(trainer.model, DistributedDataParallel)
+        )
+
+    def _check(self, norm_name: str, names: Sequence[str], numbers: Tensor) -> bool:
+        """Whether all numbers are finite. Raises DivergedError, with the post-mortem kept, after too many that are not."""
+        try:
+            return self.skipped.check(norm_name, names, numbers, self.images)
+        except DivergedError as error:
+            self.post_mortem = {
+                "state": self._before,
+                "batch": self._batch.state() if self._batch is not None else None,
+                "total_images": self.total_images,
+                "seed": self.rng.seed,
+                "names": error.names,
+            }
+            raise
+
+    def clip_to(self, optimizer: Optimizer, norm: Tensor) -> None:
+        """Scale an optimizer's gradients, whose norm is given, down to the norm ``clip``."""
+        if self.clip is not None:
+            clip_grads_with_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip, norm)
 
     def observe(self, values: Mapping[str, Tensor]) -> None:
         """Log values of this update alone, averaged over the ranks."""
         scalars = torch.stack([value.detach().float() for value in values.values()])
         collectives.average([scalars])
-        self.means.add(dict(zip(values, scalars.tolist(), strict=True)))
+        self.means.add(tuple(values), scalars)
+
+    @property
+    def last_loss(self) -> float:
+        """The loss of the last update, averaged over the ranks: to read it waits for the device."""
+        return float(self._last_loss)
+
+    def clock(self) -> dict[str, float]:
+        """Images, FLOPs and seconds of training so far: what every log point begins with."""
+        return {
+            "images": self.images,
+            "flops": self.flops_at(self.images),
+            "seconds": round(self.stopwatch.seconds, 3),
+        }
 
     def log_values(self) -> dict[str, float]:
         """``train/*`` since the last log point, equal on all ranks. The next update begins new means."""
@@ -206,10 +340,39 @@ class Task(LightningModule):
 
     def validate(self, loader: Iterable[Batch]) -> dict[str, float]:
         """``val/*`` with averaged weights over all ranks: each image counts once, padding does not count."""
-        batches = without_padding(self.stop_request.between(loader), self.device)
         with self.evaluation(), self._autocast():
-            scores = self.validation_scores(batches)
+            scores = self.validation_scores(without_padding(self.stop_request.between(loader), self.device))
         return {f"val/{name}": value for name, value in scores.items()}
+
+    def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Scores over the images of all ranks, by name. batches: this rank's, without padding, on the device."""
+        validator = self.validator()
+        for batch in batches:
+            validator.update(batch)
+        return validator.compute()
+
+    def on_validation_epoch_start(self) -> None:
+        """Lightning's own validation begins: averaged weights, as in ``validate``."""
+        self._evaluating.enter_context(self.evaluation())
+        self._validator = self.validator()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch. Outside of inference mode, whose tensors no later update could use."""
+        assert self._validator is not None
+        with torch.inference_mode(False), torch.no_grad():
+            for valid in without_padding([batch], self.device):
+                self._validator.update(valid)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/*`` and restore the weights, before any callback saves them."""
+        assert self._validator is not None
+        scores = {f"val/{name}": value for name, value in self._validator.compute().items()}
+        self._end_validation()
+        self.log_dict(as_metrics(self.clock() | scores))
+
+    def _end_validation(self) -> None:
+        self._evaluating.close()
+        self._validator = None
 
     def _autocast(self) -> AbstractContextManager[None]:
         """The trainer's precision, if there is a trainer (Lightning itself applies it only to training steps)."""
@@ -225,10 +388,12 @@ class Task(LightningModule):
         modules = {name: module.state_dict() for name, module in self._trained().items()}
         optimizers = [optimizer.state_dict() for optimizer in self.optims]
         tensors: Config = {"modules": modules, "ema": self.ema.state(), "optimizers": optimizers}
+        return (fsdp.full_state(tensors, keep=keep) if self.is_sharded else tensors) | self._progress()
+
+    def _progress(self) -> Config:
         return {
             "images": self.images,
             "pending": self.pending,
-            **(fsdp.full_state(tensors, keep=keep) if self.is_sharded else tensors),
             "means": self.means.state(),
             "logged": self.logged,
             "faults": self.skipped.state(),
@@ -240,9 +405,12 @@ class Task(LightningModule):
         """Restore ``state``, so that training continues as if it had never stopped."""
         for name, module in self._trained().items():
             module.load_state_dict(fsdp.shard_state(state["modules"][name], module.state_dict()))
-        self.ema.load_state(state["ema"])
         for optimizer, saved in zip(self.optims, state["optimizers"], strict=True):
             optimizer.load_state_dict(fsdp.shard_moments(saved, optimizer))
+        self._load_progress(state)
+
+    def _load_progress(self, state: Config) -> None:
+        self.ema.load_state(state["ema"])
         self.means.load_state(state["means"])
         self.logged = state.get("logged", False)
         self.skipped.load_state(state["faults"])
@@ -251,8 +419,33 @@ class Task(LightningModule):
         self.pending = int(state.get("pending", 0) or state.get("owed", 0))
         self.load_own_state(state["own"])
 
+    def on_save_checkpoint(self, checkpoint: Config) -> None:
+        """Add to a checkpoint of Lightning's, which has weights and optimizers, what else an exact resume needs."""
+        if self._validator is not None:  # inside validation, the weights are averages
+            self._evaluating.close()
+            checkpoint["state_dict"] = self.state_dict()
+        own = self._progress() | {
+            "pending": 0,
+            "update_images": self._update_images,
+        }  # Lightning saves after all actions
+        checkpoint["varlab"] = {"ema": self.ema.state()} | own
+
+    def on_load_checkpoint(self, checkpoint: Config) -> None:
+        """Restore what ``on_save_checkpoint`` added."""
+        if "varlab" not in checkpoint:
+            raise VarlabError(
+                "This checkpoint is not of a varlab task: give ckpt_path one that a Trainer wrote of such."
+            )
+        self._load_progress(checkpoint["varlab"])
+        self._update_images = checkpoint["varlab"]["update_images"]
+
     def _trained(self) -> dict[str, nn.Module]:
         return {"model": self.model, **self.helpers()}
+
+
+def as_metrics(values: Mapping[str, float]) -> dict[str, Tensor]:
+    """Numbers for ``self.log``, which would round a Python float to float32."""
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
 def without_padding(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

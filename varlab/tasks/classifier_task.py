@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Rng
-from varlab.tasks.base import Task
-from varlab.tasks.distributed import collectives
+from varlab.tasks.distributed.collectives import SumScores
+from varlab.tasks.loss_task import LossTask
 from varlab.tasks.target import Labels, Target
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
 from varlab.tasks.update.schedule import WarmupDecay
-from varlab.types import Batch, full_precision, to_float
+from varlab.types import Batch, to_float
 
 
-class ClassifierTask(Task):
+class ClassifierTask(LossTask):
     """Cross-entropy on the answers of a target. classifier: img_B3HW in [-1, 1] → logits_BK. target: labels by default."""
 
     def __init__(
@@ -39,30 +37,25 @@ class ClassifierTask(Task):
         self.label_smoothing, self.target = label_smoothing, target or Labels()
         self.optims = [build_optimizer(optimizer, classifier)]
 
-    def update(self, batch: Batch) -> None:
-        """Cross-entropy, in micro-batches."""
-        values = {name: torch.zeros((), device=self.device) for name in ("train/loss", "train/accuracy")}
-        self.model.train()
-        for chunk in batch.chunks(self.micro_batch and max(1, self.micro_batch // self.target.views)):
-            share = len(chunk) / len(batch)
-            logits_BK, answer_B = self._predict(chunk)
-            loss = F.cross_entropy(logits_BK, answer_B, label_smoothing=self.label_smoothing) * share
-            with full_precision(loss):
-                loss.backward()
-            values["train/loss"] += loss.detach()
-            values["train/accuracy"] += (logits_BK.argmax(1) == answer_B).float().mean() * share
-        if self.step(self.optims[0], values, norm_name="train/grad_norm"):
-            self.ema.update(self.model)
+    def chunks(self, batch: Batch) -> list[Batch]:
+        """Micro-batches that count every view of an image."""
+        return batch.chunks(self.micro_batch and max(1, self.micro_batch // self.target.views))
+
+    def loss(self, chunk: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, and the accuracy."""
+        logits_BK, answer_B = self._predict(chunk)
+        loss = F.cross_entropy(logits_BK, answer_B, label_smoothing=self.label_smoothing)
+        return loss, {"train/accuracy": (logits_BK.argmax(1) == answer_B).float().mean()}
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Float32 logits_BK and the right answer_B; B is ``target.views`` times the images."""
         img_u8_B3HW, answer_B = self.target(batch.img_u8_B3HW, batch.label_B)
         return self.model(to_float(img_u8_B3HW)).float(), answer_B
 
-    def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
+    def validator(self) -> SumScores:
         """Cross-entropy (without smoothing) and accuracy per answer."""
-        total = collectives.sum_by_name(map(self._sums, batches))
-        return {name: float(total[name] / total["answers"]) for name in ("loss", "accuracy")}
+        names = ("loss", "accuracy")
+        return SumScores(self._sums, lambda total: {name: total[name] / total["answers"] for name in names})
 
     def _sums(self, batch: Batch) -> dict[str, Tensor]:
         logits_BK, answer_B = self._predict(batch)

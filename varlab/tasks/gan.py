@@ -18,6 +18,7 @@ from varlab.losses.adversarial import discriminator_loss
 from varlab.losses.diff_augment import DiffAugment
 from varlab.losses.regularisers import LeCam, consistency
 from varlab.tasks.distributed import collectives
+from varlab.tasks.update.counters import accumulate
 from varlab.types import VarlabError, full_precision
 
 Augment = Callable[[Tensor, Tensor, str], Tensor]
@@ -130,9 +131,3 @@ def discriminate(
             (loss * draft.share).backward()
         accumulate(values, {f"train/{name}": part.detach() for name, part in parts.items()}, draft.share)
     return values
-
-
-def accumulate(total: dict[str, Tensor], values: dict[str, Tensor], share: float) -> None:
-    """Add the means of a micro-batch to those of the batch."""
-    for name, value in values.items():
-        total[name] = total[name] + value * share if name in total else value * share

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Rng
-from varlab.tasks.base import Task
-from varlab.tasks.distributed import collectives, fsdp
+from varlab.tasks.distributed import collectives
+from varlab.tasks.distributed.collectives import SumScores
 from varlab.tasks.likelihood import level_means, level_sums, likelihood, pack, predict
+from varlab.tasks.loss_task import LossTask
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
 from varlab.tasks.update.schedule import WarmupDecay
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
 from varlab.transformer import Transformer
-from varlab.types import Batch, Maps, Order, Slots, full_precision
+from varlab.types import Batch, Maps, Order, Slots
 
 
-class GeneratorTask(Task):
+class GeneratorTask(LossTask):
     """Cross-entropy of every token given the tokens that its order shows it.
 
     transformer: its ``num_classes`` is the index of the null class. tokenizer: frozen; it encodes in float32 and is in no
@@ -57,32 +58,25 @@ class GeneratorTask(Task):
         self.label_drop = label_drop if transformer.num_classes > 1 else 0.0
         self.label_smoothing, self.pkeep = label_smoothing, pkeep
         self.optims = [build_optimizer(optimizer, transformer)]
+        self._level_sums: list[dict[str, Tensor]] = []  # of the micro-batches of a log point
 
     def shards(self) -> Sequence[nn.Module]:
         """The transformer's blocks."""
         return list(self.model.blocks)
 
-    def update(self, batch: Batch) -> None:
-        """Encode, order, predict; in micro-batches."""
-        total = torch.zeros((), device=self.device)
-        sums: list[dict[str, Tensor]] = []
-        self.model.train()
-        chunks = batch.chunks(self.micro_batch)
-        for chunk in chunks:
-            fsdp.reduce_gradients(self.model, chunk is chunks[-1])
-            share = len(chunk) / len(batch)
-            logits_BLV, targets_BL, level_L = self.predict(chunk)
-            loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)
-            with full_precision(loss):
-                (loss * share).backward()
-            total += loss.detach() * share
-            if self.observing:
-                sums.append(level_sums(logits_BLV.detach(), targets_BL, level_L))
-        if self.step(self.optims[0], {"train/loss": total}, norm_name="train/grad_norm"):
-            self.ema.update(self.model)
+    def loss(self, chunk: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Encode, order, predict."""
+        logits_BLV, targets_BL, level_L = self.predict(chunk)
+        loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)
         if self.observing:
-            means = level_means(collectives.add_by_name(sums))
-            self.observe({f"train/{name}": value for name, value in means.items() if name != "loss"})
+            self._level_sums.append(level_sums(logits_BLV.detach(), targets_BL, level_L))
+        return loss, {}
+
+    def observed(self) -> dict[str, Tensor]:
+        """Loss and accuracy of each level."""
+        means = level_means(collectives.add_by_name(self._level_sums))
+        self._level_sums = []
+        return {f"train/{name}": value for name, value in means.items() if name != "loss"}
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Float32 logits_BLV, their targets_BL and the level_L of each; with dropped labels and corrupted inputs."""
@@ -111,11 +105,10 @@ class GeneratorTask(Task):
         other_BP = stream.at(1).integers(self.tokenizer.vocab_size, clean_BP.shape[1])
         return list(torch.where(kept_BP, clean_BP, other_BP).split([m.shape[1] for m in maps], 1))
 
-    def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
+    def validator(self) -> SumScores:
         """Likelihood per image, likelihood and accuracy per token."""
         return likelihood(
             self.model,
-            batches,
             order=self.order,
             tokenizer=self.tokenizer,
             condition=self.condition,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from varlab.rng import Rng
-from varlab.tasks.distributed import collectives
+from varlab.tasks.distributed.collectives import SumScores
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
 from varlab.transformer import Transformer
@@ -86,20 +86,17 @@ def level_means(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-@torch.no_grad()
 def likelihood(
     transformer: Transformer,
-    batches: Iterable[Batch],
     *,
     order: Order,
     tokenizer: VQTokenizer,
     condition: Condition | None,
     rng: Rng,
-) -> dict[str, float]:
+) -> SumScores:
     """nll (nats per image, the sum over its tokens) and ``level_means``, under the true labels and conditions.
 
-    batches: of this rank, without padding, on the device; each image of all ranks counts once. rng: of random orders.
-    Raises VarlabError if there is no image.
+    Each image of all ranks counts once. rng: of random orders.
     """
 
     def sums(batch: Batch) -> dict[str, Tensor]:
@@ -108,6 +105,4 @@ def likelihood(
         nll = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), reduction="sum")
         return {"images": torch.tensor(len(batch)), "nll": nll, **level_sums(logits_BLV, targets_BL, level_L)}
 
-    total = collectives.sum_by_name(map(sums, batches))
-    means = {"nll": total["nll"] / total["images"], **level_means(total)}
-    return {name: float(value) for name, value in means.items()}
+    return SumScores(sums, lambda total: {"nll": total["nll"] / total["images"], **level_means(total)})

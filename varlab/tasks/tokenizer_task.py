@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from varlab.losses.adversarial import generator_loss
 from varlab.losses.perceptual import PerceptualDistance
 from varlab.losses.reconstruction import l1, l2
 from varlab.losses.regularisers import LeCam
-from varlab.metrics.tokenizer_scores import score_tokenizer
+from varlab.metrics.tokenizer_scores import ReconstructionScores
 from varlab.rng import Rng
 from varlab.tasks.base import Task
 from varlab.tasks.code_use import CodebookUse, Revival, revive
@@ -22,11 +22,11 @@ from varlab.tasks.gan import (
     Draft,
     GanLoss,
     LossWeights,
-    accumulate,
     discriminate,
     last_layer_gradients,
     measure_lambda,
 )
+from varlab.tasks.update.counters import accumulate
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
 from varlab.tasks.update.schedule import WarmupDecay
 from varlab.tokenizer import VQTokenizer
@@ -177,7 +177,7 @@ class TokenizerTask(Task):
         if self.lecam is not None:
             logits = torch.stack([values["train/logits_real"], values["train/logits_fake"]]).float()
             collectives.average([logits])
-            self.lecam.observe(*logits.tolist())
+            self.lecam.observe(*logits.double())
         self.step(self.optims[1], values, norm_name="train/disc_grad_norm")
 
     def _gan_weight(self) -> float:
@@ -230,10 +230,10 @@ class TokenizerTask(Task):
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
+    def validator(self) -> ReconstructionScores:
         """Distances of reconstructions and the use of the codebook."""
         distance = None if self.perceptual is None else self.perceptual.distance
-        return score_tokenizer(self.model, batches, extractor=None, perceptual=distance)
+        return ReconstructionScores(self.model, extractor=None, perceptual=distance)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,18 @@
-"""Lightning's Trainer, set up for updates that a task makes by itself, on one device or several ranks."""
+"""A run of Lightning's Trainer on the clock of images: of a given length, resumed exactly, stopped by agreement."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from varlab.data import BaseDataModule
@@ -17,13 +20,14 @@ from varlab.tasks.base import Task
 from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume
 from varlab.tasks.callbacks.stop import Stop
 from varlab.tasks.distributed.collectives import RanksStrategy, cluster_environment
-from varlab.types import Batch, VarlabError
+from varlab.types import VarlabError
 
 _KNOWN_WARNINGS = (
     "does not have many workers",
     "in eval mode at the start",
     "`srun` command is available",
     "LeafSpec",
+    "is smaller than the logging interval",
     "returned a view tensor",  # of sharded weights; nothing here writes to them
 )
 
@@ -36,68 +40,48 @@ def fit(
     resume: Resume,
     callbacks: Sequence[Callback],
     checkpointer: Checkpointer,
-    accelerator: str,
-    devices: int,
-    num_nodes: int,
-    precision: str,
-    deterministic: bool | str,
-    threads: int | None,
+    trainer: Callable[..., Trainer],
+    ranks: int,
+    loggers: Sequence[Logger] = (),
+    profiler: Profiler | None = None,
+    threads: int | None = None,
     shard: bool = False,
 ) -> None:
     """Train a task until ``images`` are consumed (rounded up to whole batches); resume if there is a checkpoint.
 
-    accelerator, devices, num_nodes, precision, deterministic: as in Lightning's Trainer; precision must not be fp16
-    (updates are made here, without a gradient scaler). threads: of torch on the CPU, or None for the present number.
-    shard: shard the weights, and all that belongs to them, over the ranks (FSDP), if there are several. Several ranks must
-    be running already, each with its number in the environment.
+    trainer: called with what follows from the others, returns Lightning's Trainer for so many ``ranks`` of this or other
+    machines; several must be running already, each with its number in the environment. threads: of torch on the CPU, or None
+    for the present number. shard: shard the weights, and all that belongs to them, over the ranks (FSDP).
     Raises VarlabError, Stopped after SIGTERM or SIGUSR2, and KeyboardInterrupt after Ctrl-C.
     """
-    if precision.startswith("16"):
-        raise VarlabError(
-            f"trainer.precision={precision} needs a gradient scaler, which updates here do not have: use bf16-mixed or 32-true."
-        )
     if shard:
         task.shards()  # refuses a task that cannot be sharded
-    task.total_images = -(-images // data.batch) * data.batch
-    ranked = devices * num_nodes > 1
+    task.total_images = data.stop = -(-images // data.batch) * data.batch
     with _process_settings(threads):
         try:
-            trainer = Trainer(
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                strategy=RanksStrategy(shard=task.shard if shard else None) if ranked else "auto",
+            made = trainer(
+                strategy=RanksStrategy(shard=task.shard if shard else None) if ranks > 1 else "auto",
                 plugins=[cluster_environment()],  # for one rank too: Lightning's own for Slurm requeues jobs
-                precision=precision,  # type: ignore[arg-type]  # a name from YAML; Lightning checks it
-                deterministic=deterministic,  # type: ignore[arg-type]
                 callbacks=[resume, Stop(checkpointer=checkpointer), *callbacks, checkpointer],
+                logger=list(loggers),
+                profiler=profiler,
                 max_epochs=1,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
+                # validations come by the clock: those who save or stop by them must not wait for the end of the epoch
+                check_val_every_n_epoch=2,
+                limit_val_batches=0,
                 num_sanity_val_steps=0,
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+                enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+                use_distributed_sampler=False,
             )
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
+        except (MisconfigurationException, RuntimeError) as error:
             raise VarlabError(f"The trainer refuses its settings ({' '.join(str(error).split())}).") from error
-        trainer.fit(task, datamodule=_Remaining(task, data))
-
-
-class _Remaining(LightningDataModule):
-    """The part of the training stream that is not yet consumed, read after the task is restored."""
-
-    def __init__(self, task: Task, data: BaseDataModule):
-        super().__init__()
-        self._task, self._data = task, data
-
-    def train_dataloader(self) -> Iterable[Batch]:
-        """This rank's batches from the clock to the end of the training."""
-        assert self.trainer is not None
-        start, stop = self._task.images, self._task.total_images
-        loader = self._data.train_loader(start, stop, self.trainer.global_rank, self.trainer.world_size)
-        # Lightning skips on_train_start, where pending actions run, if it knows that there is no batch
-        return loader if start < stop else iter(())
+        if made.gradient_clip_val is not None and not task.automatic_optimization:
+            raise VarlabError(
+                f"trainer.gradient_clip_val clips for one optimizer, and {type(task).__name__} makes its steps itself: use "
+                f"task.clip={made.gradient_clip_val}."
+            )
+        made.fit(task, datamodule=data)
 
 
 @contextmanager

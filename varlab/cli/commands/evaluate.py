@@ -12,7 +12,7 @@ from varlab.flops import FlopCounter
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.metrics.protocol import protocol, protocol_name
-from varlab.metrics.tokenizer_scores import score_tokenizer
+from varlab.metrics.tokenizer_scores import ReconstructionScores
 from varlab.recipe.assembly import example_slots, image_sampler
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.objects import make_recorded, metric_settings, own_metrics
@@ -76,7 +76,8 @@ def _tokenizer(
     batches = without_padding(data.eval_loader("val", 0, 1, config["batch"]), run.model.device)
     distance = perceptual.distance if perceptual else None
     own = own_metrics(config["metrics"])
-    scores = score_tokenizer(run.model.tokenizer, batches, extractor=extractor, perceptual=distance, own=own)
+    tally = ReconstructionScores(run.model.tokenizer, extractor=extractor, perceptual=distance, own=own)
+    scores = tally.over(batches)
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
     named |= {"weights": config["weights"], "perceptual": net.weights_sha256 if net else perceptual and perceptual.hash}
@@ -108,14 +109,15 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     source = image_sampler(model, data, seed=seed, batch=config["batch"], sampler=sampler, rejection=rejection)
     settings = metric_settings(config["metrics"])
     scores = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **settings).compare()
-    scores["val_nll"] = likelihood(
+    nats = likelihood(
         transformer,
-        without_padding(data.eval_loader("val", 0, 1, config["batch"]), model.device),
         order=order,
         tokenizer=model.tokenizer,
         condition=condition,
         rng=Rng(run.record.config["seed"]),
-    )["nll"]
+    )
+    batches = without_padding(data.eval_loader("val", 0, 1, config["batch"]), model.device)
+    scores["val_nll"] = nats.over(batches)["nll"]
     named = protocol(
         extractor=extractor, reference=_reference(data, "train"), n=n, sampler=sampler.settings(), seed=seed
     )

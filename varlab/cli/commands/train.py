@@ -13,9 +13,11 @@ from varlab.files import digest
 from varlab.recipe.budget import budget_images, images_per_second
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
+from varlab.recipe.trainer.parts import make_callbacks, make_loggers, make_profiler
+from varlab.recipe.trainer.settings import check_keys, dev_batches
 from varlab.run.directory import RunDirectory
 from varlab.run.record import Use, counted
-from varlab.tasks.callbacks import InTrainingScores, Journal, Pictures, ProgressBar, TrainingLog, Validation
+from varlab.tasks.loggers import Journal
 from varlab.types import DataInfo, VarlabError
 
 __all__ = ["run"]
@@ -30,7 +32,10 @@ def run(config: Config, directory: RunDirectory) -> Config:
     """
     record = directory.record()
     auto = record.auto or {"precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])}
-    trainer = {key: value for key, value in config["trainer"].items() if key != "micro_batch"} | auto
+    trainer = config["trainer"] | auto
+    check_keys(trainer)
+    journal = Journal(directory=directory.path)
+    loggers, profiler = [journal, *make_loggers(config)], make_profiler(config)
     data: BaseDataModule = make(config["data"])
     _check_same_data(data.info, directory)
     _check_val(config, data.info)
@@ -47,6 +52,8 @@ def run(config: Config, directory: RunDirectory) -> Config:
         pace=lambda: images_per_second(make_plan(config, data, directory), data, trainer),
         known=record.budget.get("images"),
     )
+    if updates := dev_batches(trainer):
+        images = min(images, updates * data.batch)
     directory.update(
         data=_data_record(data.info) | ({"leakage": leakage} if leakage else {}),
         auto=auto,
@@ -56,14 +63,14 @@ def run(config: Config, directory: RunDirectory) -> Config:
         budget={"images": images, "flops": task.flops_at(images)},
     )
     logger.info("%s: %d images, %.3g FLOPs", config["kind"], images, task.flops_at(images))
-    journal = Journal(directory=directory.path, tensorboard=config["tensorboard"])
     training.fit(
         data,
         directory.path,
         images=images,
         trainer=trainer,
-        journal=journal,
-        callbacks=_callbacks(config, data, training, journal),
+        callbacks=_callbacks(config, data, training, directory),
+        loggers=loggers,
+        profiler=profiler,
         checkpoint_every=config["checkpoint"]["every"],
         # of the recorded configuration: its _target_ names may have moved since the run began
         config_hash=digest([counted(record.config, Use.IDENTITY), auto]),
@@ -79,24 +86,24 @@ def run(config: Config, directory: RunDirectory) -> Config:
     }
 
 
-def _callbacks(config: Config, data: BaseDataModule, training: Plan, journal: Journal) -> list[Callback]:
-    """What happens on the clock of images, beside checkpoints."""
-    callbacks: list[Callback] = [
-        TrainingLog(journal=journal, every=config["log"]["every"], bad=lambda: data.watches.get("train")),
-        ProgressBar(console=Console(stderr=True), line_seconds=config["log"]["line_seconds"]),
-    ]
-    if not config["val"].get("skip"):
-        validation = Validation(
-            journal=journal,
-            loader=lambda rank, world: data.eval_loader("val", rank, world),
-            every=config["val"]["every"],
-        )
-        callbacks.insert(1, validation)
-    if training.scores is not None:
-        callbacks.append(InTrainingScores(journal=journal, scores=training.scores, every=config["scores"]["every"]))
-    if training.draw is not None:
-        callbacks.append(Pictures(journal=journal, draw=training.draw, every=config["pictures"]["every"]))
-    return callbacks
+def _callbacks(config: Config, data: BaseDataModule, training: Plan, directory: RunDirectory) -> list[Callback]:
+    """What happens on the clock of images, beside checkpoints; a user's callbacks may name the same live objects."""
+    return make_callbacks(
+        config,
+        without={
+            "validation": bool(config["val"].get("skip")),
+            "scores": training.scores is None,
+            "pictures": training.draw is None,
+        },
+        data=data,
+        directory=directory.path,
+        bad=lambda: data.watches.get("train"),
+        loader=lambda rank, world: data.eval_loader("val", rank, world),
+        limit=config["trainer"].get("limit_val_batches", dev_batches(config["trainer"]) or None),
+        console=Console(stderr=True),
+        scores=training.scores,
+        draw=training.draw,
+    )
 
 
 def _check_val(config: Config, info: DataInfo) -> None:

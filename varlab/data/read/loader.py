@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from varlab.data.faults import FaultCounter
 from varlab.errors import VarlabError
 from varlab.types import Batch
 
-__all__ = ["BatchDataset", "EvalBatches", "Loader", "SplitDataset", "TrainBatches"]
+__all__ = ["BatchDataset", "EvalBatches", "Loader", "Passes", "SplitDataset", "TrainBatches"]
 
 T = TypeVar("T")
 
@@ -132,6 +132,19 @@ class Loader(DataLoader[Batch]):
             # process would wait for them for ever at its exit.
             if isinstance(iterator, _MultiProcessingDataLoaderIter):
                 iterator._shutdown_workers()
+
+
+class Passes(Iterable[Batch]):
+    """So many batches in every pass, each of a new loader. Not a DataLoader: Lightning would share its samples again."""
+
+    def __init__(self, length: int, loader: Callable[[], Iterable[Batch]]):
+        self._length, self._loader = length, loader
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader())
 
 
 def _start_worker(worker: int) -> None:

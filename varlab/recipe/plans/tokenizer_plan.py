@@ -7,7 +7,7 @@ import torch
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.flops import FlopCounter
-from varlab.metrics.tokenizer_scores import score_tokenizer
+from varlab.metrics.tokenizer_scores import ReconstructionScores
 from varlab.recipe.assembly import Build, build_tokenizer, check_image_size
 from varlab.recipe.init_weights import InitWeights
 from varlab.recipe.objects import make, own_metrics
@@ -82,7 +82,8 @@ def _tokenizer_scores(
         loader = data.eval_loader("val", task.trainer.global_rank, task.trainer.world_size)
         batches = without_padding(task.stop_request.between(loader), task.device)
         own = own_metrics(config.get("metrics"))
-        values = score_tokenizer(model, batches, extractor=extractor.to(task.device), perceptual=None, own=own)
+        extract = extractor.to(task.device)
+        values = ReconstructionScores(model, extractor=extract, perceptual=None, own=own).over(batches)
         return {name: value for name, value in values.items() if name == "rfid" or name in own.ranked(values)}
 
     return scores

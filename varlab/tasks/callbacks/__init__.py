@@ -2,7 +2,6 @@
 
 from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume
 from varlab.tasks.callbacks.evaluations import InTrainingScores, Pictures, Validation
-from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.callbacks.periodic import Periodic, passes
 from varlab.tasks.callbacks.progress import ProgressBar
 from varlab.tasks.callbacks.training_log import TrainingLog
@@ -10,7 +9,6 @@ from varlab.tasks.callbacks.training_log import TrainingLog
 __all__ = [
     "Checkpointer",
     "InTrainingScores",
-    "Journal",
     "Periodic",
     "Pictures",
     "ProgressBar",

@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, Trainer
 
 from varlab.checkpoint import check_state, load_checkpoint, save_checkpoint, save_weights
 from varlab.tasks.base import Task
-from varlab.tasks.callbacks.journal import Journal
 from varlab.tasks.distributed import fsdp
 from varlab.types import Batch, VarlabError
 
@@ -88,25 +87,20 @@ class Resume(Callback):
     attempt exists.
     """
 
-    def __init__(
-        self,
-        *,
-        checkpointer: Checkpointer,
-        progress: Path,
-        journal: Journal,
-        on_resume: Callable[[dict[str, int]], None],
-    ):
-        self._checkpointer, self._progress = checkpointer, progress
-        self._journal, self._on_resume = journal, on_resume
+    def __init__(self, *, checkpointer: Checkpointer, progress: Path, on_resume: Callable[[dict[str, int]], None]):
+        self._checkpointer, self._progress, self._on_resume = checkpointer, progress, on_resume
         self._descriptor: int | None = None
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         """Restore on all ranks. The next checkpoint is written only after all ranks have taken part in an update."""
         self._checkpointer.load(task)
+        trainer.datamodule.start = task.images  # type: ignore[attr-defined]
         if not trainer.is_global_zero:
             return
         done = _read_count(self._progress)
-        self._journal.cut(task.images - bool(task.pending))  # pending actions write their lines again
+        for logger in trainer.loggers:
+            if hasattr(logger, "cut"):
+                logger.cut(task.images - bool(task.pending))  # pending actions write their lines again
         if done is not None or task.images:
             resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
             _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 from lightning.pytorch import Callback, Trainer
 
-from varlab.tasks.base import Task
+from varlab.tasks.base import Task, as_metrics
 from varlab.types import Batch, VarlabError
 
 
@@ -36,6 +37,22 @@ class Periodic(Callback):
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Act after the update if it is due."""
         self._act_if_due(trainer, task)
+
+    def publish(self, trainer: Trainer, task: Task, values: Mapping[str, float]) -> None:
+        """Hand the numbers of a log point to every callback and every logger, at once.
+
+        ``self.log`` alone would reach the loggers after the last callback. But a checkpoint of this update must not exist
+        before its numbers are written: a run killed in between would never write them. Nor does it reach them at the start
+        of a training, where pending actions are made up for.
+        """
+        metrics = task.clock() | dict(values)
+        task.log_dict(as_metrics(values), logger=False)
+        trainer.logged_metrics.update(as_metrics(metrics))
+        task.published |= metrics.keys()
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=task.images)
+                logger.save()
 
     def _act_if_due(self, trainer: Trainer, task: Task) -> None:
         if task.pending and passes(self.every, task.images - task.pending, task.images, task.total_images):

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from varlab.tasks.base import Task
 from varlab.types import Batch
 
+_BAR_SECONDS = 0.1  # between two states of the bar
 _log = logging.getLogger(__name__)
 
 
@@ -22,12 +23,12 @@ class ProgressBar(Callback):
         self._console, self._line_seconds = console, line_seconds
         self._bar: Progress | None = None
         self._start = (0.0, 0)
-        self._last_line = 0.0
+        self._shown = 0.0
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """Open the bar on rank 0."""
         self._start = (time.perf_counter(), task.images)
-        self._last_line = self._start[0]
+        self._shown = self._start[0]
         if trainer.is_global_zero and self._console.is_terminal:
             columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
@@ -35,11 +36,15 @@ class ProgressBar(Callback):
             self._bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Show each update."""
+        """Show the present state if the last one is old enough: to read the loss waits for the device."""
+        pause = self._line_seconds if self._bar is None else _BAR_SECONDS
+        is_last = task.images >= task.total_images and self._bar is not None
+        if not trainer.is_global_zero or (time.perf_counter() - self._shown <= pause and not is_last):
+            return
+        self._shown = time.perf_counter()
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=task.images, description=self._describe(task))
-        elif trainer.is_global_zero and time.perf_counter() - self._last_line > self._line_seconds:
-            self._last_line = time.perf_counter()
+        else:
             _log.info("%d of %d images, %s", task.images, task.total_images, self._describe(task))
 
     def teardown(self, trainer: Trainer, task: Task, stage: str) -> None:

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.environments import (
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from varlab.types import VarlabError
+from varlab.types import Batch, VarlabError
 
 _BUCKET = 1 << 24  # elements sent at once: 64 MiB of float32
 T = TypeVar("T")
@@ -128,16 +128,37 @@ def gather_objects(value: T) -> list[T]:
     return gathered
 
 
-def sum_by_name(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Sums over the batches of all ranks, by name, in float64 on the CPU; a rank may have no batch.
+class SumScores:
+    """Scores that follow from sums over the images of all ranks.
 
-    Raises VarlabError, on all ranks, if no rank has any.
+    sums: of a batch, by name. scores: of the totals, which are float64 on the CPU.
     """
-    own = {name: value.cpu() for name, value in add_by_name(parts).items()}
-    total = add_by_name(gather_objects(own))
-    if not total:
-        raise VarlabError("There is no image to validate on: the split is empty.")
-    return total
+
+    def __init__(
+        self,
+        sums: Callable[[Batch], Mapping[str, Tensor]],
+        scores: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    ):
+        self._sums, self._scores = sums, scores
+        self._own: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def update(self, batch: Batch) -> None:
+        """Add a batch of this rank."""
+        self._own = add_by_name([self._own, self._sums(batch)])
+
+    def over(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """The scores of this rank's batches, without padding, and those of the other ranks."""
+        for batch in batches:
+            self.update(batch)
+        return self.compute()
+
+    def compute(self) -> dict[str, float]:
+        """The scores. All ranks call it together; a rank may have no batch, VarlabError on all if none has any."""
+        total = add_by_name(gather_objects({name: value.cpu() for name, value in self._own.items()}))
+        if not total:
+            raise VarlabError("There is no image to validate on: the split is empty.")
+        return {name: float(value) for name, value in self._scores(total).items()}
 
 
 def add_by_name(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+
+import torch
+from torch import Tensor
 
 from varlab.config import Config
 from varlab.types import VarlabError
@@ -22,33 +24,48 @@ class DivergedError(VarlabError):
 
 
 class Means:
-    """Means by name over the updates since the last ``reset``."""
+    """Means by name over the updates since the last ``reset``, summed in float64 on the device of the values."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, list[float]] = {}
+        self._names: tuple[str, ...] = ()
+        self._sum_N = torch.zeros(0, dtype=torch.float64)
+        self._count_N: list[int] = []
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """Add the values of one update."""
-        for name, value in values.items():
-            entry = self._sums.setdefault(name, [0.0, 0])
-            entry[0] += value
-            entry[1] += 1
+    def add(self, names: tuple[str, ...], values_N: Tensor) -> None:
+        """Add the values of one update; nothing is read from the device."""
+        self._sum_N = self._sum_N.to(values_N.device)
+        if new := tuple(name for name in names if name not in self._names):
+            self._names += new
+            self._sum_N = torch.cat([self._sum_N, self._sum_N.new_zeros(len(new))])
+            self._count_N += [0] * len(new)
+        places = [self._names.index(name) for name in names]
+        for place in places:
+            self._count_N[place] += 1
+        first, end = places[0], places[0] + len(places)
+        in_a_row = self._names[first:end] == names
+        # a list of places would be copied to the device, and the host would wait for that
+        self._sum_N[slice(first, end) if in_a_row else places] += values_N
 
     def values(self) -> dict[str, float]:
         """The means by name."""
-        return {name: total / count for name, (total, count) in self._sums.items()}
+        return {name: total / count for name, (total, count) in self.state().items()}
 
     def reset(self) -> None:
         """Begin new means."""
-        self._sums = {}
+        self._names, self._sum_N, self._count_N = (), self._sum_N[:0], []
 
     def state(self) -> dict[str, list[float]]:
-        """For a checkpoint."""
-        return {name: list(entry) for name, entry in self._sums.items()}
+        """For a checkpoint: the sum and the count of each name."""
+        return {
+            name: [total, count]
+            for name, total, count in zip(self._names, self._sum_N.tolist(), self._count_N, strict=True)
+        }
 
     def load_state(self, state: Mapping[str, list[float]]) -> None:
         """Restore ``state``."""
-        self._sums = {name: list(entry) for name, entry in state.items()}
+        self._names = tuple(state)
+        self._sum_N = torch.tensor([total for total, _ in state.values()], dtype=torch.float64)
+        self._count_N = [int(count) for _, count in state.values()]
 
 
 class SkippedUpdates:
@@ -58,9 +75,13 @@ class SkippedUpdates:
         self.total = 0
         self._in_a_row: dict[str, int] = {}
 
-    def check(self, optimizer: str, values: Mapping[str, float], images: int) -> bool:
-        """Whether all values are finite, so that the named optimizer may step. VarlabError if three in a row are not."""
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
+    def check(self, optimizer: str, names: Sequence[str], values_N: Tensor, images: int) -> bool:
+        """Whether all values are finite, so that the named optimizer may step. VarlabError if three in a row are not.
+
+        Waits for one number of the device; the values themselves are read only if one is not finite.
+        """
+        finite_N = values_N.isfinite()
+        bad = [] if finite_N.all() else [name for name, good in zip(names, finite_N.tolist(), strict=True) if not good]
         self._in_a_row[optimizer] = self._in_a_row.get(optimizer, 0) + 1 if bad else 0
         self.total += bool(bad)
         if self._in_a_row[optimizer] >= _PATIENCE:
@@ -121,3 +142,9 @@ class Stopwatch:
         finally:
             if running:
                 self.start()
+
+
+def accumulate(total: dict[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
+    """Add the means of a micro-batch to those of the batch."""
+    for name, value in values.items():
+        total[name] = total[name] + value * share if name in total else value * share

@@ -1,0 +1,89 @@
+"""The journal of a run: ``metrics.jsonl`` and ``pictures/``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers.logger import Logger
+from PIL import Image
+
+from varlab.config import Config
+from varlab.files import atomic_write
+
+_log = logging.getLogger(__name__)
+_CLOCK = ("images", "flops", "seconds")
+
+
+class Journal(Logger):
+    """Writes one JSON object a line, with images, flops and seconds first; of each picture the newest.
+
+    directory: of the run. No file is opened before the first entry, so ranks that never write touch no file.
+    """
+
+    name = version = ""
+
+    def __init__(self, *, directory: Path | str):
+        super().__init__()
+        self._directory = Path(directory)
+
+    @property
+    def save_dir(self) -> str:
+        """The run's directory, where Lightning's callbacks write by default."""
+        return str(self._directory)
+
+    @property
+    def path(self) -> Path:
+        """metrics.jsonl."""
+        return self._directory / "metrics.jsonl"
+
+    def cut(self, images: int) -> None:
+        """Delete the entries after ``images``: a run that resumes there writes them again."""
+        if not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text().splitlines() if _images_of(line) <= images]
+        with atomic_write(self.path) as file:
+            file.write("".join(f"{line}\n" for line in kept).encode())
+
+    def last_values(self) -> Config:
+        """The last value of each metric that was written, by name."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return {name: value for line in lines for name, value in json.loads(line).items()}
+
+    def log_hyperparams(self, *arguments: Any, **keywords: Any) -> None:
+        """Do nothing: run.json holds the configuration."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write a log point of a task, whose clock is in the metrics.
+
+        Values that are not finite are left out with a warning: JSON has none.
+        """
+        if "images" not in metrics:  # of another module's than a task's
+            return
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        if len(finite) < len(metrics):
+            broken = ", ".join(sorted(metrics.keys() - finite.keys()))
+            _log.warning("not finite after %d images: %s", metrics["images"], broken)
+        clock = {name: finite.pop(name) for name in _CLOCK}
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            whole = {"images": int(clock["images"]), "flops": int(clock["flops"])}
+            file.write(json.dumps(clock | whole | finite) + "\n")
+
+    def log_image(self, key: str, images: Sequence[np.ndarray], step: int) -> None:
+        """Write the newest picture (uint8, HW3) as ``pictures/<key>.png``."""
+        with atomic_write(self._directory / "pictures" / f"{key}.png") as file:
+            Image.fromarray(images[-1]).save(file, format="PNG")
+
+
+def _images_of(line: str) -> float:
+    """The clock of a line; infinite for the incomplete last line of a killed run."""
+    try:
+        return json.loads(line)["images"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,107 @@
+"""Tasks with one loss and one optimizer, which Lightning optimises: classifier and generator."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from torch.optim import Optimizer
+
+from varlab.tasks.base import Task
+from varlab.tasks.distributed import fsdp
+from varlab.tasks.update.counters import accumulate
+from varlab.types import Batch, full_precision
+
+
+class LossTask(Task):
+    """A task that only says what its loss is: Lightning's automatic optimisation makes the update.
+
+    Lightning calls ``training_step``, ``backward``, ``on_after_backward``, ``configure_gradient_clipping`` and the optimizer,
+    and the hooks of its callbacks in between. Here, ``on_after_backward`` averages gradients over the ranks, and removes them
+    if a number is not finite: an optimizer changes nothing without gradients.
+    """
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.automatic_optimization = True
+        self._values: dict[str, Tensor] = {}  # this rank's means of the present update
+        self._norm: Tensor | None = None  # of its gradients; None if it is to be skipped
+
+    @abstractmethod
+    def loss(self, chunk: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of some samples, with its graph, and further means to log."""
+
+    def chunks(self, batch: Batch) -> list[Batch]:
+        """The micro-batches of a batch."""
+        return batch.chunks(self.micro_batch)
+
+    def observed(self) -> dict[str, Tensor]:
+        """What only a log point shows of its update, by name."""
+        return {}
+
+    def advance(self, batch: Batch) -> STEP_OUTPUT:
+        """Return the loss, from which Lightning goes on."""
+        return super().advance(batch) if self._trainer is None else self._accumulate(batch)
+
+    def update(self, batch: Batch) -> None:
+        """A whole update without a Trainer, by the steps that Lightning makes with one."""
+        loss = self._accumulate(batch)
+        with full_precision(loss):
+            loss.backward()
+        self.on_after_backward()
+        self.configure_gradient_clipping(self.optims[0])
+        self.optims[0].step()
+        self._complete()
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        """The loss of the last micro-batch, weighted by its share; those before it leave their gradients."""
+        self.model.train()
+        self._values = {}
+        *before, last = self.chunks(batch)
+        fsdp.reduce_gradients(self.model, not before)
+        for chunk in before:
+            loss = self._weighted(chunk, batch)
+            with full_precision(loss):
+                loss.backward()
+        fsdp.reduce_gradients(self.model, True)
+        return self._weighted(last, batch)
+
+    def _weighted(self, chunk: Batch, batch: Batch) -> Tensor:
+        share = len(chunk) / len(batch)
+        loss, values = self.loss(chunk)
+        accumulate(self._values, {"train/loss": loss.detach(), **values}, share)
+        return loss * share
+
+    def on_after_backward(self) -> None:
+        """Average gradients and numbers over the ranks."""
+        self._norm = self.average(self.optims[0], self._values, norm_name="train/grad_norm")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer says, else by the task's ``clip``."""
+        if gradient_clip_val is not None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif self._norm is not None:
+            self.clip_to(self.optims[0], self._norm)
+
+    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
+        """The whole update: forward, backward, clipping and step, in a closure of Lightning's; then average and clock."""
+        super().optimizer_step(*arguments, **keywords)
+        self._complete()
+        self.finish()
+
+    def optimizer_zero_grad(self, *arguments: Any) -> None:
+        """Do nothing: Lightning asks between forward and backward, when micro-batches have left gradients."""
+
+    def _complete(self) -> None:
+        if self._norm is not None:
+            self.ema.update(self.model)
+        if self.observing and (values := self.observed()):
+            self.observe(values)
+        self.optims[0].zero_grad(set_to_none=True)
