@@ -15,6 +15,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pyarrow import parquet
@@ -35,10 +38,12 @@ from varlab.recipe.assembly import build_condition, build_order, build_tokenizer
 from varlab.recipe.objects import make, target_of
 from varlab.recipe.parents import Parents
 from varlab.recipe.plan import precision
+from varlab.recipe.trainer.parts import EXTRAS, make_loggers, make_profiler
+from varlab.recipe.trainer.settings import check_keys
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.score.scorer import GeneratorScorer
-from varlab.tasks import GanLoss, LossWeights, Task, fit
+from varlab.tasks import GanLoss, LossWeights, Task
 from varlab.tasks.update.optimizer import build_optimizer
 from varlab.tokenizer import Quantizer, VQTokenizer
 from varlab.tokenizer.condition import SOURCES, Condition
@@ -280,14 +285,26 @@ def task(name: str, lab: Path, tmp_path: Path) -> None:
 
 def trainer(name: str, lab: Path, tmp_path: Path) -> None:
     config = train_config(f"trainer={name}")["trainer"]
-    parameters = inspect.signature(fit).parameters
-    taken = {key for key, p in parameters.items() if p.annotation in _OF_TRAINERS and p.default is p.empty}
-    assert set(config) - {"shard"} == taken - {"images"} | {"micro_batch"}
-    assert config.get("shard", False) == (name == "fsdp") and parameters["shard"].default is False
+    check_keys(config)
+    assert config.get("shard", False) == (name == "fsdp") and target_of(config) is Trainer
     assert precision(config["precision"], config["accelerator"]) in ("32-true", "bf16-mixed")
 
 
-_OF_TRAINERS = ("str", "int", "bool | str", "int | None")
+def logger(name: str, lab: Path, tmp_path: Path) -> None:
+    if name in EXTRAS:
+        pytest.importorskip(name)
+    made = make_loggers(train_config(f"logger={name}", f"out={tmp_path}"))
+    assert [isinstance(one, Logger) for one in made] == ([] if name == "none" else [True])
+
+
+def callbacks(name: str, lab: Path, tmp_path: Path) -> None:
+    parts = train_config(f"callbacks={name}")["callbacks"]
+    assert parts and all(issubclass(target_of(part), Callback) for part in parts.values())  # type: ignore[arg-type]
+
+
+def profiler(name: str, lab: Path, tmp_path: Path) -> None:
+    made = make_profiler(train_config(f"profiler={name}", f"out={tmp_path}"))
+    assert made is None if name == "none" else isinstance(made, Profiler)
 
 
 def launch(name: str, lab: Path, tmp_path: Path) -> None:
@@ -311,6 +328,7 @@ def experiment(name: str, lab: Path, tmp_path: Path) -> None:
 CHECKS = {
     check.__name__: check
     for check in (
+        callbacks,
         classifier,
         condition,
         crop,
@@ -320,11 +338,13 @@ CHECKS = {
         extractor,
         format,
         launch,
+        logger,
         loss,
         metrics,
         optimizer,
         order,
         perceptual,
+        profiler,
         sampler,
         source,
         task,
