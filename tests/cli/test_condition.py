@@ -20,7 +20,7 @@ from varlab.checkpoint import read_weights
 from varlab.cli.main import main
 from varlab.data.pack.sources.base import SourceSample
 from varlab.files import sha256
-from varlab.flops import TRAINING, encode_flops, transformer_flops, visible_pairs
+from varlab.flops import TRAINING, FlopCounter, visible_pairs
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.objects import make
 from varlab.tasks import Task
@@ -104,10 +104,10 @@ def test_prefix_slots_and_their_encoder_are_counted(edges_run: Path, lab: Path) 
     assert model.transformer is not None and model.order is not None and model.condition is not None
     slots = example_slots(model.order, model.tokenizer, model.condition)
     assert len(slots) == 32 and visible_pairs(slots.step_L) == 16 * 16 + 16 * 16 + 16 * 17 // 2
-    forward = transformer_flops(model.transformer, slots)
+    forward = FlopCounter().transformer(model.transformer, slots)
     cost, plain = record["cost"], small.record(lab / "raster")["cost"]
     assert cost["train_flops_per_image"] == TRAINING * forward > 1.9 * plain["train_flops_per_image"]
-    encode = encode_flops(model.condition.tokenizer, (16, 16))
+    encode = FlopCounter().encode(model.condition.tokenizer, (16, 16))
     assert cost["condition_flops_per_image"] == encode > 0 == plain["condition_flops_per_image"]
     parents = sum(record["parents"][role]["flops"] for role in ("tokenizer", "condition"))
     assert record["outcome"]["tokenizer_flops"] == parents + 64 * (cost["encode_flops_per_image"] + encode)
