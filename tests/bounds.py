@@ -7,7 +7,7 @@ roundings add up like √n: Higham and Mary 2019).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
@@ -19,7 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 ROUNDING = 2.0**-24  # of one operation in float32, relative
 BFLOAT16 = 2.0**-8  # of a product in bfloat16: its inputs and its result are rounded by 2^-9
-RUNS, FACTOR = 2, 3  # the farthest of two runs, times 3: a single number may move little twice, by luck
+# The bound is the farthest of so many runs, times a factor. Of many numbers one moves far in every run; a single number
+# moves little in both of two runs so often that one bound in sixteen would be too small, with (5, 4) one in a thousand.
+RUNS, FACTOR = 2, 3
+RUNS_OF_ONE, FACTOR_OF_ONE = 5, 4
+CUBIC = (
+    12  # the largest term, 8 · 0.75 · 2, of a weight of bicubic interpolation: it is rounded before the terms cancel
+)
 # Two ways to compute the same numbers in float64: four million roundings, and far less than a mistake would move them.
 SAME = 2.0**-30
 Measured = Mapping[str, Tensor]
@@ -102,6 +108,8 @@ def _terms(name: str, inputs: list[Tensor], out: Callable[[], Any]) -> float:
         return inputs[0][0, 0].numel() * len(inputs[0])
     if "softmax" in name or "attention" in name:
         return max(t.shape[-1] for t in inputs if t.ndim)
+    if "upsample" in name:  # its weights are cubics whose terms reach CUBIC, of coordinates up to the side's length
+        return (CUBIC + max(inputs[0].shape[-2:])) ** 2
     outputs = out()
     numels = [o.numel() for o in (outputs if isinstance(outputs, tuple) else (outputs,)) if isinstance(o, Tensor)]
     return max(t.numel() for t in inputs) / min((n for n in numels if n), default=1)
@@ -153,14 +161,20 @@ def truth(measure: Callable[[], Measured]) -> tuple[Measured, dict[str, float]]:
     """What ``measure`` gives in float64, and how far from that it may lie in float32."""
     with float64():
         exact, moved = measure(), []
-        for seed in range(RUNS):
+        single = any(value.numel() == 1 for value in exact.values())
+        for seed in range(RUNS_OF_ONE if single else RUNS):
             with Rounded(seed):
                 moved.append(measure())
         return exact, {
-            name: FACTOR * (max(distance(other[name], value) for other in moved) + ROUNDING * size(value))
+            name: _bound(value, [other[name] for other in moved])
             for name, value in exact.items()
             if value.is_floating_point()
         }
+
+
+def _bound(value: Tensor, moved: Sequence[Tensor]) -> float:
+    runs, factor = (RUNS_OF_ONE, FACTOR_OF_ONE) if value.numel() == 1 else (RUNS, FACTOR)
+    return factor * (max(distance(other, value) for other in moved[:runs]) + ROUNDING * size(value))
 
 
 def precision() -> tuple[torch.dtype, int | None]:
