@@ -102,14 +102,6 @@ def test_two_in_one_file_are_refused_by_its_name(composed: Compose) -> None:
     assert code == 1 and "experiment/mine.yaml gives budget.images and budget.seconds" in said
 
 
-def test_init_of_a_file_yields_to_a_transformer_of_the_command_line(composed: Compose) -> None:
-    mine = on_digits(init="runs/x")
-    _, config, _ = composed("train", "experiment=mine", experiment=mine)
-    assert config["init"] == "runs/x"
-    _, config, _ = composed("train", "experiment=mine", "transformer.width=48", experiment=mine)
-    assert config["init"] is None and config["transformer"]["width"] == 48
-
-
 def test_a_swept_budget(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rest = [word for word in small.GENERATOR if not word.startswith(("task", "budget"))]
     still = (

@@ -70,7 +70,7 @@ def test_a_class_may_be_named(lab: Path, picture: Path, tmp_path: Path) -> None:
     [
         (["box=[0,0,1,1]", "task=repaint"], "task=repaint is unknown"),
         ([], "one of mask=FILE"),
-        (["box=[0,0,1,1]", "mask=x.png"], "one of mask=FILE"),
+        (["box=[0,0,1,1]", "mask=x.png"], "only one of mask, box can be given"),
         (["mask=nowhere.png"], "nowhere.png cannot be used"),
         (["box=[0.5,0,0.5,1]"], "does not lie inside"),
         (["box=[0,0,99,99]"], "does not lie inside"),
