@@ -35,7 +35,7 @@ _ATTENTION = ("bmm", "scaled_dot_product")
 _TORCH = ("aten", "prim", "prims")
 # operations of torch that do products, and that its counter of operations has no formula for
 _PRODUCTS = re.compile(
-    "_fft|linalg_|_linalg|_cdist|mv|addmv|dot|vdot|addr|lstm|gru|rnn|_thnn|_cudnn_rnn|mkldnn_rnn|_trilinear|cholesky|"
+    "_fft|linalg_(?!vector_norm)|_linalg|_cdist|mv|addmv|dot|vdot|addr|lstm|gru|rnn|_thnn|_cudnn_rnn|mkldnn_rnn|_trilinear|cholesky|"
     "triangular_solve|_sparse|_int_mm|_weight_int"
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from varlab.cli.main import main
 SHORT = (*small.RUNS["judge"], "budget.images=192", "val.every=128", "data.workers=0")
 SPY = """
 import json
+import struct
 from pathlib import Path
 
 from lightning.pytorch import Callback
@@ -179,3 +181,30 @@ def test_ranks_import_from_the_config_dir(conf: Path, lab: Path, tmp_path: Path)
     ranks = ("trainer=ddp", "trainer.accelerator=cpu", "callbacks=[default,watch]", "logger=lines")
     assert main(["train", f"out={run}", *SHORT, *ranks, "--config-dir", str(conf)]) == 0
     assert len(jsonl(run / "watched64.jsonl")) == 2 and len(jsonl(run / "lines.jsonl")) == 5
+
+
+def wandb_records(file: Path) -> Iterator[bytes]:
+    """The records of a ``.wandb`` file, a LevelDB log: chunks with a header of 7 bytes in blocks of 32 KiB."""
+    data, record = file.read_bytes(), b""
+    for block in range(0, len(data), 1 << 15):
+        at, end = block + 7 * (block == 0), min(block + (1 << 15), len(data))
+        while at + 7 <= end:
+            _, length, kind = struct.unpack_from("<IHB", data, at)
+            record += data[at + 7 : at + 7 + length]
+            if kind in (1, 4):  # whole, or its last part
+                yield record
+                record = b""
+            at += 7 + length
+
+
+def test_wandb_offline_holds_the_numbers_of_the_journal(lab: Path, tmp_path: Path) -> None:
+    protocol = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    run = tmp_path / "run"
+    assert main(["train", f"out={run}", *SHORT, "logger=[csv,wandb]"]) == 0
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    rows = [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in map(protocol.Record.FromString, wandb_records(file))
+    ]
+    losses = [(row["trainer/global_step"], row["train/loss"]) for row in rows if "train/loss" in row]
+    assert losses == list(zip((64, 128, 192), small.curve(run, "train/loss"), strict=True))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from varlab.errors import VarlabError
+from varlab.recipe.trainer.parts import DEFAULT_CALLBACKS
 from varlab.run.record import (
     Parent,
     RunRecord,
@@ -67,7 +68,8 @@ def test_each_use_leaves_out_its_own_keys() -> None:
     config = {"out": "a", "shrink": [], "trainer.threads": 1, "transformer.width": 8, "transformer.norm": "rms", "x": 1}
     assert list(counted(config, Use.IDENTITY)) == ["trainer.threads", "transformer.width", "transformer.norm", "x"]
     assert list(counted(config, Use.SCIENCE | Use.SCALING)) == ["transformer.norm", "x"]
-    assert set(uncounted(Use.HASH)) == {"out", "name", "launch", "report", "shrink", "trainer"}
+    watching = {"logger", "profiler", *(f"callbacks.{name}" for name in DEFAULT_CALLBACKS)}
+    assert set(uncounted(Use.HASH)) == {"out", "name", "launch", "report", "shrink", "trainer"} | watching
 
 
 def test_values_are_compared_as_json() -> None:

@@ -17,7 +17,7 @@ from varlab.flops import FlopCounter
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor, Extractor
 from varlab.metrics.protocol import protocol
-from varlab.metrics.tokenizer_scores import score_tokenizer
+from varlab.metrics.tokenizer_scores import ReconstructionScores
 from varlab.model import Model
 from varlab.order import NextScale, Permutation, Random
 from varlab.order.paths import raster
@@ -121,7 +121,7 @@ def test_the_tokenizers_protocol(tmp_path: Path) -> None:
     tiny.train(tiny.tokenizer_task(tokenizer=trained), tmp_path, images=48)
     FlopCounter().encode(trained, (8, 8)), FlopCounter().decode(trained)
     reconstructions(trained, batch.img_u8_B3HW)
-    score_tokenizer(trained.eval(), [batch], extractor=None, perceptual=None)
+    ReconstructionScores(trained.eval(), extractor=None, perceptual=None).over([batch])
     check_image_size(trained, (8, 8), "here")
     build_order({"_target_": "varlab.order.NextScale"}, trained)
     with pytest.raises(VarlabError, match="change tokenizer"):
@@ -147,7 +147,8 @@ def test_the_extractors_contract() -> None:
     classifier = Classifier(channels=[8, 8], blocks=1, groups=4, num_classes=tiny.CLASSES)
     extractor: Any = OnlyModule(ClassifierExtractor(classifier=classifier, hash="x"), listed, used)
     protocol(extractor=extractor, reference={}, n=4, sampler=None, seed=0)
-    score_tokenizer(tiny.tokenizer().eval(), [tiny.batch_at([0, 1, 2])], extractor=extractor, perceptual=None)
+    scores = ReconstructionScores(tiny.tokenizer().eval(), extractor=extractor, perceptual=None)
+    scores.over([tiny.batch_at([0, 1, 2])])
     rejection = Rejection(judge=extractor, rate=0.5, num_classes=tiny.CLASSES)
     rejection(lambda ids_B: tiny.batch_at(ids_B.tolist()).img_u8_B3HW, torch.arange(3), torch.arange(3))
     assert used <= set(listed)

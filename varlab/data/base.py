@@ -103,8 +103,9 @@ class BaseDataModule(LightningDataModule):
         if self.stop is None:
             length = -(-self.info.counts["train"] // self.batch)
             return Passes(length, lambda: self._pass(length * self.batch))
+        loader = self.train_loader(self.start, self.stop, *self._ranks())
         # If Lightning knew that there is no batch, it would not call on_train_start, where pending actions run.
-        return self.train_loader(self.start, self.stop, *self._ranks()) if self.start < self.stop else iter(())
+        return loader if self.start < self.stop else iter(())
 
     def _pass(self, images: int) -> Iterable[Batch]:
         """An epoch of so many images, from the clock on; of a module without a clock, after the earlier epochs."""
