@@ -56,14 +56,10 @@ def whole(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "number"),
-    [
-        pytest.param(way, number, marks=marks("one" if number is signal.SIGTERM and way == "one" else "two"))
-        for way in WAYS
-        for number in ASKED
-        if way != "spread" or number is signal.SIGTERM
-    ],
+    [(way, number) for way in WAYS for number in ASKED if way != "spread" or number is signal.SIGTERM],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_asked_again_and_again(

@@ -123,7 +123,8 @@ def _after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= end
 
 
-@pytest.mark.parametrize("kind", ["generator", pytest.param("tokenizer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["generator", "tokenizer"])
 def test_killed_again_and_again(kind: str, whole_runs: Callable[[str], Path], lab: Path, tmp_path: Path) -> None:
     whole = whole_runs(kind)
     run, log = tmp_path / "run", tmp_path / "log"
