@@ -46,15 +46,9 @@ def place(few_digits: Path, tmp_path: Path):
         yield tmp_path
 
 
-FAST = ("guidance",)  # the others take half a minute each
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("study", "data"),
-    [
-        pytest.param(study, data, marks=() if study in FAST else pytest.mark.slow)
-        for study, data in [*((study, "digits") for study in SHARED), ("raster_vs_next_scale", "photos")]
-    ],
+    ("study", "data"), [*((study, "digits") for study in SHARED), ("raster_vs_next_scale", "photos")]
 )
 def test_a_study_runs_as_written(study: str, data: str, place: Path) -> None:
     readme = place / "README.md"

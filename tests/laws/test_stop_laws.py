@@ -33,11 +33,6 @@ WAYS = {
 ASKED = {signal.SIGTERM: 143, signal.SIGUSR2: 140}
 
 
-def marks(way: str) -> tuple[pytest.MarkDecorator, ...]:
-    """Several ranks take most of a minute."""
-    return () if way == "one" else (pytest.mark.slow,)
-
-
 def command(out: Path, way: str) -> list[str]:
     return ["train", f"out={out}", *TRAINING, *WAYS[way]]
 
@@ -85,7 +80,8 @@ def test_asked_again_and_again(
     assert [resumed["repeated"] for resumed in resumes] == [0] * len(moments)
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, marks=marks(way)) for way in WAYS])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_asked_at_the_very_end(way: str, whole: Callable[[str], Path], lab: Path, tmp_path: Path) -> None:
     """After the last update: nothing is left to train, but validation and pictures are."""
     run, log = tmp_path / "run", tmp_path / "log"

@@ -149,9 +149,10 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [pytest.param("tokenizer", signal.SIGKILL, marks=pytest.mark.slow), ("generator", signal.SIGINT)],
+    [("tokenizer", signal.SIGKILL), ("generator", signal.SIGINT)],
 )
 def test_the_console_command_stopped_by_a_signal(
     kind: str, number: signal.Signals, whole_runs: Callable[[str], Path], lab: Path, tmp_path: Path

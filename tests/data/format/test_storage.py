@@ -87,12 +87,11 @@ def test_the_cache_stays_within_its_bound(shards: Path, make_module: Make, tmp_p
 
 def test_shards_are_fetched_once_and_in_advance(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
-    plain = RemoteFolder._fetch
-    monkeypatch.setattr(
-        RemoteFolder, "_fetch", lambda self, file, *rest: (fetched.append(file), plain(self, file, *rest))
-    )
     folder = storage_at(f"file://{shards}", cache=tmp_path, cache_bytes=1 << 30)
     assert isinstance(folder, RemoteFolder)
+    plain = folder._fetch
+    # of this folder: another test's may still fetch in the background
+    monkeypatch.setattr(folder, "_fetch", lambda file, *rest: (fetched.append(file), plain(file, *rest)))
     names = [(path.name, path.stat().st_size) for path in sorted(shards.glob("train*.tar"))]
     folder.prefetch(names[:4])
     threads = [threading.Thread(target=folder.local, args=name) for name in names[:3] for _ in range(4)]
