@@ -102,6 +102,7 @@ def test_two_in_one_file_are_refused_by_its_name(composed: Compose) -> None:
     assert code == 1 and "experiment/mine.yaml gives budget.images and budget.seconds" in said
 
 
+@pytest.mark.slow
 def test_a_swept_budget(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rest = [word for word in small.GENERATOR if not word.startswith(("task", "budget"))]
     still = (

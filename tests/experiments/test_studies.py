@@ -67,7 +67,10 @@ def test_a_study_runs_as_written(study: str, data: str, place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("study", "data"),
-    [("raster_vs_next_scale", "digits"), *((study, "imagenet") for study in SHARED)],
+    [
+        ("raster_vs_next_scale", "digits"),
+        *(pytest.param(study, "imagenet", marks=pytest.mark.slow) for study in SHARED),
+    ],
 )
 def test_every_command_composes(study: str, data: str, tmp_path: Path) -> None:
     """Jobs of every command, at the papers' sizes (imagenet) and here; nothing is run.

@@ -18,6 +18,11 @@ pytestmark = pytest.mark.usefixtures("in_float64")
 SAMPLER = Sampler(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0)
 
 
+@pytest.fixture
+def world(world_of_a_kind: World) -> World:
+    return world_of_a_kind
+
+
 def model_of(world: World) -> Model:
     return Model(
         tokenizer=world.tokenizer,

@@ -18,6 +18,11 @@ pytestmark = pytest.mark.usefixtures("in_float64")
 PLAIN = dict(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0)
 
 
+@pytest.fixture
+def world(world_of_a_kind: World) -> World:
+    return world_of_a_kind
+
+
 def draw(world: World, model, which: slice = slice(None), **settings):
     sampler = Sampler(**(PLAIN | settings))
     return sampler(

@@ -25,6 +25,8 @@ TRAINING = (
     "val.every=64",  # most of the time goes into validation and pictures
     "pictures.every=96",
 )
+pytestmark = pytest.mark.slow
+
 WAYS = {
     "one": (),
     "two": ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"),
@@ -51,7 +53,6 @@ def whole(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "number"),
     [(way, number) for way in WAYS for number in ASKED if way != "spread" or number is signal.SIGTERM],
@@ -80,7 +81,6 @@ def test_asked_again_and_again(
     assert [resumed["repeated"] for resumed in resumes] == [0] * len(moments)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_asked_at_the_very_end(way: str, whole: Callable[[str], Path], lab: Path, tmp_path: Path) -> None:
     """After the last update: nothing is left to train, but validation and pictures are."""

@@ -48,7 +48,7 @@ def whole_runs(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return whole
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.slow if kind == "tokenizer" else ()) for kind in KINDS])
 def never_stopped(request: pytest.FixtureRequest, whole_runs: Callable[[str], Path]) -> tuple[str, Path]:
     """(kind, the directory of a run that went from beginning to end)."""
     return request.param, whole_runs(request.param)

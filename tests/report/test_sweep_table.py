@@ -42,6 +42,7 @@ def unlucky(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_one_of_two_fails_and_only_that_one_runs_again(
     lab: Path, tmp_path: Path, unlucky: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

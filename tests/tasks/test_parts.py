@@ -15,7 +15,7 @@ from torch import nn
 from varlab.data.image.grid import grid
 from varlab.tasks import WarmupDecay
 from varlab.tasks.callbacks import passes
-from varlab.tasks.code_use import Revival
+from varlab.tasks.update.code_use import Revival
 from varlab.tasks.update.counters import Means, SkippedUpdates, Stopwatch
 from varlab.tasks.update.ema import EMA
 from varlab.tasks.update.optimizer import build_optimizer, forget_rows, parameter_groups, scale_learning_rate

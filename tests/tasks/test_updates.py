@@ -30,8 +30,8 @@ from tests.bounds import SAME
 from varlab.checkpoint import load_checkpoint
 from varlab.losses.adversarial import generator_loss
 from varlab.tasks import Task
-from varlab.tasks.code_use import CodebookUse
 from varlab.tasks.likelihood import pack
+from varlab.tasks.update.code_use import CodebookUse
 from varlab.types import VarlabError, to_float
 
 pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("in_float64")]

@@ -13,8 +13,8 @@ from varlab.metrics.generator_scores import GenerationScores
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.rng import Rng
 from varlab.score.image_sampler import ImageSampler
-from varlab.tasks.base import without_padding
 from varlab.tasks.distributed import collectives
+from varlab.tasks.validation import without_padding
 from varlab.types import VarlabError
 
 

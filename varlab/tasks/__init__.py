@@ -2,12 +2,12 @@
 
 from varlab.tasks.base import Task
 from varlab.tasks.classifier_task import ClassifierTask
-from varlab.tasks.code_use import Revival
 from varlab.tasks.gan import GanLoss, LossWeights
 from varlab.tasks.generator_task import GeneratorTask
 from varlab.tasks.target import Labels, Rotation
 from varlab.tasks.tokenizer_task import TokenizerTask
 from varlab.tasks.trainer import fit
+from varlab.tasks.update.code_use import Revival
 from varlab.tasks.update.schedule import WarmupDecay
 
 __all__ = [

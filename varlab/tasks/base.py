@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,25 +16,17 @@ from torch.optim import Optimizer
 from varlab.config import Config
 from varlab.rng import Rng
 from varlab.tasks.distributed import collectives, fsdp
-from varlab.tasks.stop_request import StopRequest
+from varlab.tasks.resume_state import ResumableModule
 from varlab.tasks.update.counters import DivergedError, Means, SkippedUpdates, Stopwatch
 from varlab.tasks.update.ema import EMA
 from varlab.tasks.update.optimizer import gradients, scale_learning_rate
 from varlab.tasks.update.schedule import WarmupDecay
+from varlab.tasks.update.stop_request import StopRequest
+from varlab.tasks.validation import as_metrics
 from varlab.types import Batch, VarlabError
 
 
-class Validator(Protocol):
-    """Scores of a split, batch by batch: valid samples only, on the device, with averaged weights in the model."""
-
-    def update(self, batch: Batch) -> None:
-        """Add a batch of this rank."""
-
-    def compute(self) -> dict[str, float]:
-        """The scores of all ranks' batches, by name. All ranks call it together."""
-
-
-class Task(LightningModule):
+class Task(ResumableModule):
     """One Lightning batch is one update of the global batch, in micro-batches if ``micro_batch`` is set.
 
     A task trains under any ``lightning.Trainer`` whose batches are ``Batch`` objects, each a rank's share of a global batch.
@@ -82,32 +71,13 @@ class Task(LightningModule):
         self._batch: Batch | None = None  # of the present update
         self._before: Config | None = None  # the state before the present update, if it may end the training
         self._last_loss = torch.full((), torch.nan)
-        self._update_images = self._derived_images = (
-            0  # of one update, and total_images, as they follow from the Trainer
-        )
-        self._evaluating = ExitStack()  # holds the averaged weights in the model during Lightning's validation
-        self._validator: Validator | None = None
+        self._derived_images = 0  # total_images, as it follows from the Trainer
 
     # -- what a task is ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def update(self, batch: Batch) -> None:
         """Use this rank's share of a global batch for one update."""
-
-    @abstractmethod
-    def validator(self) -> Validator:
-        """An object that scores one pass over a split."""
-
-    def helpers(self) -> dict[str, nn.Module]:
-        """Trained modules other than ``model``; checkpoints hold them too."""
-        return {}
-
-    def own_state(self) -> Config:
-        """What else a task needs to resume: tensors and JSON types."""
-        return {}
-
-    def load_own_state(self, state: Config) -> None:
-        """Restore ``own_state``."""
 
     def shards(self) -> Sequence[nn.Module]:
         """The parts of ``model`` that are gathered one at a time when its weights are sharded.
@@ -127,7 +97,7 @@ class Task(LightningModule):
     def on_fit_start(self) -> None:
         """Refuse settings of the Trainer that this task cannot follow, and forget the length of an earlier fit."""
         self.check_trainer()
-        self._end_validation()
+        self.end_validation()
         if self.total_images == self._derived_images:
             self.total_images = 0
 
@@ -152,11 +122,6 @@ class Task(LightningModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """Lightning moves the optimizers' state to the device."""
         return self.optims
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether each rank holds only its shard of the model."""
-        return fsdp.is_sharded(self.model)
 
     def shard(self) -> None:
         """Keep only this rank's shard of the model on the device; moments and averages will be sharded the same way."""
@@ -321,136 +286,3 @@ class Task(LightningModule):
         """Begin new means after a log point."""
         self.logged = False
         self.means.reset()
-
-    # -- evaluation ----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Averaged weights, evaluation mode, no gradients and a paused stopwatch; all is restored afterwards.
-
-        All ranks must enter it; inside, no rank has to wait for another."""
-        modes = {module: module.training for module in self.modules()}
-        with self.stopwatch.paused(), torch.no_grad(), self.ema.swap(self.model), fsdp.gathered(self.model):
-            self.eval()
-            try:
-                yield
-            finally:
-                for module, training in modes.items():
-                    module.training = training
-
-    def validate(self, loader: Iterable[Batch]) -> dict[str, float]:
-        """``val/*`` with averaged weights over all ranks: each image counts once, padding does not count."""
-        with self.evaluation(), self._autocast():
-            scores = self.validation_scores(without_padding(self.stop_request.between(loader), self.device))
-        return {f"val/{name}": value for name, value in scores.items()}
-
-    def validation_scores(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Scores over the images of all ranks, by name. batches: this rank's, without padding, on the device."""
-        validator = self.validator()
-        for batch in batches:
-            validator.update(batch)
-        return validator.compute()
-
-    def on_validation_epoch_start(self) -> None:
-        """Lightning's own validation begins: averaged weights, as in ``validate``."""
-        self._evaluating.enter_context(self.evaluation())
-        self._validator = self.validator()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score a batch. Outside of inference mode, whose tensors no later update could use."""
-        assert self._validator is not None
-        with torch.inference_mode(False), torch.no_grad():
-            for valid in without_padding([batch], self.device):
-                self._validator.update(valid)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/*`` and restore the weights, before any callback saves them."""
-        assert self._validator is not None
-        scores = {f"val/{name}": value for name, value in self._validator.compute().items()}
-        self._end_validation()
-        self.log_dict(as_metrics(self.clock() | scores))
-
-    def _end_validation(self) -> None:
-        self._evaluating.close()
-        self._validator = None
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        """The trainer's precision, if there is a trainer (Lightning itself applies it only to training steps)."""
-        return self.trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext()
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
-    def state(self, *, keep: bool = True) -> Config:
-        """Everything that the weights to come depend on, and the means that are not yet logged.
-
-        All ranks must call it. One that does not ``keep`` the result (rank 0 writes it) may get less.
-        """
-        modules = {name: module.state_dict() for name, module in self._trained().items()}
-        optimizers = [optimizer.state_dict() for optimizer in self.optims]
-        tensors: Config = {"modules": modules, "ema": self.ema.state(), "optimizers": optimizers}
-        return (fsdp.full_state(tensors, keep=keep) if self.is_sharded else tensors) | self._progress()
-
-    def _progress(self) -> Config:
-        return {
-            "images": self.images,
-            "pending": self.pending,
-            "means": self.means.state(),
-            "logged": self.logged,
-            "faults": self.skipped.state(),
-            "seconds": self.stopwatch.seconds,
-            "own": self.own_state(),
-        }
-
-    def load_state(self, state: Config) -> None:
-        """Restore ``state``, so that training continues as if it had never stopped."""
-        for name, module in self._trained().items():
-            module.load_state_dict(fsdp.shard_state(state["modules"][name], module.state_dict()))
-        for optimizer, saved in zip(self.optims, state["optimizers"], strict=True):
-            optimizer.load_state_dict(fsdp.shard_moments(saved, optimizer))
-        self._load_progress(state)
-
-    def _load_progress(self, state: Config) -> None:
-        self.ema.load_state(state["ema"])
-        self.means.load_state(state["means"])
-        self.logged = state.get("logged", False)
-        self.skipped.load_state(state["faults"])
-        self.images, self.stopwatch.seconds = state["images"], state["seconds"]
-        # version d11e80b and earlier: "owed"
-        self.pending = int(state.get("pending", 0) or state.get("owed", 0))
-        self.load_own_state(state["own"])
-
-    def on_save_checkpoint(self, checkpoint: Config) -> None:
-        """Add to a checkpoint of Lightning's, which has weights and optimizers, what else an exact resume needs."""
-        if self._validator is not None:  # inside validation, the weights are averages
-            self._evaluating.close()
-            checkpoint["state_dict"] = self.state_dict()
-        own = self._progress() | {
-            "pending": 0,
-            "update_images": self._update_images,
-        }  # Lightning saves after all actions
-        checkpoint["varlab"] = {"ema": self.ema.state()} | own
-
-    def on_load_checkpoint(self, checkpoint: Config) -> None:
-        """Restore what ``on_save_checkpoint`` added."""
-        if "varlab" not in checkpoint:
-            raise VarlabError(
-                "This checkpoint is not of a varlab task: give ckpt_path one that a Trainer wrote of such."
-            )
-        self._load_progress(checkpoint["varlab"])
-        self._update_images = checkpoint["varlab"]["update_images"]
-
-    def _trained(self) -> dict[str, nn.Module]:
-        return {"model": self.model, **self.helpers()}
-
-
-def as_metrics(values: Mapping[str, float]) -> dict[str, Tensor]:
-    """Numbers for ``self.log``, which would round a Python float to float32."""
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
-
-
-def without_padding(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches on a device, without padding; none of them is empty."""
-    for padded in batches:
-        batch = padded.only(padded.valid_B).to(device)
-        if len(batch):
-            yield batch

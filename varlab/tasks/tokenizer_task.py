@@ -16,7 +16,6 @@ from varlab.losses.regularisers import LeCam
 from varlab.metrics.tokenizer_scores import ReconstructionScores
 from varlab.rng import Rng
 from varlab.tasks.base import Task
-from varlab.tasks.code_use import CodebookUse, Revival, revive
 from varlab.tasks.distributed import collectives
 from varlab.tasks.gan import (
     Draft,
@@ -26,6 +25,7 @@ from varlab.tasks.gan import (
     last_layer_gradients,
     measure_lambda,
 )
+from varlab.tasks.update.code_use import CodebookUse, Revival, revive
 from varlab.tasks.update.counters import accumulate
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
 from varlab.tasks.update.schedule import WarmupDecay

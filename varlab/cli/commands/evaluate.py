@@ -22,8 +22,8 @@ from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
 from varlab.score.image_sampler import Rejection
 from varlab.score.scorer import GeneratorScorer
-from varlab.tasks.base import without_padding
 from varlab.tasks.likelihood import likelihood
+from varlab.tasks.validation import without_padding
 from varlab.types import VarlabError
 
 __all__ = ["run"]

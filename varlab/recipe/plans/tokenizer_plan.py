@@ -17,7 +17,7 @@ from varlab.recipe.plans import training_pictures
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.tasks import TokenizerTask
-from varlab.tasks.base import without_padding
+from varlab.tasks.validation import without_padding
 from varlab.tokenizer import VQTokenizer
 from varlab.types import VarlabError
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from lightning.pytorch import Callback, Trainer
 
-from varlab.tasks.base import Task, as_metrics
+from varlab.tasks.base import Task
+from varlab.tasks.validation import as_metrics
 from varlab.types import Batch, VarlabError
 
 
