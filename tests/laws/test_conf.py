@@ -354,7 +354,14 @@ CHECKS = {
     )
 }
 # Those of the fast tests show each kind of task; the other experiments are the same tasks with other numbers.
-FAST = ("digits/", "photos/edges", "imagenet/var_d16", "imagenet/llamagen_b")
+FAST = (
+    "digits/generator",
+    "digits/judge",
+    "digits/tokenizer",
+    "photos/edges",
+    "imagenet/var_d16",
+    "imagenet/llamagen_b",
+)
 EVERY = [
     pytest.param(folder, name, marks=pytest.mark.slow if folder == "experiment" and not name.startswith(FAST) else ())
     for folder in sorted(CHECKS)
