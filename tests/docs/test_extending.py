@@ -103,20 +103,28 @@ def test_order(columns: Path, imported: None) -> None:
     assert path_BP[0, :5].tolist() == [0, 4, 8, 12, 1] and small.record(columns)["choices"]["order"] == "columns"
 
 
-def test_tokenizer(lab: Path, imported: None) -> None:
+def refused_export(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(["export", str(run), "format=var", f"out={run}-exported"]) == 1
+    return capsys.readouterr().err
+
+
+def test_tokenizer(lab: Path, imported: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("Tokenizer")
     model = varlab.load(lab / "mine" / "on_patches")
     img_B3HW = model.sample([1, 2])
     assert type(model.tokenizer).__name__ == "Patches" and img_B3HW.shape == (2, 3, 16, 16)
     flops = 2 * 16 * (48 * 16 + 16 * 128)  # each patch is projected, and compared with every code
     assert small.record(lab / "mine" / "on_patches")["cost"]["encode_flops_per_image"] == flops
+    assert "it is a Patches." in refused_export(lab / "mine" / "on_patches", capsys)
 
 
-def test_quantizer(lab: Path, imported: None) -> None:
+def test_quantizer(lab: Path, imported: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("Quantizer")
     codes = read_weights(lab / "mine" / "fixed" / "weights_raw.safetensors")["quantizer.codebook.weight"]
     before = varlab.load(lab / "mine" / "fixed").tokenizer.quantizer
     assert type(before).__name__ == "FixedCodes" and codes.abs().max() > 0.9  # trained ones begin within 1/128
+    assert "a quantizer of its own, my_quantizer.FixedCodes" in refused_export(lab / "mine" / "fixed", capsys)
 
 
 def test_condition(lab: Path, imported: None) -> None:

@@ -79,8 +79,12 @@ def default_phi(config: Config) -> str | None:
 
 def check_tokenizer(name: str, config: Config) -> None:
     """Raise VarlabError where a tokenizer of ours cannot be written in a foreign format."""
-    reason = None
-    if name == "var" and config["phi_count"] == 0:
+    reason, kind = None, str(config["_target_"]).rpartition(".")[2]
+    if kind != "VQTokenizer":
+        reason = f"is a {kind}"
+    elif "quantizer" in config:
+        reason = f"has a quantizer of its own, {config['quantizer']['_target_']}"
+    elif name == "var" and config["phi_count"] == 0:
         reason = "has no φ"
     elif name != "var" and (config["phi_count"] or len(config["scales"]) > 1):
         reason = "has φ or several scales"

@@ -209,9 +209,12 @@ _KINDS = {"var": ("AdaLNBlock", "SharedAdaLNBlock"), "vqgan": ("GPT2Block",), "l
 def check_transformer(name: str, build: Config) -> None:
     """Raise VarlabError where a generator of ours cannot be written in a foreign format."""
     config, order = build["transformer"], build["order"]["_target_"].rpartition(".")[2]
-    block = config["block"]["_target_"].rpartition(".")[2]
+    kind = str(config["_target_"]).rpartition(".")[2]
+    block = config["block"]["_target_"].rpartition(".")[2] if kind == "Transformer" else ""
     reason = None
-    if block not in _KINDS[name]:
+    if kind != "Transformer":
+        reason = f"is a {kind}"
+    elif block not in _KINDS[name]:
         reason = f"is made of {block}s, not of {' or '.join(_KINDS[name])}s"
     elif order != ("NextScale" if name == "var" else "Permutation"):
         reason = f"runs in the order {order}"
