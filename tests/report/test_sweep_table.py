@@ -64,6 +64,8 @@ def test_one_of_two_fails_and_only_that_one_runs_again(
     unlucky.undo()
     with small.inside(lab.parent):
         assert sweep(out) == 0
+    page = write_report([out], tmp_path / "report", title="x").html.read_text()
+    assert "(2 jobs)" in page and "<h2>Sweep" not in page
     again = table(out)
     assert {row["state"] for row in again.values()} == {"finished"}
     assert again["raster seed=1"]["attempts"] == "2" and again["raster seed=1"]["why"] == ""
