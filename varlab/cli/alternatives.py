@@ -6,7 +6,7 @@ of a group sets the others to null.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -53,7 +53,7 @@ class LayeredLoader(ConfigLoaderImpl):
         parsed = OverridesParser.create(config_loader=self).parse_overrides(overrides)
         layer = flatten({override.key_or_group: _value(override) for override in parsed})
         for group in self._groups:
-            self._replace(cfg, group, _given(layer, group), "the command line")
+            _replace(cfg, group, [key for key in group if layer.get(key) is not None], "the command line")
         return cfg
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
@@ -61,27 +61,21 @@ class LayeredLoader(ConfigLoaderImpl):
         result = super()._load_single_config(default, repo)
         if isinstance(result.config, DictConfig):
             for group in self._groups:
-                given = [key for key in group if _plain_value(result.config, key) is not None]
-                self._replace(result.config, group, given, f"{default.config_path}.yaml")
+                given = [key for key in group if OmegaConf.select(result.config, key) is not None]
+                _replace(result.config, group, given, f"{default.config_path}.yaml")
         return result
 
-    def _replace(self, cfg: DictConfig, group: Sequence[str], given: Sequence[str], where: str) -> None:
-        """Set the others to null; what a config group chose stays, unused."""
-        if len(given) > 1:
-            raise VarlabError(
-                f"{where} gives {' and '.join(given)}, but only one of {', '.join(group)} can be given: leave out "
-                f"{' or '.join(given)}."
-            )
-        others = [key for key in group if given and key not in given]
-        for key in others:
-            if not self.get_group_options(key):
-                OmegaConf.update(cfg, key, None, force_add=True)
 
-
-def _plain_value(cfg: DictConfig, key: str) -> object:
-    """A key's value in a configuration; None if it is absent, or the content of a config group."""
-    value = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
-    return None if isinstance(value, DictConfig) else value
+def _replace(cfg: DictConfig, group: Sequence[str], given: Sequence[str], where: str) -> None:
+    """Set the others to null."""
+    if len(given) > 1:
+        raise VarlabError(
+            f"{where} gives {' and '.join(given)}, but only one of {', '.join(group)} can be given: leave out "
+            f"{' or '.join(given)}."
+        )
+    for key in group:
+        if given and key not in given:
+            OmegaConf.update(cfg, key, None, force_add=True)
 
 
 def _value(override: Override) -> object:
@@ -89,9 +83,3 @@ def _value(override: Override) -> object:
     if override.is_delete():
         return None
     return True if override.is_sweep_override() else override.value()
-
-
-def _given(layer: Mapping[str, object], group: Sequence[str]) -> list[str]:
-    """The keys of a group that are given, by themselves or by a key inside."""
-    names = [name for name, value in layer.items() if value is not None]
-    return [key for key in group if any(name == key or name.startswith(f"{key}.") for name in names)]
