@@ -55,7 +55,7 @@ def tokenizers(draw: st.DrawFn) -> tuple[str, dict[str, Any], str | None]:
 def test_tokenizers(case: tuple[str, dict[str, Any], str | None]) -> None:
     name, config, phi = case
     model = VQTokenizer(**config)
-    formats.check_tokenizer(name, config)
+    formats.check_tokenizer(name, config | {"_target_": "varlab.tokenizer.VQTokenizer"})
     official = formats.write_links(formats.tokenizer_links(name, config, phi), model.state_dict())
     asked = FIXED | {"cosine": config["cosine"], "scales": config["scales"]}
     inferred = formats.infer_tokenizer(name, official, asked, FILE)
