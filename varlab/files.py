@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ __all__ = [
     "locked",
     "process_lock",
     "remove_drafts",
+    "require_plain",
     "require_writable",
     "sha256",
     "write_errors",
@@ -59,6 +61,14 @@ def require_writable(folder: Path, remedy: str) -> None:
             pass
     except OSError as error:
         raise VarlabError(f"{folder} cannot be written ({error.strerror or error}): {remedy}.") from error
+
+
+def require_plain(path: Path) -> Path:
+    """The path, unless a pipe, a socket or a device has it: reading one could wait for ever. Raises OSError, also if nothing
+    is there."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return path
 
 
 def remove_drafts(*folders: Path) -> None:

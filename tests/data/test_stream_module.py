@@ -113,7 +113,7 @@ def served() -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("varlab.data.sequential.shard_stream.time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr("varlab.data.patience.Patience.pause", lambda self, attempt: None)
 
 
 # -- what comes --------------------------------------------------------------------------------------------------------

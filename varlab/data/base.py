@@ -14,7 +14,7 @@ from varlab.data.read.loader import BatchDataset, EvalBatches, Loader, Passes, S
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
-__all__ = ["BaseDataModule", "image_size", "require_at_least", "require_share"]
+__all__ = ["BaseDataModule", "image_size", "require_at_least", "require_share", "require_timeout"]
 
 
 class BaseDataModule(LightningDataModule):
@@ -141,6 +141,13 @@ def require_share(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise VarlabError(f"data.{name} is {value}, but it is a share: give 0 to 1.")
+
+
+def require_timeout(seconds: float) -> float:
+    """``data.timeout``. Raise VarlabError if it is not positive."""
+    if not 0 < seconds < float("inf"):
+        raise VarlabError(f"data.timeout is {seconds}, but it is a time in seconds: give more than 0.")
+    return seconds
 
 
 def image_size(size: int | Sequence[int]) -> tuple[int, int]:

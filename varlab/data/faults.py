@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from varlab.errors import VarlabError
 from varlab.types import Fault
@@ -36,6 +37,7 @@ KINDS: Mapping[str, str] = {
 }
 """Each kind of fault, in the order of reports."""
 
+_LOST = ("missing", "empty", "cut")
 _NAMED = 8  # faults that a sentence names one by one
 
 # Pillow prints the address of the buffer: without it, equal faults have equal texts
@@ -68,11 +70,21 @@ class FaultCounter:
     """Counts the bad samples of a split, each once even if several epochs meet it.
 
     where: path of the shard set. n: samples of the split. most: the share of them that may be bad. remedy: the end of the
-    error message.
+    error message. shards: the samples of each shard, which are all lost with one that is missing.
     """
 
-    def __init__(self, *, where: str, split: str, n: int, most: float, remedy: str | None = None):
+    def __init__(
+        self,
+        *,
+        where: str,
+        split: str,
+        n: int,
+        most: float,
+        remedy: str | None = None,
+        shards: Mapping[str, int] | None = None,
+    ):
         self._where, self._split, self._n, self._most = where, split, n, most
+        self._shards = shards or {}
         self._remedy = remedy or f"repair them (`varlab index {where} check=true` lists all)"
         self.faults: dict[tuple[str, str], Fault] = {}
         self.lost = 0  # samples
@@ -84,11 +96,33 @@ class FaultCounter:
             VarlabError: the share of bad samples is above the limit.
         """
         before = self.lost
+        for fault in self._new(faults):
+            log.warning("bad %s sample: %s", self._split, fault)
+        self._check(before)
+
+    def expect(self, faults: Iterable[Fault]) -> None:
+        """The same without the log: for a process that reads for another one, and must not go on in vain."""
+        before = self.lost
+        for _ in self._new(faults):
+            pass
+        self._check(before)
+
+    def _new(self, faults: Iterable[Fault]) -> Iterator[Fault]:
+        """Count the faults that are not known. A shard that is missing stands for all of its samples."""
         for fault in faults:
+            of_shard = self.faults.get((fault.shard, ""))
+            if of_shard is not None and fault.shard in self._shards and fault.kind in _LOST and of_shard.kind in _LOST:
+                continue
+            if fault.kind == "missing" and fault.shard in self._shards:
+                for known in [known for known in self.faults if known[0] == fault.shard]:
+                    self.lost -= self.faults.pop(known).samples
+                fault = replace(fault, key="", samples=self._shards[fault.shard])
             if (fault.shard, fault.key) not in self.faults:
                 self.faults[fault.shard, fault.key] = fault
                 self.lost += fault.samples
-                log.warning("bad %s sample: %s", self._split, fault)
+                yield fault
+
+    def _check(self, before: int) -> None:
         if self.lost > before and self.lost > self._most * self._n:
             raise VarlabError(
                 f"{self.lost} of {self._n} {self._split} samples in {self._where} are bad, over data.max_bad={self._most:g} "

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from varlab.config import Config
-from varlab.data.base import BaseDataModule, image_size, require_at_least, require_share
+from varlab.data.base import BaseDataModule, image_size, require_at_least, require_share, require_timeout
 from varlab.data.faults import FaultCounter
 from varlab.data.format.duplicates import Duplicates, find_duplicates
 from varlab.data.format.index import Index, read_index
@@ -39,7 +39,7 @@ class ShardDataModule(BaseDataModule):
         views, views_seed: fixed views of each image, see ``TrainStream``; 0 draws a new view each time.
         open_shards: how many shards to mix at a time; None mixes all, see ``EpochOrder``.
         cache_bytes: keep splits up to this size decoded in memory. remote_cache, remote_bytes: folder and size of the cache
-            for the shards of a URL.
+            for the shards of a URL. timeout: seconds after which a server that is silent or very slow is given up.
         max_bad: largest share of a split's samples that may be bad (missing, cut, corrupt …). Training replaces bad samples
             by others; evaluation leaves them out. most_pixels: larger images count as bad.
         view: "image", or "condition" to read the second image of each sample in its place: for a tokenizer of conditions.
@@ -69,6 +69,7 @@ class ShardDataModule(BaseDataModule):
         views_seed: int = 0,
         open_shards: int | None = None,
         shards: str | None = None,
+        timeout: float = 180.0,
     ):
         super().__init__(path=str(path), batch=batch, eval_batch=eval_batch, seed=seed, workers=workers)
         require_at_least(0, views=views)
@@ -81,6 +82,7 @@ class ShardDataModule(BaseDataModule):
         self._augment, self._open_shards, self._cache_bytes = augment, open_shards, cache_bytes
         self._max_bad, self._most_pixels = max_bad, most_pixels
         self._remote_cache, self._remote_bytes, self._shards = remote_cache, remote_bytes, shards
+        self._timeout = require_timeout(timeout)
         self._readers: dict[str, ShardReader] = {}
         self._watches: dict[str, FaultCounter] = {}
 
@@ -91,7 +93,7 @@ class ShardDataModule(BaseDataModule):
         return read_index(self._storage(self.path), shards=shards)
 
     def _storage(self, path: str) -> Storage:
-        return storage_at(path, cache=self._remote_cache, cache_bytes=self._remote_bytes)
+        return storage_at(path, cache=self._remote_cache, cache_bytes=self._remote_bytes, timeout=self._timeout)
 
     @property
     def info(self) -> DataInfo:
@@ -124,10 +126,10 @@ class ShardDataModule(BaseDataModule):
                 cache_bytes=self._cache_bytes,
                 most_pixels=self._most_pixels,
                 size=self._size,
+                max_bad=self._max_bad,
             )
-            watch = FaultCounter(where=self.path, split=split, n=len(reader), most=self._max_bad)
-            watch.note(reader.survey())
-            self._readers[split], self._watches[split] = reader, watch
+            reader.watch.note(reader.survey())
+            self._readers[split], self._watches[split] = reader, reader.watch
         return self._readers[split]
 
     def samples(self, split: str, index_N: Tensor | None = None) -> Batch:

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from varlab.data.base import BaseDataModule, image_size, require_at_least, require_share
+from varlab.data.base import BaseDataModule, image_size, require_at_least, require_share, require_timeout
 from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Crop
@@ -50,8 +50,8 @@ class StreamDataModule(BaseDataModule):
         max_bad: largest share of a split's samples that may be bad; the next sample replaces a bad one. A shard that is
             missing or cut counts as many as a shard holds on average. most_pixels: larger images count as bad.
         depth: the bits of values that are more than bytes, see ``read_depths``; auto: 16, and floats in [0, 1].
-
-    A silent server is given up after three minutes. A silent ``pipe:`` command is never given up: give it its own timeout.
+        timeout: seconds after which a server that is silent or very slow is given up, over three attempts. A silent ``pipe:``
+            command is never given up: give it its own timeout.
 
     Training is deterministic for the same start, ranks and workers. A resumed run reads other samples than an uninterrupted
     one, with the same statistics.
@@ -80,6 +80,7 @@ class StreamDataModule(BaseDataModule):
         max_bad: float = 0.0,
         most_pixels: int = 1 << 27,
         depth: int | str = "auto",
+        timeout: float = 180.0,
     ):
         self._urls = {"train": shard_urls(train, "data.train"), "val": shard_urls(val, "data.val")}
         path = train if isinstance(train, str) else _shown(self._urls["train"])
@@ -91,7 +92,8 @@ class StreamDataModule(BaseDataModule):
         rules = PixelRules(most_pixels=most_pixels, depths=read_depths(depth, auto=ASSUMED), keys="data.")
         self._decoder = SampleDecoder(classes=classes, label=label, rules=rules)
         self._size, self._shuffle, self._augment, self._crop = image_size(size), shuffle, augment, crop
-        self._watches = {split: self._watch(split, max_bad) for split in self._urls}
+        self._timeout, self._max_bad = require_timeout(timeout), max_bad
+        self._watches = {split: self._watch(split) for split in self._urls}
         self._warned = False
 
     @property
@@ -164,13 +166,18 @@ class StreamDataModule(BaseDataModule):
 
     def _stream(self, split: str) -> OpenStream:
         name, n = f"data.{split}", self._counts[split]
-        return partial(SampleStream, self._urls[split], name=name, n=n, decoder=self._decoder)
-
-    def _watch(self, split: str, most: float) -> FaultCounter:
-        where, n = _shown(self._urls[split]), self._counts[split]
-        return FaultCounter(
-            where=where, split=split, n=n, most=most, remedy="repair them, or allow more with data.max_bad"
+        expected, urls = self._watch(split), self._urls[split]
+        return partial(
+            SampleStream, urls, name=name, n=n, decoder=self._decoder, timeout=self._timeout, expected=expected
         )
+
+    def _watch(self, split: str) -> FaultCounter:
+        where, n, remedy = (
+            _shown(self._urls[split]),
+            self._counts[split],
+            "repair them, or allow more with data.max_bad",
+        )
+        return FaultCounter(where=where, split=split, n=n, most=self._max_bad, remedy=remedy)
 
     def _numbered(self, split: str) -> HeldSplit:
         if split != "val":

@@ -15,7 +15,7 @@ import torch
 
 from varlab.data.format import storage
 from varlab.data.format.index import read_index
-from varlab.data.format.storage import RemoteFolder, storage_at
+from varlab.data.format.storage import RemoteFolder, StoredFile, storage_at
 from varlab.data.pack.packer import pack
 from varlab.data.shard_module import ShardDataModule
 from varlab.types import VarlabError
@@ -91,8 +91,8 @@ def test_shards_are_fetched_once_and_in_advance(shards: Path, tmp_path: Path, mo
     assert isinstance(folder, RemoteFolder)
     plain = folder._fetch
     # of this folder: another test's may still fetch in the background
-    monkeypatch.setattr(folder, "_fetch", lambda file, *rest: (fetched.append(file), plain(file, *rest)))
-    names = [(path.name, path.stat().st_size) for path in sorted(shards.glob("train*.tar"))]
+    monkeypatch.setattr(folder, "_fetch", lambda name, *rest: (fetched.append(name), plain(name, *rest)))
+    names = [StoredFile(path.name, path.stat().st_size) for path in sorted(shards.glob("train*.tar"))]
     folder.prefetch(names[:4])
     threads = [threading.Thread(target=folder.local, args=name) for name in names[:3] for _ in range(4)]
     for thread in threads:
@@ -100,7 +100,7 @@ def test_shards_are_fetched_once_and_in_advance(shards: Path, tmp_path: Path, mo
     for thread in threads:
         thread.join()
     folder._pool.shutdown(wait=True)  # type: ignore[union-attr]
-    assert sorted(fetched) == [name for name, _ in names[:4]]
+    assert sorted(fetched) == [file.name for file in names[:4]]
 
 
 def test_a_shard_that_cannot_be_fetched_is_missing(shards: Path, make_module: Make, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from varlab.cli.dataset_summary import describe_steps, summarise
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data.faults import KINDS, count_faults
+from varlab.data.format.foreign import read_entries
 from varlab.data.format.index import FILE, Index, read_index
 from varlab.data.format.index_builder import build_index
 from varlab.data.format.index_check import check_index
@@ -115,10 +115,11 @@ def _settings(config: Config, before: Config) -> ScanSettings:
 def _earlier_index(folder: Path) -> Config:
     """How the shards were made, from an index of any version; empty if there is none."""
     try:
-        index = json.loads((folder / FILE).read_text())
-        return {key: index[key] for key in ("source", "classes", "conditions", "shards") if key in index}
-    except (OSError, ValueError, TypeError):
+        raw = read_entries(folder / FILE).raw
+    except (OSError, ValueError):
         return {}
+    types = {"source": dict, "classes": list, "conditions": str, "shards": str}
+    return {key: raw[key] for key, kind in types.items() if isinstance(raw.get(key), kind)}
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 __all__ = ["BLOCK", "ZEROS", "Header", "padded", "pax_records", "read_header", "text_of"]
@@ -13,6 +14,9 @@ ZEROS = bytes(BLOCK)
 """A block of an archive's end mark, which has two; or of the padding after it."""
 
 _CHECKSUM = slice(148, 156)
+_OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
+_USED = (b"path", b"linkpath", b"size", b"GNU.sparse.name")
+_SPARSE = b"GNU.sparse."
 
 
 class Header(NamedTuple):
@@ -31,10 +35,7 @@ class Header(NamedTuple):
 def read_header(block: bytes) -> Header | None:
     """The header in a block of 512 bytes; None if it is none: its checksum is wrong, or a number cannot be read."""
     checksum = block[_CHECKSUM]
-    try:
-        total, size = int(checksum.strip(b" \0"), 8), _number(block[124:136])
-    except ValueError:
-        return None
+    total, size = _octal(checksum), _number(block[124:136])
     plain = sum(block) - sum(checksum) + 8 * 32
     if size < 0 or (total != plain and total != plain - 256 * _high(block)):  # old writers add signed bytes
         return None
@@ -47,17 +48,20 @@ def read_header(block: bytes) -> Header | None:
 
 
 def pax_records(content: bytes) -> dict[bytes, bytes] | None:
-    """The records (``LENGTH key=value``) of a pax header; None if they are damaged."""
-    records = {}
-    content = content.rstrip(b"\0")
-    while content:
-        digits, _, _ = content.partition(b" ")
-        length = int(digits) if digits.isdigit() and len(digits) < 20 else 0
-        record, content = content[:length], content[length:]
+    """The records (``LENGTH key=value``) of a pax header that say where a member is; None if any of them is damaged."""
+    records, at, end = dict[bytes, bytes](), 0, len(content.rstrip(b"\0"))
+    while at < end:
+        digits, _, _ = content[at : at + 20].partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        record = content[at : at + length]
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
-        if len(record) != length or not record.endswith(b"\n") or not equals:
+        if not length or len(record) != length or not record.endswith(b"\n") or not equals:
             return None
-        records[key] = value
+        if key in _USED:
+            records[key] = value
+        elif key.startswith(_SPARSE):  # one stands for all: a header may hold a million of them
+            records[_SPARSE] = b""
+        at += length
     return records
 
 
@@ -74,10 +78,16 @@ def padded(size: int) -> int:
 
 
 def _number(digits: bytes) -> int:
-    """Octal digits; or, where 8 GiB or more do not fit, base 256. -1 for a negative number."""
+    """Octal digits; or, where 8 GiB or more do not fit, base 256. -1 for a negative number, and for none."""
     if digits[0] & 0x80:
         return -1 if digits[0] & 0x40 else int.from_bytes(digits, "big") & (1 << 95) - 1
-    return int(digits.strip(b" \0") or b"0", 8)
+    return _octal(digits)
+
+
+def _octal(digits: bytes) -> int:
+    """The number in a field, 0 in an empty one; -1 if it holds anything but octal digits, such as a sign."""
+    found = _OCTAL.fullmatch(digits)
+    return int(found[1] or b"0", 8) if found else -1
 
 
 def _high(block: bytes) -> int:

@@ -15,6 +15,7 @@ __all__ = ["FileLinks", "Links", "MappedLinks", "RecentLinks", "follow"]
 
 _LINKS = (HARD_LINK, SYMBOLIC_LINK)
 _REMEMBERED = 1 << 25  # bytes of contents, the newest
+_MOST_LINKS = 40  # from one to the next, as a kernel allows
 _COST = 1 << 9  # bytes that a remembered member takes besides
 
 
@@ -117,6 +118,8 @@ def follow(links: Links, member: Member) -> Member | str:
         if name in seen:
             return f"a link to {first.link}, which leads to itself"
         seen.add(name)
+        if len(seen) > _MOST_LINKS:
+            return f"a link to {first.link}, over more than {_MOST_LINKS} links"
         found = links.find(name)
         if found is None:
             return f"a link to {member.link}, which is not {links.reach}"

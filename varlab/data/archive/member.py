@@ -20,6 +20,8 @@ _FOLDERS, _LABELS = b"5D", b"VA"  # labels: of a volume, or access rights
 _BODILESS = b"123456"  # links, devices, folders, pipes: their size says nothing in most tars
 _EXTENDED, _LONG_NAME, _LONG_LINK, _GLOBAL = b"LKxXg", b"L", b"K", b"g"
 _LONGEST = 1 << 23  # bytes of a long name or a pax header; more is damage
+_MOST_LOST = 1 << 29  # bytes without a header, after which the rest is given up: a stream may have no end
+_LONGEST_NAME = 1 << 10  # bytes: every row of a table has room for the longest key
 
 _RECORD = 10240  # bytes of a record, which the padding after an end mark fills up
 _LARGE_RECORDS = [1 << n for n in range(14, 23)]  # of tar -b
@@ -118,15 +120,18 @@ class Members:
     def _extend(self, at: int, header: Header) -> int | None:
         """Take up what a long name or a pax header says; return the offset after it."""
         start = at + BLOCK
-        text = self._tape.take(start, min(header.size, _LONGEST + 1))
-        if len(text) > _LONGEST:
+        if header.size > _LONGEST:
             return self._after_damage(at, at)
+        text = self._tape.take(start, header.size)
         if len(text) < header.size:
             return self._cut(f"the header at byte {at} should end at byte {start + header.size}, the file ends before")
         if header.kind in (_LONG_NAME, _LONG_LINK):
-            self._pax[b"path" if header.kind == _LONG_NAME else b"linkpath"] = text.split(b"\0", 1)[0]
-        elif (records := pax_records(text)) is None:
-            self._lost(Damage("damaged", f"the pax header at byte {at} cannot be read", 0, least=0), name=True)
+            name = text.split(b"\0", 1)[0]
+            records: dict[bytes, bytes] | None = {b"path" if header.kind == _LONG_NAME else b"linkpath": name}
+        else:
+            records = pax_records(text)
+        if records is None or any(len(value) > _LONGEST_NAME for value in records.values()):
+            self._lost(Damage("damaged", f"the names in the header at byte {at} cannot be read", 0, least=0), name=True)
         else:
             (self._global if header.kind == _GLOBAL else self._pax).update(records)
         self._any_extended = self._any_extended or header.kind != _GLOBAL
@@ -157,9 +162,10 @@ class Members:
 
     def _after_zeros(self, first: int) -> int | None:
         """The offset of the next archive behind an end mark, None at the end. Zeros that are no end mark are a damage."""
-        at = first
-        while (block := self._tape.block(at)) == ZEROS:
-            at += BLOCK
+        at = self._tape.after_zeros(first, first + _MOST_LOST)
+        if at - first >= _MOST_LOST:
+            return self._cut(f"{_MOST_LOST} bytes from byte {first} on are zeros, and what follows is not read")
+        block = self._tape.block(at)
         if not block.strip(b"\0"):
             self._check_end(first, at + len(block))
             return None
@@ -179,10 +185,16 @@ class Members:
         """The offset of the next header, None if there is none. What lies before it is a damage; at: its first non-zero."""
         behind_end = at - first >= 2 * BLOCK
         block, last = self._tape.block(at), at
-        while len(block) == BLOCK and (block == ZEROS or read_header(block) is None or at == last == first):
+        while (
+            len(block) == BLOCK
+            and at - first < _MOST_LOST
+            and (block == ZEROS or read_header(block) is None or at == last == first)
+        ):
             at += BLOCK
             last = last if block == ZEROS else at
             block = self._tape.block(at)
+        if at - first >= _MOST_LOST:
+            return self._cut(f"no tar header in {_MOST_LOST} bytes from byte {first} on, and what follows is not read")
         if len(block) == BLOCK:
             end = last if at > last and self._is_end_mark(last, at) else at
             self._lost(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from varlab.data.archive.link import Links, follow
 from varlab.data.archive.member import HARD_LINK, PLAIN, SYMBOLIC_LINK, Damage, Member, Members
 from varlab.data.archive.name import OTHER_IMAGES, PORTABLE, READ, is_image, is_known_note, parse_name
-from varlab.data.archive.tape import Tape
+from varlab.data.archive.tape import LARGEST, Tape
 from varlab.data.folders.picture_files import START, format_of_start
 from varlab.data.format.table import CONDITION, FORMATS
 
@@ -19,6 +19,7 @@ __all__ = ["BadGroup", "Sample", "SampleGroups"]
 
 _END_MARK = "end of archive inside a shard"
 _FURTHER = "further image of a sample"
+_LONGEST_TEXT = 1 << 24  # bytes of a label or JSON
 
 
 class Sample(NamedTuple):
@@ -57,14 +58,15 @@ class SampleGroups:
         self.notes: Counter[str] = Counter()
         self.damages: list[Damage] = []
         self.torn = set[str]()
-        self._seen: dict[str, frozenset[str]] = {}  # the endings of samples with an image, by key
+        self._seen: dict[str, frozenset[str] | set[str]] = {}  # the endings of samples with an image, by key
         self._shapes: dict[tuple[str, ...], tuple[frozenset[str], int]] = {}
         self._bare: dict[str, set[str]] = {}  # of groups without one, by key
         self._usual: set[str] = set()  # the endings that samples with an image have
         self._samples = self._end = 0  # how many, and the end of the last one
+        self._damaged = 0  # bytes, known at the end
 
     def __iter__(self) -> Iterator[Sample | BadGroup]:
-        members = Members(self._tape, note=self.damages.append)
+        members = Members(self._tape, note=self._add_damage)
         place, group, twice = ("", -1), dict[str, Member](), list[str]()
         for member in members:
             key, ending, note = parse_name(member.name)
@@ -85,8 +87,12 @@ class SampleGroups:
 
     def lost(self, damage: Damage) -> int:
         """The number of samples that lay in a damage, by the mean size of the others. Known at the end."""
-        rest = self._end - sum(damage.bytes for damage in self.damages)
+        rest = self._end - self._damaged
         return max(damage.least, round(damage.bytes * self._samples / rest) if rest > 0 else 0)
+
+    def _add_damage(self, damage: Damage) -> None:
+        self.damages.append(damage)
+        self._damaged += damage.bytes
 
     def _close(self, key: str, group: dict[str, Member], twice: list[str]) -> Collection[Sample | BadGroup]:
         """The sample of a group of neighbours, or what is wrong with it; nothing for a group that may be a note."""
@@ -117,10 +123,12 @@ class SampleGroups:
             self._usual.update(group if image is not None else ())
         return self._shapes[endings]
 
-    def _again(self, key: str, group: Mapping[str, Member], before: frozenset[str] | None) -> Collection[BadGroup]:
+    def _again(self, key: str, group: Mapping[str, Member], before: Collection[str] | None) -> Collection[BadGroup]:
         """What is wrong with members whose key was met before, apart from these. before: the endings that it had."""
-        had = frozenset(self._bare.pop(key, ())) if before is None else before
-        repeated, self._seen[key] = had & group.keys(), had | group.keys()
+        had = self._bare.pop(key, set()) if before is None else before if isinstance(before, set) else set(before)
+        repeated = had & group.keys()
+        had |= group.keys()  # in place: a key may come back a million times
+        self._seen[key] = had
         if repeated:
             return [BadGroup(key, "duplicate", f"{', '.join(sorted(repeated))} occurred before: the first counts")]
         if key in self.torn:
@@ -135,7 +143,7 @@ class SampleGroups:
     def _followed(self, group: dict[str, Member]) -> tuple[dict[str, Member], tuple[str, str] | tuple[()]]:
         """The group with files in the place of links; and (kind, detail) of a member that is read, but is no file."""
         if all(member.kind == PLAIN for member in group.values()):
-            return group, ()
+            return group, _oversize(group)
         files = dict(group)
         for ending, member in group.items():
             found = follow(self._links, member)
@@ -146,7 +154,7 @@ class SampleGroups:
                 return group, (kind, f"{ending} is {found}")
             else:
                 del files[ending]
-        return files, ()
+        return files, _oversize(files)
 
     def _image(self, group: Mapping[str, Member]) -> tuple[str | None, str]:
         """The ending of the first image, the usual endings first, and its format."""
@@ -180,6 +188,15 @@ def _without_image(key: str, endings: Collection[str]) -> BadGroup:
     else:
         detail = f"only {shown}: a name is cut at its first dot, so rename the files without other dots"
     return BadGroup(key, "no_image", detail, samples=max(1, lost))
+
+
+def _oversize(group: Mapping[str, Member]) -> tuple[str, str] | tuple[()]:
+    """The fault of a member that is larger than what is read."""
+    for ending, member in group.items():
+        most = _LONGEST_TEXT if ending in ("cls", "json") else LARGEST
+        if member.content.size > most and (ending in READ or is_image(ending)):
+            return "too_large", f"{ending} has {member.content.size} bytes, over {most}"
+    return ()
 
 
 def _end_of(group: Mapping[str, Member]) -> int:

@@ -11,14 +11,18 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from varlab.data.archive.header import BLOCK
+from varlab.data.archive.header import BLOCK, ZEROS
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["Extent", "MappedTape", "Readable", "StreamTape", "Tape"]
+__all__ = ["LARGEST", "Extent", "MappedTape", "Readable", "StreamTape", "Tape"]
+
+LARGEST = 1 << 30
+"""Bytes of a member that is read; a larger one is no image that could be used."""
 
 _CHUNK = 1 << 18
+_ZEROS = bytes(_CHUNK)
 _BROKEN = (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError)
 
 
@@ -40,6 +44,7 @@ class Tape(Protocol):
     """Offsets never fall, except to the block that was read last."""
 
     def block(self, at: int) -> bytes: ...  # 512 bytes, fewer at the end
+    def after_zeros(self, at: int, end: int) -> int: ...  # of the first block that is not all zeros, or behind the end
     def take(self, at: int, size: int) -> bytes: ...  # so many, fewer at the end
     def content(
         self, at: int, size: int, name: str | None
@@ -58,6 +63,14 @@ class MappedTape:
     def block(self, at: int) -> bytes:
         """512 bytes, fewer at the end."""
         return self._tar[at : at + BLOCK]
+
+    def after_zeros(self, at: int, end: int) -> int:
+        """In large steps."""
+        while at < end and self._tar[at : at + _CHUNK] == _ZEROS:
+            at += _CHUNK
+        while at < end and self.block(at) == ZEROS:
+            at += BLOCK
+        return at
 
     def take(self, at: int, size: int) -> bytes:
         """So many bytes, fewer at the end."""
@@ -106,6 +119,12 @@ class StreamTape:
             self._last = at, self._next(BLOCK)
         return self._last[1]
 
+    def after_zeros(self, at: int, end: int) -> int:
+        """Block by block: a stream cannot go back."""
+        while at < end and self.block(at) == ZEROS:
+            at += BLOCK
+        return at
+
     def take(self, at: int, size: int) -> bytes:
         """So many bytes, fewer at the end."""
         first = self._last[1][:size] if at == self._last[0] else b""
@@ -114,7 +133,7 @@ class StreamTape:
 
     def content(self, at: int, size: int, name: str | None) -> Extent | None:
         """Read it if it is wanted, or pass it by."""
-        if name is not None and self._wanted(name):
+        if name is not None and size <= LARGEST and self._wanted(name):
             data = self.take(at, size)
             return Extent(at, size, data) if len(data) == size else None
         self._skip_to(at + size)
@@ -139,7 +158,8 @@ class StreamTape:
     def _next(self, size: int) -> bytes:
         """That many bytes, or fewer at the end."""
         parts, missing = [], size
-        while missing and (part := self._part(missing)):
+        # a header may state any size: memory is taken for what is there
+        while missing and (part := self._part(min(missing, _CHUNK))):
             parts.append(part)
             missing -= len(part)
         self._at += size - missing

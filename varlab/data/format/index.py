@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varlab.config import Config
+from varlab.data.format.foreign import Entries, read_entries
 from varlab.data.format.storage import LocalFolder, Storage
-from varlab.data.format.table import SampleRecord, make_table, table_bytes
-from varlab.data.image.depth import Depths
+from varlab.data.format.table import SampleRecord, check_table, make_table, read_table, table_bytes
+from varlab.data.image.depth import ASSUMED, Depths
 from varlab.errors import VarlabError
 from varlab.files import atomic_write, sha256, write_json
 from varlab.types import DataInfo
@@ -30,6 +31,7 @@ __all__ = ["FILE", "SPLITS", "VERSION", "Index", "Shard", "TableFile", "index_sh
 
 FILE = "index.json"
 VERSION = 2
+_DIGEST = "sha256"  # the entry with the hash of what the index says; older indexes have none
 _SHARDS = "shards"  # the entry of an index whose shards lie elsewhere
 SPLITS = ("train", "val")
 
@@ -135,10 +137,18 @@ class Index:
             raise VarlabError(f"The shard set {self.path} holds no {split} images: pack one that does.")
         remedy = f"run `varlab index {self.path}` again"
         try:
-            path = self.storage.local(table.file)
+            path = self.storage.local(table.file, None, table.sha256)
             if sha256(path) != table.sha256:
                 raise VarlabError(f"{self.path}/{table.file} is not the one that {FILE} names: {remedy}.")
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            array = read_table(path, table.count, conditions=self.conditions is not None, boxes=self.boxes)
+            shards = self.splits.get(split, ())
+            check_table(
+                array,
+                count_S=[shard.count for shard in shards],
+                bytes_S=[shard.bytes for shard in shards],
+                classes=len(self.classes),
+            )
+            return array
         except (OSError, ValueError) as e:
             raise VarlabError(f"{self.path}/{table.file} cannot be read ({e}): {remedy}.") from e
 
@@ -154,14 +164,21 @@ def read_index(storage: str | Path | Storage, *, shards: Storage | None = None) 
     if isinstance(storage, LocalFolder):
         _check_folder(storage.path)
     try:
-        text = storage.local(FILE).read_text()
+        entries = read_entries(storage.local(FILE))
+        index = _parse(storage, entries)
+        place = entries.text(_SHARDS) if _SHARDS in entries.raw else None
     except OSError as e:
         raise VarlabError(f"{storage.name}/{FILE} cannot be read ({e}): correct data.path.") from e
-    index = _parse(storage, text)
-    if shards is not None or _SHARDS in (raw := json.loads(text)):
-        index = replace(index, shards=shards or _elsewhere(storage, str(raw[_SHARDS])))
+    except ValueError as e:
+        raise VarlabError(f"{storage.name}/{FILE} is damaged ({e}): run `varlab pack` or `varlab index` again.") from e
+    if shards is not None or place is not None:
+        index = replace(index, shards=shards or _elsewhere(storage, str(place)))
     if not any(table.count for table in index.tables.values()):
         raise VarlabError(f"The shard set {storage.name} holds no images: pack it again from a source that has some.")
+    if entries.raw.get(_DIGEST, index.hash) != index.hash:
+        raise VarlabError(
+            f"{storage.name}/{FILE} was changed after it was written: run `varlab index {storage.name}` again."
+        )
     return index
 
 
@@ -186,30 +203,41 @@ def _elsewhere(storage: Storage, path: str) -> Storage:
     return LocalFolder(storage.path / path)
 
 
-def _parse(storage: Storage, text: str) -> Index:
-    name = f"{storage.name}/{FILE}"
-    try:
-        raw = json.loads(text)
-        if raw["version"] != VERSION:
-            raise VarlabError(f"{name} has version {raw['version']}, not {VERSION}: run `varlab index {storage.name}`.")
-        size = raw["image_size"]
-        return Index(
-            storage=storage,
-            source=dict(raw["source"]),
-            classes=tuple(raw["classes"]),
-            image_size=None if size is None else (int(size[0]), int(size[1])),
-            splits={split: tuple(Shard(**s) for s in shards) for split, shards in raw["splits"].items()},
-            tables={split: TableFile(**table) for split, table in raw["tables"].items()},
-            faults=dict(raw.get("faults", {})),
-            conditions=raw.get("conditions"),
-            boxes=bool(raw.get("boxes", False)),
-            depth={str(kind): int(bits) for kind, bits in raw.get("depth", {}).items()},
-            steps=dict(raw.get("steps", {})),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
-        raise VarlabError(
-            f"{name} is damaged ({type(e).__name__}: {e}): run `varlab pack` or `varlab index` again."
-        ) from e
+def _parse(storage: Storage, entries: Entries) -> Index:
+    """Raises ValueError if an entry is missing or wrong."""
+    if (version := entries.raw.get("version")) != VERSION:
+        name = f"{storage.name}/{FILE}"
+        raise VarlabError(f"{name} has version {version!r}, not {VERSION}: run `varlab index {storage.name}`.")
+    splits, tables = Entries(entries.mapping("splits")), Entries(entries.mapping("tables"))
+    conditions = entries.raw.get("conditions")
+    return Index(
+        storage=storage,
+        source=dict(entries.mapping("source")),
+        classes=entries.texts("classes"),
+        image_size=entries.size("image_size"),
+        splits={split: tuple(map(_shard, splits.objects(split))) for split in splits.raw},
+        tables={split: _table_file(Entries(tables.mapping(split))) for split in tables.raw},
+        faults=entries.counts("faults"),
+        conditions=None if conditions is None else entries.text("conditions"),
+        boxes=entries.raw.get("boxes", False) is True,
+        depth=_depth(entries.counts("depth")),
+        steps=entries.counts("steps"),
+    )
+
+
+def _depth(depth: Depths) -> Depths:
+    if not all(kind in ASSUMED and 1 <= bits <= 16 for kind, bits in depth.items()):
+        raise ValueError(f"its entry 'depth' is {dict(depth)}")
+    return depth
+
+
+def _shard(entries: Entries) -> Shard:
+    file, count = entries.file("file"), entries.number("count")
+    return Shard(file, count, entries.number("bytes"), entries.text("sha256"))
+
+
+def _table_file(entries: Entries) -> TableFile:
+    return TableFile(entries.file("file"), entries.number("count"), entries.text("sha256"))
 
 
 def index_shards(
@@ -267,7 +295,7 @@ def write_index(index: Index, tables: Mapping[str, NDArray[np.void]]) -> Index:
     entries: Config = {"steps": index.steps} if index.steps else {}
     if index.shards is not None:
         entries[_SHARDS] = _path_from(folder, index.shards)
-    write_json(folder / FILE, {**index.content, "source": index.source, **entries})
+    write_json(folder / FILE, {**index.content, "source": index.source, **entries, _DIGEST: index.hash})
     return index
 
 

@@ -25,7 +25,9 @@ def check_index(index: Index, *, settings: ScanSettings, workers: int, progress:
         table = index.table(split) if split in index.tables else None
         for number, (shard, scan) in enumerate(zip(shards, scans[split], strict=True)):
             rows = () if table is None else table[table["shard"] == number]
-            faults += _differences(shard, scan, {row["key"].decode(): int(row["check"]) for row in rows})
+            faults += _differences(
+                shard, scan, {row["key"].decode(errors="backslashreplace"): int(row["check"]) for row in rows}
+            )
     return faults
 
 

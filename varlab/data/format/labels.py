@@ -33,6 +33,7 @@ UNLABELLED = ("image",)
 NO_LABEL = "neither cls nor a label in its json"
 """The detail of a fault: a WebDataset sample without a label."""
 
+_LONGEST = 18  # digits of a number
 _MOST = 1_000_000  # larger numbers are row numbers, not labels
 
 
@@ -50,7 +51,7 @@ def read_label(cls: bytes | None, fields: Mapping[str, object], where: str) -> L
         text = cls.removeprefix(BOM_UTF8).strip()  # a byte-order mark, by editors on Windows
         if text == b"-1":
             return None
-        if not text.isdigit():
+        if not text.isdigit() or len(text) > _LONGEST:
             raise BadSampleError("bad_label", f"cls holds {text[:20].decode(errors='replace')!r}, not a number")
         return int(text)
     name = field or "label"
@@ -59,7 +60,9 @@ def read_label(cls: bytes | None, fields: Mapping[str, object], where: str) -> L
     try:
         return as_label(fields[name])
     except ValueError:
-        raise BadSampleError("bad_label", f"json holds {name}: {str(fields[name])[:20]}") from None
+        held = fields[name]
+        shown = str(held)[:20] if isinstance(held, bool | float | str) else f"a {type(held).__name__}"
+        raise BadSampleError("bad_label", f"json holds {name}: {shown}") from None
 
 
 def as_label(value: object) -> Label:
@@ -74,7 +77,7 @@ def as_label(value: object) -> Label:
         raise ValueError(value)
     if value != value or value == -1:  # NaN differs from itself
         return None
-    if value < 0 or value != value // 1:
+    if value < 0 or value != value // 1 or value >= 10**_LONGEST:
         raise ValueError(value)
     return int(value)
 
@@ -85,7 +88,7 @@ def json_fields(content: bytes | None) -> Mapping[str, object]:
         return {}
     try:
         fields = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from varlab.data.faults import BadSampleError
+from varlab.data.faults import BadSampleError, FaultCounter
 from varlab.data.format.index import Index
-from varlab.data.format.storage import OpenFiles
+from varlab.data.format.storage import OpenFiles, StoredFile
 from varlab.data.image.crop import BoxOf, Centre, box_choices
 from varlab.data.image.decode import U8, decode, decode_into
 from varlab.data.image.depth import ASSUMED
@@ -40,21 +40,39 @@ class ShardReader:
         size: (H, W) of the images to return; None means the index's size, which every image must then have.
         cache_bytes: if the images of the split fit, each is kept decoded from its first use on (one copy per worker), and
             the conditions likewise. Only for images that are read whole.
-        most_pixels: larger images are not decoded.
+        most_pixels: larger images are not decoded. max_bad: the largest share of samples that may be bad: once the shards
+            that cannot be read hold more, no other one is tried.
 
     Raises:
-        VarlabError: the split has no images, or they differ in size and ``size`` is None.
+        VarlabError: the split has no images, they differ in size and ``size`` is None, or the index says that they are too
+            large; later, on reading: too many are lost.
     """
 
     def __init__(
-        self, *, index: Index, split: str, cache_bytes: int, most_pixels: int, size: tuple[int, int] | None = None
+        self,
+        *,
+        index: Index,
+        split: str,
+        cache_bytes: int,
+        most_pixels: int,
+        size: tuple[int, int] | None = None,
+        max_bad: float = 1.0,
     ):
         if size is None and index.image_size is None:
             raise VarlabError(f"{index.path} holds images of various sizes: set the size of training (data.size=256).")
         self._table = table = index.table(split)
         self._shards, self.size = index.splits[split], size or index.image_size or (0, 0)
+        if self.size[0] * self.size[1] > most_pixels:
+            raise VarlabError(f"{index.path} holds images of {self.size} (H, W), over data.most_pixels={most_pixels}.")
+        counts = {shard.file: shard.count for shard in self._shards}
+        watch = {"where": index.path, "split": split}
+        self.watch = FaultCounter(**watch, n=len(table), most=max_bad, shards=counts)
+        """Counts the bad samples, for who reads."""
+        self._expected = FaultCounter(**watch, n=len(table), most=max_bad, shards=counts)
         self._whole = self.size == index.image_size  # otherwise the centre is cut out
-        self._files = OpenFiles(index.shard_storage, [(shard.file, shard.bytes) for shard in self._shards])
+        self._files = OpenFiles(
+            index.shard_storage, [StoredFile(shard.file, shard.bytes, shard.sha256) for shard in self._shards]
+        )
         self._rules = {"image": PixelRules(most_pixels=most_pixels, depths={**ASSUMED, **index.depth}, keys="data.")}
         self._rules["condition"] = PixelRules(most_pixels=most_pixels, keys="data.")
         self._buffers = Buffers()
@@ -73,7 +91,7 @@ class ShardReader:
 
     def key(self, i: int) -> str:
         """The key of a sample."""
-        return str(self._table["key"][i].decode())
+        return str(self._table["key"][i].decode(errors="backslashreplace"))
 
     def survey(self) -> list[Fault]:
         """Compare the sizes of local shards with the index: name those that are missing or cut, and count their samples.
@@ -176,6 +194,8 @@ class ShardReader:
         try:
             return self._bytes(location)
         except BadSampleError as bad:
+            if bad.kind == "missing":
+                self._expected.expect([Fault(bad.kind, self._shards[location.shard].file, "", bad.detail)])
             return bad
 
     def _bytes(self, location: _Location) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from webdataset.filters import shuffle
 from webdataset.pipeline import DataPipeline
 
-from varlab.data.faults import BadSampleError, describe_faults
+from varlab.data.faults import BadSampleError, FaultCounter, describe_faults
 from varlab.data.format.labels import NO_LABEL, json_fields, numbering, read_label
 from varlab.data.image.crop import BoxOf
 from varlab.data.image.decode import U8, decode_into
@@ -61,13 +61,23 @@ class SampleDecoder:
 class SampleStream:
     """The samples of some shards, read one after another in this process.
 
-    name: the setting that names the shards. n: samples in all of them, as far as is known.
+    name: the setting that names the shards. n: samples in all of them, as far as is known. timeout: see ``Patience``.
+    expected: counts the faults of this process, so that it stops as soon as they are too many.
     """
 
-    def __init__(self, urls: Sequence[str], *, name: str, n: int, decoder: SampleDecoder):
-        self.name, self._urls, self._decoder = name, urls, decoder
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        name: str,
+        n: int,
+        decoder: SampleDecoder,
+        timeout: float,
+        expected: FaultCounter,
+    ):
+        self.name, self._urls, self._decoder, self._expected = name, urls, decoder, expected
         self._faults: list[Fault] = []
-        self._shards = ShardSamples(note=self._faults.append, mean=n // len(urls))
+        self._shards = ShardSamples(note=self._note, mean=n // len(urls), timeout=timeout)
         self._bad_in_a_row = 0
 
     @property
@@ -118,6 +128,10 @@ class SampleStream:
             return None
         self._bad_in_a_row = 0
         return label
+
+    def _note(self, fault: Fault) -> None:
+        self._faults.append(fault)
+        self._expected.expect([fault])
 
     def take_faults(self) -> tuple[Fault, ...]:
         """The faults since the last call."""

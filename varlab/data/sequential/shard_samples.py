@@ -38,11 +38,13 @@ class ShardSamples:
     """webdataset's first stage, from the URLs of shards to their samples.
 
     mean: samples per shard as far as is known. A shard that breaks off loses so many, less those that were read. note:
-    receives the faults of shards, and of samples that are given all the same.
+    receives the faults of shards, and of samples that are given all the same. timeout: see ``Patience``. A shard that could
+    not be read is remembered, and not asked for again.
     """
 
-    def __init__(self, *, note: Callable[[Fault], None], mean: int):
-        self._note, self._mean = note, mean
+    def __init__(self, *, note: Callable[[Fault], None], mean: int, timeout: float):
+        self._note, self._mean, self._timeout = note, mean, timeout
+        self._missing = set[str]()
         self._has_logged = False
         self.any_broken = False
         self.empty_in_a_row = 0  # shards without a sample
@@ -50,8 +52,10 @@ class ShardSamples:
     def __call__(self, urls: Iterable[str]) -> Iterator[EncodedSample]:
         for url in urls:
             self.empty_in_a_row += 1
+            if url in self._missing:
+                continue
             try:
-                stream = ShardStream(url)
+                stream = ShardStream(url, timeout=self._timeout)
             except OSError as error:
                 self._lose(url, "missing", [error.strerror or str(error)], 0)
                 continue
@@ -96,6 +100,8 @@ class ShardSamples:
     def _lose(self, url: str, kind: str, details: Sequence[str], rows: int, lost: int | None = None) -> None:
         """Note the fault of a shard after so many samples. lost: None for all that it should have besides."""
         self.any_broken = True
+        if kind == "missing":
+            self._missing.add(url)
         lost = max(1, self._mean - rows) if lost is None else lost
         detail = "; ".join(details[:_SHOWN]) + (" …" if len(details) > _SHOWN else "")
         self._note(Fault(kind, url, "", f"{detail}, after {rows} samples of about {rows + lost}", samples=lost))
@@ -114,4 +120,4 @@ def _content(group: Sample | BadGroup, tape: StreamTape) -> EncodedSample:
 
 
 def _any_cut(damages: Sequence[Damage]) -> bool:
-    return any(damage.kind == "cut" for damage in damages)
+    return bool(damages) and damages[-1].kind == "cut"  # nothing follows a cut

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Protocol
@@ -15,14 +16,15 @@ from urllib.request import Request, urlopen
 from braceexpand import braceexpand
 from webdataset.gopen import gopen, gopen_schemes
 
+from varlab.data.patience import ATTEMPTS, CHUNK, Patience, within
 from varlab.errors import VarlabError
+from varlab.files import require_plain
 
 __all__ = ["ShardStream", "shard_urls"]
 
-ATTEMPTS = 3  # at the same byte of a file behind HTTP, one and two seconds apart
-TIMEOUT = 60.0  # seconds that a server may be silent
+_WEB = ("http", "https")
 _TEMPORARY = (408, 425, 429)  # HTTP errors below 500 that are worth another attempt
-_CHUNK = 1 << 16
+_UNSAFE = re.compile(r"""['"`$\\;|&<>\s]""")  # signs of a shell, by which webdataset runs the programs of some schemes
 
 
 def shard_urls(spec: str | Sequence[str], name: str) -> tuple[str, ...]:
@@ -42,6 +44,10 @@ def shard_urls(spec: str | Sequence[str], name: str) -> tuple[str, ...]:
         scheme = urlparse(url).scheme
         if scheme not in ("", "file", *gopen_schemes):
             raise VarlabError(f"{name} has {url}, which cannot be opened: give a path, http(s)://… or pipe:COMMAND.")
+        if scheme not in ("", "file", "pipe", *_WEB) and _UNSAFE.search(url):
+            raise VarlabError(
+                f"{name} has {url}, whose quotes, spaces or other signs a shell would read: rename the shard."
+            )
     return urls
 
 
@@ -57,15 +63,17 @@ class ShardStream:
         OSError: the shard cannot be opened, or its command failed.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, *, timeout: float):
         self.bytes, self.ended = 0, False
         scheme = urlparse(url).scheme
         path = Path(urlparse(url).path if scheme == "file" else url).expanduser()
         self.path = path if scheme in ("", "file") and path.is_file() else None
         try:
-            if scheme in ("http", "https"):
-                self._stream: _Readable = _HttpFile(url)
+            if scheme in _WEB:
+                self._stream: _Readable = _HttpFile(url, Patience(timeout))
             else:
+                if scheme in ("", "file"):
+                    require_plain(path)
                 self._stream = gopen(url if scheme else str(Path(url).expanduser()))
         except (ValueError, ImportError) as e:
             raise OSError(str(e)) from e
@@ -75,6 +83,7 @@ class ShardStream:
         try:
             data = self._stream.read(size)
         except OSError as e:
+            self.ended = True  # nobody asks again
             raise self._short(e) from e
         self.bytes += len(data)
         self.ended = self.ended or not data
@@ -87,7 +96,7 @@ class ShardStream:
             OSError: the command failed.
         """
         while not self.ended:
-            self.read(_CHUNK)
+            self.read(CHUNK)
         try:
             self._stream.close()
         except OSError as e:
@@ -110,20 +119,27 @@ class ShardStream:
 class _HttpFile:
     """A file behind HTTP(S). A broken connection is opened again at the same byte."""
 
-    def __init__(self, url: str):
-        self._url, self._at, self._end = url, 0, 0
+    def __init__(self, url: str, patience: Patience):
+        self._url, self._at, self._end, self._patience = url, 0, 0, patience
         self._response: HTTPResponse | None = None
 
     def read(self, size: int) -> bytes:
         attempt = 1
         while True:
             try:
-                return self._read(size)
+                # the call changes nothing here: if it is given up, it may still come back
+                response, end, data = within(self._patience.wait, partial(self._read, self._response, self._at, size))
+                self._response, self._end, self._at = response, end, self._at + len(data)
+                if data or self._at >= end:
+                    return data
+                raise ConnectionError(f"the connection ended at byte {self._at} of {end}")
             except (OSError, HTTPException, ValueError) as e:  # ValueError: not a valid address
-                self.close()
+                if not isinstance(e, TimeoutError):  # a thread that reads would hold the response's lock
+                    self.close()
+                self._response = None
                 if attempt == ATTEMPTS or isinstance(e, ValueError) or _is_permanent(e):
                     raise OSError(_reason(e)) from e
-            time.sleep(attempt)
+            self._patience.pause(attempt)
             attempt += 1
 
     def close(self) -> None:
@@ -131,27 +147,25 @@ class _HttpFile:
             self._response.close()
             self._response = None
 
-    def _read(self, size: int) -> bytes:
-        if self._response is None:
-            self._response = self._open()
-        data = self._response.read(size)
-        self._at += len(data)
-        if not data and self._at < self._end:
-            raise ConnectionError(f"the connection ended at byte {self._at} of {self._end}")
-        return data
+    def _read(self, response: HTTPResponse | None, at: int, size: int) -> tuple[HTTPResponse, int, bytes]:
+        """Read from byte ``at`` on: the response, the offset of its end, and the bytes."""
+        end = self._end
+        if response is None:
+            response, end = self._open(at)
+        return response, end, response.read(min(size, CHUNK))
 
-    def _open(self) -> HTTPResponse:
-        """A response from the next byte on."""
-        headers = {"User-Agent": "varlab"} | ({"Range": f"bytes={self._at}-"} if self._at else {})
-        response: HTTPResponse = urlopen(Request(self._url, headers=headers), timeout=TIMEOUT)
-        at = self._at if response.status == 206 else 0  # a server without ranges starts at the first byte
-        self._end = at + int(response.headers.get("Content-Length") or 0)
-        while at < self._at:
-            skipped = response.read(min(_CHUNK, self._at - at))
+    def _open(self, first: int) -> tuple[HTTPResponse, int]:
+        """A response from a byte on, and the offset of its end."""
+        headers = {"User-Agent": "varlab"} | ({"Range": f"bytes={first}-"} if first else {})
+        response: HTTPResponse = urlopen(Request(self._url, headers=headers), timeout=self._patience.wait)
+        at = first if response.status == 206 else 0  # a server without ranges starts at the first byte
+        end = at + int(response.headers.get("Content-Length") or 0)
+        while at < first:
+            skipped = response.read(min(CHUNK, first - at))
             if not skipped:
-                raise ConnectionError(f"the connection ended at byte {at} of {self._end}")
+                raise ConnectionError(f"the connection ended at byte {at} of {end}")
             at += len(skipped)
-        return response
+        return response, end
 
 
 def _is_permanent(error: Exception) -> bool:

@@ -15,7 +15,7 @@ from varlab.data.folders.splits import assign_splits
 from varlab.data.format.index import FILE, SPLITS, read_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import number_labels, split_files
-from varlab.data.format.storage import LocalFolder, OpenFiles, Storage
+from varlab.data.format.storage import LocalFolder, OpenFiles, Storage, StoredFile
 from varlab.data.format.table import make_table
 from varlab.data.format.tar import log_notes, scan_tar
 from varlab.data.pack.sources.base import Skipped, SourceSample, require_train, stratified_split, val_notes
@@ -85,7 +85,7 @@ class Tars(FileSource):
         else:
             tables, self.classes = self._scanned(split, label, class_names(classes))
         self._table, self._names, split_F = _joined(tables)
-        self._files = OpenFiles(self._storage, [(name, 0) for name in self._names])
+        self._files = OpenFiles(self._storage, [StoredFile(name, 0) for name in self._names])
         if any(split.values()):
             splits, self.notes = assign_splits(self._names, split, where=str(self._root))
             taken = {file: name for name, files in splits.items() for file in files}
@@ -153,7 +153,7 @@ class Tars(FileSource):
             return entry
         number, i, check = entry
         row = self._table[i]
-        key = row["key"].decode()
+        key = row["key"].decode(errors="backslashreplace")
         try:
             encoded = self._files.read(int(row["shard"]), int(row["offset"]), int(row["size"]), check)
             image, steps, deep = self._fit(encoded)
