@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +210,78 @@ def test_damaged_tokens_are_named(plain: Path, sharded: Path, lab: Path, tmp_pat
     (copy / "tokens.json").write_text(json.dumps(told | {"version": 7}))
     with pytest.raises(VarlabError, match="has version 7"):
         read_tokens(copy)
+
+
+@pytest.mark.parametrize("at", [-1, -400, 20, 70])
+def test_a_flipped_bit_in_the_labels_is_named(at: int, plain: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(plain, tmp_path / "copy"))
+    labels = bytearray((copy / "train.labels.npy").read_bytes())
+    labels[at] ^= 1
+    (copy / "train.labels.npy").write_bytes(labels)
+    with pytest.raises(VarlabError, match=r"train\.labels\.npy holds other bytes .* run `varlab encode` again"):
+        TokenReader(read_tokens(copy), "train")
+
+
+def test_other_labels_are_another_fingerprint(plain: Path) -> None:
+    tokens = read_tokens(plain)
+    changed = {"labels": tokens.labels | {"train": replace(tokens.labels["train"], check="0")}}
+    assert replace(tokens, **changed).hash != tokens.hash
+
+
+def test_tokens_without_digests_load_with_a_word(plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy, logger = Path(shutil.copytree(plain, tmp_path / "copy")), logging.getLogger("varlab.data.tokens")
+    told = json.loads((copy / "tokens.json").read_text())
+    (copy / "tokens.json").write_text(json.dumps({k: v for k, v in told.items() if k not in ("labels", "sha256")}))
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level("INFO", logger.name):
+            old = TokenReader(read_tokens(copy), "train")
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert torch.equal(old.label_N, TokenReader(read_tokens(plain), "train").label_N)
+    assert "has no digest of its train labels" in caplog.text
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "count": lambda told: told["splits"]["train"][0].update(count=10**15),
+    "path": lambda told: told["splits"]["train"][0].update(file="../x.npy"),
+    "labels": lambda told: told["labels"]["train"].update(file="/etc/passwd"),
+    "tokens": lambda told: told.update(tokens=15),
+    "views": lambda told: told.update(views=-1),
+    "vocabulary": lambda told: told.update(vocab_size=1 << 20),
+    "splits": lambda told: told.update(splits=[1]),
+    "images": lambda told: told.update(images="x"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_tokens_that_do_not_fit_their_description_are_one_sentence(what: str, plain: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(plain, tmp_path / "copy"))
+    told = json.loads((copy / "tokens.json").read_text())
+    del told["sha256"]
+    HOSTILE[what](told)
+    (copy / "tokens.json").write_text(json.dumps(told))
+    with pytest.raises(VarlabError, match=r"(tokens\.json|\.npy)"):
+        TokenReader(read_tokens(copy), "train").read(torch.arange(4))
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"\xff\xfe", b"5"])
+def test_a_description_that_is_no_json_is_one_sentence(content: bytes, plain: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(plain, tmp_path / "copy"))
+    (copy / "tokens.json").write_bytes(content)
+    with pytest.raises(VarlabError, match=r"tokens\.json is damaged"):
+        read_tokens(copy)
+
+
+def test_tokens_do_not_say_where_a_cache_is_written(plain: Path, tmp_path: Path) -> None:
+    told = read_tokens(plain)
+    module = TokenDataModule(path=str(plain), batch=8, eval_batch=8, seed=1, workers=0)
+    module.__dict__["tokens"] = replace(told, images={**told.images, "remote_cache": str(tmp_path / "planted")})
+    assert module.shards._remote_cache != str(tmp_path / "planted")
+    module = TokenDataModule(path=str(plain), batch=8, eval_batch=8, seed=1, workers=0)
+    module.__dict__["tokens"] = replace(told, images={**told.images, "augment": {"_target_": "os.system"}})
+    with pytest.raises(VarlabError, match="names its images in an unknown way"):
+        _ = module.shards
 
 
 def test_images_that_cannot_be_read_are_told_and_replaced(lab: Path, sharded: Path, tmp_path: Path) -> None:

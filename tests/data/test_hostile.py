@@ -25,7 +25,7 @@ from varlab.data.format.labels import json_fields, read_label
 from varlab.data.format.storage import storage_at
 from varlab.data.format.tar import ShardScan, scan_tar
 from varlab.data.sequential.shard_samples import ShardSamples
-from varlab.data.sequential.shard_stream import shard_urls
+from varlab.data.sequential.shard_stream import refuse_commands, shard_urls
 from varlab.data.shard_module import ShardDataModule
 from varlab.types import Fault, VarlabError
 
@@ -288,3 +288,19 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(name: str, copy: Path, make_mo
 def test_an_address_never_reaches_a_shell(url: str) -> None:
     with pytest.raises(VarlabError, match="signs a shell would read"):
         shard_urls([url], "data.train")
+
+
+@pytest.mark.parametrize(
+    "spec", ["pipe:touch X", ["a.tar", "PIPE:touch X"], "pip{e:touch X,e:touch Y}", "{pipe:touch X,b}"]
+)
+def test_a_record_runs_no_command(spec: Any) -> None:
+    refuse_commands({"train": "a-{00..03}.tar", "val": ["http://h/b.tar"], "path": "pipe:x"})
+    for split in ("train", "val"):
+        with pytest.raises(VarlabError, match="A record asks to run"):
+            refuse_commands({split: spec})
+
+
+@pytest.mark.parametrize("spec", ["x-{0..999999999999}.tar", "{0..9" + "9" * 5000 + "}", "{a,b}" * 40])
+def test_braces_are_bounded(spec: str) -> None:
+    with pytest.raises(VarlabError, match=r"data\.train (cannot be expanded|names more than)"):
+        shard_urls(spec, "data.train")

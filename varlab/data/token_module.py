@@ -24,6 +24,9 @@ from varlab.types import Batch, DataInfo
 __all__ = ["TokenDataModule", "shards_or_tokens"]
 
 
+_READING = frozenset({"path", "size", "view", "cache_bytes", "max_bad", "most_pixels", "shards"})
+
+
 class TokenDataModule(BaseDataModule):
     """Training batches of tokens; evaluation batches of images with their tokens.
 
@@ -60,18 +63,29 @@ class TokenDataModule(BaseDataModule):
     def shards(self) -> ShardDataModule:
         """The images that were encoded."""
         shards = self._images or ShardDataModule(
-            **self.tokens.images,
+            **self._reading(),
             augment=Augment(flip=False, crop=1.0, noise=0.0),
             batch=self.batch,
             eval_batch=self.eval_batch,
             seed=self._seed,
             workers=self._workers,
         )
-        if shards.info.hash != self.tokens.origin["data_hash"]:
+        if shards.info.hash != self.tokens.origin.get("data_hash"):
             raise VarlabError(
                 f"The tokens of {self.path} were made from other images than {shards.path} holds: run `varlab encode` again."
             )
         return shards
+
+    def _reading(self) -> dict[str, Any]:
+        """How the tokens say that the images are read; a record does not decide where a cache is written."""
+        given = {
+            name: value for name, value in self.tokens.images.items() if name not in ("remote_cache", "remote_bytes")
+        }
+        if not isinstance(given.get("path"), str) or not set(given) <= _READING:
+            raise VarlabError(
+                f"{self.path} names its images in an unknown way: set data.images, or run `varlab encode` again."
+            )
+        return given
 
     @property
     def info(self) -> DataInfo:
@@ -94,7 +108,12 @@ class TokenDataModule(BaseDataModule):
     def reader(self, split: str) -> TokenReader:
         """The tokens of a split by number."""
         if split not in self._readers:
-            self._readers[split] = TokenReader(self.tokens, split)
+            reader = TokenReader(self.tokens, split)
+            if int(reader.label_N.max()) >= (classes := len(self.shards.info.classes)):
+                raise VarlabError(
+                    f"{self.path} has {split} labels that are none of {classes} classes: run `varlab encode` again."
+                )
+            self._readers[split] = reader
         return self._readers[split]
 
     def samples(self, split: str, index_N: Tensor | None = None) -> Batch:
@@ -116,7 +135,7 @@ class TokenDataModule(BaseDataModule):
     def eval_samples(self, split: str) -> SplitDataset:
         """The images, with their tokens unless these were made from augmented views."""
         images = self.shards.eval_samples(split)
-        augmented = split == "train" and self.tokens.origin["views"]
+        augmented = split == "train" and self.tokens.origin.get("views")
         return images if augmented else _WithTokens(images, self.reader(split))
 
 

@@ -1,16 +1,18 @@
 """Token shards: the token maps of every image of a shard set, encoded once, so that training needs no tokenizer.
 
 ``tokens.json`` describes them. ``train-000000.npy`` holds the tokens of the image shard of that number, unsigned integers
-[N, views, P] (P: all scales in a row); ``train.labels.npy`` holds the labels.
+[N, views, P] (P: all scales in a row); ``train.labels.npy`` holds the labels. ``tokens.json`` has a digest of each file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from varlab.config import Config
+from varlab.data.format.foreign import Entries, map_array, read_entries
 from varlab.errors import VarlabError
 from varlab.files import atomic_write, write_json
 
@@ -34,8 +37,11 @@ __all__ = [
     "write_tokens",
 ]
 
+log = logging.getLogger(__name__)
+
 TOKENS = "tokens.json"
 VERSION = 1
+_DIGEST = "sha256"  # the entry with the hash of what decides the tokens; older sets have none
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class TokenSet:
 
     origin: the settings that decide the tokens, in JSON types (see ``varlab encode``). images: the arguments of
     ``ShardDataModule`` that open the images. views: views of each training image; other splits have one. tokens: tokens per
-    image. bad: images of each split that could not be read.
+    image. bad: images of each split that could not be read. labels: the file of the labels of each split; older sets have
+    no digest of them.
     """
 
     folder: Path
@@ -64,6 +71,7 @@ class TokenSet:
     vocab_size: int
     splits: Mapping[str, tuple[TokenShard, ...]]
     bad: Mapping[str, int]
+    labels: Mapping[str, TokenShard] = field(default_factory=dict)
 
     @property
     def content(self) -> Config:
@@ -72,6 +80,7 @@ class TokenSet:
             "version": VERSION,
             **{name: getattr(self, name) for name in ("origin", "views", "tokens", "vocab_size", "bad")},
             "splits": {split: [asdict(shard) for shard in shards] for split, shards in self.splits.items()},
+            **({"labels": {split: asdict(file) for split, file in self.labels.items()}} if self.labels else {}),
         }
 
     @property
@@ -88,23 +97,44 @@ def read_tokens(folder: str | Path) -> TokenSet:
     """
     path = Path(folder) / TOKENS
     try:
-        raw = json.loads(path.read_text())
-        if raw["version"] != VERSION:
-            raise VarlabError(f"{path} has version {raw['version']}, not {VERSION}: run `varlab encode` again.")
-        splits = {split: tuple(TokenShard(**s) for s in shards) for split, shards in raw["splits"].items()}
-        rest = {name: raw[name] for name in ("origin", "images", "views", "tokens", "vocab_size", "bad")}
-        return TokenSet(folder=Path(folder), splits=splits, **rest)
+        entries = read_entries(path)
+        if (version := entries.raw.get("version")) != VERSION:
+            raise VarlabError(f"{path} has version {version!r}, not {VERSION}: run `varlab encode` again.")
+        tokens = _parse(Path(folder), entries)
+        if entries.raw.get(_DIGEST, tokens.hash) != tokens.hash:
+            raise ValueError("it was changed after it was written")
+        return tokens
     except FileNotFoundError as e:
         raise VarlabError(
             f"{folder} holds no {TOKENS}: run `varlab encode runs/tokenizer out={folder}`; a stopped encoding continues."
         ) from e
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise VarlabError(f"{path} is damaged ({type(e).__name__}: {e}): run `varlab encode` again.") from e
+    except (OSError, ValueError) as e:
+        raise VarlabError(f"{path} is damaged ({e}): run `varlab encode` again.") from e
+
+
+def _parse(folder: Path, entries: Entries) -> TokenSet:
+    """Raises ValueError if an entry is missing or wrong."""
+    splits, labels = Entries(entries.mapping("splits")), Entries(entries.raw.get("labels", {}))
+    return TokenSet(
+        folder=folder,
+        origin=dict(entries.mapping("origin")),
+        images=dict(entries.mapping("images")),
+        views=entries.number("views", least=1),
+        tokens=entries.number("tokens", least=1),
+        vocab_size=entries.number("vocab_size", least=1),
+        splits={split: tuple(map(_file, splits.objects(split))) for split in splits.raw},
+        bad=entries.counts("bad"),
+        labels={split: _file(Entries(labels.mapping(split))) for split in labels.raw},
+    )
+
+
+def _file(entries: Entries) -> TokenShard:
+    return TokenShard(entries.file("file"), entries.number("count"), entries.text("check"))
 
 
 def write_tokens(tokens: TokenSet) -> None:
     """Write ``tokens.json``, which marks the set as finished."""
-    write_json(tokens.folder / TOKENS, {**tokens.content, "images": dict(tokens.images)})
+    write_json(tokens.folder / TOKENS, {**tokens.content, "images": dict(tokens.images), _DIGEST: tokens.hash})
 
 
 def dtype_for(vocab_size: int) -> np.dtype[np.unsignedinteger]:
@@ -139,10 +169,11 @@ class TokenReader:
         self._folder, self._shards = tokens.folder, tokens.splits.get(split, ())
         if not self._shards:
             raise VarlabError(f"{tokens.folder} holds no {split} tokens: encode a shard set that has that split.")
-        self._dtype, self._tokens = dtype_for(tokens.vocab_size), tokens.tokens
+        self._dtype, self._tokens, self._vocab_size = dtype_for(tokens.vocab_size), tokens.tokens, tokens.vocab_size
+        self._views = tokens.views if split == "train" else 1
+        self.label_N = torch.from_numpy(self._labels(tokens, split).astype(np.int64))
         self.shard_N = np.repeat(np.arange(len(self._shards)), [shard.count for shard in self._shards])
         self._first_S = np.concatenate([[0], np.cumsum([shard.count for shard in self._shards])[:-1]])
-        self.label_N = torch.from_numpy(self._load(f"{split}.labels.npy").astype(np.int64))
         self._maps: dict[int, NDArray[np.integer]] = {}
 
     def __len__(self) -> int:
@@ -160,26 +191,46 @@ class TokenReader:
         rows: Sequence[int] = (index - self._first_S[shards]).tolist()
         for place, (shard, row, view) in enumerate(zip(shards.tolist(), rows, views, strict=True)):
             idx_BP[place] = self._map(shard)[row, view]
-        valid_B = torch.from_numpy(idx_BP[:, 0] != np.iinfo(self._dtype).max)
-        return torch.from_numpy(idx_BP.astype(np.int32)), valid_B
+        valid_B = idx_BP[:, 0] != np.iinfo(self._dtype).max
+        if (idx_BP[valid_B] >= self._vocab_size).any():
+            raise VarlabError(
+                f"{self._folder} holds tokens that are none of {self._vocab_size}: run `varlab encode` again."
+            )
+        return torch.from_numpy(idx_BP.astype(np.int32)), torch.from_numpy(valid_B)
 
     def _map(self, shard: int) -> NDArray[np.integer]:
         if shard not in self._maps:
             file = self._shards[shard]
-            path = self._folder / file.file
-            if not path.is_file():
-                raise VarlabError(f"{path} is missing: run `varlab encode` again, or copy it here.")
-            if fingerprint(path) != file.check:
-                raise VarlabError(
-                    f"{path} holds other bytes than were written: delete it and run `varlab encode` again."
-                )
-            self._maps[shard] = self._load(file.file)
+            self._maps[shard] = self._load(file, (file.count, self._views, self._tokens), self._dtype)
         return self._maps[shard]
 
-    def _load(self, file: str) -> NDArray[np.integer]:
-        path = self._folder / file
+    def _labels(self, tokens: TokenSet, split: str) -> NDArray[np.integer]:
+        """The labels of all images."""
+        count = sum(shard.count for shard in self._shards)
+        file = tokens.labels.get(split)
+        if file is None:
+            log.info("%s has no digest of its %s labels: encode again to have them verified", self._folder, split)
+            file = TokenShard(f"{split}.labels.npy", count, "")
+        labels = self._load(file, (count,), None)
+        if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+            raise VarlabError(
+                f"{self._folder / file.file} holds no labels: run `varlab encode` again, or copy it here."
+            )
+        return labels
+
+    def _load(
+        self, file: TokenShard, shape: tuple[int, ...], dtype: np.dtype[np.unsignedinteger] | None
+    ) -> NDArray[np.integer]:
+        """A file as an array, once its bytes were compared with their digest, if it has one."""
+        path = self._folder / file.file
+        if not path.is_file():
+            raise VarlabError(f"{path} is missing: run `varlab encode` again, or copy it here.")
         try:
-            array: NDArray[np.integer] = np.load(path, mmap_mode="r", allow_pickle=False)
+            if file.check and fingerprint(path) != file.check:
+                raise VarlabError(
+                    f"{path} holds other bytes than were written: delete it and {TOKENS}, and run `varlab encode` again."
+                )
+            array: NDArray[Any] = map_array(path, shape=shape, dtype=dtype)
         except (OSError, ValueError) as e:
             raise VarlabError(f"{path} cannot be read ({e}): run `varlab encode` again, or copy it here.") from e
         return array

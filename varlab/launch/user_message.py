@@ -48,6 +48,11 @@ def _foreseen(error: BaseException) -> str | None:
         if _is_out_of_memory(cause):
             remedy = "use trainer.micro_batch=N (the same update in parts), or a smaller batch or model"
             return f"Out of memory ({_first_line(cause)}): {remedy}."
+        if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker"):
+            return (
+                f"A loader process was killed, perhaps for lack of memory ({_first_line(cause)}): run the same command again, "
+                "with fewer processes (data.workers, or workers of pack and index) if memory was short."
+            )
         if type(cause).__name__ in _LOST_WORKER:
             return (
                 "A worker process of the sweep was killed (perhaps for lack of memory), which stopped the sweep. Run the same "

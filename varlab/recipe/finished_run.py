@@ -11,6 +11,7 @@ import torch
 from varlab.checkpoint import load_weights
 from varlab.config import Config
 from varlab.data import ShardDataModule
+from varlab.data.sequential.shard_stream import refuse_commands
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, build_tokenizer
 from varlab.recipe.objects import make, make_recorded
@@ -76,6 +77,8 @@ class FinishedRun:
         config = config or self.data_config
         if config is None:
             raise VarlabError(f"{self.path} was not trained on shards: give data=folder data.path=DIR.")
+        if recorded:
+            refuse_commands(config)
         data: ShardDataModule = make_recorded(config) if recorded else make(config)
         wanted, has = tuple(self.record.build["image_size"]), data.info.image_size
         if wanted != has:

@@ -75,7 +75,7 @@ def test_shards_without_a_condition_have_no_trace_of_it(tmp_path: Path, make_ima
     pack(make_images(train=2, val=1), tmp_path / "plain", shard_size=9)
     assert names_in(tmp_path / "plain" / "train-000000.tar") == ["0000.png", "0000.cls", "0001.png", "0001.cls"]
     index = json.loads((tmp_path / "plain" / "index.json").read_text())
-    assert set(index) == {"version", "classes", "image_size", "splits", "tables", "source"}
+    assert set(index) == {"version", "classes", "image_size", "splits", "tables", "source", "sha256"}
     info = read_index(tmp_path / "plain").info
     assert info.condition is None and not info.boxes
     pack(Gradient(), tmp_path / "boxed", shard_size=9)

@@ -165,8 +165,7 @@ def _finish(folder: Path, origin: Config, parts: list[_Part], data: ShardDataMod
         splits[part.split].append(TokenShard(part.file, part.last - part.first, fingerprint(path)))
         first_N = np.load(path, mmap_mode="r", allow_pickle=False)[:, 0, 0]
         bad[part.split] += int((first_N == np.iinfo(first_N.dtype).max).sum())
-    for split in splits:
-        write_array(folder / f"{split}.labels.npy", data.labels(split).numpy().astype(np.int32))
+    labels = {split: _write_labels(folder, split, data) for split, of in splits.items() if of}
     tokens = TokenSet(
         folder=folder,
         origin=origin,
@@ -176,6 +175,14 @@ def _finish(folder: Path, origin: Config, parts: list[_Part], data: ShardDataMod
         vocab_size=model.tokenizer.vocab_size,
         splits={split: tuple(of) for split, of in splits.items() if of},
         bad=bad,
+        labels=labels,
     )
     write_tokens(tokens)
     return tokens
+
+
+def _write_labels(folder: Path, split: str, data: ShardDataModule) -> TokenShard:
+    label_N = data.labels(split).numpy().astype(np.int32)
+    path = folder / f"{split}.labels.npy"
+    write_array(path, label_N)
+    return TokenShard(path.name, len(label_N), fingerprint(path))

@@ -19,9 +19,11 @@ from varlab.data.format.table import SampleRecord, Span
 from varlab.data.format.tar import ShardScan, log_notes, scan_tar
 from varlab.data.image.depth import ASSUMED, Depths
 from varlab.data.image.picture import PixelRules, open_picture
+from varlab.data.image.png import check_png
 from varlab.data.image.resize import WRONG_ENDING
 from varlab.errors import VarlabError
 from varlab.files import sha256
+from varlab.types import Fault
 
 __all__ = ["Progress", "ScanSettings", "number_labels", "scan_shards", "split_files"]
 
@@ -120,21 +122,29 @@ class _Scans(Dataset[ShardScan]):
     def __getitem__(self, i: int) -> ShardScan:
         path = self._folder / self._files[i]
         scan = scan_tar(self._folder, self._files[i], label=self._settings.label)
-        if path.is_file():
+        if not path.is_file():
+            return scan
+        try:
             scan.bytes, scan.sha256 = path.stat().st_size, sha256(path)
             with path.open("rb") as tar:
                 scan.update(lambda record: self._checked(record, tar, scan))
+        except OSError as e:  # it was removed meanwhile, or its disk fails
+            lost = Fault("missing", scan.file, "", e.strerror or str(e), samples=len(scan.records))
+            return ShardScan(scan.file, faults=[*scan.faults, lost])
         return scan
 
     def _checked(self, record: SampleRecord, tar: BinaryIO, scan: ShardScan) -> SampleRecord:
         """Check the images of a sample, and note what is known of the first. BadSampleError if one is bad."""
-        picture = open_picture(_read(tar, record.image), self._rules)
+        encoded = [_read(tar, span) for span in (record.image, record.condition) if span is not None]
+        for one in encoded:
+            check_png(one)
+        picture = open_picture(encoded[0], self._rules)
         if self._settings.size not in (None, picture.size):
             raise BadSampleError("wrong_size", f"{picture.size[1]}×{picture.size[0]}, not {self._settings.size[::-1]}")
         if self._settings.decode:
             decoded = picture.decode()
             if record.condition is not None:
-                open_picture(_read(tar, record.condition), replace(self._rules, depths=ASSUMED)).decode()
+                open_picture(encoded[1], replace(self._rules, depths=ASSUMED)).decode()
             scan.steps.update(decoded.steps)
             scan.deep.update([decoded.deep] if decoded.deep else [])
         scan.sizes.add(picture.size)

@@ -22,6 +22,7 @@ _SCAN, _END, _JFIF, _NOTE = 0xFFDA, 0xFFD9, 0xFFE0, 0xFFE1
 _SEQUENTIAL = {0xFFC0, 0xFFC1}  # kinds of frames that have no progression
 _WITH_LENGTH = frozenset(range(0xFFC0, 0xFFFF)) - set(range(0xFFD0, 0xFFDA))
 _NOT_LOST = ("extraneous bytes", "SOS parameters", "JFIF revision", "Adobe color", "progression sequence", "ICC marker")
+_MOST_SCANS = 200  # encoders make 10
 _ORIENTATION = (b"\x01\x12\x00", b"\x12\x01", b"tiff:Orientation")  # the tag in both byte orders, and in XMP
 
 _PLAIN_ERRORS = (OSError, ValueError, SyntaxError, LookupError, TypeError, ArithmeticError, EOFError, RuntimeError)
@@ -30,7 +31,13 @@ MALFORMED = (*_PLAIN_ERRORS, AttributeError, AssertionError, struct.error, zlib.
 
 
 def jpeg_header(encoded: bytes) -> tuple[int, int, str] | None:
-    """(H, W) as stored, and the colour space; None if libjpeg-turbo does not know such a file."""
+    """(H, W) as stored, and the colour space; None if libjpeg-turbo does not know such a file.
+
+    Raises:
+        BadSampleError: it has so many scans that decoding would take hours.
+    """
+    if encoded.count(b"\xff\xda") > _MOST_SCANS:
+        raise BadSampleError("corrupt", f"more than {_MOST_SCANS} scans: each would decode all pixels again")
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=False)
     except (ValueError, KeyError):  # KeyError: colours or a layout that it has no name for

@@ -20,7 +20,8 @@ from varlab.data.faults import BadSampleError
 from varlab.data.image.colour import flat
 from varlab.data.image.depth import ASSUMED, U8, Deep, Depths
 from varlab.data.image.jpeg import JPEG_END, JPEG_START, MALFORMED, jpeg_header, jpeg_orientation, jpeg_pixels, mended
-from varlab.data.image.png import PNG_START, without_texts
+from varlab.data.image.png import PNG_START, check_png, without_texts
+from varlab.files import require_plain
 
 __all__ = ["FIRST", "TURNED", "WARNED", "EncodedPicture", "Picture", "PixelRules", "open_picture", "read_picture"]
 
@@ -104,9 +105,10 @@ def read_picture(file: Path, rules: PixelRules) -> Picture:
         BadSampleError: it cannot be read; corrupt; too_large; bad_values.
     """
     try:
-        encoded = file.read_bytes()
+        encoded = require_plain(file).read_bytes()
     except OSError as e:
         raise BadSampleError("corrupt", f"cannot be read ({e.strerror or e})") from e
+    check_png(encoded)
     return open_picture(encoded, rules).decode()
 
 

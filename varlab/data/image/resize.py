@@ -18,7 +18,7 @@ from varlab.data.faults import BadSampleError
 from varlab.data.image.depth import Deep, Depths, describe_depths
 from varlab.data.image.jpeg import JPEG_START
 from varlab.data.image.picture import WARNED, EncodedPicture, Picture, PixelRules, open_picture, read_picture
-from varlab.data.image.png import PNG_START
+from varlab.data.image.png import PNG_START, check_png
 from varlab.errors import VarlabError
 
 __all__ = [
@@ -75,6 +75,7 @@ class Fit:
         Raises:
             BadSampleError: the image cannot be read, or is too large.
         """
+        check_png(encoded)
         picture = open_picture(encoded, self.rules)
         ending = (WRONG_ENDING,) * is_wrong_ending(name, picture.form)
         if self._check == "header" and self.image_size is None and picture.form in STORED:

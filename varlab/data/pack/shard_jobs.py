@@ -26,7 +26,7 @@ from varlab.data.pack.conditions import ConditionMaker
 from varlab.data.pack.sources.base import ImageSource, Skipped, SourceSample
 from varlab.data.pack.sources.file_source import FileSource
 from varlab.errors import VarlabError
-from varlab.files import digest, write_errors, write_text
+from varlab.files import digest, require_plain, sha256, write_errors, write_text
 
 __all__ = ["PackedShard", "ShardJobs"]
 
@@ -67,12 +67,16 @@ class PackedShard:
     def to_json(self) -> str:
         """The note beside the shard."""
         sets = {name: sorted(getattr(self, name)) for name in ("sizes", "deep", "converted")}
-        return json.dumps({**vars(self), **sets}, default=vars)
+        text = json.dumps({**vars(self), **sets}, default=vars)
+        return json.dumps({"digest": digest(text), "note": text})
 
     @classmethod
     def from_json(cls, text: str) -> PackedShard:
         """Read ``to_json``'s text. Raises ValueError, KeyError or TypeError for any other."""
-        raw = json.loads(text)
+        outer = json.loads(text)
+        if outer["digest"] != digest(outer["note"]):
+            raise ValueError("the note was changed")
+        raw = json.loads(outer["note"])
         return cls(
             split=raw["split"],
             shard=Shard(**raw["shard"]),
@@ -223,11 +227,11 @@ class ShardJobs(Dataset[PackedShard]):
 
 
 def _read_note(note: Path, shard: Path) -> PackedShard | None:
-    """The note of a shard that was finished earlier and has its full size."""
+    """The note of a shard that was finished earlier, if the shard's bytes are those of then."""
     try:
-        packed = PackedShard.from_json(note.read_text())
-        return packed if shard.stat().st_size == packed.shard.bytes else None
-    except (OSError, ValueError, KeyError, TypeError):
+        packed = PackedShard.from_json(require_plain(note).read_text())
+        return packed if sha256(require_plain(shard)) == packed.shard.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

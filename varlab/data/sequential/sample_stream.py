@@ -13,6 +13,7 @@ from varlab.data.format.labels import NO_LABEL, json_fields, numbering, read_lab
 from varlab.data.image.crop import BoxOf
 from varlab.data.image.decode import U8, decode_into
 from varlab.data.image.picture import PixelRules
+from varlab.data.image.png import check_png
 from varlab.data.sequential.shard_samples import BAD, IMAGE, INCOMPLETE, EncodedSample, ShardSamples
 from varlab.errors import VarlabError
 from varlab.types import Fault
@@ -54,6 +55,7 @@ class SampleDecoder:
         number = 0
         if self.label != "none":
             number = self._number(read_label(sample.get("cls"), json_fields(sample.get("json")), self.label))
+        check_png(sample[sample[IMAGE]])
         decode_into(out_HW3, sample[sample[IMAGE]], box_of, self.rules)
         return number
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException, HTTPResponse
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -20,8 +21,9 @@ from varlab.data.patience import ATTEMPTS, CHUNK, Patience, within
 from varlab.errors import VarlabError
 from varlab.files import require_plain
 
-__all__ = ["ShardStream", "shard_urls"]
+__all__ = ["ShardStream", "refuse_commands", "shard_urls"]
 
+_MOST = 1_000_000  # shards
 _WEB = ("http", "https")
 _TEMPORARY = (408, 425, 429)  # HTTP errors below 500 that are worth another attempt
 _UNSAFE = re.compile(r"""['"`$\\;|&<>\s]""")  # signs of a shell, by which webdataset runs the programs of some schemes
@@ -35,9 +37,11 @@ def shard_urls(spec: str | Sequence[str], name: str) -> tuple[str, ...]:
     """
     specs = [spec] if isinstance(spec, str) else [*spec]
     try:
-        urls = tuple(url for one in specs for url in (braceexpand(one) if "{" in one else (one,)))
+        urls = tuple(islice((url for one in specs for url in _expanded(one)), _MOST + 1))
     except ValueError as e:
         raise VarlabError(f"{name} cannot be expanded ({e}): write shards as x-{{000..127}}.tar.") from e
+    if len(urls) > _MOST:
+        raise VarlabError(f"{name} names more than {_MOST} shards: correct the numbers in its braces.")
     if not all(urls) or not urls:
         raise VarlabError(f"{name} names no shards: give paths, http(s)://… or pipe:COMMAND.")
     for url in urls:
@@ -49,6 +53,25 @@ def shard_urls(spec: str | Sequence[str], name: str) -> tuple[str, ...]:
                 f"{name} has {url}, whose quotes, spaces or other signs a shell would read: rename the shard."
             )
     return urls
+
+
+def refuse_commands(config: Mapping[str, Any]) -> None:
+    """Raise VarlabError if a recorded configuration of data would run a command: only a command line may ask for one."""
+    for split in ("train", "val"):
+        spec = config.get(split)
+        for url in shard_urls(spec, f"data.{split}") if spec and isinstance(spec, str | Sequence) else ():
+            if urlparse(url).scheme == "pipe":
+                raise VarlabError(
+                    f"A record asks to run `{url[:200]}`: give data.{split} on the command line if you trust it."
+                )
+
+
+def _expanded(spec: str) -> Iterable[str]:
+    """A pattern with its braces expanded. Raises ValueError if they have no end, or one range is too long."""
+    for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", spec):
+        if len(first + last) > 36 or abs(int(last) - int(first)) > _MOST:
+            raise ValueError(f"{first}..{last} is too long")
+    return braceexpand(spec) if "{" in spec else (spec,)
 
 
 class _Readable(Protocol):
