@@ -7,12 +7,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from varlab.errors import VarlabError
 
@@ -20,7 +21,12 @@ __all__ = [
     "atomic_write",
     "digest",
     "locked",
+    "open_file",
+    "parse_json",
+    "printable",
     "process_lock",
+    "read_bytes",
+    "read_json",
     "remove_drafts",
     "require_plain",
     "require_writable",
@@ -32,11 +38,12 @@ __all__ = [
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file that appears under its name only when it is complete and on disk.
 
     It is written beside ``path`` as ``.NAME.PID.tmp``, synced, and renamed over it. Raises VarlabError if the disk refuses
-    (full, read-only); the previous content of ``path`` then stays.
+    (full, read-only); the previous content of ``path`` then stays. durable: False for a file that can be made again, which
+    is not synced.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with write_errors(path):
@@ -45,9 +52,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             with temporary.open("wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.replace(path)
-            _sync_directory(path.parent)
+            if durable:
+                _sync_directory(path.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink()
@@ -78,15 +87,102 @@ def remove_drafts(*folders: Path) -> None:
             draft.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     r"""Write a UTF-8 text file atomically. Half characters, of file names that are no UTF-8, become ``\udce9``."""
-    with atomic_write(path) as file:
+    with atomic_write(path, durable=durable) as file:
         file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Mapping[str, object] | Sequence[object]) -> None:
     """Write a JSON file atomically, readable for people."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+# -- reading what anybody may have written -------------------------------------------------------------------------------
+
+LARGEST_JSON = 64 << 20  # bytes of a JSON file
+_DEEPEST = 100  # lists and objects inside each other
+_LONGEST_NUMBER = 300  # digits: any such number is still a float
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Raises VarlabError for anything else: a pipe or a device might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise VarlabError(f"{path} is not a file: remove it, or put the file there.")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a regular file. Raises FileNotFoundError; VarlabError where it is too large, or cannot be read."""
+    try:
+        with open_file(path) as file:
+            content = file.read(most + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise VarlabError(f"{path} cannot be read ({error.strerror or error}): put a readable file there.") from error
+    if len(content) > most:
+        raise VarlabError(f"{path} has more than {most:,} bytes, which no such file of varlab has: write it again.")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file in UTF-8, of bounded size and depth, whose numbers are floats or fit one.
+
+    Raises FileNotFoundError; VarlabError with the reason for any other content, and where the file cannot be read.
+    """
+    try:
+        return parse_json(read_bytes(path, LARGEST_JSON))
+    except ValueError as error:
+        raise VarlabError(f"{path} cannot be read ({error}): write it again, or remove it.") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """A JSON value, bounded as in ``read_json``. Raises ValueError with the reason."""
+    try:
+        value = json.loads(content.decode(), parse_int=_bounded_int)
+        if not _is_shallow(content):
+            _check_depth(value, _DEEPEST)
+    except RecursionError:
+        raise ValueError(f"its lists and objects are nested more than {_DEEPEST} deep") from None
+    return value
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > _LONGEST_NUMBER:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _is_shallow(content: bytes) -> bool:
+    """Whether the brackets of a JSON text close each other within the bound; False also where strings hold brackets."""
+    brackets = content.translate(None, _NO_BRACKETS)
+    for _ in range(_DEEPEST):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return not brackets
+
+
+def _check_depth(value: object, left: int) -> None:
+    if left == 0:
+        raise RecursionError
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in items:
+        if type(item) in (dict, list):
+            _check_depth(item, left - 1)
+
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+"""Control characters but tab and newline, what changes the direction of text, and half characters."""
+
+
+def printable(text: str) -> str:
+    r"""A text for a terminal: control characters, which may be commands to it, are shown as ``\x1b``."""
+    return _UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
 @contextmanager
@@ -125,10 +221,13 @@ def digest(value: object) -> str:
 def locked(path: Path) -> Iterator[IO[str]]:
     """Hold a lock file for the length of a ``with``, against other processes and other threads; waits for it.
 
-    The lock belongs to the open file, so a forked child that keeps the file open keeps the lock.
+    The lock belongs to the open file, so a forked child that keeps the file open keeps the lock. Raises VarlabError where
+    the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 

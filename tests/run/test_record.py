@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,13 +50,50 @@ def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
         ({"parents": []}, "parents is not a dict"),
         ({"parents": {"judge": "runs/judge"}}, r"parents\.judge is not a JSON object"),
         ({"overrides": "seed=1"}, "overrides is not a list"),
+        ({"overrides": [5]}, r"overrides is not a list\[str\]"),
+        ({"build": 5}, "build is not a dict"),
+        ({"seed": "x"}, "seed is not a int | None"),
+        ({"versions": {"torch": 2}}, "versions is not a dict"),
+        ({"resumes": [3]}, "resumes is not a list"),
+        ({"parents": {"judge": {"images": "many"}}}, r"parents\.judge\.images is not a int"),
         ({"outcome": {}}, r"outcome\.state is missing"),
+        ({"outcome": {"state": "\x1b[31mred"}}, r"outcome\.state is not one of running, finished"),
+        ({"outcome": {"state": "failed", "error": 5}}, r"outcome\.error is not a str"),
     ],
 )
 def test_a_damaged_record_is_refused_with_the_reason(tmp_path: Path, change: dict, reason: str) -> None:
     (tmp_path / "run.json").write_text(json.dumps(RunRecord(command="train").to_json() | change))
     with pytest.raises(VarlabError, match=reason):
         read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 200_000, "nested more than 100 deep"),
+        (b'{"config": ' + b"[" * 150 + b"]" * 150 + b"}", "nested more than 100 deep"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "a number has 5000 digits"),
+        (b"\xff\xfe{}", "can't decode byte 0xff"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_a_file_that_is_no_record_is_refused_with_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(VarlabError, match=reason):
+        read_record(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_record_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(VarlabError, match="is not a file"):
+        read_record(tmp_path)
+
+
+def test_totals_that_are_no_numbers_count_as_none(tmp_path: Path) -> None:
+    text = '{"outcome": {"state": "finished", "images": Infinity, "flops": NaN, "seconds": "long"}}'
+    (tmp_path / "run.json").write_text(text)
+    outcome = read_record(tmp_path).outcome
+    assert (outcome.images, outcome.flops, outcome.seconds) == (0, 0, 0)
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:

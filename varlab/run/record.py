@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Flag, auto
+from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import write_json
+from varlab.files import read_json, write_json
 
 FILE = "run.json"
 ABSENT = "—"
@@ -77,7 +79,7 @@ class Outcome:
 
     def _number(self, key: str) -> float:
         value = self.values.get(key)
-        return value if isinstance(value, int | float) else 0
+        return value if isinstance(value, int | float) and math.isfinite(value) else 0
 
     def to_json(self) -> Config:
         """The outcome as ``run.json`` holds it."""
@@ -137,39 +139,73 @@ class RunRecord:
 
 
 def parse_record(values: object) -> RunRecord:
-    """The record that a JSON value describes. Raises VarlabError with the reason where it describes none."""
+    """The record that a JSON value describes, each field of its type. VarlabError with the reason where it describes none."""
     outcome = values.get("outcome") if isinstance(values, dict) else None
     if not isinstance(outcome, dict) or "state" not in outcome:
         raise VarlabError("outcome.state is missing")
     own = {key: value for key, value in outcome.items() if key not in ("state", "error")}
     record = _parse(RunRecord, values, "")
+    for key in ("state", "error"):
+        _check(f"outcome.{key}", outcome.get(key), _TYPES[Outcome][key])
     record.outcome = Outcome(outcome["state"], outcome.get("error"), own)
-    record.parents = {role: _parse(Parent, parent, f"parents.{role}") for role, parent in record.parents.items()}
+    record.parents = {role: _parse(Parent, parent, f"parents.{role}.") for role, parent in record.parents.items()}
     return record
 
 
 def _parse(part: type[Part], values: object, where: str) -> Part:
-    """A dataclass from JSON: null is the default, unknown keys go into ``extra``; lists and objects are checked."""
+    """A dataclass from JSON: null is the default, unknown keys go into ``extra``; the type of each value is checked."""
     if not isinstance(values, dict):
-        raise VarlabError(f"{where or 'it'} is not a JSON object")
-    names, default = {f.name for f in fields(part)}, part()
-    known = {key: value for key, value in values.items() if key in names and value is not None}
+        raise VarlabError(f"{where.removesuffix('.') or 'it'} is not a JSON object")
+    types = _TYPES[part]
+    known = {key: value for key, value in values.items() if key in types and value is not None}
+    if isinstance(name := known.get("name"), int | float):  # as a user typed it
+        known["name"] = str(name)
     for key, value in known.items():
-        kind = type(getattr(default, key))
-        if kind in (dict, list) and not isinstance(value, kind):
-            raise VarlabError(f"{where}{'.' if where else ''}{key} is not a {kind.__name__}")
-    return part(**known, extra={key: value for key, value in values.items() if key not in names})
+        _check(where + key, value, types[key])
+    return part(**known, extra={key: value for key, value in values.items() if key not in types})
+
+
+def _field_types(part: type) -> dict[str, Any]:
+    """The type of each field, without ``extra``; dataclasses inside are JSON objects, which are parsed later."""
+    hints = get_type_hints(part, localns={"Parent": Any, "Outcome": dict})
+    return {key: kind for key, kind in hints.items() if key != "extra"}
+
+
+_TYPES: Mapping[type, dict[str, Any]] = {part: _field_types(part) for part in (RunRecord, Parent, Outcome)}
+
+
+def _check(name: str, value: object, kind: Any) -> None:
+    if not _fits(value, kind):
+        wanted = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else f"a {_type_name(kind)}"
+        raise VarlabError(f"{name} is not {wanted}")
+
+
+def _type_name(kind: Any) -> str:
+    return str(kind if get_args(kind) else kind.__name__).replace("typing.", "")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a JSON value has a type such as ``int``, ``str | None``, ``list[str]`` or ``Literal["a"]``."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if origin in (list, dict):
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return isinstance(value, origin) and (inner[-1] is Any or all(_fits(item, inner[-1]) for item in items))
+    if inner:
+        return any(_fits(value, one) for one in inner)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def read_record(run: Path) -> RunRecord:
     """The record of a run directory. Raises VarlabError with the reason where there is none, or a damaged one."""
     file = Path(run) / FILE
     try:
-        return parse_record(json.loads(file.read_text(encoding="utf-8")))
+        values = read_json(file)
     except FileNotFoundError:
         raise VarlabError(f"{run} is not a run directory: it has no {FILE}.") from None
-    except (OSError, ValueError) as error:
-        raise VarlabError(f"{file} cannot be read ({error}).") from error
+    try:
+        return parse_record(values)
     except VarlabError as error:
         raise VarlabError(f"{file} is not the record of a run: {error}.") from None
 
@@ -194,10 +230,10 @@ def flatten(config: Mapping[str, object], prefix: str = "") -> Config:
     """Nested configuration → ``{"a.b.c": value}``; lists and empty mappings stay whole."""
     flat: Config = {}
     for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
+        if value and not isinstance(value, (str, int, list)) and isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[prefix + key] = value
     return flat
 
 
@@ -207,8 +243,16 @@ def compare(*configs: Mapping[str, object]) -> dict[str, tuple[object, ...]]:
     Values are compared as JSON: 1, 1.0 and true differ, a tuple equals a list.
     """
     flat = [flatten(config) for config in configs]
-    rows = {key: tuple(one.get(key, ABSENT) for one in flat) for one in flat for key in one}
-    return {key: row for key, row in rows.items() if len({_canonical(value) for value in row}) > 1}
+    rows = {
+        key: tuple(one.get(key, ABSENT) for one in flat) for key in dict.fromkeys(key for one in flat for key in one)
+    }
+    return {key: row for key, row in rows.items() if _differ(row)}
+
+
+def _differ(values: Sequence[object]) -> bool:
+    """Whether not all values are the same JSON. Most are, and look the same in Python, too, which is found faster."""
+    first = repr(values[0])
+    return any(repr(value) != first for value in values) and len(set(map(_canonical, values))) > 1
 
 
 def _canonical(value: object) -> str:
@@ -270,7 +314,12 @@ def uncounted(use: Use) -> tuple[str, ...]:
 
 def counts(key: str, use: Use) -> bool:
     """Whether a key, flat or of the top level, counts in all the given uses."""
-    return not f"{key}.".startswith(tuple(f"{name}." for name in uncounted(use)))
+    return not f"{key}.".startswith(_prefixes(use))
+
+
+@cache
+def _prefixes(use: Use) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in uncounted(use))
 
 
 def counted(config: Mapping[str, object], use: Use) -> Config:
