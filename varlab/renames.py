@@ -55,6 +55,8 @@ KINDS: Mapping[tuple[str, str], Config] = {
     ("perceptual", "lpips"): {"_target_": "varlab.losses.perceptual.LPIPS"},
 }
 
+_PLAIN = (str, int, float)  # what no name can be in; bool is an int
+
 _PLANNERS = ("classifier", "generator", "tokenizer")
 
 
@@ -93,13 +95,15 @@ def _logged_name(name: str) -> str:
 
 
 def _renamed(value: Any, rename: Callable[[str], str], part: str = "") -> Any:
+    if value is None or isinstance(value, _PLAIN):
+        return value
     if isinstance(value, list):
-        return [_renamed(item, rename) for item in value]
+        return [item if isinstance(item, _PLAIN) else _renamed(item, rename) for item in value]
     if not isinstance(value, Mapping):
         return value
-    if (target := KINDS.get((part, str(value.get("kind"))))) is not None:
+    if "kind" in value and (target := KINDS.get((part, str(value["kind"])))) is not None:
         value = {**target, **{key: item for key, item in value.items() if key != "kind"}}
-    return {
-        key: rename(item) if key == "_target_" and isinstance(item, str) else _renamed(item, rename, key)
-        for key, item in value.items()
-    }
+    renamed = {key: item if isinstance(item, _PLAIN) else _renamed(item, rename, key) for key, item in value.items()}
+    if isinstance(target := value.get("_target_"), str):
+        renamed["_target_"] = rename(target)
+    return renamed

@@ -99,3 +99,41 @@ def test_before_and_after_a_kill(tmp_path: Path) -> None:
 def test_a_folder_without_a_sweep_has_no_table(tmp_path: Path) -> None:
     sweep_table.update_table(tmp_path)
     assert list(tmp_path.iterdir()) == [] and sweep_table.find_sweeps([tmp_path]) == []
+
+
+def test_after_a_job_only_its_own_run_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [sweep_table.SweepJob((f"seed={i}", "x='a, b'"), f"seed={i}") for i in range(300)]
+    sweep_table.add_jobs(tmp_path, jobs)
+    (tmp_path / "seed=7").mkdir()
+    record = {"command": "train", "config": {}, "outcome": {"state": "running"}, "attempts": 1}
+    (tmp_path / "seed=7" / "run.json").write_text(json.dumps(record))
+    read: list[Path] = []
+    plain = sweep_table.read_run
+    monkeypatch.setattr(sweep_table, "read_run", lambda path: read.append(path) or plain(path))
+    sweep_table.update_row(tmp_path, "seed=7", working=True)
+    assert read == [tmp_path / "seed=7"]
+    with (tmp_path / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["job"] for row in rows] == [str(i) for i in range(300)]
+    assert [row["state"] for row in rows].count("running") == 1 and rows[7]["state"] == "running"
+    whole = (tmp_path / "sweep.csv").read_text().replace("running", "stopped")
+    sweep_table.update_table(tmp_path)
+    assert (tmp_path / "sweep.csv").read_text() == whole, "a row alone is the row of the whole table"
+
+
+def test_an_unreadable_job_is_a_row(tmp_path: Path) -> None:
+    sweep_table.add_jobs(tmp_path, [sweep_table.SweepJob((f"seed={i}",), f"seed={i}") for i in range(2)])
+    (tmp_path / "seed=1").mkdir()
+    (tmp_path / "seed=1" / "run.json").write_text('{"build": 5, "outcome": {"state": "finished"}}')
+    sweep_table.update_table(tmp_path)
+    rows = sweep_table.read_rows(tmp_path)
+    assert [row.state for row in rows] == ["pending", "unreadable"] and "build is not a dict" in rows[1].why
+    assert sweep_table.count_states(rows) == "1 pending, 1 unreadable"
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "{}", "[5]", '[{"overrides": [], "path": "../x"}]', '[{"path": 5}]'])
+def test_a_damaged_list_of_jobs_is_passed_over(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "sweep.json").write_text(text)
+    sweep_table.add_jobs(tmp_path, [sweep_table.SweepJob(("seed=0",), "seed=0")])
+    assert [row.path for row in sweep_table.read_rows(tmp_path)] == ["seed=0"]
+    assert text == "{}" or "passed over" in caplog.text

@@ -109,8 +109,8 @@ class SlurmSweep:
         """The jobs that an earlier call submitted and that have not ended, by number in the sweep."""
         import submitit
 
-        known = {job.number: sweep_table.slurm_job(job.path.parent, job.path.name) for job in wanted}
-        ids = {number: job_id for number, job_id in known.items() if job_id}
+        known = {folder: sweep_table.slurm_jobs(folder) for folder in {job.path.parent for job in wanted}}
+        ids = {job.number: i for job in wanted if (i := known[job.path.parent].get(job.path.name))}
         states = (_queue(list(ids.values())) if ids else None) or {}
         alive = {number: job_id for number, job_id in ids.items() if states.get(job_id, "GONE") not in _ENDED}
         if alive:

@@ -11,7 +11,8 @@ from varlab.config import Config
 from varlab.recipe.assembly import build_order, build_tokenizer
 from varlab.recipe.objects import make_recorded
 from varlab.rng import Rng
-from varlab.run.record import RunRecord, read_record
+from varlab.run.record import FILE, RunRecord, read_record
+from varlab.run.run_tree import run_folders
 from varlab.types import DataInfo, VarlabError
 
 logger = logging.getLogger(__name__)
@@ -49,26 +50,37 @@ def smallest_tokenizer(near: Path, info: DataInfo, order: Config) -> Path:
 
 def same_images(record: RunRecord, info: DataInfo) -> bool:
     """Whether a run was trained on the same images of the same shards."""
-    view = (record.config.get("data") or {}).get("view", "image")
+    asked = record.config.get("data")
+    view = asked.get("view", "image") if isinstance(asked, dict) else "image"
     return (record.data or {}).get("hash") == info.hash and view == info.view
 
 
 def _finished_trainings(near: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """Finished trainings under runs/ and beside a directory: those with most folders in common first, then the newest."""
+    """Finished trainings under runs/ and beside a directory: those with most folders in common first, then the newest.
+
+    What cannot be read is named, and passed over.
+    """
     roots = [root for root in (RUNS, near.parent) if root.is_dir() and root.resolve() != Path.cwd()]
-    files = {file.resolve() for root in roots for file in root.rglob("run.json")}
+    refused: list[OSError] = []
+    folders = {folder.resolve() for root in roots for folder in run_folders(root, refused.append)}
+    for error in refused:
+        logger.warning("unreadable: %s (%s)", error.filename, error.strerror)
 
-    def common(file: Path) -> int:
-        return len(Path(os.path.commonpath([file.parent, near.resolve()])).parts)
-
-    for file in sorted(files, key=lambda f: (-common(f), -f.stat().st_mtime)):
+    def place(folder: Path) -> tuple[int, float]:
         try:
-            record = read_record(file.parent)
+            newest = (folder / FILE).stat().st_mtime
+        except OSError:
+            newest = 0.0
+        return -len(Path(os.path.commonpath([folder, near.resolve()])).parts), -newest
+
+    for folder in sorted(folders, key=place):
+        try:
+            record = read_record(folder)
         except VarlabError as error:
-            logger.warning("%s", error)
+            logger.warning("unreadable: %s", error)
             continue
         if record.command == "train" and record.outcome.finished:
-            yield Path(os.path.relpath(file.parent)), record
+            yield Path(os.path.relpath(folder)), record
 
 
 def _positions(order: Config, record: RunRecord) -> int:

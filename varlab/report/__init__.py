@@ -5,7 +5,9 @@ Importing this package is cheap; matplotlib and jinja2 are imported when a repor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +31,20 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> ReportFiles:
     from varlab.report.sweep_table import find_sweeps
 
     paths = [Path(run) for run in runs]
-    return write(find_runs(paths), Path(out), title=title, sweeps=find_sweeps(paths))
+    with _uncollected():
+        return write(find_runs(paths), Path(out), title=title, sweeps=find_sweeps(paths))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: of thousands of runs it would look through all records again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def write_study(runs: Sequence[Path], readme: Path, *, section: str, against: str = "first") -> None:

@@ -97,8 +97,9 @@ def _sampler(score: Score) -> str:
 
 def _changes(score: Score) -> Config:
     """The sampler's settings that change something."""
-    settings: Config = score.protocol.get("sampler") or {}
-    return {key: value for key, value in settings.items() if key in _NEUTRAL and value != _NEUTRAL[key]}
+    settings = score.protocol.get("sampler")
+    known = settings.items() if isinstance(settings, dict) else ()
+    return {key: value for key, value in known if key in _NEUTRAL and number(value) not in (None, _NEUTRAL[key])}
 
 
 def _strength(changes: Config) -> tuple[int, list[float]]:

@@ -112,18 +112,22 @@ def run_kind(runs: Sequence[Run]) -> RunKind:
 
 def _foreign(name: str, runs: Sequence[Run]) -> RunKind:
     base = KINDS.get(runs[0].record.holds, RunKind(name=name, title="", cost=COST[:2] + COST[3:]))
-    asked = runs[0].config.get("report") or {}
-    ways: Mapping[str, str] = asked.get("columns") or dict.fromkeys(_validated(runs), "")
+    asked = _mapping(runs[0].config.get("report"))
+    ways = _mapping(asked.get("columns")) or dict.fromkeys(_validated(runs), "")
     own = tuple(_column(f"val/{key}", key, way) for key, way in ways.items())
     return replace(
         base,
         name=name,
         title=str(asked.get("title") or f"{name.capitalize()} trainings"),
-        quality=own + base.quality if asked.get("columns") else base.quality + own,
+        quality=own + base.quality if _mapping(asked.get("columns")) else base.quality + own,
         extra=own,
         study=base.study or {column.key: column.label for column in own},
         decisive=next((column.key for column in own if column.best), base.decisive),
     )
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
 
 
 def _validated(runs: Sequence[Run]) -> Iterable[str]:
@@ -139,6 +143,6 @@ def _own_scores(runs: Sequence[Run]) -> tuple[Column, ...]:
     )
 
 
-def _column(key: str, label: str, way: str) -> Column:
+def _column(key: str, label: str, way: object) -> Column:
     best: Literal["min", "max", ""] = "min" if way == "min" else "max" if way == "max" else ""
     return Column(key, label, f"{label}, as its own metric or training defines it", significant, best)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.files import read_json
 from varlab.renames import current_targets
-from varlab.run.record import Outcome, RunRecord, read_record
+from varlab.report.log_points import read_log_points
+from varlab.run.record import Outcome, RunRecord, Use, counted, flatten, read_record
+from varlab.run.run_tree import run_folders
 
-__all__ = ["Run", "Score", "choose_scores", "find_runs", "number", "read_run"]
+__all__ = ["Run", "Score", "choose_scores", "find_runs", "number", "read_run", "science"]
 
-_INSIDE_A_RUN = frozenset({"tb", "scores", "pictures"})  # folders of a run, never searched for further runs
 _COSTS = ("images", "flops", "tokenizer_flops", "seconds")
 _PER_SAMPLE = {"flops_per_sample": "sampling_flops", "seconds_per_sample": "sampling_seconds"}
 
@@ -53,15 +55,35 @@ class Score:
         return count if isinstance(count, int) else 0
 
 
+def science(config: Config, use: Use = Use.SCIENCE) -> Config:
+    """What a configuration asks for, flat: without keys that do not count and without its seed."""
+    seed = config.get("seed")  # it is repeated in some parts
+    kept = {
+        key: value
+        for key, value in counted(flatten(config), use).items()
+        if not (key.endswith(".seed") and value == seed)
+    }
+    return {key: _without_seed(value) if key.endswith("run") else value for key, value in kept.items()}
+
+
+def _without_seed(run: object) -> object:
+    """The path of a parent run, whatever its seed: a study may train both for each seed."""
+    return re.sub(r"\bseed=\d+", "seed", run) if isinstance(run, str) else run
+
+
 @dataclass(frozen=True)
 class Run:
-    """One run directory. metrics: the lines of its metrics.jsonl. score: the one that tables show (``choose_scores``)."""
+    """One run directory. metrics: the lines of its metrics.jsonl. score: the one that tables show (``choose_scores``).
+
+    faults: a sentence about each of its files that cannot be read.
+    """
 
     path: Path
     record: RunRecord
     metrics: list[Config] = field(default_factory=list)
     scores: tuple[Score, ...] = ()
     score: Score | None = None
+    faults: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -70,6 +92,11 @@ class Run:
     @property
     def config(self) -> Config:
         return self.record.config
+
+    @cached_property
+    def science(self) -> Config:
+        """What its configuration asks for (``science``)."""
+        return science(self.config)
 
     @property
     def seed(self) -> int | None:
@@ -118,8 +145,17 @@ class Run:
 
     def last(self, key: str) -> float | None:
         """The last finite value of a metric; None where it was never logged."""
-        values = (number(line.get(key)) for line in reversed(self.metrics))
-        return next((value for value in values if value is not None), None)
+        return self._last.get(key)
+
+    @cached_property
+    def _last(self) -> dict[str, float]:
+        last: dict[str, float] = {}
+        for line in reversed(self.metrics):
+            # Most lines have only keys that a later line has, too.
+            for key in line.keys() - last.keys():
+                if (value := number(line[key])) is not None:
+                    last[key] = value
+        return last
 
     def value(self, key: str) -> float | None:
         """A number for a table: what the run spent, else what it scored, else its last validation."""
@@ -143,22 +179,27 @@ class Run:
 
     def per_scale(self, key: str) -> list[float]:
         """The last values of ``<key>/0, <key>/1, …`` (codebook usage, loss per level), coarse to fine."""
-        logged = {name for line in self.metrics for name in line if re.fullmatch(rf"{re.escape(key)}/\d+", name)}
-        levels = sorted(logged, key=lambda name: int(name.rsplit("/", 1)[1]))
-        return [value for value in map(self.last, levels) if value is not None]
+        levels = {
+            int(name.rsplit("/", 1)[1]): x
+            for name, x in self._last.items()
+            if re.fullmatch(rf"{re.escape(key)}/\d{{1,9}}", name)
+        }
+        return [levels[level] for level in sorted(levels)]
 
     def picture(self, name: str) -> Path | None:
         path = self.path / "pictures" / f"{name}.png"
-        return path if path.is_file() else None
+        return path if os.path.lexists(path) else None
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
     """Every run at or below the given paths, each once, in the order given. Raises VarlabError where there is none."""
     runs: dict[Path, Run] = {}
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises in a folder that may not be entered)
             raise VarlabError(f"There is no directory {path}: give run directories, or folders that contain some.")
-        below = [run for run in map(read_run, _run_directories(path)) if run.record.command != "report"]
+        refused: list[OSError] = []
+        below = [run for run in map(read_run, run_folders(path, refused.append)) if run.record.command != "report"]
+        below += [_unreadable(Path(error.filename), _refusal(error)) for error in refused]
         if not below:
             raise VarlabError(f"There is no run (a folder with a run.json) at or below {path}: give another folder.")
         for run in below:
@@ -166,6 +207,10 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     if not runs:
         raise VarlabError("No run was given: name one or more run directories, as in 'varlab report runs/a runs/b'.")
     return choose_scores(runs.values())
+
+
+def _refusal(error: OSError) -> str:
+    return f"The folder {error.filename} cannot be read ({error.strerror}): make it readable."
 
 
 def choose_scores(runs: Iterable[Run]) -> list[Run]:
@@ -179,66 +224,62 @@ def _main_score(run: Run, shared: Counter[tuple[str, str]]) -> Score | None:
     return max(run.scores, key=lambda score: (shared[run.kind, score.name], score.modified), default=None)
 
 
-def _run_directories(root: Path) -> Iterable[Path]:
-    for folder, children, files in os.walk(root):
-        kept = (name for name in children if not name.startswith(".") and name not in _INSIDE_A_RUN)
-        children[:] = sorted(kept, key=_by_number)
-        if "run.json" in files:
-            yield Path(folder)
-
-
-def _by_number(name: str) -> list[str | float]:
-    """A sorting key by which ``size=32`` comes before ``size=128``."""
-    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+(?:\.[0-9]+)?)", name))]
-
-
 def read_run(path: Path) -> Run:
     """Read one run directory; with a damaged run.json, the run is in the state ``unreadable``."""
     try:
         record = read_record(path)
-        record = replace(record, config=current_targets(record.config), build=current_targets(record.build))
     except VarlabError as error:
-        record = RunRecord(command="unknown", outcome=Outcome("unreadable", str(error)))
-    scores = filter(None, map(_read_score, sorted((path / "scores").glob("*.json"))))
-    return Run(path=path, record=record, metrics=_read_metrics(path / "metrics.jsonl"), scores=tuple(scores))
+        return _unreadable(path, str(error))
+    record = replace(record, config=current_targets(record.config), build=current_targets(record.build))
+    metrics, fault = read_log_points(path / "metrics.jsonl")
+    scores, faults = _read_scores(path / "scores")
+    faults += [fault] if fault else []
+    return Run(path=path, record=record, metrics=metrics, scores=tuple(scores), faults=tuple(faults))
 
 
-def _read_metrics(path: Path) -> list[Config]:
-    """The lines of a metrics file, without an incomplete last line that a killed run may have left."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return [line for line in map(_parse_object, lines) if line]
+def _unreadable(path: Path, why: str) -> Run:
+    return Run(path=path, record=RunRecord(command="unknown", outcome=Outcome("unreadable", why)))
 
 
-def _read_score(path: Path) -> Score | None:
+def _read_scores(folder: Path) -> tuple[list[Score], list[str]]:
+    """The scores in a folder by name, and a sentence about each file that holds none."""
+    scores, faults = [], []
     try:
-        content = _parse_object(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return None
-    if not content:
-        return None
-    protocol, values, cost = (
-        part if isinstance(part := content.get(key), dict) else {} for key in ("protocol", "scores", "cost")
-    )
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        return [], [_refusal(error)]
+    for name in names:
+        try:
+            scores.append(_read_score(folder / name))
+        except FileNotFoundError:
+            continue
+        except VarlabError as error:
+            faults.append(str(error))
+    return scores, faults
+
+
+def _read_score(path: Path) -> Score:
+    """Raises FileNotFoundError; VarlabError with the reason where the file holds no scores."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise VarlabError(f"{path} is not a JSON object: evaluate the run again, or remove it.")
+    parts: dict[str, Config] = {key: content.get(key, {}) for key in ("protocol", "scores", "cost", "best")}
+    for key, part in parts.items():
+        if not isinstance(part, dict):
+            raise VarlabError(f"{path}: {key} is not a JSON object: evaluate the run again, or remove the file.")
     images = content.get("images")
-    best = content["best"] if isinstance(content.get("best"), dict) else {}
     seen = images if isinstance(images, int) else None
-    return Score(path.stem, protocol, values, cost, seen, path.stat().st_mtime, best)
-
-
-def _parse_object(text: str) -> Config:
-    """A JSON object; empty where the text is none."""
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+    modified = path.stat().st_mtime
+    return Score(path.stem, parts["protocol"], parts["scores"], parts["cost"], seen, modified, parts["best"])
 
 
 def number(value: object) -> float | None:
     """The value if it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
+    if type(value) in (int, float) and math.isfinite(value):  # type: ignore[arg-type]
+        return value  # type: ignore[return-value]
+    return None
 
 
 def _option_name(content: object) -> str:

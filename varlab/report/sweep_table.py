@@ -6,18 +6,23 @@ the table is right while the sweep runs and after it was killed.
 
 from __future__ import annotations
 
-import json
+import csv
+import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
-from varlab.files import digest, locked, process_lock, write_json, write_text
+from varlab.errors import VarlabError
+from varlab.files import digest, locked, open_file, process_lock, read_json, write_json, write_text
 from varlab.report.run_kind import run_kind
 from varlab.report.runs import Run, choose_scores, read_run
 from varlab.report.text import csv_text
-from varlab.run.record import Use, counted
+from varlab.run.record import FILE, Use, counted
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "SweepJob",
@@ -27,12 +32,13 @@ __all__ = [
     "find_sweeps",
     "note_slurm_jobs",
     "read_rows",
-    "slurm_job",
+    "slurm_jobs",
+    "update_row",
     "update_table",
 ]
 
 LIST, TABLE, LOCK = "sweep.json", "sweep.csv", ".sweep.lock"
-STATES = ("finished", "running", "pending", "stopped", "failed")
+STATES = ("finished", "running", "pending", "stopped", "failed", "unreadable")
 _SCORES = ("fid", "rfid", "val_nll", "accuracy", "psnr")  # the first that a run has is shown
 
 
@@ -47,9 +53,10 @@ class SweepJob:
 
 @dataclass(frozen=True)
 class SweepRow:
-    """A row of sweep.csv. state: finished, running, pending (never started), stopped (no process works on it) or failed.
+    """A row of sweep.csv. state: finished, running, pending (never started), stopped (no process works on it), failed, or
+    unreadable (its record is damaged).
 
-    attempts: how often the job was started. why: the error of a failed job. score: its name and value.
+    attempts: how often the job was started. why: the error of a failed or unreadable job. score: its name and value.
     """
 
     job: int
@@ -66,6 +73,9 @@ class SweepRow:
     path: str = ""
 
 
+_COLUMNS = tuple(column.name for column in fields(SweepRow))
+
+
 def add_jobs(folder: Path, jobs: Iterable[SweepJob]) -> None:
     """List the jobs of a sweep, beside those of earlier sweeps into the same folder."""
     with _changed_jobs(folder) as listed:
@@ -80,10 +90,9 @@ def note_slurm_jobs(folder: Path, numbers: Mapping[str, str]) -> None:
             listed[path] = replace(listed[path], slurm_job=numbers[path])
 
 
-def slurm_job(folder: Path, path: str) -> str:
-    """The number that a job was last submitted under; empty where it never was."""
-    jobs = _jobs(folder)
-    return jobs[path].slurm_job if path in jobs else ""
+def slurm_jobs(folder: Path) -> dict[str, str]:
+    """The number that each job was last submitted under, by the names of their directories; empty where it never was."""
+    return {path: job.slurm_job for path, job in _jobs(folder).items()}
 
 
 @contextmanager
@@ -97,29 +106,56 @@ def _changed_jobs(folder: Path) -> Iterator[dict[str, SweepJob]]:
 
 
 def update_table(folder: Path) -> None:
-    """Write sweep.csv from the run directories; do nothing in a folder without a sweep.
+    """Write sweep.csv from all run directories; do nothing in a folder without a sweep.
 
     Never call it while this process holds one of the runs: testing a POSIX lock releases the process's own.
     """
-    if not (folder / LIST).is_file():
+    if (folder / LIST).is_file():
+        with locked(folder / LOCK):
+            write_text(folder / TABLE, _csv(read_rows(folder)))
+
+
+def update_row(folder: Path, path: str, *, working: bool = False) -> None:
+    """Write one job's row of sweep.csv from its run directory, and copy the others; do nothing for a job of no sweep.
+
+    working: this process holds the run, which is running.
+    """
+    if not (folder / TABLE).is_file():
         return
     with locked(folder / LOCK):
-        columns = [column.name for column in fields(SweepRow)]
-        write_text(folder / TABLE, csv_text(columns, map(astuple, read_rows(folder))))
+        with open_file(folder / TABLE) as file:
+            head, *rows = file.read().decode().splitlines(keepends=True)
+        # The directory is the last column, and its name needs no quotes.
+        number = next((i for i, row in enumerate(rows) if row.endswith(f",{path}\n")), None)
+        if number is None:
+            return
+        old = dict(zip(head.rstrip().split(","), next(csv.reader([rows[number]])), strict=False))
+        job = SweepJob((old.get("overrides", ""),), path, old.get("slurm_job", ""))
+        run = next(iter(choose_scores(_started([folder / path], {}))), None)
+        rows[number] = _csv([_row(number, job, run, working=working)]).partition("\n")[2]
+        write_text(folder / TABLE, "".join([head, *rows]), durable=False)
 
 
-def read_rows(folder: Path) -> list[SweepRow]:
-    """A row for each job, as the run directories are now."""
+def _csv(rows: Iterable[SweepRow]) -> str:
+    return csv_text(_COLUMNS, map(astuple, rows))
+
+
+def read_rows(folder: Path, known: Mapping[Path, Run] | None = None) -> list[SweepRow]:
+    """A row for each job, as the run directories are now. known: runs that were read already."""
     jobs = _jobs(folder)
-    started = [read_run(folder / path) for path in jobs if (folder / path / "run.json").is_file()]
-    runs = {run.path.name: run for run in choose_scores(started)}
+    runs = {run.path.name: run for run in choose_scores(_started([folder / path for path in jobs], known or {}))}
     return [_row(number, job, runs.get(job.path)) for number, job in enumerate(jobs.values())]
+
+
+def _started(paths: Iterable[Path], known: Mapping[Path, Run]) -> list[Run]:
+    return [known.get(path) or read_run(path) for path in paths if path in known or os.path.lexists(path / FILE)]
 
 
 def find_sweeps(paths: Sequence[Path]) -> list[Path]:
     """The folders of sweeps at or below these paths, and directly above them."""
-    below = dict.fromkeys(folder.parent for path in paths for folder in sorted(path.rglob(LIST)))
-    return list(below | dict.fromkeys(path.parent for path in paths if (path.parent / LIST).is_file()))
+    below = [Path(folder) for path in paths for folder, _, files in os.walk(path) if LIST in files]
+    above = [path.parent for path in paths if os.path.isfile(path.parent / LIST)]  # noqa: PTH113
+    return list(dict.fromkeys([*sorted(below), *above]))
 
 
 def count_states(rows: Sequence[SweepRow]) -> str:
@@ -129,26 +165,30 @@ def count_states(rows: Sequence[SweepRow]) -> str:
 
 
 def _jobs(folder: Path) -> dict[str, SweepJob]:
-    """The listed jobs by the names of their directories."""
+    """The listed jobs by the names of their directories. Where the list is damaged, its jobs are forgotten with a warning."""
     try:
-        raw = json.loads((folder / LIST).read_text(encoding="utf-8"))
-        jobs = [SweepJob(tuple(job["overrides"]), job["path"], job.get("slurm_job", "")) for job in raw]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return {job.path: job for job in jobs}
+        jobs = [SweepJob(**job) for job in read_json(folder / LIST)]
+        if all(Path(job.path).name == job.path and isinstance(job.slurm_job, str) for job in jobs):
+            return {job.path: replace(job, overrides=tuple(map(str, job.overrides))) for job in jobs}
+        logger.warning("%s names jobs outside of its folder, and is passed over", folder / LIST)
+    except FileNotFoundError:
+        pass
+    except (VarlabError, TypeError) as error:
+        logger.warning("%s is no list of jobs, and is passed over: %s", folder / LIST, error)
+    return {}
 
 
-def _row(number: int, job: SweepJob, run: Run | None) -> SweepRow:
-    row = SweepRow(number, " ".join(job.overrides), slurm_job=job.slurm_job, path=job.path)
+def _row(number: int, job: SweepJob, run: Run | None, *, working: bool = False) -> SweepRow:
+    row = SweepRow(number, " ".join(" ".join(job.overrides).split()), slurm_job=job.slurm_job, path=job.path)
     if run is None:
         return row
     return replace(
         row,
         config_hash=digest(counted(run.config, Use.HASH))[:12],
         slurm_job=job.slurm_job or run.record.slurm_job or "",
-        state="stopped" if run.state == "running" and not _in_use(run.path) else run.state,
+        state="stopped" if run.state == "running" and not working and not _in_use(run.path) else run.state,
         attempts=run.record.attempts or 1,
-        why=run.error,
+        why=" ".join(run.error.split()),
         score=_score(run),
         images=run.total("images"),
         flops=run.total("flops"),

@@ -6,6 +6,8 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 
+from varlab.files import printable
+
 __all__ = [
     "csv_text",
     "duration",
@@ -73,16 +75,21 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+_MOST_NAMED = 20
+
+
 def join_names(names: Sequence[str]) -> str:
-    """Names as a sentence lists them: ``a, b and c``."""
+    """Names as a sentence lists them: ``a, b and c``; of many, the first twenty and the number of the others."""
+    if len(names) > _MOST_NAMED + 1:
+        names = [*names[:_MOST_NAMED], f"{len(names) - _MOST_NAMED:,} more"]
     return " and ".join([", ".join(names[:-1]), *names[-1:]]) if len(names) > 1 else "".join(names)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """A CSV file as text; None becomes an empty field."""
+    """A CSV file as text; None becomes an empty field. It is safe to show on a terminal."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+    return printable(text.getvalue())
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from varlab.config import Config
 from varlab.files import digest
 from varlab.report.run_kind import KINDS, RunKind, run_kind
-from varlab.report.runs import Run
+from varlab.report.runs import Run, science
 from varlab.run.record import ABSENT, Use, compare, counted, flatten, uncounted
 
 __all__ = ["Variant", "describe_differences", "group_variants", "kinds_of", "science"]
@@ -38,22 +37,6 @@ class Variant:
     def values(self, key: str) -> list[float]:
         """A number of each run that has it (``Run.value``)."""
         return [x for run in self.runs if (x := run.value(key)) is not None]
-
-
-def science(config: Config, use: Use = Use.SCIENCE) -> Config:
-    """What a configuration asks for, flat: without keys that do not count and without its seed."""
-    seed = config.get("seed")  # it is repeated in some parts
-    kept = {
-        key: value
-        for key, value in counted(flatten(config), use).items()
-        if not (key.endswith(".seed") and value == seed)
-    }
-    return {key: _without_seed(value) if key.endswith("run") else value for key, value in kept.items()}
-
-
-def _without_seed(run: object) -> object:
-    """The path of a parent run, whatever its seed: a study may train both for each seed."""
-    return re.sub(r"\bseed=\d+", "seed", run) if isinstance(run, str) else run
 
 
 def group_variants(runs: Sequence[Run]) -> list[Variant]:
@@ -88,7 +71,7 @@ def _reading_order(run: Run) -> tuple[int, str, bool, float]:
 def _identity(run: Run) -> str:
     if not run.finished:
         return str(run.path.resolve())
-    parts = [run.kind, science(run.config), run.choice("order"), run.choice("tokenizer")]
+    parts = [run.kind, run.science, run.choice("order"), run.choice("tokenizer")]
     return json.dumps(parts, sort_keys=True, default=str)
 
 
@@ -97,17 +80,18 @@ def _identity(run: Run) -> str:
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     """A short name for each variant; where two would share one, their difference is added. Finished runs choose first."""
-    labels = []
-    for run in (group[0] for group in groups):
-        base = _base_label(run)
-        namesakes = [other[0] for other in groups if _base_label(other[0]) == base]
-        rivals = [other for other in namesakes if other.finished or not run.finished]
-        labels.append(base if rivals == [run] else f"{base} · {_distinction(run, rivals)}")
-    counts = Counter(labels)
-    return [
-        f"{label} · {group[0].path.as_posix()}" if counts[label] > 1 else label
-        for label, group in zip(labels, groups, strict=True)
-    ]
+    namesakes: dict[str, list[Run]] = {}
+    for group in groups:
+        namesakes.setdefault(_base_label(group[0]), []).append(group[0])
+    labels: dict[int, str] = {}
+    for base, runs in namesakes.items():
+        finished = [run for run in runs if run.finished]
+        for rivals in (runs, finished) if len(finished) < len(runs) else (runs,):
+            named = zip(rivals, _distinctions(rivals), strict=True)
+            labels |= {id(run): f"{base} · {own}" if len(rivals) > 1 else base for run, own in named}
+    counts = Counter(labels.values())
+    chosen = [(labels[id(group[0])], group[0]) for group in groups]
+    return [f"{label} · {run.path.as_posix()}" if counts[label] > 1 else label for label, run in chosen]
 
 
 def _base_label(run: Run) -> str:
@@ -117,17 +101,16 @@ def _base_label(run: Run) -> str:
     return own or run.name.rsplit("/", 1)[-1]
 
 
-def _distinction(run: Run, rivals: Sequence[Run]) -> str:
-    """What sets a run apart from others of the same base label: at most two settings, the seed, or what was asked for."""
-    own = next(i for i, rival in enumerate(rivals) if rival is run)
-    rows = compare(*(science(rival.config) for rival in rivals))
+def _distinctions(rivals: Sequence[Run]) -> list[str]:
+    """What sets each run apart from others of its base label: at most two settings, the seed, or what was asked for."""
+    rows = compare(*(rival.science for rival in rivals))
     if 1 <= len(rows) <= 2:
-        return _short({key: row[own] for key, row in rows.items()})
+        return [_short({key: row[own] for key, row in rows.items()}) for own in range(len(rivals))]
     if not rows and len({rival.seed for rival in rivals}) == len(rivals):
-        return f"seed {run.seed}"
+        return [f"seed {rival.seed}" for rival in rivals]
     asked = compare(*(science(_asked(rival)) for rival in rivals))
-    settings = {key: row[own] for key, row in asked.items() if row[own] != ABSENT}
-    return _short(settings) if 1 <= len(settings) <= 3 else run.path.name
+    settings = [{key: row[own] for key, row in asked.items() if row[own] != ABSENT} for own in range(len(rivals))]
+    return [_short(own) if 1 <= len(own) <= 3 else run.path.name for own, run in zip(settings, rivals, strict=True)]
 
 
 def _asked(run: Run) -> Config:

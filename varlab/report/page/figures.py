@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 
@@ -17,6 +17,9 @@ __all__ = ["Bars", "Panel", "bars", "curves", "fid_against_flops"]
 
 _MOST_POINTS = 240
 """Points of a line: the page stays small, and the difference is invisible."""
+
+_MOST_LINES = 48
+"""Runs of a plot: of many seeds the first are drawn."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,14 @@ class Panel:
 
 def curves(variants: Sequence[Variant], panels: Sequence[Panel], *, label: str) -> str:
     """Line plots, one for each panel of which a run logged two points."""
+    variants = _few_seeds(variants)
     drawn = [panel for panel in panels if any(_lines(variant, panel) for variant in variants)]
     return style.draw_figure([partial(_draw_panel, panel=panel, variants=variants) for panel in drawn], label=label)
+
+
+def _few_seeds(variants: Sequence[Variant]) -> list[Variant]:
+    most = max(_MOST_LINES // max(len(variants), 1), 1)
+    return [replace(variant, runs=variant.runs[:most]) for variant in variants]
 
 
 def _lines(variant: Variant, panel: Panel) -> list[tuple[int, list[float], list[float]]]:
@@ -73,7 +82,8 @@ def thin(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[floa
 
 def fid_against_flops(variants: Sequence[Variant]) -> str:
     """FID while training (line) and the final score under its protocol (diamond) against training FLOPs."""
-    tracks = [(variant, *run.series("val/fid", "flops"), _final(run)) for variant in variants for run in variant.runs]
+    runs = [(variant, run) for variant in _few_seeds(variants) for run in variant.runs]
+    tracks = [(variant, *run.series("val/fid", "flops"), _final(run)) for variant, run in runs]
     tracks = [(variant, x, y, final) for variant, x, y, final in tracks if x or final]
     panels = [partial(_draw_fid, tracks=tracks)] if tracks else []
     return style.draw_figure(panels, label="FID against training FLOPs")

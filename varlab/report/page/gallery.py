@@ -5,17 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from varlab.errors import VarlabError
+from varlab.files import read_bytes
 from varlab.report.variants import Variant
 
-__all__ = ["EmbeddedPicture", "Gallery", "galleries"]
+__all__ = ["Album", "EmbeddedPicture", "Gallery", "galleries"]
 
 _log = logging.getLogger(__name__)
+
+_LARGEST = 64 << 20  # bytes of a file
+_MOST_PIXELS = 50_000_000
+_MOST_OTHERS = 8  # galleries of names that varlab does not know
 
 _TINY = 480  # narrower pictures are enlarged by whole factors, with hard pixels
 _WIDEST = 1600  # pixels
@@ -44,10 +52,26 @@ class Gallery:
     items: list[tuple[str, EmbeddedPicture]]
 
 
-def galleries(variants: Sequence[Variant]) -> list[Gallery]:
-    """Samples beside real images, growing images and reconstructions, where the variants have such pictures."""
-    samples, growth, rebuilt = (_load_all(variants, name) for name in ("samples", "growth", "reconstructions"))
-    real = _real_images([owner for picture in samples for owner in picture.variants])
+@dataclass(frozen=True)
+class Album:
+    """The galleries of one kind of run. faults: (picture, reason) of each picture that cannot be read."""
+
+    galleries: list[Gallery]
+    faults: list[tuple[str, str]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(picture.uri) for gallery in self.galleries for _, picture in gallery.items)
+
+
+def galleries(variants: Sequence[Variant], room: int) -> Album:
+    """Samples beside real images, growing images and reconstructions, where the variants have such pictures.
+
+    room: bytes of pictures on the page; each gallery shows its first picture in any case.
+    """
+    faults: list[tuple[str, str]] = []
+    samples, growth, rebuilt = (_load_all(variants, name, faults) for name in ("samples", "growth", "reconstructions"))
+    real = _real_images([owner for picture in samples for owner in picture.variants], faults)
     owners = (", ".join(variant.label for variant in picture.variants) for picture in real)
     titles = [f"Real images, {labels}" for labels in owners] if len(real) > 1 else ["Real images"] * len(real)
     beside = [*zip(titles, real, strict=True), *(("", picture) for picture in samples)]
@@ -59,16 +83,28 @@ def galleries(variants: Sequence[Variant]) -> list[Gallery]:
         _gallery("Reconstructions", "First row: real images. Second row: the same, encoded and decoded by the tokenizer.",
                  [("", picture) for picture in rebuilt], columns=_columns(rebuilt)),
         *(_gallery(name.replace("_", " ").capitalize(), "", [("", picture) for picture in other], columns=_columns(other))
-          for name in _other_names(variants) if (other := _load_all(variants, name))),
+          for name in _other_names(variants) if (other := _load_all(variants, name, faults))),
     ]  # fmt: skip
-    return [gallery for gallery in shown if gallery.items]
+    return Album([_fitted(gallery, room // len(shown)) for gallery in shown if gallery.items], faults)
+
+
+def _fitted(gallery: Gallery, room: int) -> Gallery:
+    """The gallery with as many of its pictures as there is room for."""
+    sizes = [len(picture.uri) for _, picture in gallery.items]
+    kept = max(sum(sum(sizes[: i + 1]) <= room for i in range(len(sizes))), 1)
+    if kept == len(sizes):
+        return gallery
+    more = f"{len(sizes) - kept} more are in the run directories. {gallery.about}".rstrip()
+    return replace(gallery, items=gallery.items[:kept], about=more)
 
 
 def _other_names(variants: Sequence[Variant]) -> list[str]:
     """The pictures that a kind of training from elsewhere drew."""
-    folders = [run.path / "pictures" for variant in variants for run in variant.runs]
-    names = {path.stem for folder in folders for path in folder.glob("*.png")}
-    return sorted(names - {"samples", "growth", "reconstructions", "real"})
+    names: set[str] = set()
+    for folder in (run.path / "pictures" for variant in variants for run in variant.runs):
+        with suppress(OSError):
+            names |= {name.removesuffix(".png") for name in os.listdir(folder) if name.endswith(".png")}  # noqa: PTH208
+    return sorted(names - {"samples", "growth", "reconstructions", "real"})[:_MOST_OTHERS]
 
 
 def _gallery(title: str, about: str, items: list[tuple[str, EmbeddedPicture]], *, columns: int) -> Gallery:
@@ -90,32 +126,45 @@ def _sized(picture: EmbeddedPicture, target: int, factor: int) -> EmbeddedPictur
     return replace(picture, width=picture.natural * factor if tiny else min(picture.natural, target), pixelated=tiny)
 
 
-def _load_all(variants: Sequence[Variant], name: str) -> list[EmbeddedPicture]:
-    """``pictures/<name>.png`` of the first run of each variant that has one."""
-    paths = [(v, next((path for run in v.runs if (path := run.picture(name))), None)) for v in variants]
-    return [picture for variant, path in paths if path and (picture := _load(path, variant))]
+def _load_all(variants: Sequence[Variant], name: str, faults: list[tuple[str, str]]) -> list[EmbeddedPicture]:
+    """``pictures/<name>.png`` of the first run of each variant that has one. faults: gets those that cannot be read."""
+    pictures = []
+    for variant in variants:
+        path = next((path for run in variant.runs if (path := run.picture(name))), None)
+        try:
+            pictures += [_load(path, variant)] if path else []
+        except VarlabError as error:
+            _log.warning("%s", error)
+            faults.append((str(path), str(error)))
+    return pictures
 
 
-def _real_images(variants: Sequence[Variant]) -> list[EmbeddedPicture]:
+def _real_images(owners: Sequence[Variant], faults: list[tuple[str, str]]) -> list[EmbeddedPicture]:
     """The real images beside the samples: each different picture once, with the variants that it belongs to."""
     pictures: dict[str, EmbeddedPicture] = {}
-    for picture in _load_all(variants, "real"):
+    for picture in _load_all(owners, "real", faults):
         known = pictures.get(picture.uri, replace(picture, variants=()))
         pictures[picture.uri] = replace(picture, variants=known.variants + picture.variants)
     return list(pictures.values())
 
 
-def _load(path: Path, variant: Variant) -> EmbeddedPicture | None:
-    data = path.read_bytes()
+def _load(path: Path, variant: Variant) -> EmbeddedPicture:
+    """Raises VarlabError with the reason where the file is no picture, or too large a one."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
+        data = read_bytes(path, _LARGEST)
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             natural = image.width
+            if natural * image.height > _MOST_PIXELS:
+                raise VarlabError(f"{path} has {natural}×{image.height} pixels, too many for a page: make it smaller.")
+            image.load()
             if natural > _WIDEST or len(data) > _HEAVIEST:
                 data = _reduced(image)
-    except OSError as error:
-        _log.warning("The picture %s is damaged, and the page leaves it out: %s", path, error)
-        return None
+    except VarlabError:
+        raise
+    except UnidentifiedImageError:
+        raise VarlabError(f"{path} is neither PNG nor JPEG: draw it again, or remove it.") from None
+    except Exception as error:  # Pillow raises almost any type for a damaged file
+        raise VarlabError(f"{path} cannot be shown ({error}): draw it again, or remove it.") from error
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     return EmbeddedPicture(uri, natural, (variant,))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from varlab.config import Config
 from varlab.files import write_text
@@ -21,13 +24,18 @@ from varlab.report.run_kind import RunKind
 from varlab.report.runs import Run, Score
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_csv
 from varlab.report.text import duration, si, whole
-from varlab.report.variants import Variant, group_variants, kinds_of, science
+from varlab.report.variants import Variant, group_variants, kinds_of
 from varlab.run.record import compare
 
 __all__ = ["ReportFiles", "write"]
 
 _WIDEST_TABLE = 9  # columns; a wider table is split in two
 _LONGEST_DIFF = 20_000  # characters
+_MOST_DETAILED = 100  # runs with their configuration on the page, and protocols; more runs are linked
+_MOST_ROWS = 200  # variants of a table, unreadable files, unfinished jobs
+_MOST_LISTED = 2000  # runs in the list of all
+_MOST_DRAWN = 24  # variants in figures and pictures: as many as have a colour and dashes of their own
+_PICTURE_BYTES = 2_000_000
 _TOTALS = {"images": whole, "flops": si, "seconds": duration}
 
 
@@ -46,13 +54,15 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
     sweeps: folders of sweeps, which the page lists with their current state.
     """
     variants = group_variants(runs)
-    by_kind = kinds_of(variants)
+    by_kind = [(kind, _ranked(kind, chosen)) for kind, chosen in kinds_of(variants)]
     trainings = [run for variant in variants for run in variant.runs]
     scaling = [(study, laws) for study in find_studies(trainings) if (laws := fit_laws(study))]
     files = ReportFiles(out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None)
     write_text(files.csv, tables.results_csv(trainings, [column for kind, _ in by_kind for column in kind.extra]))
     if files.scaling:
         write_text(files.scaling, scaling_csv({study.label: laws for study, laws in scaling}))
+    chapters, faults = _chapters(by_kind)
+    many = len(runs) > _MOST_DETAILED
     text = render_template(
         "template.html.j2",
         title=title,
@@ -60,36 +70,78 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
         headline=verdict.headline(variants),
         verdict=verdict.verdict(variants),
         cautions=verdict.cautions(runs, variants),
-        chapters=[_chapter(kind, chosen) for kind, chosen in by_kind],
+        chapters=chapters,
         scaling=[scaling_chapter(study, laws) for study, laws in scaling],
         glossary=_glossary(kind for kind, _ in by_kind),
-        protocols=[_protocol(run, score) for run in runs for score in run.scores],
-        differences=[table for kind, chosen in by_kind if (table := _differences(kind, chosen))],
-        runs=[_run_details(run) for run in runs],
+        protocols=[_protocol(run, score) for run, score in _described_scores(runs)],
+        differences=[table for kind, chosen in by_kind if (table := _differences(kind, chosen[:_MOST_DRAWN]))],
+        runs=[
+            _run_row(run, out if many else None)
+            for run in sorted(runs, key=lambda r: many and r.finished)[:_MOST_LISTED]
+        ],
+        states=Counter(run.state for run in runs),
+        details=[] if many else [_run_details(run) for run in runs],
+        unreadable=_unreadable(runs) + faults,
+        most=_MOST_ROWS,
+        drawn=_MOST_DRAWN,
         palette=len(PALETTE),
-        sweeps=[_sweep(folder) for folder in sweeps],
+        sweeps=[_sweep(folder, runs) for folder in sweeps],
     )
     write_text(files.html, text)
     return files
 
 
-def _sweep(folder: Path) -> Config:
-    rows = sweep_table.read_rows(folder)
+def _ranked(kind: RunKind, variants: list[Variant]) -> list[Variant]:
+    """The variants as they come; those of a crowd by their rank, so that figures show the best, with colours in that order."""
+    if len(variants) <= _MOST_DRAWN:
+        return variants
+    _, rows = tables.score_table(variants, kind.quality)
+    return [replace(row.variant, colour=colour) for colour, row in enumerate(rows)]
+
+
+def _unreadable(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(run, reason) of each run, and each file of a run, that cannot be read."""
+    reasons = [(run, reason) for run in runs for reason in (*run.faults, *([run.error] * (run.state == "unreadable")))]
+    return [(run.path.as_posix(), reason) for run, reason in reasons]
+
+
+def _described_scores(runs: Sequence[Run]) -> list[tuple[Run, Score]]:
+    """All scores, or of many the first under each protocol."""
+    scores = [(run, score) for run in runs for score in run.scores]
+    if len(scores) > _MOST_DETAILED:
+        scores = list({score.name: (run, score) for run, score in reversed(scores)}.values())[::-1]
+    return scores[:_MOST_DETAILED]
+
+
+def _sweep(folder: Path, runs: Sequence[Run]) -> Config:
+    rows = sweep_table.read_rows(folder, {run.path: run for run in runs})
     unfinished = [row for row in rows if row.state != "finished"]
     return {"folder": folder, "count": len(rows), "states": sweep_table.count_states(rows), "unfinished": unfinished}
 
 
+def _chapters(by_kind: Sequence[tuple[RunKind, list[Variant]]]) -> tuple[list[Config], list[tuple[str, str]]]:
+    """The chapter of each kind, and (picture, reason) of each picture that cannot be read."""
+    chapters: list[Config] = []
+    faults: list[tuple[str, str]] = []
+    room = _PICTURE_BYTES
+    for kind, variants in by_kind:
+        album = galleries(variants[:_MOST_DRAWN], room)
+        room, faults = max(room - album.bytes, 0), faults + album.faults
+        chapters.append(_chapter(kind, variants) | {"galleries": album.galleries})
+    return chapters, faults
+
+
 def _chapter(kind: RunKind, variants: Sequence[Variant]) -> Config:
-    """The tables, pictures and curves of one kind."""
+    """The tables and curves of one kind."""
     blocks = _blocks(kind, variants)
     return {
         "kind": kind.name,
         "title": kind.title,
+        "count": len(variants),
         "blocks": blocks,
         "seeded": any(cell.spread for block in blocks for row in block["rows"] for cell in row.cells),
         "protocols": sorted({run.score.name for variant in variants for run in variant.runs if run.score}),
-        "galleries": galleries(variants),
-        "charts": charts(kind, variants),
+        "charts": charts(kind, variants[:_MOST_DRAWN]),
     }
 
 
@@ -129,11 +181,20 @@ def _protocol(run: Run, score: Score) -> Config:
 
 
 def _differences(kind: RunKind, variants: Sequence[Variant]) -> Config | None:
-    rows = compare(*(science(variant.first.config) for variant in variants))
+    rows = compare(*(variant.first.science for variant in variants))
     if not rows:
         return None
     cells = [(key, map(_plain, row)) for key, row in rows.items()]
     return {"title": kind.title, "variants": variants, "rows": cells}
+
+
+def _run_row(run: Run, out: Path | None) -> Config:
+    """A line of the list of runs. out: where the page lies; given, the run is linked from there."""
+    totals = {key: run.total(key) for key in _TOTALS}
+    shown = {key: "" if total is None else _TOTALS[key](total) for key, total in totals.items()}
+    # With "./" in front, no name of a folder is read as a scheme.
+    link = out and f"./{quote(os.path.relpath(run.path, out))}/run.json"
+    return {"run": run, "totals": shown, "link": link}
 
 
 def _run_details(run: Run) -> Config:
@@ -153,10 +214,8 @@ def _run_details(run: Run) -> Config:
         "resumed, repeating": ", ".join(f"{r.get('repeated')} images at {r.get('from')}" for r in record.resumes),
         "error": run.error,
     }
-    totals = {key: run.total(key) for key in _TOTALS}
     return {
         "run": run,
-        "totals": {key: "" if total is None else _TOTALS[key](total) for key, total in totals.items()},
         "facts": [(key, fact) for key, fact in facts.items() if fact],
         "diff": str(code.get("diff") or "")[:_LONGEST_DIFF],
         "config": json.dumps(run.config, indent=2, default=str) if run.config else "",

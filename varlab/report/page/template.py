@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from varlab.files import printable
 from varlab.report.page.style import PALETTE
 
 __all__ = ["render_template"]
@@ -19,7 +20,7 @@ def render_template(name: str, **values: object) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(name).render(css=Markup(_stylesheet()), **values)
+    return printable(environment.get_template(name).render(css=Markup(_stylesheet()), **values))
 
 
 def _stylesheet() -> str:

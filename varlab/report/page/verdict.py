@@ -165,7 +165,7 @@ def _scored_earlier(runs: Sequence[Run]) -> str:
 
 
 def _different_code(runs: Sequence[Run]) -> str:
-    codes = {(run.record.code.get("commit"), run.record.code.get("diff") or "") for run in runs}
+    codes = {repr((run.record.code.get("commit"), run.record.code.get("diff") or "")) for run in runs}
     return "The runs were made with different versions of the code." if len(codes) > 1 else ""
 
 

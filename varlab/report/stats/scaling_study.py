@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from varlab.config import Config
-from varlab.report.runs import Run, number
+from varlab.report.runs import Run, number, science
 from varlab.report.stats.frontier import LossCurve, Point, compute_frontier, fit_frontier
 from varlab.report.stats.power_law import FEWEST, Array, PowerLawFit, fit_power_law
 from varlab.report.text import csv_text, markdown_table
-from varlab.report.variants import science
 from varlab.run.record import Parent, Use
 
 __all__ = ["Measure", "ScalingLaw", "ScalingStudy", "find_studies", "fit_laws", "scaling_csv", "scaling_table"]
