@@ -26,7 +26,7 @@ from varlab.cli.alternatives import LayeredLoader, read_alternatives
 from varlab.cli.arguments import rewrite
 from varlab.cli.command_table import Command
 from varlab.errors import Stopped, VarlabError
-from varlab.launch import logs, sweep
+from varlab.launch import sweep, terminal
 from varlab.launch.job import JobResult, run_job
 from varlab.launch.sweep import compose
 from varlab.launch.user_message import one_of, report, unknown_key, user_message
@@ -56,7 +56,7 @@ def conf_dir() -> Path:
 
 def run_app(command: Command, arguments: Sequence[str]) -> int:
     """Run a command with its command-line arguments; returns the exit code. Every error is printed on standard error."""
-    logs.configure()
+    terminal.configure()
     try:
         args = _parse(command, arguments)
         with _hydra(command, args.config_dir) as hydra:
@@ -65,7 +65,7 @@ def run_app(command: Command, arguments: Sequence[str]) -> int:
         message, code = report(error), FAILED
     except (KeyboardInterrupt, Stopped) as stop:
         message, code = user_message(stop), 128 + stop.number if isinstance(stop, Stopped) else INTERRUPTED
-    print(f"varlab {command.name}: {message}", file=sys.stderr)
+    terminal.say(f"varlab {command.name}: {message}", error=True)
     return code
 
 
@@ -126,7 +126,7 @@ def _act(hydra: Hydra, command: Command, args: argparse.Namespace) -> int:
     overrides = [*_HYDRA_SETTINGS, *args.overrides]
     with _suggestions(hydra, name, overrides):
         if args.help:
-            print(_help(hydra, command, name, overrides))
+            terminal.say(_help(hydra, command, name, overrides))
         elif args.hydra_help:
             hydra.hydra_help(config_name=name, args_parser=get_args_parser(), args=args)
         elif args.cfg:
@@ -156,7 +156,7 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
         results = [done.return_value for batch in batches for done in batch]
     failed = [result for result in results if result.error is not None]
     for line in _summary(results, failed) if multirun else [f"varlab {command.name}: {r.error}" for r in failed]:
-        print(line, file=sys.stderr)
+        terminal.say(line, error=True)
     return FAILED if failed else 0
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from varlab.cli.command_table import COMMANDS, Command
+from varlab.launch.terminal import say
 
 __all__ = ["main"]
 
@@ -33,16 +34,16 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
 
 def _dispatch(arguments: list[str], commands: Mapping[str, Command]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage(commands))
+        say(usage(commands))
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version", "version"):
         from varlab import __version__
 
-        print(f"varlab {__version__}")
+        say(f"varlab {__version__}")
         return 0
     command = commands.get(arguments[0])
     if command is None:
-        print(_unknown(arguments[0], commands), file=sys.stderr)
+        say(_unknown(arguments[0], commands), error=True)
         return 2
     from varlab.cli.app import run_app
 

@@ -17,7 +17,7 @@ from varlab.cli.command_table import Command
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
 from varlab.files import sha256
-from varlab.launch import logs, sweep
+from varlab.launch import sweep, terminal
 from varlab.launch.environment import global_rank, import_from, needs_ranks, started_ranks
 from varlab.launch.exits import exit_at_signals, exit_failed, exit_stopped, leave_process_group
 from varlab.launch.local import run_ranks
@@ -50,7 +50,7 @@ def run_job(command: Command, cfg: DictConfig, *, imports: Sequence[str] = ()) -
     imports: the folders from which the starting process imports, a user's ``--config-dir`` among them.
     """
     import_from(imports)
-    logs.configure()
+    terminal.configure()
     attempt = Attempt.current()
     if attempt is not None:
         exit_at_signals(attempt)

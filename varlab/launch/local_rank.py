@@ -14,7 +14,7 @@ from pathlib import Path
 
 from varlab.errors import Stopped
 from varlab.files import write_json
-from varlab.launch import logs
+from varlab.launch import terminal
 from varlab.launch.environment import global_rank, import_from
 from varlab.launch.exits import FAILED, STOPPED, exit_now, leave_process_group
 from varlab.launch.job import execute
@@ -27,7 +27,7 @@ __all__ = ["main"]
 def main(job: str, pipe: str) -> int:
     """Run the job as one rank. An error goes into a file beside the job."""
     threading.Thread(target=_end_with_starter, args=(int(pipe),), daemon=True).start()
-    logs.configure()
+    terminal.configure()
     values, rank = json.loads(Path(job).read_text()), global_rank()
     import_from(values["imports"])
     directory = RunDirectory(Path(values["directory"]), rank=rank, held=True)

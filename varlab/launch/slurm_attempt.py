@@ -20,6 +20,7 @@ from typing import TypedDict
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import write_json
+from varlab.launch.terminal import say
 from varlab.report import sweep_table
 from varlab.run.directory import RunDirectory
 from varlab.run.provenance import slurm_job
@@ -179,7 +180,7 @@ def main(code: int) -> int:
         if refusal is None:
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         else:
-            print(f"varlab: {refusal}", file=sys.stderr)
+            say(f"varlab: {refusal}", error=True)
             if path is not None:
                 _record_failure(path, refusal)
     if path is not None:

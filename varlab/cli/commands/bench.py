@@ -9,12 +9,11 @@ from collections.abc import Mapping
 
 import cv2
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from varlab.config import Config
 from varlab.data import ShardDataModule, TokenDataModule
 from varlab.files import write_json
+from varlab.launch.terminal import show_table
 from varlab.recipe.benchmark import Work, image_works, loader_work, plain_work
 from varlab.recipe.objects import make
 from varlab.run.directory import RunDirectory
@@ -71,10 +70,8 @@ def _rates(works: Mapping[str, Work], *, rounds: int, seconds: float) -> dict[st
 
 
 def _show(rates: Mapping[str, float], source: str) -> None:
-    table = Table("on one core", "images/s", "µs/image", title=source)
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:,.0f}", f"{1e6 / max(rate, 1e-9):,.1f}")
-    Console(stderr=True).print(table)
+    rows = [(name, f"{rate:,.0f}", f"{1e6 / max(rate, 1e-9):,.1f}") for name, rate in rates.items()]
+    show_table(source, ("on one core", "images/s", "µs/image"), rows)
     alone, together, plain = (rates.get(name) for name in ("decode and crop", _TOGETHER, _PLAIN))
     if alone and together:
         logger.info("%s is %.0f%% of decode and crop alone", _TOGETHER, 100 * together / alone)

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from varlab.cli.dataset_summary import describe_steps, summarise
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
@@ -23,6 +20,7 @@ from varlab.data.format.scan import ScanSettings, split_files
 from varlab.data.image.depth import read_depths
 from varlab.files import require_writable, write_json
 from varlab.launch.environment import worker_count
+from varlab.launch.terminal import show_table
 from varlab.run.directory import RunDirectory
 from varlab.types import Fault, VarlabError
 
@@ -130,8 +128,8 @@ def _show(index: Index, faults: list[Fault]) -> None:
     """Print the faults as a table."""
     if not faults:
         return
-    table = Table("kind", "faults", "samples", "what it is", title=f"{index.path}: not what its index says")
-    for kind, n in count_faults(faults).items():
-        lost = sum(fault.samples for fault in faults if fault.kind == kind)
-        table.add_row(kind, str(n), str(lost), KINDS[kind])
-    Console(stderr=True).print(table)
+    rows = [
+        (kind, str(n), str(sum(fault.samples for fault in faults if fault.kind == kind)), KINDS[kind])
+        for kind, n in count_faults(faults).items()
+    ]
+    show_table(f"{index.path}: not what its index says", ("kind", "faults", "samples", "what it is"), rows)

@@ -1,17 +1,43 @@
-"""Logging: one handler on standard error, coloured on a terminal, plain in files."""
+"""The terminal: log lines, warnings, errors and tables pass here, and control characters in them are shown escaped.
+
+They may hold what a stranger's file says: a state, a class name, an error of a record.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable, Sequence
 
-__all__ = ["configure"]
+from varlab.files import printable
+
+__all__ = ["configure", "say", "show_table"]
 
 _MARK = "_varlab_handler"
 
 
+def say(text: str, *, error: bool = False) -> None:
+    """Print a text on standard output, or on standard error."""
+    print(printable(text), file=sys.stderr if error else sys.stdout)
+
+
+def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on standard error."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, title=Text(printable(title)))
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(stderr=True).print(table)
+
+
 def configure() -> None:
-    """Set up this process's logging; further calls do nothing."""
+    """Set up this process's logging: one handler on standard error, coloured on a terminal, plain in files.
+
+    Python's warnings go there, too. Further calls do nothing.
+    """
     root = logging.getLogger()
     if any(getattr(handler, _MARK, False) for handler in root.handlers):
         return
@@ -19,6 +45,7 @@ def configure() -> None:
     setattr(handler, _MARK, True)
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
     # Hydra's launchers log every setting.
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
 
@@ -34,7 +61,7 @@ def _rich_handler() -> logging.Handler:
     from rich.logging import RichHandler
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S", markup=False)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     return handler
 
 
@@ -48,7 +75,14 @@ class _StandardError(logging.Handler):
             self.handleError(record)
 
 
-class _Plain(logging.Formatter):
+class _Printable(logging.Formatter):
+    """A formatter whose text, with tracebacks, is safe for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record).rstrip())
+
+
+class _Plain(_Printable):
     """A formatter with one line a message, and the level in front unless it is INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
