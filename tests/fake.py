@@ -52,6 +52,11 @@ def work(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     return {"images": 10, "seed": cfg.seed, "run": cfg.run}
 
 
+def slow(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    time.sleep(1.5)
+    return work(cfg, directory)
+
+
 def refuse(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     raise VarlabError("this cannot be done: do something else")
 
@@ -105,6 +110,7 @@ ACTIONS = {
     action.__name__: action
     for action in (
         work,
+        slow,
         refuse,
         break_down,
         progress_then_refuse,

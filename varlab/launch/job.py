@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ def run_job(command: Command, cfg: DictConfig, *, imports: Sequence[str] = ()) -
         config = _resolve(cfg, path)
         chosen: Config = OmegaConf.to_container(hydra.runtime.choices)  # type: ignore[assignment]
         choices = {name: option for name, option in chosen.items() if not name.startswith("hydra")}
-        _run_in_directory(command, path, config, list(overrides), choices)
+        patience = ATTEMPT_PATIENCE if attempt else math.inf if hydra.mode == RunMode.MULTIRUN else None
+        _run_in_directory(command, path, config, list(overrides), choices, patience)
         leave_process_group()
     except Stopped as stopped:
         if attempt is None:
@@ -80,7 +82,7 @@ def run_job(command: Command, cfg: DictConfig, *, imports: Sequence[str] = ()) -
             exit_failed(attempt, raised, error)
     finally:
         if path is not None and global_rank() == 0:
-            sweep.refresh(path.parent)
+            sweep.refresh_row(path)
     return JobResult(overrides, str(path) if path else None, error)
 
 
@@ -94,15 +96,18 @@ def _resolve(cfg: DictConfig, path: Path) -> Config:
     return config | ({"out": asked} if "out" in config else {})
 
 
-def _run_in_directory(command: Command, path: Path, config: Config, overrides: list[str], choices: Config) -> None:
+def _run_in_directory(
+    command: Command, path: Path, config: Config, overrides: list[str], choices: Config, patience: float | None
+) -> None:
+    """patience: seconds to wait for the directory; a job of a sweep waits until another process has done the same job."""
     attempt = Attempt.current()
-    with RunDirectory(path, rank=global_rank(), patience=ATTEMPT_PATIENCE if attempt else None) as directory:
+    with RunDirectory(path, rank=global_rank(), patience=patience) as directory:
         if not command.recorded:
             execute(command.module, config, directory)
             return
         asked = RunRecord(
             command=command.name,
-            name=config.get("name") or command.name,
+            name=str(config.get("name") or command.name),
             overrides=overrides,
             choices=choices,
             config=config,
@@ -113,6 +118,8 @@ def _run_in_directory(command: Command, path: Path, config: Config, overrides: l
             logger.info("%s is finished: nothing to do", path)
             return
         logger.info("%s: %s", "resuming" if directory.resuming else "run", path)
+        if directory.rank == 0:
+            sweep.refresh_row(path, working=True)
         run = run_ranks if needs_ranks(config) else execute
         try:
             outcome = run(command.module, config, directory)

@@ -184,7 +184,7 @@ def main(code: int) -> int:
             if path is not None:
                 _record_failure(path, refusal)
     if path is not None:
-        sweep_table.update_table(path.parent)
+        sweep_table.update_row(path.parent, path.name)
     return code
 
 

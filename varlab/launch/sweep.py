@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,7 +18,7 @@ from varlab.report import sweep_table
 from varlab.report.sweep_table import SweepJob
 from varlab.run.names import run_path
 
-__all__ = ["begin", "compose", "refresh"]
+__all__ = ["begin", "compose", "refresh", "refresh_row"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overri
     settings: overrides of Hydra itself. A sweeper that chooses jobs from earlier results has no list of jobs and no table.
     Raises VarlabError if two jobs would have the same directory.
     """
-    folders: dict[Path, list[SweepJob]] = {}
+    folders: dict[Path, dict[str, SweepJob]] = {}
     parents: dict[tuple[str, ...], tuple[str | None, str]] = {}
     for job in _jobs(hydra, name, [*settings, *overrides]):
         # Composing takes a while, so jobs that differ in plain values share it.
@@ -45,12 +46,12 @@ def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overri
             parents[deciding] = (cfg.get("out"), str(cfg.get("name") or command))
         out, run = parents[deciding]
         path = run_path(out=out, name=run, overrides=job, multirun=True)
-        others = folders.setdefault(path.parent, [])
-        if twin := next((other for other in others if other.path == path.name), None):
+        others = folders.setdefault(path.parent, {})
+        if twin := others.get(path.name):
             raise VarlabError(_same_directory(path, twin.overrides, job))
-        others.append(SweepJob(tuple(job), path.name))
+        others[path.name] = SweepJob(tuple(job), path.name)
     for folder, jobs in folders.items():
-        sweep_table.add_jobs(folder, jobs)
+        sweep_table.add_jobs(folder, jobs.values())
     return list(folders)
 
 
@@ -71,11 +72,23 @@ def _same_directory(path: Path, first: Sequence[str], second: Sequence[str]) -> 
 
 
 def refresh(folder: Path) -> None:
-    """Update the table of a sweep's folder; do nothing in a folder without a sweep."""
-    try:
+    """Update the whole table of a sweep's folder; do nothing in a folder without a sweep."""
+    with _unwritten(folder):
         sweep_table.update_table(folder)
+
+
+def refresh_row(run: Path, *, working: bool = False) -> None:
+    """Update the row of one run of a sweep; do nothing for another run. working: this process holds the run."""
+    with _unwritten(run.parent):
+        sweep_table.update_row(run.parent, run.name, working=working)
+
+
+@contextmanager
+def _unwritten(folder: Path) -> Iterator[None]:
+    """Warn if a table cannot be written: the disk is full, for example, which the run reports itself."""
+    try:
+        yield
     except (OSError, VarlabError) as error:
-        # A full disk, for example: the run reports that itself.
         logger.warning("the table of the sweep in %s could not be written: %s", folder, error)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import time
@@ -47,7 +48,7 @@ class RunDirectory:
 
     rank: of this process; only rank 0 locks and writes, the others' changes are dropped.
     held: another process of the same run (the one that started the ranks) has the lock. patience: seconds to wait for the
-    lock, or None for LOCK_PATIENCE.
+    lock, which may be infinite, or None for LOCK_PATIENCE.
     """
 
     def __init__(self, path: Path, *, rank: int = 0, held: bool = False, patience: float | None = None):
@@ -117,10 +118,14 @@ class RunDirectory:
         with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        deadline = time.monotonic() + self._patience
+        started = time.monotonic()
+        waiting = self._patience < math.inf  # an endless wait is announced, once
         while not process_lock(file):
-            if time.monotonic() > deadline:
-                holder = os.read(file, 200).decode(errors="replace").strip() or "unknown"
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "unknown"
+            if not waiting:
+                logger.info("%s is in use by another process (%s): waiting for its end", self.path, holder)
+                waiting = True
+            if time.monotonic() > started + self._patience:
                 os.close(file)
                 raise VarlabError(
                     f"{self.path} is in use by another process ({holder}): wait for it, or use another out=."

@@ -1,0 +1,61 @@
+"""Sweeps: two of the same at once, and places that cannot be written."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from varlab.run.record import read_record
+
+
+def start(workplace: Path) -> subprocess.Popen[str]:
+    arguments = ["fake", "-m", "seed=0,1", "action=slow", "out=both", "--config-dir", str(workplace.parent / "conf")]
+    code = f"from tests.fake import COMMANDS; from varlab.cli.main import main; raise SystemExit(main({arguments!r}, COMMANDS))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_same_sweep_twice_at_once(workplace: Path) -> None:
+    """One works on a job, the other says so and waits; both end with 0, as all jobs do, and each job ran once."""
+    sweeps = [start(workplace) for _ in range(2)]
+    said = [sweep.communicate(timeout=60)[1] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], said
+    assert "waiting for its end" in "".join(said)
+    records = [read_record(file.parent) for file in sorted(Path("both").glob("*/run.json"))]
+    assert [record.auto["runs"] for record in records] == [1, 1]
+    with Path("both/sweep.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "sweep.csv"])
+def test_a_sweep_into_a_full_folder_is_one_sentence(
+    varlab, workplace: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    full(monkeypatch, name)
+    code, _, err = varlab("fake", "-m", "seed=0,1", "out=full")
+    assert code == 1 and "disk is full: make room" in err and "Traceback" not in err
+    assert not list(Path("full").glob(".*.tmp"))
+
+
+def test_a_sweep_into_a_folder_that_is_a_file_is_one_sentence(varlab, workplace: Path) -> None:
+    Path("taken").write_text("")
+    code, _, err = varlab("fake", "-m", "seed=0,1", "out=taken")
+    assert code == 1 and "Could not write" in err and "Traceback" not in err
+
+
+def full(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The disk is full as soon as a file of this name is synced."""
+    fsync = os.fsync
+
+    def refuse(file: int) -> None:
+        if f".{name}." in str(Path(f"/proc/self/fd/{file}").readlink()):
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", refuse)
