@@ -29,16 +29,15 @@ def names(group: str) -> list[str]:
 
 def load(group: str, name: str) -> dict:
     """One group file with its own defaults resolved."""
-    return copy.deepcopy(_composed(group, name))
+    return copy.deepcopy(_composed(group)[name])
 
 
 @cache
-def _composed(group: str, name: str) -> dict:
+def _composed(group: str) -> dict[str, dict]:
+    """All files of a group, composed at once, which takes Hydra hardly longer than one."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(f"{group}/{name}")
-    for part in group.split("/"):
-        config = config[part]
-    return OmegaConf.to_container(config, resolve=True)
+        config = compose(overrides=[f"+{group}@{name}={name}" for name in names(group)])
+    return {name: OmegaConf.to_container(config[name], resolve=True) for name in names(group)}
 
 
 def shrunk(config: dict) -> dict:

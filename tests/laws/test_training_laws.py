@@ -90,7 +90,7 @@ def test_the_adversarial_part_is_at_work(never_stopped) -> None:
 MOMENTS = [  # twenty others: test_kill_laws.py
     pytest.param("generator", 0, marks=pytest.mark.slow),
     pytest.param("tokenizer", 32, marks=pytest.mark.slow),
-    ("tokenizer", 224),
+    pytest.param("tokenizer", 224, marks=pytest.mark.slow),
     ("generator", IMAGES),
 ]
 

@@ -112,6 +112,7 @@ def growing(case: Case) -> Measured:
         return {"rec_not_same_shape": case.model.tokenizer.decode(f_hat)}
 
 
+@pytest.mark.parametrize("case", ["var_A", pytest.param("var_C", marks=pytest.mark.slow)], indirect=True)
 def test_training_reconstruction_loss_and_gradients(case: Case) -> None:
     case.agrees(reconstructed, {name: case.golden.scalars[name] for name in ("train_vq_loss", "train_mse")})
     case.agrees(trained_tokenizer, {"train_grad_norms": 1})

@@ -101,8 +101,14 @@ def test_twenty_updates_have_the_losses_and_weights_of_fit(make: Any, tmp_path: 
     assert logged(tmp_path / "csv", "train/loss") == [x["train/loss"] for x in lines if "train/loss" in x]
 
 
-@pytest.mark.parametrize("data", [Plain, Data])
-@pytest.mark.parametrize("make", TASKS)
+@pytest.mark.parametrize(
+    ("make", "data"),
+    [
+        pytest.param(make, data, marks=pytest.mark.slow if (make, data) == (held_back_task, Plain) else ())
+        for make in TASKS
+        for data in (Plain, Data)
+    ],
+)
 def test_a_checkpoint_of_lightnings_continues_to_the_same_bits(make: Any, data: Any, tmp_path: Path) -> None:
     """After an epoch with a plain loader, which begins again there; in the middle of one with a data module of ours."""
     settings = {"max_steps": UPDATES, "logger": CSVLogger(tmp_path), "enable_checkpointing": True}
