@@ -98,20 +98,20 @@ def scores(folder: Path, **protocol: object) -> dict[str, dict[str, float]]:
 
 
 def test_order(columns: Path, imported: None) -> None:
-    order = varlab.load(columns).generator()[1]
+    order = varlab.load(columns, trust=True).generator()[1]
     path_BP = order.path_BP(1, torch.device("cpu"), None)  # type: ignore[attr-defined]
     assert path_BP[0, :5].tolist() == [0, 4, 8, 12, 1] and small.record(columns)["choices"]["order"] == "columns"
 
 
 def refused_export(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
-    assert main(["export", str(run), "format=var", f"out={run}-exported"]) == 1
+    assert main(["export", "--config-dir", "my_conf", str(run), "format=var", f"out={run}-exported"]) == 1
     return capsys.readouterr().err
 
 
 def test_tokenizer(lab: Path, imported: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("Tokenizer")
-    model = varlab.load(lab / "mine" / "on_patches")
+    model = varlab.load(lab / "mine" / "on_patches", trust=True)
     img_B3HW = model.sample([1, 2])
     assert type(model.tokenizer).__name__ == "Patches" and img_B3HW.shape == (2, 3, 16, 16)
     flops = 2 * 16 * (48 * 16 + 16 * 128)  # each patch is projected, and compared with every code
@@ -122,14 +122,14 @@ def test_tokenizer(lab: Path, imported: None, capsys: pytest.CaptureFixture[str]
 def test_quantizer(lab: Path, imported: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("Quantizer")
     codes = read_weights(lab / "mine" / "fixed" / "weights_raw.safetensors")["quantizer.codebook.weight"]
-    before = varlab.load(lab / "mine" / "fixed").tokenizer.quantizer
+    before = varlab.load(lab / "mine" / "fixed", trust=True).tokenizer.quantizer
     assert type(before).__name__ == "FixedCodes" and codes.abs().max() > 0.9  # trained ones begin within 1/128
     assert "a quantizer of its own, my_quantizer.FixedCodes" in refused_export(lab / "mine" / "fixed", capsys)
 
 
 def test_condition(lab: Path, imported: None) -> None:
     run("Condition")
-    model = varlab.load(lab / "mine" / "brightness")
+    model = varlab.load(lab / "mine" / "brightness", trust=True)
     bright_B3HW = torch.ones(2, 3, 16, 16)
     assert model.condition_tokens(img_B3HW=bright_B3HW).tolist() == [[15], [15]]
     assert model.transformer.cond_tokens == 1  # type: ignore[union-attr]

@@ -11,7 +11,8 @@ import functools
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib.resources import as_file, files
 from pathlib import Path
 
 from hydra import version as hydra_version
@@ -25,11 +26,13 @@ from omegaconf import DictConfig, OmegaConf
 from varlab.cli.alternatives import LayeredLoader, read_alternatives
 from varlab.cli.arguments import rewrite
 from varlab.cli.command_table import Command
+from varlab.config import conf_dir
 from varlab.errors import Stopped, VarlabError
 from varlab.launch import sweep, terminal
 from varlab.launch.job import JobResult, run_job
 from varlab.launch.sweep import compose
 from varlab.launch.user_message import one_of, report, unknown_key, user_message
+from varlab.run.trust import named_targets
 
 __all__ = ["conf_dir", "run_app"]
 
@@ -45,13 +48,6 @@ _HYDRA_SETTINGS = (
     "hydra.sweep.dir=runs/.hydra",
     "hydra.sweep.subdir=.",
 )
-
-
-def conf_dir() -> Path:
-    """The configuration that belongs to this code: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside, beside = package / "conf", package.parent / "conf"
-    return inside if inside.is_dir() else beside
 
 
 def run_app(command: Command, arguments: Sequence[str]) -> int:
@@ -140,7 +136,7 @@ def _act(hydra: Hydra, command: Command, args: argparse.Namespace) -> int:
 
 def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], multirun: bool) -> int:
     """Run the one job, or all jobs of the sweep. Returns the exit code: FAILED if any job failed."""
-    job = functools.partial(run_job, command, imports=tuple(sys.path))
+    job = functools.partial(run_job, command, imports=tuple(sys.path), trusted=_trusted(hydra))
     if not multirun:
         _check_launch(hydra, name, overrides)
         done = hydra.run(name, job, [*overrides, "hydra.mode=RUN"])
@@ -158,6 +154,18 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
     for line in _summary(results, failed) if multirun else [f"varlab {command.name}: {r.error}" for r in failed]:
         terminal.say(line, error=True)
     return FAILED if failed else 0
+
+
+def _trusted(hydra: Hydra) -> frozenset[str]:
+    """The ``_target_``s that the user's ``--config-dir`` and installed plug-ins name; a record may name them, too."""
+    names: set[str] = set()
+    for entry in hydra.config_loader.get_search_path().get_path():
+        scheme, _, place = entry.path.partition("://")
+        if entry.provider in ("hydra", "main", "schema") or scheme not in ("file", "pkg"):
+            continue
+        with as_file(files(place)) if scheme == "pkg" else nullcontext(Path(place)) as folder:
+            names |= named_targets(folder)
+    return frozenset(names)
 
 
 def _check_launch(hydra: Hydra, name: str, overrides: list[str]) -> None:

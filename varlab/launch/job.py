@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from varlab.launch.user_message import report, user_message
 from varlab.run.directory import RunDirectory
 from varlab.run.names import run_path
 from varlab.run.record import RunRecord
+from varlab.run.trust import targets_of
 
 __all__ = ["JobResult", "execute", "run_job"]
 
@@ -45,10 +46,13 @@ class JobResult:
     error: str | None
 
 
-def run_job(command: Command, cfg: DictConfig, *, imports: Sequence[str] = ()) -> JobResult:
+def run_job(
+    command: Command, cfg: DictConfig, *, imports: Sequence[str] = (), trusted: Collection[str] = ()
+) -> JobResult:
     """Run one job. An error is returned and not raised, so that the other jobs of a sweep continue under any launcher.
 
-    imports: the folders from which the starting process imports, a user's ``--config-dir`` among them.
+    imports: the folders from which the starting process imports, a user's ``--config-dir`` among them. trusted: the
+    ``_target_``s named there.
     """
     import_from(imports)
     terminal.configure()
@@ -70,7 +74,7 @@ def run_job(command: Command, cfg: DictConfig, *, imports: Sequence[str] = ()) -
         chosen: Config = OmegaConf.to_container(hydra.runtime.choices)  # type: ignore[assignment]
         choices = {name: option for name, option in chosen.items() if not name.startswith("hydra")}
         patience = ATTEMPT_PATIENCE if attempt else math.inf if hydra.mode == RunMode.MULTIRUN else None
-        _run_in_directory(command, path, config, list(overrides), choices, patience)
+        _run_in_directory(command, path, config, list(overrides), choices, patience, trusted)
         leave_process_group()
     except Stopped as stopped:
         if attempt is None:
@@ -97,7 +101,13 @@ def _resolve(cfg: DictConfig, path: Path) -> Config:
 
 
 def _run_in_directory(
-    command: Command, path: Path, config: Config, overrides: list[str], choices: Config, patience: float | None
+    command: Command,
+    path: Path,
+    config: Config,
+    overrides: list[str],
+    choices: Config,
+    patience: float | None,
+    trusted: Collection[str],
 ) -> None:
     """patience: seconds to wait for the directory; a job of a sweep waits until another process has done the same job."""
     attempt = Attempt.current()
@@ -122,7 +132,7 @@ def _run_in_directory(
             sweep.refresh_row(path, working=True)
         run = run_ranks if needs_ranks(config) else execute
         try:
-            outcome = run(command.module, config, directory)
+            outcome = run(command.module, _trusting(config, trusted), directory)
         except BaseException as error:
             end = directory.stop if isinstance(error, Stopped | KeyboardInterrupt) else directory.fail
             # If the record cannot be written either (a full disk), the first error is the one to report.
@@ -130,6 +140,13 @@ def _run_in_directory(
                 end(user_message(error))
             raise
         directory.finish(outcome)
+
+
+def _trusting(config: Config, trusted: Collection[str]) -> Config:
+    """The configuration with the names that the user's own configuration trusts, for a command that asks for them."""
+    if config.get("trust", True) is True:
+        return config
+    return config | {"trust": sorted({*trusted, *targets_of(config), *(config["trust"] or ())})}
 
 
 def _prepare(directory: RunDirectory, attempt: Attempt | None, asked: RunRecord) -> bool:

@@ -12,7 +12,7 @@ from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.model import Model
 from varlab.order import BaseOrder
-from varlab.recipe.objects import Maker, make, make_part
+from varlab.recipe.objects import make, make_part
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.score.image_sampler import ImageSampler, Rejection, ValConditions
@@ -56,25 +56,23 @@ def assemble(
     build: Build,
     rng: Rng,
     *,
-    make: Maker = make,
     tokenizer: VQTokenizer | None = None,
     condition_tokenizer: VQTokenizer | None = None,
 ) -> Model:
     """Put a build's parts together; their weights are initial ones, drawn from the seed.
 
-    tokenizer, condition_tokenizer: trained ones to use in place of new ones. make: ``make_recorded`` for a build from a file.
+    tokenizer, condition_tokenizer: trained ones to use in place of new ones.
     """
-    tokenizer = tokenizer or build_tokenizer(build.tokenizer, rng, make=make)
+    tokenizer = tokenizer or build_tokenizer(build.tokenizer, rng)
     if build.transformer is None:
         return Model(tokenizer=tokenizer)
     assert build.order is not None and build.sampler is not None and build.classes is not None
-    order = build_order(build.order, tokenizer, make=make)
+    order = build_order(build.order, tokenizer)
     condition = None
     if build.condition is not None:
-        condition = build_condition(build.condition, tokenizer=tokenizer, own=condition_tokenizer, make=make)
+        condition = build_condition(build.condition, tokenizer=tokenizer, own=condition_tokenizer)
     transformer = build_transformer(
         build.transformer,
-        make=make,
         tokenizer=tokenizer,
         order=order,
         num_classes=len(build.classes),
@@ -119,7 +117,7 @@ def image_sampler(
     )
 
 
-def build_tokenizer(config: Config, rng: Rng, *, make: Maker = make) -> VQTokenizer:
+def build_tokenizer(config: Config, rng: Rng) -> VQTokenizer:
     """Build the tokenizer of ``conf/tokenizer``, initialised from the seed."""
     with rng.scope("init/tokenizer"):
         return make(config)
@@ -135,9 +133,7 @@ def check_image_size(tokenizer: VQTokenizer, image_size: tuple[int, int], where:
         )
 
 
-def build_condition(
-    config: Config, *, tokenizer: Tokenizer, own: VQTokenizer | None = None, make: Maker = make
-) -> Condition:
+def build_condition(config: Config, *, tokenizer: Tokenizer, own: VQTokenizer | None = None) -> Condition:
     """Build the condition of ``conf/condition`` for this tokenizer's images.
 
     Its target gets what it names as parameters: ``grid``, the (h, w) of the image's last scale, and ``tokenizer``, the
@@ -145,15 +141,15 @@ def build_condition(
     """
     rest = {key: value for key, value in config.items() if key not in ("packing", "tokenizer")}
     if own is None and "tokenizer" in config:
-        own = build_tokenizer(config["tokenizer"], Rng(0), make=make)
+        own = build_tokenizer(config["tokenizer"], Rng(0))
     live = {"grid": tokenizer.scales[-1]} | ({} if own is None else {"tokenizer": own})
-    made = make_part("condition", rest, make=make, **live)
+    made = make_part("condition", rest, **live)
     if not isinstance(made, Condition):
         raise VarlabError("This condition is for packing: train with condition=spatial on shards packed with it.")
     return made
 
 
-def build_order(config: Config, tokenizer: Tokenizer, *, make: Maker = make) -> BaseOrder:
+def build_order(config: Config, tokenizer: Tokenizer) -> BaseOrder:
     """Build the order of ``conf/order`` over this tokenizer's scales; VarlabError if the two don't fit."""
     return make(config, scales=tokenizer.scales)
 
@@ -165,7 +161,6 @@ def build_transformer(
     order: BaseOrder,
     num_classes: int,
     rng: Rng,
-    make: Maker = make,
     cond_vocab: int = 0,
     cond_tokens: int = 0,
 ) -> Transformer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from varlab.data import ShardDataModule
 from varlab.data.sequential.shard_stream import refuse_commands
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, build_tokenizer
-from varlab.recipe.objects import make, make_recorded
+from varlab.recipe.objects import make
 from varlab.rng import Rng
-from varlab.run.record import read_finished, read_record
+from varlab.run.record import FILE, read_finished, read_record
+from varlab.run.trust import Trust
 from varlab.sample import Sampler
 from varlab.tokenizer import VQTokenizer
 from varlab.types import VarlabError
@@ -26,27 +29,53 @@ logger = logging.getLogger(__name__)
 _WEIGHTS = {"ema": "weights.safetensors", "raw": "weights_raw.safetensors"}
 
 
-def load(run: str | Path, *, weights: str = "ema", device: torch.device | str = "cpu") -> Model:
-    """Load the model of a run directory. weights: "ema" (averaged, as in all scores) or "raw"."""
+def load(
+    run: str | Path,
+    *,
+    weights: str = "ema",
+    device: torch.device | str = "cpu",
+    trust: bool | Iterable[str] = False,
+) -> Model:
+    """Load the model of a run directory.
+
+    weights: "ema" (averaged, as in all scores) or "raw". trust: the ``_target_``s beside varlab's own that the run may name,
+    or True for any: then it can run whatever its author wrote. Raises VarlabError for others.
+    """
     run = Path(run)
     if weights not in _WEIGHTS:
         raise VarlabError(f"weights={weights!r} is unknown: use 'ema' or 'raw'.")
     record = read_record(run)
     if "tokenizer" not in record.build:
         raise VarlabError(f"{run} is a run of '{record.command} {record.name}', which holds no image model.")
-    build = Build.from_json(record.build)
-    model = assemble(build, Rng(0), make=make_recorded, condition_tokenizer=_condition_tokenizer(build, run))
+    with _read_as_a_model(run / FILE):
+        Trust.of(trust).check({key: value for key, value in record.build.items() if key != "classes"}, run / FILE)
+        build = Build.from_json(record.build)
+        model = assemble(build, Rng(0), condition_tokenizer=_condition_tokenizer(build, run))
     load_weights(model.transformer or model.tokenizer, run / _WEIGHTS[weights])
     if model.transformer is not None:
         load_weights(model.tokenizer, run / "tokenizer.safetensors")
     return model.to(device)
 
 
+@contextmanager
+def _read_as_a_model(file: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a foreign description of a model into one sentence about its file."""
+    try:
+        yield
+    except VarlabError:
+        raise
+    except Exception as error:  # of any constructor that gets values of other types or sizes than it is made for
+        said = " ".join(str(error).split())
+        raise VarlabError(
+            f"{file} describes no model that can be built ({type(error).__name__}: {said:.200})."
+        ) from error
+
+
 def _condition_tokenizer(build: Build, run: Path) -> VQTokenizer | None:
     """The tokenizer of a run's condition, if that has one."""
     if build.condition is None or "tokenizer" not in build.condition:
         return None
-    tokenizer = build_tokenizer(build.condition["tokenizer"], Rng(0), make=make_recorded)
+    tokenizer = build_tokenizer(build.condition["tokenizer"], Rng(0))
     load_weights(tokenizer, run / "condition.safetensors")
     return tokenizer
 
@@ -64,22 +93,28 @@ class FinishedRun:
         self._config = config
         self.path = Path(config["run"])
         self.record = read_finished(self.path)
-        self.model = load(self.path, weights=config["weights"], device=_device(config["device"]))
+        self.model = load(self.path, weights=config["weights"], device=_device(config["device"]), trust=config["trust"])
 
     @property
     def data_config(self) -> Config | None:
-        """The shards that the command names, or else those that the run was trained on."""
-        return self._config.get("data") or self.record.config.get("data")
+        """The shards that the command names, or else those that the run was trained on, if they may be opened."""
+        config: Config | None = self._config.get("data") or self.record.config.get("data")
+        if config is None or self._config.get("data"):
+            return config
+        trust = Trust.of(self._config["trust"])
+        if trust.everything:
+            return config
+        trust.check(config, self.path / FILE)
+        refuse_commands(config)
+        # Where copies of remote shards are kept is not for a record to say.
+        return {key: value for key, value in config.items() if key != "remote_cache"}
 
     def data(self, config: Config | None = None) -> ShardDataModule:
         """Open the run's shards, or those of ``config``. VarlabError if their images have another size than the run's."""
-        recorded = not (config or self._config.get("data"))
         config = config or self.data_config
         if config is None:
             raise VarlabError(f"{self.path} was not trained on shards: give data=folder data.path=DIR.")
-        if recorded:
-            refuse_commands(config)
-        data: ShardDataModule = make_recorded(config) if recorded else make(config)
+        data: ShardDataModule = make(config)
         wanted, has = tuple(self.record.build["image_size"]), data.info.image_size
         if wanted != has:
             raise VarlabError(

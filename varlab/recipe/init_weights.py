@@ -10,7 +10,8 @@ from varlab.checkpoint import check_state, load_weights, read_weights
 from varlab.config import Config
 from varlab.files import sha256
 from varlab.recipe.assembly import Build
-from varlab.run.record import Parent, read_record
+from varlab.run.record import FILE, Parent, read_record
+from varlab.run.trust import Trust
 from varlab.tokenizer import VQTokenizer
 from varlab.transformer import Transformer
 from varlab.transformer.interpolation import resized_state
@@ -22,10 +23,11 @@ logger = logging.getLogger(__name__)
 class InitWeights:
     """The run that a training starts from: its architecture, and its raw weights (training never was at their average).
 
-    kind: tokenizer or generator. Raises VarlabError unless the run is a finished one of this kind.
+    kind: tokenizer or generator. trust: what its record may build. Raises VarlabError unless the run is a finished one of
+    this kind.
     """
 
-    def __init__(self, run: str | Path, kind: str):
+    def __init__(self, run: str | Path, kind: str, trust: Trust):
         path = Path(run)
         record = read_record(path)
         if record.holds != kind:
@@ -36,6 +38,7 @@ class InitWeights:
             raise VarlabError(
                 f"init={run} is {record.outcome.state}, not finished: run its command again to finish it."
             )
+        trust.check({key: value for key, value in record.build.items() if key != "classes"}, path / FILE)
         self.build = Build.from_json(record.build)
         self._weights = path / "weights_raw.safetensors"
         self.parent = Parent(run=str(path), weights_sha256=sha256(self._weights))

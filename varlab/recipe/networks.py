@@ -15,9 +15,10 @@ from varlab.losses.perceptual import ClassifierPerceptual
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
-from varlab.recipe.objects import make_recorded
+from varlab.recipe.objects import make
 from varlab.rng import Rng
-from varlab.run.record import read_finished, read_record
+from varlab.run.record import FILE, read_finished, read_record
+from varlab.run.trust import Trust
 from varlab.types import VarlabError
 
 if TYPE_CHECKING:
@@ -46,13 +47,14 @@ def classifier_distance(*, parents: Parents, run: str, weights: Sequence[float])
     return ClassifierPerceptual(classifier=parents.classifier("perceptual", run), weights=weights)
 
 
-def load_classifier(run: Path) -> Classifier:
-    """Load the classifier of a finished run."""
+def load_classifier(run: Path, trust: Trust | None = None) -> Classifier:
+    """Load the classifier of a finished run. trust: what its record may build beside varlab's own."""
     build = read_finished(run).build
     if "classifier" not in build:
         raise VarlabError(f"{run} is not the run of a classifier (varlab train task=classifier).")
+    (trust or Trust()).check(build["classifier"], run / FILE)
     with Rng(0).scope("init/classifier"):
-        classifier: Classifier = make_recorded(build["classifier"])
+        classifier: Classifier = make(build["classifier"])
     load_weights(classifier, run / "weights.safetensors")
     return classifier
 

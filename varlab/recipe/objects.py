@@ -1,6 +1,6 @@
 """The one place where a ``_target_`` of a configuration becomes an object.
 
-``make`` builds from the configuration that the user composed, ``make_recorded`` from one that was read from a file.
+A configuration that was read from a file is checked first, where it is read (``varlab.run.trust``).
 """
 
 from __future__ import annotations
@@ -17,12 +17,9 @@ from varlab.errors import VarlabError
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.renames import resolve_targets
 
-Maker = Callable[..., Any]
-"""``make`` or ``make_recorded``."""
-
 
 def make(config: Config, **live: Any) -> Any:
-    """Build the object that ``_target_`` of the user's configuration names, with further arguments from live objects.
+    """Build the object that ``_target_`` of a configuration names, with further arguments from live objects.
 
     Raises VarlabError: the constructor's own, or one that says which class refused which value.
     """
@@ -49,12 +46,7 @@ def _reason(error: BaseException) -> str:
     return f"{said}; give --config-dir with the folder of its file (in Python: put that folder on sys.path)"
 
 
-def make_recorded(config: Config, **live: Any) -> Any:
-    """Build an object from a configuration that was read from a record, a checkpoint or an index. As ``make``."""
-    return make(config, **live)
-
-
-def make_part(name: str, config: Config, *, make: Maker = make, **live: Any) -> Any:
+def make_part(name: str, config: Config, **live: Any) -> Any:
     """Build a part of a configuration by its name (``condition``, ``extractor``, ``perceptual``).
 
     Its target gets those of the live objects that it names as parameters.

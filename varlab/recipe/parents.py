@@ -15,11 +15,12 @@ from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import Extractor
 from varlab.recipe.assembly import build_tokenizer
 from varlab.recipe.networks import held_out_accuracy, load_classifier
-from varlab.recipe.objects import Maker, make, make_part, make_recorded
+from varlab.recipe.objects import make_part
 from varlab.recipe.run_search import RUNS, nearest_run, same_images, smallest_tokenizer
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
-from varlab.run.record import Parent, RunRecord, read_finished
+from varlab.run.record import FILE, Parent, RunRecord, read_finished
+from varlab.run.trust import Trust
 from varlab.tokenizer import VQTokenizer
 from varlab.types import DataInfo, VarlabError
 
@@ -31,16 +32,25 @@ class Parents:
 
     info: the data that the run works on. near: the run's directory; the setting ``auto`` takes the nearest run that fits.
     recorded: the parents of the run's earlier attempts. A resumed run takes the same ones and refuses changed weights.
+    trust: what the records of the parents may build.
     """
 
-    def __init__(self, *, info: DataInfo, near: Path, recorded: Mapping[str, Parent] | None = None):
+    def __init__(
+        self,
+        *,
+        info: DataInfo,
+        near: Path,
+        trust: Trust | None = None,
+        recorded: Mapping[str, Parent] | None = None,
+    ):
         self.info, self._near, self._recorded = info, near, recorded or {}
+        self.trust = trust or Trust()
         self.used: dict[str, Parent] = {}
 
     @classmethod
-    def of(cls, directory: RunDirectory, info: DataInfo) -> Parents:
+    def of(cls, directory: RunDirectory, info: DataInfo, trust: Trust) -> Parents:
         """Return the parents of a training, which may be resumed."""
-        return cls(info=info, near=directory.path, recorded=directory.record().parents)
+        return cls(info=info, near=directory.path, trust=trust, recorded=directory.record().parents)
 
     def use(self, role: str, parent: Parent) -> None:
         """Note a parent. VarlabError if its weights have changed since this run began."""
@@ -67,21 +77,21 @@ class Parents:
             "budget.images=100000), or name its directory."
         )
         run = self._run(setting, lambda r: r.build.get("role") == role and same_images(r, info), missing)
-        classifier, held_out = load_classifier(run), held_out_accuracy(run)
+        classifier, held_out = load_classifier(run, self.trust), held_out_accuracy(run)
         if held_out.warning:
             logger.warning("%s: %s", run, held_out.warning)
         digest = sha256(run / "weights.safetensors")
         self.use(role, Parent(run=str(run), weights_sha256=digest, held_out=held_out.to_json()))
         return classifier
 
-    def extractor(self, config: Config, *, make: Maker = make) -> Extractor:
+    def extractor(self, config: Config) -> Extractor:
         """Make the extractor of ``conf/extractor``."""
-        extractor: Extractor = make_part("extractor", config, make=make, parents=self)
+        extractor: Extractor = make_part("extractor", config, parents=self)
         return extractor
 
-    def perceptual(self, config: Config | None, *, make: Maker = make) -> PerceptualDistance | None:
+    def perceptual(self, config: Config | None) -> PerceptualDistance | None:
         """Make the perceptual distance of ``conf/perceptual``."""
-        return None if config is None else make_part("perceptual", config, make=make, parents=self)
+        return None if config is None else make_part("perceptual", config, parents=self)
 
     # -- tokenizers ----------------------------------------------------------------------------------------------------
 
@@ -118,7 +128,8 @@ class Parents:
             parent = _tokenizer_parent(key, Path(setting) if setting != "auto" else search(), scales)
             weights = Path(parent.file)
         self.used[role] = parent
-        tokenizer = build_tokenizer(parent.config, Rng(0), make=make_recorded)
+        self.trust.check(parent.config, Path(parent.run) / FILE)
+        tokenizer = build_tokenizer(parent.config, Rng(0))
         load_weights(tokenizer, weights)
         return tokenizer.eval().requires_grad_(False)
 

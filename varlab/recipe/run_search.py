@@ -6,11 +6,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from varlab.config import Config
-from varlab.recipe.assembly import build_order, build_tokenizer
-from varlab.recipe.objects import make_recorded
-from varlab.rng import Rng
+from varlab.order import BaseOrder
+from varlab.recipe.objects import make
 from varlab.run.record import FILE, RunRecord, read_record
 from varlab.run.run_tree import run_folders
 from varlab.types import DataInfo, VarlabError
@@ -18,6 +18,7 @@ from varlab.types import DataInfo, VarlabError
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+_LARGEST = 1024  # tokens along a side; a record with more is a mistake
 
 
 def nearest_run(near: Path, fits: Callable[[RunRecord], bool], missing: str) -> Path:
@@ -84,5 +85,16 @@ def _finished_trainings(near: Path) -> Iterator[tuple[Path, RunRecord]]:
 
 
 def _positions(order: Config, record: RunRecord) -> int:
-    """Tokens of an image in this order, by a run's tokenizer. Raises VarlabError if the two don't fit."""
-    return build_order(order, build_tokenizer(record.build["tokenizer"], Rng(0), make=make_recorded)).num_positions
+    """Tokens of an image in this order, over the scales that a run's record names. Raises VarlabError if they don't fit."""
+    scales = record.build.get("scales") or record.build["tokenizer"].get("scales")
+    if not _are_scales(scales):
+        raise VarlabError("its record does not name the scales of its tokenizer")
+    made: BaseOrder = make(order, scales=tuple((h, w) for h, w in scales))
+    return made.num_positions
+
+
+def _are_scales(value: object) -> TypeGuard[list[list[int]]]:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and 0 < n <= _LARGEST for n in pair)
+        for pair in value
+    )

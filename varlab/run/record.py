@@ -290,6 +290,7 @@ _UNCOUNTED: Mapping[str, Use] = {
     "budget": Use.SCALING,
     # what only watches a training
     "logger": _EVERYWHERE,
+    "trust": _EVERYWHERE,
     "profiler": _EVERYWHERE,
     "callbacks.training_log": _EVERYWHERE,
     "callbacks.validation": _EVERYWHERE,

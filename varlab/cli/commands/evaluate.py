@@ -15,11 +15,12 @@ from varlab.metrics.protocol import protocol, protocol_name
 from varlab.metrics.tokenizer_scores import ReconstructionScores
 from varlab.recipe.assembly import example_slots, image_sampler
 from varlab.recipe.finished_run import FinishedRun
-from varlab.recipe.objects import make_recorded, metric_settings, own_metrics
+from varlab.recipe.objects import metric_settings, own_metrics
 from varlab.recipe.parents import Parents
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
-from varlab.run.record import Parent
+from varlab.run.record import FILE, Parent
+from varlab.run.trust import Trust
 from varlab.score.image_sampler import Rejection
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks.likelihood import likelihood
@@ -39,7 +40,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         raise VarlabError(
             f"{data.info.path} holds no val images, with which scores compare: give data=shards data.path=DIR of some."
         )
-    parents = Parents(info=data.info, near=run.path)
+    parents = Parents(info=data.info, near=run.path, trust=Trust.of(config["trust"]))
     extractor = parents.extractor(config["extractor"]).to(run.model.device)
     judge = dict(parents.used)
     result = (
@@ -69,7 +70,8 @@ def _tokenizer(
     setting, trained_with = run.record.config.get("perceptual"), run.record.parents.get("perceptual")
     if setting is not None and trained_with is not None:
         setting = setting | {"run": trained_with.run}
-    perceptual = parents.perceptual(setting, make=make_recorded)
+    parents.trust.check(setting, run.path / FILE)
+    perceptual = parents.perceptual(setting)
     if perceptual is not None:
         perceptual.to(run.model.device)
     net = parents.used.get("perceptual")

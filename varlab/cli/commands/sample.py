@@ -17,6 +17,7 @@ from varlab.recipe.parents import Parents
 from varlab.recipe.plans.training_pictures import columns_for
 from varlab.recipe.sampling_conditions import SamplingConditions
 from varlab.run.directory import RunDirectory
+from varlab.run.trust import Trust
 from varlab.score.image_sampler import Rejection, balanced_labels
 from varlab.types import VarlabError, to_uint8
 
@@ -66,7 +67,7 @@ def _rejection(config: Config, run: FinishedRun) -> Rejection | None:
     """Reject by the judge of the run's shards."""
     if config["reject"] is None:
         return None
-    judge = Parents(info=run.data().info, near=run.path).extractor(config["extractor"])
+    judge = Parents(info=run.data().info, near=run.path, trust=Trust.of(config["trust"])).extractor(config["extractor"])
     transformer, _ = run.model.generator()
     return Rejection(judge=judge.to(run.model.device), rate=config["reject"], num_classes=transformer.num_classes)
 

@@ -19,6 +19,7 @@ from varlab.recipe.plans import training_pictures
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
+from varlab.run.trust import Trust
 from varlab.score.image_sampler import ImageSampler
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks import GeneratorTask
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """Plan a transformer over the tokens of a trained tokenizer, whose weights are copied into the run's directory."""
-    parents = Parents.of(directory, data.info)
+    parents = Parents.of(directory, data.info, Trust.of(config.get("trust")))
     if data.info.num_classes == 1:
         logger.info("%s has one class: the generator is unconditional, without label_drop and guidance", data.info.path)
     build, model = _generator_model(config, data, rng, parents)
@@ -58,7 +59,7 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
 
 def _generator_model(config: Config, data: BaseDataModule, rng: Rng, parents: Parents) -> tuple[Build, Model]:
     info = data.info
-    init = InitWeights(config["init"], "generator") if config.get("init") else None
+    init = InitWeights(config["init"], "generator", parents.trust) if config.get("init") else None
     setting = config["tokenizer_run"]
     if setting == "auto" and init is not None:
         setting = config["init"]

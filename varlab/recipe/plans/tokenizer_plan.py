@@ -16,6 +16,7 @@ from varlab.recipe.plan import Plan, Scores, parameters
 from varlab.recipe.plans import training_pictures
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
+from varlab.run.trust import Trust
 from varlab.tasks import TokenizerTask
 from varlab.tasks.validation import without_padding
 from varlab.tokenizer import VQTokenizer
@@ -25,8 +26,8 @@ from varlab.types import VarlabError
 def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
     """Plan a tokenizer as in VQGAN: reconstruction, perceptual and adversarial losses."""
     info = data.info
-    parents = Parents.of(directory, info)
-    init = InitWeights(config["init"], "tokenizer") if config.get("init") else None
+    parents = Parents.of(directory, info, Trust.of(config.get("trust")))
+    init = InitWeights(config["init"], "tokenizer", parents.trust) if config.get("init") else None
     architecture = config["tokenizer"] if init is None else init.tokenizer(config.get("tokenizer_scales"))
     model = build_tokenizer(architecture, rng)
     if init is not None:
@@ -50,7 +51,8 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     shown = min(config["pictures"]["count"], info.counts[split])
     return Plan(
         task=task,
-        build=Build(tokenizer=architecture, image_size=list(info.image_size)).to_json(),
+        build=Build(tokenizer=architecture, image_size=list(info.image_size)).to_json()
+        | {"scales": [list(scale) for scale in model.scales]},
         cost={
             "train_flops_per_image": task.train_flops_per_image,
             "disc_flops_per_image": task.disc_flops_per_image,
