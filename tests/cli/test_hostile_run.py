@@ -64,7 +64,7 @@ class Audit:
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active:
             return
-        if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "exec"):
+        if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork"):
             self.seen.append((event, str(arguments)[:80]))
         elif event == "import":
             self.seen.append((event, str(arguments[0])))
@@ -106,6 +106,7 @@ def test_nothing_that_a_record_names_is_run(
 ) -> None:
     """All payloads in one place of a record, by every command in turn, and by ``varlab.load``."""
     planted = tmp_path / "planted"
+    varlab.load(lab / "next_scale")  # imports what the honest run does
     for i, (name, payload) in enumerate(PAYLOADS.items()):
         run = hostile(tmp_path / f"run{i}", lab / "next_scale", PLANTS[place], payload(str(planted)))
         before = set(sys.modules)
@@ -117,7 +118,7 @@ def test_nothing_that_a_record_names_is_run(
         finally:
             audit.active = False
         new = {what for kind, what in audit.seen if kind == "import"} - before
-        assert not [one for one in audit.seen if one[0] != "import"] and not new & {"joblib", "torch.utils.collect_env"}
+        assert not new and not [one for one in audit.seen if one[0] != "import"]
         for command, arguments in commands(run, tmp_path).items():
             if not arguments or i != list(PLANTS).index(place) % len(PAYLOADS):
                 continue  # each command meets one payload in each place
