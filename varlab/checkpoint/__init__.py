@@ -1,7 +1,8 @@
-"""Our checkpoint format: tensors and JSON types, written atomically."""
+"""Our checkpoint format: tensors and JSON types, written atomically, with their digest."""
 
 from varlab.checkpoint.io import (
     check_state,
+    diverged,
     load_checkpoint,
     load_weights,
     read_metadata,
@@ -11,13 +12,12 @@ from varlab.checkpoint.io import (
 )
 
 __all__ = [
-    "atomic_write",
     "check_state",
+    "diverged",
     "load_checkpoint",
     "load_weights",
     "read_metadata",
     "read_weights",
     "save_checkpoint",
     "save_weights",
-    "sha256",
 ]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar, cast
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from varlab.checkpoint.seal import MARK, SealedFile, check_seal, sealed_tensors
 from varlab.config import Config
 from varlab.files import atomic_write
 from varlab.types import VarlabError
 
 __all__ = [
     "check_state",
+    "diverged",
     "load_checkpoint",
     "load_weights",
     "read_metadata",
@@ -29,28 +29,54 @@ __all__ = [
 
 
 T = TypeVar("T")
+LARGEST = 1e18
+"""A weight beyond it has no square in float32."""
+_SEALED = "sealed"  # key of a checkpoint that has a digest at its end
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Export a state dict as safetensors, atomically. metadata: strings for the file's header."""
+    """Export a state dict as sealed safetensors, atomically. metadata: strings for the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    head, rest = sealed_tensors(tensors, dict(metadata))
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, dict(metadata)))
+        file.write(head)
+        file.write(rest)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Read exported weights into ``module``, in place.
 
-    Raises VarlabError when the file is missing or damaged, or when a tensor is missing, unexpected or of another shape.
+    Raises VarlabError when the file is missing or damaged, when a tensor is missing, unexpected or of another shape, or
+    when one holds numbers that no sound training ends with.
     """
     state = read_weights(path)
     check_state(module.state_dict(), state, path)
+    if (name := diverged(state)) is not None:
+        raise VarlabError(
+            f"{path} comes from a training that diverged: its tensor '{name}' holds NaN, infinity or numbers beyond "
+            f"{LARGEST:g}. Train again with a lower learning rate."
+        )
     module.load_state_dict(state)
+
+
+def diverged(state: Mapping[str, Tensor]) -> str | None:
+    """The first tensor with a number that is not finite, or whose square is not finite in float32; None if all are sound."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.numel():
+            least, most = tensor.aminmax()
+            if not (least >= -LARGEST and most <= LARGEST):  # of NaN, neither holds
+                return name
+    return None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read weights written by ``save_weights``. Raises VarlabError when the file is missing or damaged."""
-    return _read(path, safetensors.torch.load_file, "weights")
+
+    def read(name: Path) -> dict[str, Tensor]:
+        check_seal(name)
+        return safetensors.torch.load_file(name)
+
+    return _read(path, read, "weights")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -58,7 +84,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     def read(name: Path) -> dict[str, str]:
         with safe_open(name, framework="pt") as file:
-            return dict(file.metadata() or {})
+            return {key: value for key, value in (file.metadata() or {}).items() if key != MARK}
 
     return _read(path, read, "weights")
 
@@ -78,11 +104,17 @@ def check_state(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor], path
 
 
 def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
-    """Write a resumable state, atomically. Raises TypeError for a value that is neither a tensor nor a JSON type."""
+    """Write a resumable state, sealed and atomically; the file before it stays until the new one was read back.
+
+    Raises TypeError for a value that is neither a tensor nor a JSON type.
+    """
     _check_types(state, "state")
     with atomic_write(path) as file:
         try:
-            torch.save(dict(state), file)
+            sealed = SealedFile(file)
+            torch.save({_SEALED: True, **state}, cast(IO[bytes], sealed))
+            sealed.close()
+            check_seal(Path(file.name), path)
         except RuntimeError as error:
             # torch reports an incomplete file here and hides the reason
             why: BaseException | None = error
@@ -95,7 +127,14 @@ def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
 
 def load_checkpoint(path: Path) -> Config:
     """Read a checkpoint onto the CPU, without unpickling code (``weights_only``)."""
-    load = partial(torch.load, map_location="cpu", weights_only=True)
+
+    def load(name: Path) -> Config:
+        sealed = check_seal(name)
+        state: Config = torch.load(name, map_location="cpu", weights_only=True)
+        if state.pop(_SEALED, False) and not sealed:
+            raise VarlabError(f"{path} has lost the digest that varlab wrote at its end: it is damaged, so remove it.")
+        return state
+
     return _read(path, load, "a checkpoint")
 
 
@@ -104,7 +143,9 @@ def _read(path: Path, reader: Callable[[Path], T], what: str) -> T:
         raise VarlabError(f"There is no file {path} to read {what} from.")
     try:
         return reader(path)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except VarlabError:
+        raise
+    except Exception as error:  # damaged bytes lead both libraries into any error of Python's
         raise VarlabError(f"{path} does not hold {what} that can be read (truncated or damaged): remove it.") from error
 
 

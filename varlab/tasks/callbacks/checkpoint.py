@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
 
-from varlab.checkpoint import check_state, load_checkpoint, save_checkpoint, save_weights
+from varlab.checkpoint import check_state, diverged, load_checkpoint, save_checkpoint, save_weights
 from varlab.tasks.base import Task
 from varlab.tasks.distributed import fsdp
 from varlab.types import Batch, VarlabError
@@ -77,6 +77,11 @@ class Checkpointer(Callback):
         ):
             tensors = fsdp.full_state(state, keep=keep)
             if keep:
+                if (tensor := diverged(tensors)) is not None:
+                    raise VarlabError(
+                        f"Training diverged: after {task.images} images the weights hold NaN, infinity or numbers too large to "
+                        f"use (in '{tensor}'). Lower the learning rate, and start again in another out=."
+                    )
                 save_weights(self._weights / name, tensors, clock)
 
 
