@@ -132,7 +132,9 @@ def load_checkpoint(path: Path) -> Config:
         sealed = check_seal(name)
         state: Config = torch.load(name, map_location="cpu", weights_only=True)
         if state.pop(_SEALED, False) and not sealed:
-            raise VarlabError(f"{path} has lost the digest that varlab wrote at its end: it is damaged, so remove it.")
+            raise VarlabError(
+                f"{path} has lost the digest that varlab wrote at its end (truncated or damaged): remove it."
+            )
         return state
 
     return _read(path, load, "a checkpoint")

@@ -86,9 +86,9 @@ def check_seal(path: Path, name: Path | None = None) -> bool:
             found = _digest_of(file, [(0, at), (at + len(_BLANK), size)], _BLANK)
     if written != found:
         raise VarlabError(
-            f"{name or path} does not hold what varlab wrote (truncated or damaged): its SHA-256 is {found.decode()[:12]}…, not "
-            f"{written.decode('latin-1')[:12]!a}…. Copy it again from where it came, or remove it and run the command again "
-            "that made it."
+            f"{name or path} does not hold what varlab wrote (truncated or damaged): its SHA-256 is {found.decode()[:12]}…, "
+            f"not {written.decode('latin-1')[:12]!a}…. Copy it again from where it came, or remove it and run the command "
+            "again that made it."
         )
     return True
 
