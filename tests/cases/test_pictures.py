@@ -26,7 +26,7 @@ from PIL import Image, PngImagePlugin
 from tests.structure import PACKAGE
 from varlab.cli.commands import edit
 from varlab.cli.main import main
-from varlab.data.faults import BadSampleError
+from varlab.data.faults import BadSampleError, FaultCounter
 from varlab.data.format.index import read_index
 from varlab.data.image.crop import Centre, box_choices
 from varlab.data.image.depth import ASSUMED
@@ -141,7 +141,10 @@ def by_stream(content: bytes, size: tuple[int, int], at: Path) -> U8:
     shard(f"{at}/train.tar", content)
     img_HW3 = np.zeros((*size, 3), np.uint8)
     decoder = SampleDecoder(classes=1, label="none", rules=PixelRules(most_pixels=LIMIT))
-    stream = SampleStream([f"{at}/train.tar"], name="data.train", n=1, decoder=decoder)
+    expected = FaultCounter(where=str(at), split="train", n=1, most=1.0, remedy="")
+    stream = SampleStream(
+        [f"{at}/train.tar"], name="data.train", n=1, decoder=decoder, timeout=180.0, expected=expected
+    )
     (sample,) = stream.once()
     if stream.decode(sample, box_choices(Centre(), size, [()])[0], img_HW3) is None:
         raise BadSampleError("left out", stream.take_faults()[0].detail)

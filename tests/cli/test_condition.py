@@ -311,7 +311,7 @@ def test_a_condition_made_from_labels(mine: tuple[str, str], lab: Path, tmp_path
     asked = (*GENERATOR[:-1], "budget.images=32", "order=next_scale", "tokenizer_run=runs/multi", "pictures.count=2")
     of_tokens = ("data=tokens", f"data.path={tmp_path / 'tokens'}")
     assert small.train("mine/parity", *asked, *of_tokens, *mine, "condition=parity") == 0
-    same = varlab.load(lab / "mine/parity").sample([3, 4], cond_BN=torch.tensor([[1], [0]]))
+    same = varlab.load(lab / "mine/parity", trust=True).sample([3, 4], cond_BN=torch.tensor([[1], [0]]))
     images = sampled_from(lab, "mine/parity", mine, "labels=[3,4]")
     assert np.abs(to_uint8(same).permute(0, 2, 3, 1).numpy().astype(int) - images).max() <= 1
     Image.new("RGB", (16, 16), "white").save(tmp_path / "a.png")
@@ -333,7 +333,7 @@ def test_a_condition_with_its_own_packing(
     white, black = (tmp_path / f"{name}.png" for name in ("white", "black"))
     Image.new("L", (16, 16), 255).save(white)
     Image.new("L", (16, 16), 0).save(black)
-    model = varlab.load(lab / "mine/levels")
+    model = varlab.load(lab / "mine/levels", trust=True)
     bright = model.sample([0, 1], cond_img_B3HW=torch.ones(2, 3, 16, 16))
     assert model.condition_tokens(-torch.ones(1, 3, 16, 16)).tolist() == [[0] * 4]
     images = sampled_from(lab, "mine/levels", mine, f"cond={white}")
@@ -359,7 +359,7 @@ def test_a_condition_with_a_tokenizer_of_a_run(
     assert record["cost"]["condition_flops_per_image"] == small.record(edges_run)["cost"]["condition_flops_per_image"]
     shutil.copytree(lab / "mine/coarse", tmp_path / "copy")
     with small.inside(tmp_path):
-        model = varlab.load("copy")
+        model = varlab.load("copy", trust=[f"{__name__}.Coarse"])
     assert model.condition is not None
     weights = read_weights(lab / "edges" / "condition" / "weights.safetensors")
     carried = model.condition.get_submodule("tokenizer").state_dict()

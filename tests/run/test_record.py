@@ -106,7 +106,7 @@ def test_each_use_leaves_out_its_own_keys() -> None:
     config = {"out": "a", "shrink": [], "trainer.threads": 1, "transformer.width": 8, "transformer.norm": "rms", "x": 1}
     assert list(counted(config, Use.IDENTITY)) == ["trainer.threads", "transformer.width", "transformer.norm", "x"]
     assert list(counted(config, Use.SCIENCE | Use.SCALING)) == ["transformer.norm", "x"]
-    watching = {"logger", "profiler", *(f"callbacks.{name}" for name in DEFAULT_CALLBACKS)}
+    watching = {"logger", "profiler", "trust", "data.timeout", *(f"callbacks.{name}" for name in DEFAULT_CALLBACKS)}
     assert set(uncounted(Use.HASH)) == {"out", "name", "launch", "report", "shrink", "trainer"} | watching
 
 

@@ -34,7 +34,7 @@ def load(
     *,
     weights: str = "ema",
     device: torch.device | str = "cpu",
-    trust: bool | Iterable[str] = False,
+    trust: bool | Iterable[str] | None = False,
 ) -> Model:
     """Load the model of a run directory.
 
@@ -93,7 +93,9 @@ class FinishedRun:
         self._config = config
         self.path = Path(config["run"])
         self.record = read_finished(self.path)
-        self.model = load(self.path, weights=config["weights"], device=_device(config["device"]), trust=config["trust"])
+        self.model = load(
+            self.path, weights=config["weights"], device=_device(config["device"]), trust=config.get("trust")
+        )
 
     @property
     def data_config(self) -> Config | None:
@@ -101,7 +103,7 @@ class FinishedRun:
         config: Config | None = self._config.get("data") or self.record.config.get("data")
         if config is None or self._config.get("data"):
             return config
-        trust = Trust.of(self._config["trust"])
+        trust = Trust.of(self._config.get("trust"))
         if trust.everything:
             return config
         trust.check(config, self.path / FILE)

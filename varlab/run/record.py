@@ -291,6 +291,7 @@ _UNCOUNTED: Mapping[str, Use] = {
     # what only watches a training
     "logger": _EVERYWHERE,
     "trust": _EVERYWHERE,
+    "data.timeout": _EVERYWHERE,
     "profiler": _EVERYWHERE,
     "callbacks.training_log": _EVERYWHERE,
     "callbacks.validation": _EVERYWHERE,

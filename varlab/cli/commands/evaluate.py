@@ -40,7 +40,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         raise VarlabError(
             f"{data.info.path} holds no val images, with which scores compare: give data=shards data.path=DIR of some."
         )
-    parents = Parents(info=data.info, near=run.path, trust=Trust.of(config["trust"]))
+    parents = Parents(info=data.info, near=run.path, trust=Trust.of(config.get("trust")))
     extractor = parents.extractor(config["extractor"]).to(run.model.device)
     judge = dict(parents.used)
     result = (

@@ -30,7 +30,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     if config["file"] not in ("pth", "safetensors"):
         raise VarlabError(f"file={config['file']} is unknown: use pth or safetensors.")
     build = read_record(run_path).build
-    model = load(run_path, weights=config["weights"], trust=config["trust"])
+    model = load(run_path, weights=config["weights"], trust=config.get("trust"))
     kept = run_path / "foreign.safetensors"
     rest = safetensors.torch.load_file(kept) if kept.is_file() else {}
     written = [_write(directory.path / f"tokenizer.{config['file']}", name, _tokenizer(name, build, model, rest))]

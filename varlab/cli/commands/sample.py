@@ -67,7 +67,9 @@ def _rejection(config: Config, run: FinishedRun) -> Rejection | None:
     """Reject by the judge of the run's shards."""
     if config["reject"] is None:
         return None
-    judge = Parents(info=run.data().info, near=run.path, trust=Trust.of(config["trust"])).extractor(config["extractor"])
+    judge = Parents(info=run.data().info, near=run.path, trust=Trust.of(config.get("trust"))).extractor(
+        config["extractor"]
+    )
     transformer, _ = run.model.generator()
     return Rejection(judge=judge.to(run.model.device), rate=config["reject"], num_classes=transformer.num_classes)
 
