@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from varlab.checkpoint import formats
+from varlab.checkpoint import formats, read_weights
 from varlab.config import Config
 from varlab.files import atomic_write
 from varlab.model import Model
@@ -32,7 +32,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     build = read_record(run_path).build
     model = load(run_path, weights=config["weights"], trust=config.get("trust"))
     kept = run_path / "foreign.safetensors"
-    rest = safetensors.torch.load_file(kept) if kept.is_file() else {}
+    rest = read_weights(kept) if kept.is_file() else {}
     written = [_write(directory.path / f"tokenizer.{config['file']}", name, _tokenizer(name, build, model, rest))]
     if model.transformer is not None:
         path = directory.path / f"transformer.{config['file']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from varlab.files import require_plain
+from varlab.files import parse_json, require_plain
 
 __all__ = ["Entries", "inside", "map_array", "read_entries"]
 
@@ -98,10 +97,7 @@ def read_entries(path: Path) -> Entries:
     """
     if require_plain(path).stat().st_size > _LARGEST:
         raise ValueError(f"it has more than {_LARGEST} bytes")
-    try:
-        return Entries(json.loads(path.read_text(encoding="utf-8")))
-    except RecursionError as e:
-        raise ValueError("its brackets are nested too deep") from e
+    return Entries(parse_json(path.read_bytes()))
 
 
 def inside(name: str) -> str:
