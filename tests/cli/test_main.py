@@ -7,7 +7,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,10 @@ def outside(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_answers_at_once() -> None:
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = os.times()
         done = outside("--help")
-        seconds.append(time.perf_counter() - start)
+        end = os.times()  # of the processor, so that other work beside it does not count
+        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert done.returncode == 0
     assert all(name in done.stdout for name in COMMANDS)
     assert statistics.median(seconds) < 0.5

@@ -300,7 +300,29 @@ def test_a_record_runs_no_command(spec: Any) -> None:
             refuse_commands({split: spec})
 
 
-@pytest.mark.parametrize("spec", ["x-{0..999999999999}.tar", "{0..9" + "9" * 5000 + "}", "{a,b}" * 40])
+NESTED = "{x," + "{a,b}" * 40 + "}y{c,d}"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "x-{0..999999999999}.tar",
+        "{0..9" + "9" * 50 + "}",
+        "{0..9" + "9" * 5000 + "}",
+        "{a,b}" * 40,
+        NESTED,
+        NESTED + "{",
+        "{" * 9999 + "}" * 9999,
+    ],
+)
 def test_braces_are_bounded(spec: str) -> None:
     with pytest.raises(VarlabError, match=r"data\.train (cannot be expanded|names more than)"):
         shard_urls(spec, "data.train")
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [("a-{000..127}.tar", 128), ("{a{0..99},b{0..99}}", 200), ("{a,b}{c,d,e}", 6), ("a{b}c", 1), ("{5..-5..2}", 6)],
+)
+def test_braces_name_shards(spec: str, count: int) -> None:
+    assert len(shard_urls(spec, "data.train")) == count

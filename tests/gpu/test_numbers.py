@@ -13,7 +13,7 @@ from torch import Tensor
 from tests import bounds
 from tests.gpu.conftest import DEVICE, Row
 from tests.laws.conftest import BASE, World, load, names, pairs, shrunk
-from tests.parity.imported import difference, golden, import_golden, load_copy
+from tests.parity.imported import difference, golden, import_golden, load_restored
 from varlab.recipe.assembly import build_tokenizer
 from varlab.rng import Rng
 from varlab.sample import Sampler
@@ -133,7 +133,7 @@ def test_golden_var(name: str, official: dict[str, Path], row: Row) -> None:
     reference = golden(name)
 
     def measure(device: str) -> bounds.Measured:
-        model = load_copy(official[name]).to(device)
+        model = load_restored(official[name]).to(device)
         with torch.no_grad():
             tokens = torch.cat(model.encode(reference.image().float()), 1)
             maps = list(reference["tokens"].split([h * w for h, w in model.tokenizer.scales], 1))
@@ -149,7 +149,7 @@ def test_golden_vqgan(official: dict[str, Path], row: Row) -> None:
     idx = reference["gpt.idx"]
 
     def measure(device: str) -> bounds.Measured:
-        tokenizer, model = (load_copy(official[name]).to(device) for name in ("taming", "taming_gpt"))
+        tokenizer, model = (load_restored(official[name]).to(device) for name in ("taming", "taming_gpt"))
         with torch.no_grad():
             img = reference.image().float().to(device)
             rec, quantized = tokenizer.tokenizer(img)
@@ -167,7 +167,7 @@ def test_golden_llamagen(official: dict[str, Path], row: Row) -> None:
     runs = {"rec": "llamagen", "gpt": "llamagen_gpt", "gpt_gqa": "llamagen_gqa"}
 
     def measure(device: str) -> bounds.Measured:
-        models = {name: load_copy(official[run]).to(device) for name, run in runs.items()}
+        models = {name: load_restored(official[run]).to(device) for name, run in runs.items()}
         with torch.no_grad():
             rec, quantized = models.pop("rec").tokenizer(reference.image().float().to(device))
             labels, maps = reference["labels"], [reference["z"]]

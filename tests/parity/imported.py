@@ -52,13 +52,22 @@ def import_golden(name: str, folder: Path) -> Path:
 
 
 @cache
-def _loaded(run: Path, precision: tuple[torch.dtype, int | None]) -> Model:
-    return load(run)
+def _loaded(run: Path, precision: tuple[torch.dtype, int | None]) -> tuple[Model, dict[str, Tensor], dict[str, bool]]:
+    model = load(run)
+    modules = nn.ModuleList(model._modules())
+    return model, deepcopy(modules.state_dict()), {name: p.requires_grad for name, p in modules.named_parameters()}
 
 
-def load_copy(run: Path) -> Model:
-    """A copy of an imported run's model; the run is loaded once for each precision."""
-    return deepcopy(_loaded(run, bounds.precision()))
+def load_restored(run: Path) -> Model:
+    """An imported run's model as it was loaded. There is one for each precision, which the next call restores."""
+    model, state, trained = _loaded(run, bounds.precision())
+    modules = nn.ModuleList(model._modules())
+    modules.load_state_dict(state)
+    for name, parameter in modules.named_parameters():
+        parameter.grad = None
+        parameter.requires_grad_(trained[name])
+    modules.eval()
+    return model
 
 
 def agree(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.bounds import Measured
-from tests.parity.imported import GeneratorDraws, agree, golden, links_of, load_copy, same, stored_gradients
+from tests.parity.imported import GeneratorDraws, agree, golden, links_of, load_restored, same, stored_gradients
 from varlab.model import Model
 from varlab.rng import Rng
 from varlab.sample import Sampler, filter_logits
@@ -21,7 +21,7 @@ RUNS = {"gpt": "llamagen_gpt", "gpt_gqa": "llamagen_gqa"}
 
 def test_tokens_latents_and_images(imported) -> None:
     def measure() -> Measured:
-        model = load_copy(imported("llamagen"))
+        model = load_restored(imported("llamagen"))
         tokenizer, img = model.tokenizer, REFERENCE.image().float()
         with torch.no_grad():
             h = tokenizer.latents(img)
@@ -41,10 +41,10 @@ def test_training_losses_and_gradients(imported) -> None:
 
     @torch.no_grad()
     def loss() -> Measured:
-        return {"loss": load_copy(run).tokenizer(REFERENCE.image().float())[1].vq_loss}
+        return {"loss": load_restored(run).tokenizer(REFERENCE.image().float())[1].vq_loss}
 
     def trained() -> Measured:
-        tokenizer, img = load_copy(run).tokenizer, REFERENCE.image().float()
+        tokenizer, img = load_restored(run).tokenizer, REFERENCE.image().float()
         rec, quantized = tokenizer(img)
         (F.mse_loss(rec, img) + quantized.vq_loss).backward()
         links = links_of(run, REFERENCE.state("vq"), transformer=False)
@@ -59,7 +59,7 @@ def test_training_losses_and_gradients(imported) -> None:
 def test_gpt(name: str, imported) -> None:
     def measure() -> Measured:
         run = imported(RUNS[name])
-        model = load_copy(run)
+        model = load_restored(run)
         assert model.transformer is not None
         logits = model.logits(REFERENCE["labels"], [REFERENCE["z"]])
         loss = F.cross_entropy(logits.flatten(0, 1), REFERENCE["z"].flatten())
@@ -95,7 +95,7 @@ def tokens_of(model: Model, draws: GeneratorDraws | None = None, **settings) -> 
 )
 def test_sampling(name: str, guidance: dict, imported) -> None:
     """Their cfg_scale is 1 + t. Their interval counts the steps after the first from 0, and includes its end."""
-    model = load_copy(imported("llamagen_gpt"))
+    model = load_restored(imported("llamagen_gpt"))
     same(REFERENCE, f"gpt.greedy_{name}", tokens_of(model, top_k=1, **guidance))
     with torch.random.fork_rng():
         torch.manual_seed(3)

@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.bounds import Measured
-from tests.parity.imported import GeneratorDraws, agree, golden, gradients, links_of, load_copy, same, stored_gradients
+from tests.parity.imported import (
+    GeneratorDraws,
+    agree,
+    golden,
+    gradients,
+    links_of,
+    load_restored,
+    same,
+    stored_gradients,
+)
 from varlab.rng import Rng
 from varlab.sample import Sampler, filter_logits
 from varlab.sample.guidance import guide, linear
@@ -28,7 +37,7 @@ class Case:
     """A golden file, the run imported from it and its model."""
 
     def __init__(self, name: str, run: Path):
-        self.name, self.golden, self.run, self.model = name, golden(name), run, load_copy(run)
+        self.name, self.golden, self.run, self.model = name, golden(name), run, load_restored(run)
 
     def agrees(self, measure: Callable[[Case], Measured], scalars: dict[str, float] | None = None) -> None:
         """``measure`` gives what the golden file holds. The model is loaded for each precision."""

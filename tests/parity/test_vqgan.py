@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.bounds import Measured
 from tests.golden.golden_io import draw
-from tests.parity.imported import agree, golden, gradients, links_of, load_copy, same, stored_gradients
+from tests.parity.imported import agree, golden, gradients, links_of, load_restored, same, stored_gradients
 from varlab.cli.main import main
 from varlab.losses.adaptive_weight import adaptive_weight
 from varlab.losses.discriminator import PatchGAN
@@ -26,7 +26,7 @@ GREEDY = Sampler(cfg=0.0, ramp="constant", temperature=1.0, top_k=1, top_p=1.0)
 
 def test_tokens_latents_and_images(imported) -> None:
     def measure() -> Measured:
-        model = load_copy(imported("taming"))
+        model = load_restored(imported("taming"))
         tokenizer, img = model.tokenizer, REFERENCE.image().float()
         with torch.no_grad():
             h = tokenizer.latents(img)
@@ -47,7 +47,7 @@ def test_beta_weighs_the_term_that_is_named(legacy: bool, imported, tmp_path) ->
     assert main(["import", "format=vqgan", *asked]) == 0
 
     def measure() -> Measured:
-        tokenizer = load_copy(tmp_path / "run").tokenizer
+        tokenizer = load_restored(tmp_path / "run").tokenizer
         h = REFERENCE["h"].float().clone().requires_grad_(True)
         loss = tokenizer.quantize(h).vq_loss
         loss.backward()
@@ -67,7 +67,7 @@ def test_gpt(name: str, imported) -> None:
     run = imported("taming_gpt" if name == "gpt" else "taming_unmasked")
 
     def measure() -> Measured:
-        model, idx = load_copy(run), REFERENCE["gpt.idx"]
+        model, idx = load_restored(run), REFERENCE["gpt.idx"]
         logits = logits_of(model, idx)
         loss = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten())
         loss.backward()
@@ -82,7 +82,7 @@ def test_gpt(name: str, imported) -> None:
 
 def test_greedy_continuation(imported) -> None:
     """Two tokens are given: the first is the class, the second is forced."""
-    model, idx = load_copy(imported("taming_gpt")), REFERENCE["gpt.idx"]
+    model, idx = load_restored(imported("taming_gpt")), REFERENCE["gpt.idx"]
     assert model.transformer is not None and model.order is not None
 
     def force(state: object, k: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ def test_embeddings_before_the_tokens(name: str, imported) -> None:
     run = imported("taming_gpt" if name == "gpt" else "taming_unmasked")
 
     def measure() -> Measured:
-        transformer = load_copy(run).transformer
+        transformer = load_restored(run).transformer
         assert transformer is not None and transformer.position is not None
         vectors = draw("tgptemb4", (2, 2, transformer.width), -1, 1).float()
         x_BLD = torch.cat([vectors, transformer.word(REFERENCE["gpt.idx"][:, :10])], 1)
@@ -127,7 +127,7 @@ def plain_context(x_BLD: Tensor, unmasked: int) -> Context:
 
 def test_greedy_continuation_where_the_first_tokens_see_each_other(imported) -> None:
     """Without a cache: what a first token sees changes with every token that comes."""
-    model, idx = load_copy(imported("taming_unmasked")), REFERENCE["gpt.idx"]
+    model, idx = load_restored(imported("taming_unmasked")), REFERENCE["gpt.idx"]
     assert model.transformer is not None and model.order is not None
     tokens = idx.clone()
     for t in range(2, 17):
@@ -156,7 +156,7 @@ def test_gradients_of_the_whole_loss(imported) -> None:
 
     def measure() -> Measured:
         run, img = imported("taming"), REFERENCE.image().float()
-        tokenizer = load_copy(run).tokenizer.requires_grad_(True)
+        tokenizer = load_restored(run).tokenizer.requires_grad_(True)
         disc = PatchGAN(width=16, layers=3, norm="batch").train()
         disc.load_state_dict({key.replace("main.", "net."): value for key, value in REFERENCE.state("disc").items()})
         rec, quantized = tokenizer(img)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException, HTTPResponse
-from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.error import HTTPError
@@ -26,6 +26,8 @@ __all__ = ["ShardStream", "refuse_commands", "shard_urls"]
 _MOST = 1_000_000  # shards
 _WEB = ("http", "https")
 _TEMPORARY = (408, 425, 429)  # HTTP errors below 500 that are worth another attempt
+_DEEPEST = 20  # braces in braces
+_BRACES = re.compile(r"\\.|\{(?P<first>-?\d+)\.\.(?P<last>-?\d+)(\.\.-?\d+)?\}|[{},]", re.DOTALL)
 _UNSAFE = re.compile(r"""['"`$\\;|&<>\s]""")  # signs of a shell, by which webdataset runs the programs of some schemes
 
 
@@ -37,10 +39,11 @@ def shard_urls(spec: str | Sequence[str], name: str) -> tuple[str, ...]:
     """
     specs = [spec] if isinstance(spec, str) else [*spec]
     try:
-        urls = tuple(islice((url for one in specs for url in _expanded(one)), _MOST + 1))
+        many = sum(map(_count, specs)) > _MOST
+        urls = () if many else tuple(url for one in specs for url in (braceexpand(one) if "{" in one else (one,)))
     except ValueError as e:
         raise VarlabError(f"{name} cannot be expanded ({e}): write shards as x-{{000..127}}.tar.") from e
-    if len(urls) > _MOST:
+    if many:
         raise VarlabError(f"{name} names more than {_MOST} shards: correct the numbers in its braces.")
     if not all(urls) or not urls:
         raise VarlabError(f"{name} names no shards: give paths, http(s)://… or pipe:COMMAND.")
@@ -66,12 +69,24 @@ def refuse_commands(config: Mapping[str, Any]) -> None:
                 )
 
 
-def _expanded(spec: str) -> Iterable[str]:
-    """A pattern with its braces expanded. Raises ValueError if they have no end, or one range is too long."""
-    for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", spec):
-        if len(first + last) > 36 or abs(int(last) - int(first)) > _MOST:
-            raise ValueError(f"{first}..{last} is too long")
-    return braceexpand(spec) if "{" in spec else (spec,)
+def _count(spec: str) -> int:
+    """How many shards a pattern names, before they take memory. Raises ValueError if its braces are too deep."""
+    levels = [(0, 1)]  # of each open brace: the sum of the alternatives before, and the product of the present one
+    for token in _BRACES.finditer(spec):
+        done, present = levels[-1]
+        if token["first"] is not None:
+            levels[-1] = done, present * (abs(int(token["last"]) - int(token["first"])) + 1)
+        elif token[0] == "{":
+            levels.append((0, 1))
+        elif token[0] == "," and len(levels) > 1:
+            levels[-1] = done + present, 1
+        elif token[0] == "}" and len(levels) > 1:
+            levels.pop()
+            outer, product = levels[-1]
+            levels[-1] = outer, product * (done + present)
+        if len(levels) > _DEEPEST:
+            raise ValueError("its braces are too deep")
+    return prod(done + present for done, present in levels)
 
 
 class _Readable(Protocol):
