@@ -9,6 +9,7 @@ import statistics
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "varlab"
@@ -20,6 +21,11 @@ def files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def code_lines(file: Path) -> int:
     """Lines with code: blanks, comments and docstrings do not count."""
     source = file.read_text()
@@ -27,12 +33,12 @@ def code_lines(file: Path) -> int:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in _NO_CODE:
             lines.update(range(token.start[0], token.end[0] + 1))
-    return len(lines - _docstring_lines(ast.parse(source)))
+    return len(lines - _docstring_lines(tree(file)))
 
 
-def _docstring_lines(tree: ast.Module) -> set[int]:
+def _docstring_lines(module: ast.Module) -> set[int]:
     lines: set[int] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if (
@@ -47,7 +53,7 @@ def _docstring_lines(tree: ast.Module) -> set[int]:
 def functions() -> Iterator[tuple[int, str]]:
     """(lines, "path:name") of every function."""
     for file in files():
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(tree(file)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 yield lines, f"{file.relative_to(PACKAGE)}:{node.name}"
@@ -70,7 +76,7 @@ def same_classes() -> dict[str, list[str]]:
     """Public classes whose name is defined more than once."""
     places = defaultdict(list)
     for file in files():
-        for node in ast.parse(file.read_text()).body:
+        for node in tree(file).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(str(file.relative_to(PACKAGE)))
     return {name: modules for name, modules in places.items() if len(modules) > 1}
