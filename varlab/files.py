@@ -161,8 +161,10 @@ def _is_shallow(content: bytes) -> bool:
     """Whether the brackets of a JSON text close each other within the bound; False also where strings hold brackets."""
     brackets = content.translate(None, _NO_BRACKETS)
     for _ in range(_DEEPEST):
+        if not brackets:
+            return True
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    return not brackets
+    return False
 
 
 def _check_depth(value: object, left: int) -> None:

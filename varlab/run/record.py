@@ -326,4 +326,5 @@ def _prefixes(use: Use) -> tuple[str, ...]:
 
 def counted(config: Mapping[str, object], use: Use) -> Config:
     """A configuration, flat or nested, without the keys that do not count."""
-    return {key: value for key, value in config.items() if counts(key, use)}
+    prefixes = _prefixes(use)
+    return {key: value for key, value in config.items() if not f"{key}.".startswith(prefixes)}
