@@ -103,6 +103,8 @@ def write_json(path: Path, value: Mapping[str, object] | Sequence[object]) -> No
 LARGEST_JSON = 64 << 20  # bytes of a JSON file
 _DEEPEST = 100  # lists and objects inside each other
 _LONGEST_NUMBER = 300  # digits: any such number is still a float
+_LONG_DIGITS = b"0" * _LONGEST_NUMBER
+_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -119,7 +121,8 @@ def read_bytes(path: Path, most: int) -> bytes:
     """The bytes of a regular file. Raises FileNotFoundError; VarlabError where it is too large, or cannot be read."""
     try:
         with open_file(path) as file:
-            content = file.read(most + 1)
+            # A plain read(most + 1) would reserve that much memory for each small file.
+            content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -143,7 +146,9 @@ def read_json(path: Path) -> Any:
 def parse_json(content: bytes) -> Any:
     """A JSON value, bounded as in ``read_json``. Raises ValueError with the reason."""
     try:
-        value = json.loads(content.decode(), parse_int=_bounded_int)
+        # A call for each number takes as long as all else, so only a text with very long ones gets it.
+        is_usual = _LONG_DIGITS not in content.translate(_TO_ZERO)
+        value = json.loads(content.decode(), parse_int=int if is_usual else _bounded_int)
         if not _is_shallow(content):
             _check_depth(value, _DEEPEST)
     except RecursionError:

@@ -9,6 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 RUNS = (500, 1000, 2000, 5000)
 JOBS = (50, 500, 5000, 50_000)
@@ -18,37 +21,39 @@ _PADDING = {f"part{i}": {f"key{k}": i * k for k in range(12)} for i in range(12)
 
 def make_run(folder: Path, number: int) -> Path:
     """A finished generator: a configuration of its own, 60 log points, one score."""
-    path = folder / f"lr={number}e-6+seed={number % 5}"
+    seed = number % 5
+    path = folder / f"lr={number}e-6+seed={seed}"
     (path / "scores").mkdir(parents=True, exist_ok=True)
-    config = {"seed": number % 5, "lr": number * 1e-6, "order": {"_target_": "varlab.order.Raster"}, **_PADDING}
+    config = {"seed": seed, "lr": number * 1e-6, "order": {"_target_": "varlab.order.Raster"}, **_PADDING}
     record = {
-        "command": "train", "name": "many", "overrides": [f"lr={number}e-6", f"seed={number % 5}"],
-        "choices": {"order": "raster"}, "config": config, "seed": number % 5, "build": {"transformer": {}, "order": {}},
+        "command": "train", "name": "many", "overrides": [f"lr={number}e-6", f"seed={seed}"],
+        "choices": {"order": "raster"}, "config": config, "seed": seed, "build": {"transformer": {}, "order": {}},
         "outcome": {"state": "finished", "error": None, "images": 60_000, "flops": 1.5e12, "seconds": 99.5},
     }  # fmt: skip
-    lines = [
-        {
-            "images": 1000 * i,
-            "flops": 25_000_000_000 * i,
-            "seconds": 1.6 * i,
-            "train/loss": 5 / i,
-            "train/grad_norm": 0.4,
-        }
-        | ({"val/loss": 6 / i, "val/nll": 300 / i} if i % 10 == 0 else {})
-        for i in range(1, 61)
-    ]
     score = {
         "protocol": {"n": 1000, "extractor": "classifier"},
         "scores": {"fid": 10 + number / 1000},
         "images": 60_000,
     }
     (path / "run.json").write_text(json.dumps(record))
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(log_point(i)) + "\n" for i in range(1, 61)))
     (path / "scores" / "classifier_n1000.json").write_text(json.dumps(score))
     return path
 
 
-def measured(work: Callable[[], object]) -> tuple[float, object]:
+def log_point(i: int) -> dict[str, float]:
+    point = {
+        "images": 1000 * i,
+        "flops": 25_000_000_000 * i,
+        "seconds": 1.6 * i,
+        "train/loss": 5 / i,
+        "train/grad_norm": 0.4,
+    }
+    return point | ({"val/loss": 6 / i, "val/nll": 300 / i} if i % 10 == 0 else {})
+
+
+def measured(work: Callable[[], Result]) -> tuple[float, Result]:
+    """The CPU seconds of a piece of work, and what it returns."""
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
@@ -58,7 +63,7 @@ def report(folder: Path) -> str:
     from varlab.report import write_report
 
     seconds, files = measured(lambda: write_report([folder], folder.parent / "page", title="Many runs"))
-    return f"{seconds:.1f} | {files.html.stat().st_size / 1e6:.2f} | {peak():,.0f}"  # type: ignore[attr-defined]
+    return f"{seconds:.1f} | {files.html.stat().st_size / 1e6:.2f} | {peak():,.0f}"
 
 
 def refresh(folder: Path, jobs: int) -> str:
@@ -74,15 +79,13 @@ def refresh(folder: Path, jobs: int) -> str:
 def metrics(folder: Path, megabytes: int) -> str:
     from varlab.report.log_points import read_log_points
 
-    file, line = (
-        folder / "metrics.jsonl",
-        '{"images": %d, "flops": %d, "seconds": %.3f, "train/loss": %.9f, "train/lr": 0.0001}\n',
-    )
+    line = '{"images": %d, "flops": %d, "seconds": %.3f, "train/loss": %.9f, "train/lr": 0.0001}\n'
+    file = folder / "metrics.jsonl"
     folder.mkdir(parents=True)
     with file.open("w") as out:
         for i in range(megabytes * 10_000):
             out.write(line % (i, i * 123_456_789, i / 7, 1 / (i + 1)))
-    seconds, (points, _) = measured(lambda: read_log_points(file))  # type: ignore[misc]
+    seconds, (points, _) = measured(lambda: read_log_points(file))
     size = file.stat().st_size / 1e6
     file.unlink()
     return f"{size:.0f} | {seconds:.2f} | {len(points):,} | {peak():,.0f}"
@@ -118,4 +121,5 @@ if __name__ == "__main__":
     if what == "all":
         main(Path(folder))
     else:
-        print({"report": report, "refresh": refresh, "metrics": metrics}[what](Path(folder), *map(int, numbers)))
+        measurements: dict[str, Callable[..., str]] = {"report": report, "refresh": refresh, "metrics": metrics}
+        print(measurements[what](Path(folder), *map(int, numbers)))

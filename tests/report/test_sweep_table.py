@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import csv
 import json
+import pstats
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from varlab.cli.main import main
 from varlab.errors import VarlabError
 from varlab.report import sweep_table, write_report
 from varlab.tasks import Task
+
+from . import make_runs
 
 SWEEP = ("order=next_scale,raster", "seed=1")
 
@@ -119,6 +123,20 @@ def test_after_a_job_only_its_own_run_is_read(tmp_path: Path, monkeypatch: pytes
     whole = (tmp_path / "sweep.csv").read_text().replace("running", "stopped")
     sweep_table.update_table(tmp_path)
     assert (tmp_path / "sweep.csv").read_text() == whole, "a row alone is the row of the whole table"
+
+
+def test_the_work_of_a_row_does_not_grow_with_the_jobs(tmp_path: Path) -> None:
+    assert refresh_calls(tmp_path / "few", 10) == refresh_calls(tmp_path / "many", 3000)
+
+
+def refresh_calls(folder: Path, jobs: int) -> int:
+    """Function calls in the refresh of one job's row."""
+    make_runs.classifier(folder / "seed=7")
+    sweep_table.add_jobs(folder, [sweep_table.SweepJob((f"seed={i}",), f"seed={i}") for i in range(jobs)])
+    sweep_table.update_row(folder, "seed=7")  # once for what is made at the first use
+    profile = cProfile.Profile()
+    profile.runcall(sweep_table.update_row, folder, "seed=7")
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 
 def test_an_unreadable_job_is_a_row(tmp_path: Path) -> None:

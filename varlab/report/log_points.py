@@ -64,7 +64,11 @@ def read_log_points(path: Path) -> tuple[list[Config], str]:
 
 
 def _chosen_lines(file: BinaryIO) -> list[tuple[int, bytes]]:
-    """(number, line), at most some thousand of each kind."""
+    """(number, line): of a short file all, else at most some thousand of each kind."""
+    head = file.read(_LONGEST)
+    if len(head) < _LONGEST:
+        return [(number, line) for number, line in enumerate(head.split(b"\n")) if line.strip()]
+    file.seek(0)
     kinds: dict[int, _Choice] = {}
     for number, line in enumerate(iter(partial(file.readline, _LONGEST), b"")):
         kind = line.count(b'":')

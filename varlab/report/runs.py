@@ -58,12 +58,11 @@ class Score:
 def science(config: Config, use: Use = Use.SCIENCE) -> Config:
     """What a configuration asks for, flat: without keys that do not count and without its seed."""
     seed = config.get("seed")  # it is repeated in some parts
-    kept = {
-        key: value
+    return {
+        key: _without_seed(value) if key.endswith("run") else value
         for key, value in counted(flatten(config), use).items()
-        if not (key.endswith(".seed") and value == seed)
+        if value != seed or not key.endswith(".seed")
     }
-    return {key: _without_seed(value) if key.endswith("run") else value for key, value in kept.items()}
 
 
 def _without_seed(run: object) -> object:
@@ -152,7 +151,7 @@ class Run:
         last: dict[str, float] = {}
         for line in reversed(self.metrics):
             # Most lines have only keys that a later line has, too.
-            for key in line.keys() - last.keys():
+            for key in () if line.keys() <= last.keys() else line.keys() - last.keys():
                 if (value := number(line[key])) is not None:
                     last[key] = value
         return last
@@ -230,7 +229,7 @@ def read_run(path: Path) -> Run:
         record = read_record(path)
     except VarlabError as error:
         return _unreadable(path, str(error))
-    record = replace(record, config=current_targets(record.config), build=current_targets(record.build))
+    record.config, record.build = current_targets(record.config), current_targets(record.build)
     metrics, fault = read_log_points(path / "metrics.jsonl")
     scores, faults = _read_scores(path / "scores")
     faults += [fault] if fault else []

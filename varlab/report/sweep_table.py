@@ -16,11 +16,12 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from varlab.errors import VarlabError
-from varlab.files import digest, locked, open_file, process_lock, read_json, write_json, write_text
+from varlab.files import atomic_write, digest, locked, open_file, process_lock, read_json, write_json, write_text
 from varlab.report.run_kind import run_kind
 from varlab.report.runs import Run, choose_scores, read_run
 from varlab.report.text import csv_text
 from varlab.run.record import FILE, Use, counted
+from varlab.run.run_tree import run_folders
 
 logger = logging.getLogger(__name__)
 
@@ -124,16 +125,20 @@ def update_row(folder: Path, path: str, *, working: bool = False) -> None:
         return
     with locked(folder / LOCK):
         with open_file(folder / TABLE) as file:
-            head, *rows = file.read().decode().splitlines(keepends=True)
-        # The directory is the last column, and its name needs no quotes.
-        number = next((i for i, row in enumerate(rows) if row.endswith(f",{path}\n")), None)
-        if number is None:
+            table = file.read()
+        # The directory is the last column, and its name needs no quotes. The bytes of the other rows are not looked at.
+        last = f",{path}\n".encode()
+        if (end := table.find(last)) < 0:
             return
-        old = dict(zip(head.rstrip().split(","), next(csv.reader([rows[number]])), strict=False))
+        start = table.rfind(b"\n", 0, end) + 1
+        texts = (table[: table.find(b"\n")], table[start:end])
+        names, values = csv.reader(text.decode(errors="replace") for text in texts)
+        old = dict(zip(names, values, strict=False))
         job = SweepJob((old.get("overrides", ""),), path, old.get("slurm_job", ""))
         run = next(iter(choose_scores(_started([folder / path], {}))), None)
-        rows[number] = _csv([_row(number, job, run, working=working)]).partition("\n")[2]
-        write_text(folder / TABLE, "".join([head, *rows]), durable=False)
+        row = _row(table.count(b"\n", 0, start) - 1, job, run, working=working)
+        with atomic_write(folder / TABLE, durable=False) as file:
+            file.writelines([table[:start], _csv([row]).partition("\n")[2].encode(), table[end + len(last) :]])
 
 
 def _csv(rows: Iterable[SweepRow]) -> str:
@@ -153,7 +158,7 @@ def _started(paths: Iterable[Path], known: Mapping[Path, Run]) -> list[Run]:
 
 def find_sweeps(paths: Sequence[Path]) -> list[Path]:
     """The folders of sweeps at or below these paths, and directly above them."""
-    below = [Path(folder) for path in paths for folder, _, files in os.walk(path) if LIST in files]
+    below = [folder for path in paths for folder in run_folders(path, holding=LIST)]
     above = [path.parent for path in paths if os.path.isfile(path.parent / LIST)]  # noqa: PTH113
     return list(dict.fromkeys([*sorted(below), *above]))
 

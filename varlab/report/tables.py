@@ -11,7 +11,7 @@ from varlab.report.runs import Run
 from varlab.report.text import csv_text
 from varlab.report.variants import Variant
 
-__all__ = ["Cell", "ScoreRow", "mean_and_spread", "results_csv", "score_table"]
+__all__ = ["Cell", "ScoreRow", "mean_and_spread", "ranked", "results_csv", "score_table"]
 
 CSV_COLUMNS = (
     "name", "kind", "order", "seed", "images", "flops", "tokenizer_flops", "seconds",
@@ -38,25 +38,36 @@ class ScoreRow:
 
 
 def score_table(
-    variants: Sequence[Variant], columns: Sequence[Column], *, unranked: Collection[str] = ()
+    variants: Sequence[Variant], columns: Sequence[Column], *, unranked: Collection[str] = (), most: int | None = None
 ) -> tuple[list[Column], list[ScoreRow]]:
     """The columns that any variant fills, and a row for each variant: the mean and the sample deviation over its runs.
 
-    Finished variants come first, ordered by the first ranked column. The best of each column is marked among them, ties
-    included. unranked: keys of columns whose numbers cannot be compared between these variants.
+    The rows are in the order of ``ranked``. The best of each column is marked among the finished variants, ties included.
+    unranked: keys of columns whose numbers cannot be compared between these variants. most: rows to return; None: all.
     """
-    filled = [column for column in columns if any(variant.values(column.key) for variant in variants)]
-    ranked = [column for column in filled if column.best and column.key not in unranked]
-    best = {column: _best(column, variants) for column in ranked}
-    rows = [ScoreRow(variant, [_cell(variant, column, best.get(column)) for column in filled]) for variant in variants]
-    return filled, sorted(rows, key=lambda row: _rank(row.variant, next(iter(ranked), None)))
-
-
-def _best(column: Column, variants: Sequence[Variant]) -> str | None:
-    """The best mean of the finished variants, as the column shows it; None where all show the same."""
-    means = [
-        statistics.fmean(values) for variant in variants if variant.finished and (values := variant.values(column.key))
+    values = {column: [variant.values(column.key) for variant in variants] for column in columns}
+    filled = [column for column in columns if any(values[column])]
+    best = {column: _best(column, variants, values[column]) for column in _comparable(filled, unranked)}
+    rows = [
+        ScoreRow(variant, [_cell(variant, column, best.get(column)) for column in filled])
+        for variant in ranked(variants, filled, unranked=unranked)[:most]
     ]
+    return filled, rows
+
+
+def ranked(variants: Sequence[Variant], columns: Sequence[Column], *, unranked: Collection[str] = ()) -> list[Variant]:
+    """The variants, finished ones first, from the best to the worst in the first column that ranks and that any fills."""
+    leading = next((c for c in _comparable(columns, unranked) if any(v.values(c.key) for v in variants)), None)
+    return sorted(variants, key=lambda variant: _rank(variant, leading))
+
+
+def _comparable(columns: Sequence[Column], unranked: Collection[str]) -> list[Column]:
+    return [column for column in columns if column.best and column.key not in unranked]
+
+
+def _best(column: Column, variants: Sequence[Variant], values: Sequence[Sequence[float]]) -> str | None:
+    """The best mean of the finished variants, as the column shows it; None where all show the same."""
+    means = [statistics.fmean(own) for variant, own in zip(variants, values, strict=True) if own and variant.finished]
     if len(set(map(column.show, means))) < 2:
         return None
     return column.show(min(means) if column.best == "min" else max(means))

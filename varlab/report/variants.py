@@ -11,7 +11,7 @@ from varlab.config import Config
 from varlab.files import digest
 from varlab.report.run_kind import KINDS, RunKind, run_kind
 from varlab.report.runs import Run, science
-from varlab.run.record import ABSENT, Use, compare, counted, flatten, uncounted
+from varlab.run.record import ABSENT, Use, compare, compare_flat, counted, flatten, uncounted
 
 __all__ = ["Variant", "describe_differences", "group_variants", "kinds_of", "science"]
 
@@ -103,7 +103,7 @@ def _base_label(run: Run) -> str:
 
 def _distinctions(rivals: Sequence[Run]) -> list[str]:
     """What sets each run apart from others of its base label: at most two settings, the seed, or what was asked for."""
-    rows = compare(*(rival.science for rival in rivals))
+    rows = compare_flat(*(rival.science for rival in rivals))
     if 1 <= len(rows) <= 2:
         return [_short({key: row[own] for key, row in rows.items()}) for own in range(len(rivals))]
     if not rows and len({rival.seed for rival in rivals}) == len(rivals):

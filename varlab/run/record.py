@@ -226,15 +226,19 @@ def write_record(run: Path, record: RunRecord) -> None:
 # -- comparing configurations --------------------------------------------------------------------------------------------
 
 
-def flatten(config: Mapping[str, object], prefix: str = "") -> Config:
+def flatten(config: Mapping[str, object]) -> Config:
     """Nested configuration → ``{"a.b.c": value}``; lists and empty mappings stay whole."""
     flat: Config = {}
+    _flatten_into(flat, config, "")
+    return flat
+
+
+def _flatten_into(flat: Config, config: Mapping[str, object], prefix: str) -> None:
     for key, value in config.items():
-        if value and not isinstance(value, (str, int, list)) and isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
+        if value and not isinstance(value, (str, int, float, list)) and isinstance(value, Mapping):
+            _flatten_into(flat, value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
-    return flat
 
 
 def compare(*configs: Mapping[str, object]) -> dict[str, tuple[object, ...]]:
@@ -242,17 +246,20 @@ def compare(*configs: Mapping[str, object]) -> dict[str, tuple[object, ...]]:
 
     Values are compared as JSON: 1, 1.0 and true differ, a tuple equals a list.
     """
-    flat = [flatten(config) for config in configs]
+    return compare_flat(*map(flatten, configs))
+
+
+def compare_flat(*flat: Mapping[str, object]) -> dict[str, tuple[object, ...]]:
+    """``compare`` of configurations that are flat already."""
     rows = {
-        key: tuple(one.get(key, ABSENT) for one in flat) for key in dict.fromkeys(key for one in flat for key in one)
+        key: tuple([one.get(key, ABSENT) for one in flat]) for key in dict.fromkeys(key for one in flat for key in one)
     }
     return {key: row for key, row in rows.items() if _differ(row)}
 
 
 def _differ(values: Sequence[object]) -> bool:
     """Whether not all values are the same JSON. Most are, and look the same in Python, too, which is found faster."""
-    first = repr(values[0])
-    return any(repr(value) != first for value in values) and len(set(map(_canonical, values))) > 1
+    return len(set(map(repr, values))) > 1 and len(set(map(_canonical, values))) > 1
 
 
 def _canonical(value: object) -> str:
@@ -316,15 +323,24 @@ def uncounted(use: Use) -> tuple[str, ...]:
 
 def counts(key: str, use: Use) -> bool:
     """Whether a key, flat or of the top level, counts in all the given uses."""
-    return not f"{key}.".startswith(_prefixes(use))
+    return _counting(use)[key]
 
 
-@cache
-def _prefixes(use: Use) -> tuple[str, ...]:
-    return tuple(f"{name}." for name in uncounted(use))
+class _Counting(dict[str, bool]):
+    """Whether a key counts in all of some uses: decided once for each key, since many runs have the same ones."""
+
+    def __init__(self, use: Use) -> None:
+        super().__init__()
+        self._prefixes = tuple(f"{name}." for name in uncounted(use))
+
+    def __missing__(self, key: str) -> bool:
+        return self.setdefault(key, not f"{key}.".startswith(self._prefixes))
+
+
+_counting = cache(_Counting)
 
 
 def counted(config: Mapping[str, object], use: Use) -> Config:
     """A configuration, flat or nested, without the keys that do not count."""
-    prefixes = _prefixes(use)
-    return {key: value for key, value in config.items() if not f"{key}.".startswith(prefixes)}
+    counting = _counting(use)
+    return {key: value for key, value in config.items() if counting[key]}

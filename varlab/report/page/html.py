@@ -25,7 +25,7 @@ from varlab.report.runs import Run, Score
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_csv
 from varlab.report.text import duration, si, whole
 from varlab.report.variants import Variant, group_variants, kinds_of
-from varlab.run.record import compare
+from varlab.run.record import compare_flat
 
 __all__ = ["ReportFiles", "write"]
 
@@ -95,8 +95,7 @@ def _ranked(kind: RunKind, variants: list[Variant]) -> list[Variant]:
     """The variants as they come; those of a crowd by their rank, so that figures show the best, with colours in that order."""
     if len(variants) <= _MOST_DRAWN:
         return variants
-    _, rows = tables.score_table(variants, kind.quality)
-    return [replace(row.variant, colour=colour) for colour, row in enumerate(rows)]
+    return [replace(variant, colour=colour) for colour, variant in enumerate(tables.ranked(variants, kind.quality))]
 
 
 def _unreadable(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -151,7 +150,7 @@ def _blocks(kind: RunKind, variants: Sequence[Variant]) -> list[Config]:
     unranked = set() if verdict.comparable(variants) else {column.key for column in quality}
     if not verdict.share_tokenizer([run for variant in variants for run in variant.runs if run.finished]):
         unranked.add("val_nll")
-    columns, rows = tables.score_table(variants, quality + cost, unranked=unranked)
+    columns, rows = tables.score_table(variants, quality + cost, unranked=unranked, most=_MOST_ROWS)
     split = sum(column in quality for column in columns)
     if len(columns) <= _WIDEST_TABLE:
         return [{"columns": columns, "rows": rows, "split": split, "titles": ("Quality", "Cost")}]
@@ -181,7 +180,7 @@ def _protocol(run: Run, score: Score) -> Config:
 
 
 def _differences(kind: RunKind, variants: Sequence[Variant]) -> Config | None:
-    rows = compare(*(variant.first.science for variant in variants))
+    rows = compare_flat(*(variant.first.science for variant in variants))
     if not rows:
         return None
     cells = [(key, map(_plain, row)) for key, row in rows.items()]
