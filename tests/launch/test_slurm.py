@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.test_sweep import assert_each_job_ran_once, start_twice
 from varlab.run.record import read_record
 
 SBATCH = r"""
@@ -60,6 +61,16 @@ def test_a_sweep_returns_every_result(
     with (workplace / "many" / "sweep.csv").open() as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     assert rows["action=work"]["state"] == "finished" and rows["action=refuse"]["slurm_job"] == "12_1"
+
+
+def test_the_same_sweep_twice_at_once(slurm: None, workplace: Path) -> None:
+    """Its jobs are submitted once: the other sweep finds them in the queue, and waits for them, too."""
+    sbatch = workplace.parent / "bin" / "sbatch"
+    sbatch.write_text(f'#!/bin/bash\necho submitted >> "$QUEUE/../submissions"\nsleep 1{SBATCH}')
+    said = sorted(start_twice(workplace, *LAUNCH), key=lambda text: "in the queue" in text)
+    assert "2 jobs submitted: 12_0, 12_1" in said[0] and "2 jobs are in the queue already: 12_0, 12_1" in said[1]
+    assert (workplace.parent / "submissions").read_text() == "submitted\n"
+    assert_each_job_ran_once()
 
 
 def test_a_lost_job_leaves_its_reason(

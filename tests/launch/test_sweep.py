@@ -14,8 +14,17 @@ from tests.conftest import ROOT
 from varlab.run.record import read_record
 
 
-def start(workplace: Path) -> subprocess.Popen[str]:
-    arguments = ["fake", "-m", "seed=0,1", "action=slow", "out=both", "--config-dir", str(workplace.parent / "conf")]
+def start_twice(workplace: Path, *words: str) -> list[str]:
+    """The same sweep of two slow jobs in two processes at once: what each said, after both ended with 0."""
+    sweeps = [start(workplace, *words) for _ in range(2)]
+    said = [sweep.communicate(timeout=100)[1] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], said
+    return said
+
+
+def start(workplace: Path, *words: str) -> subprocess.Popen[str]:
+    config = ("--config-dir", str(workplace.parent / "conf"))
+    arguments = ["fake", "-m", "seed=0,1", "action=slow", "out=both", *words, *config]
     code = f"from tests.fake import COMMANDS; from varlab.cli.main import main; raise SystemExit(main({arguments!r}, COMMANDS))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
@@ -23,10 +32,11 @@ def start(workplace: Path) -> subprocess.Popen[str]:
 
 def test_the_same_sweep_twice_at_once(workplace: Path) -> None:
     """One works on a job, the other says so and waits; both end with 0, as all jobs do, and each job ran once."""
-    sweeps = [start(workplace) for _ in range(2)]
-    said = [sweep.communicate(timeout=60)[1] for sweep in sweeps]
-    assert [sweep.returncode for sweep in sweeps] == [0, 0], said
-    assert "waiting for its end" in "".join(said)
+    assert "waiting for its end" in "".join(start_twice(workplace))
+    assert_each_job_ran_once()
+
+
+def assert_each_job_ran_once() -> None:
     records = [read_record(file.parent) for file in sorted(Path("both").glob("*/run.json"))]
     assert [record.auto["runs"] for record in records] == [1, 1]
     with Path("both/sweep.csv").open() as file:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.files import locked
 from varlab.launch.code_copy import copy_code
 from varlab.launch.job import JobResult
 from varlab.launch.slurm_attempt import Attempt
@@ -40,6 +42,7 @@ _ENDED = frozenset(
 )
 """States after which a job does not run again; a job that is being requeued passes through some of them, too."""
 
+_SUBMISSION = ".submission.lock"
 _LOOKS = 2  # looks in a row that must see a job ended
 
 
@@ -71,14 +74,18 @@ class SlurmSweep:
     def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Submit one job for each list of overrides and wait for all; a lost job returns an error like any other.
 
-        Finished runs, and jobs of an earlier call that are still in the queue, are not submitted again. Raises VarlabError
+        Finished runs, and jobs of another call that are still in the queue, are not submitted again. Raises VarlabError
         if Slurm is missing or refuses the settings.
         """
         jobs = [self._job(list(overrides), first + i) for i, overrides in enumerate(job_overrides)]
-        wanted = [job for job in jobs if not self._is_finished(job)]
-        submitted = self._in_queue(wanted)
-        if new := [job for job in wanted if job.number not in submitted]:
-            submitted |= self._submit(new)
+        with ExitStack() as locks:
+            # The same sweep, started at the same time, waits here, and then finds the jobs of this one in the queue.
+            for folder in sorted({job.path.parent for job in jobs}):
+                locks.enter_context(locked(folder / _SUBMISSION))
+            wanted = [job for job in jobs if not self._is_finished(job)]
+            submitted = self._in_queue(wanted)
+            if new := [job for job in wanted if job.number not in submitted]:
+                submitted |= self._submit(new)
         states = self._wait([job.job_id for job in submitted.values()]) if submitted else {}
         return [
             _result(job, submitted[job.number], states[submitted[job.number].job_id])
