@@ -36,6 +36,14 @@ def test_variants_that_share_a_name_are_labelled_by_their_difference(tmp_path: P
     assert {v.label for v in group_variants(find_runs([tmp_path]))} == {"raster · cfg 1.0", "raster · cfg 2.0"}
 
 
+def test_labels_are_short_and_an_unfinished_twin_takes_the_longer_one(tmp_path: Path) -> None:
+    for cfg in (0.1 * 3, 0.1 * 6):
+        make_runs.generator(tmp_path / f"cfg={cfg}", order="raster", cfg=cfg)
+    twin = make_runs.generator(tmp_path / "twin", order="raster", cfg=0.1 * 3, seed=1, state="failed")
+    labels = {v.label for v in group_variants(find_runs([tmp_path]))}
+    assert labels == {"raster · cfg 0.3", "raster · cfg 0.6", f"raster · cfg 0.3 · {twin.as_posix()}"}
+
+
 def test_labels_are_unique_even_for_copies(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         make_runs.generator(tmp_path / folder, order="raster", state="failed")

@@ -89,9 +89,12 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
         for rivals in (runs, finished) if len(finished) < len(runs) else (runs,):
             named = zip(rivals, _distinctions(rivals), strict=True)
             labels |= {id(run): f"{base} · {own}" if len(rivals) > 1 else base for run, own in named}
-    counts = Counter(labels.values())
     chosen = [(labels[id(group[0])], group[0]) for group in groups]
-    return [f"{label} · {run.path.as_posix()}" if counts[label] > 1 else label for label, run in chosen]
+    counts, sure = Counter(label for label, _ in chosen), Counter(label for label, run in chosen if run.finished)
+    return [
+        label if counts[label] == 1 or (run.finished and sure[label] == 1) else f"{label} · {run.path.as_posix()}"
+        for label, run in chosen
+    ]
 
 
 def _base_label(run: Run) -> str:
@@ -125,7 +128,7 @@ def _short(values: Mapping[str, object]) -> str:
     return ", ".join(
         str(value).rsplit("/", 1)[-1].removeprefix("seed+")
         if key.endswith("run")
-        else f"{key.rsplit('.', 1)[-1]} {value}"
+        else f"{key.rsplit('.', 1)[-1]} {float(f'{value:.6g}') if isinstance(value, float) else value}"
         for key, value in values.items()
     )
 
