@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 LEVELS = {"next_scale": 5, "raster": 1, "random": 1}
+FLOPS_PER_IMAGE = 2.5e7
 
 
 def grid(columns: int, rows: int, *, noise: float, seed: int, path: Path, fade: bool = False) -> None:
@@ -72,61 +73,58 @@ def generator(
     error: str | None = None,
 ) -> Path:
     """A generator's run directory: 60 log points, in-training FID, one score file unless it is unfinished."""
-    per_image, levels = 2.5e7, LEVELS[order]
-    metrics = []
-    for step in range(1, 61):
-        seen = images * step // 60
-        loss = 1.2 + 3.2 * math.exp(-step / 14) + 0.05 * math.sin(step * 2.1 + seed) + (0.2 if order == "raster" else 0)
-        line = {
-            "images": seen,
-            "flops": seen * per_image,
-            "seconds": step * 1.9,
-            "train/loss": loss,
-            "train/grad_norm": 0.4,
-        }
-        if step % 10 == 0:
-            line |= {"val/nll": 64 * loss + 3, "val/loss": loss + 0.05, "val/fid": fid * (1 + 6 * math.exp(-step / 12))}
-            line |= {f"val/loss/{k}": loss * (0.6 + 0.2 * k) for k in range(levels)} if levels > 1 else {}
-            line |= {f"val/accuracy/{k}": 0.6 - 0.1 * k for k in range(levels)} if levels > 1 else {}
-        metrics.append(line)
-    outcome = {
-        "state": state,
-        "images": images,
-        "flops": images * per_image,
-        "tokenizer_flops": images * 4.1e6,
-        "seconds": 114.2,
-        **({"error": error} if error else {}),
+    metrics = [generator_point(step, order=order, seed=seed, images=images, fid=fid) for step in range(1, 61)]
+    write_run(path, generator_record(path, order, seed, images, cfg, {"state": state, "error": error}), metrics)
+    if state == "finished":
+        score(path, fid=fid, cfg=cfg, n=n, images=images, nll=metrics[-1]["val/nll"])
+    if pictures:
+        own = sorted(LEVELS).index(order)
+        grid(10, 10, noise=0, seed=9, path=path / "pictures" / "real.png")
+        grid(10, 10, noise=18, seed=own, path=path / "pictures" / "samples.png")
+        grid(10, 4, noise=6, seed=own, path=path / "pictures" / "growth.png", fade=True)
+    return path
+
+
+def generator_point(step: int, *, order: str, seed: int, images: int, fid: float) -> dict[str, Any]:
+    """One of 60 log points; each tenth has a validation, too."""
+    seen, levels = images * step // 60, LEVELS[order]
+    loss = 1.2 + 3.2 * math.exp(-step / 14) + 0.05 * math.sin(step * 2.1 + seed) + (0.2 if order == "raster" else 0)
+    line = {
+        "images": seen,
+        "flops": seen * FLOPS_PER_IMAGE,
+        "seconds": step * 1.9,
+        "train/loss": loss,
+        "train/grad_norm": 0.4,
     }
+    if step % 10:
+        return line
+    line |= {"val/nll": 64 * loss + 3, "val/loss": loss + 0.05, "val/fid": fid * (1 + 6 * math.exp(-step / 12))}
+    line |= {f"val/loss/{k}": loss * (0.6 + 0.2 * k) for k in range(levels)} if levels > 1 else {}
+    return line | ({f"val/accuracy/{k}": 0.6 - 0.1 * k for k in range(levels)} if levels > 1 else {})
+
+
+def generator_record(
+    path: Path, order: str, seed: int, images: int, cfg: float, end: dict[str, str | None]
+) -> dict[str, Any]:
+    tokenizer, sha = ("multi", "aa") if LEVELS[order] > 1 else ("single", "bb")
+    spent = {"images": images, "flops": images * FLOPS_PER_IMAGE, "tokenizer_flops": images * 4.1e6, "seconds": 114.2}
     config = {
         "task": {"label_drop": 0.1},
         "order": {"_target_": f"varlab.order.{order}"},
         "out": str(path),
         "transformer": {"depth": 6, "width": 128},
-        "tokenizer_run": "multi" if levels > 1 else "single",
+        "tokenizer_run": tokenizer,
         "sampler": {"cfg": cfg},
     }
-    sha = "aa" if levels > 1 else "bb"
-    write_run(
-        path,
-        record(
-            name="digits/generator",
-            seed=seed,
-            config=config,
-            overrides=[f"order={order}", f"seed={seed}"],
-            outcome=outcome,
-            build={"order": {}, "transformer": {"depth": 6}},
-            parents={"tokenizer": {"run": "runs/demo/multi", "weights_sha256": sha, "config": {}}},
-        ),
-        metrics,
+    return record(
+        name="digits/generator",
+        seed=seed,
+        config=config,
+        overrides=[f"order={order}", f"seed={seed}"],
+        outcome={key: value for key, value in (end | spent).items() if value is not None},
+        build={"order": {}, "transformer": {"depth": 6}},
+        parents={"tokenizer": {"run": "runs/demo/multi", "weights_sha256": sha, "config": {}}},
     )
-    if state == "finished":
-        score(path, fid=fid, cfg=cfg, n=n, images=images, nll=metrics[-1]["val/nll"])
-    if pictures:
-        seed_of_picture = sorted(LEVELS).index(order)
-        grid(10, 10, noise=0, seed=9, path=path / "pictures" / "real.png")
-        grid(10, 10, noise=18, seed=seed_of_picture, path=path / "pictures" / "samples.png")
-        grid(10, 4, noise=6, seed=seed_of_picture, path=path / "pictures" / "growth.png", fade=True)
-    return path
 
 
 def score(path: Path, *, fid: float, cfg: float = 1.0, n: int = 1797, images: int = 60_000, nll: float = 90.0) -> None:
