@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from varlab.errors import VarlabError
+from varlab.errors import VarlabError, system_refusal
 
 __all__ = [
     "atomic_write",
@@ -198,9 +198,8 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "the disk is full: make room" if full else f"{error.strerror or error}: make it writable"
-        raise VarlabError(f"Could not write {path}: {remedy} and run the same command again.") from error
+        why = system_refusal(error) or f"{error.strerror or error}: make it writable and run the same command again."
+        raise VarlabError(f"Could not write {path}: {why}") from error
 
 
 def _sync_directory(directory: Path) -> None:

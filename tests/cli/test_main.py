@@ -182,3 +182,19 @@ def test_multirun_takes_several_paths(varlab, workplace: Path) -> None:
         read_record(path).outcome.values["run"] for path in sorted((workplace / "many").iterdir()) if path.is_dir()
     ]
     assert outcomes == ["runs/a=1", "runs/b=2"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--cfg", "job"]])
+def test_an_output_that_is_full(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """As in ``varlab --help > /dev/full``."""
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(arguments) == 1
+        said = capsys.readouterr().err
+    assert "the disk is full: make room and run the same command again" in said and "Traceback" not in said
+
+
+def test_an_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in ``varlab --help >&-``."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["--help"]) == 0

@@ -9,6 +9,7 @@ from varlab.checkpoint.io import (
     read_weights,
     save_checkpoint,
     save_weights,
+    write_torch,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "read_weights",
     "save_checkpoint",
     "save_weights",
+    "write_torch",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "read_weights",
     "save_checkpoint",
     "save_weights",
+    "write_torch",
 ]
 
 
@@ -110,19 +111,23 @@ def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
     """
     _check_types(state, "state")
     with atomic_write(path) as file:
-        try:
-            sealed = SealedFile(file)
-            torch.save({_SEALED: True, **state}, cast(IO[bytes], sealed))
-            sealed.close()
-            check_seal(Path(file.name), path)
-        except RuntimeError as error:
-            # torch reports an incomplete file here and hides the reason
-            why: BaseException | None = error
-            while why is not None:
-                if isinstance(why, OSError | KeyboardInterrupt):
-                    raise why from None
-                why = why.__context__
-            raise
+        sealed = SealedFile(file)
+        write_torch(cast(IO[bytes], sealed), {_SEALED: True, **state})
+        sealed.close()
+        check_seal(Path(file.name), path)
+
+
+def write_torch(file: IO[bytes], value: object) -> None:
+    """``torch.save``, which reports an incomplete file where the disk is full; here the disk's own error is raised."""
+    try:
+        torch.save(value, file)
+    except RuntimeError as error:
+        why: BaseException | None = error
+        while why is not None:
+            if isinstance(why, OSError | KeyboardInterrupt):
+                raise why from None
+            why = why.__context__
+        raise
 
 
 def load_checkpoint(path: Path) -> Config:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from varlab.cli.command_table import COMMANDS, Command
+from varlab.errors import system_refusal
 from varlab.launch.terminal import say
 
 __all__ = ["main"]
@@ -24,11 +25,15 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
     """
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv), commands)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `varlab --help | head` closes our output early.
+        if sys.stdout is not None:  # a shell can close it: `varlab --help >&-`
+            sys.stdout.flush()
+    except OSError as error:
+        # Python would try to write the rest when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):  # `varlab --help | head` closes our output early
+            return 0
+        say(f"varlab: Could not write the output: {system_refusal(error) or error}", error=True)
+        return 1
     return code
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -148,8 +149,10 @@ def write_array(path: Path, array: NDArray[np.integer]) -> None:
     Raises:
         VarlabError: the file could not be written.
     """
+    content = io.BytesIO()  # numpy itself would not say that a disk is full
+    np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
     with atomic_write(path) as file:
-        np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+        file.write(content.getbuffer())
 
 
 def fingerprint(path: Path) -> str:

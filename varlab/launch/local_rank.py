@@ -12,7 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-from varlab.errors import Stopped
+from varlab.config import Config
+from varlab.errors import Stopped, VarlabError
 from varlab.files import write_json
 from varlab.launch import terminal
 from varlab.launch.environment import global_rank, import_from
@@ -33,17 +34,24 @@ def main(job: str, pipe: str) -> int:
     directory = RunDirectory(Path(values["directory"]), rank=rank, held=True)
     directory.resuming = values["resuming"]
     try:
-        outcome = execute(values["module"], values["config"], directory)
+        directory.keep(execute(values["module"], values["config"], directory))
     except Stopped as stopped:
-        write_json(Path(job).with_name(f"{rank}.stopped"), {"number": stopped.number, "where": stopped.where})
+        _note(Path(job).with_name(f"{rank}.stopped"), {"number": stopped.number, "where": stopped.where})
         exit_now(STOPPED)
     except Exception as error:
         note = {"rank": rank, "time": time.time(), "error": report(error)}
-        write_json(Path(job).with_name(f"{rank}.error"), note)
+        _note(Path(job).with_name(f"{rank}.error"), note)
         exit_now(FAILED)
-    directory.keep(outcome)
     leave_process_group()
     return 0
+
+
+def _note(file: Path, note: Config) -> None:
+    """Write how this rank ended; say it, where the disk refuses that, too."""
+    try:
+        write_json(file, note)
+    except VarlabError:
+        terminal.say(f"{file.stem}: {note}", error=True)
 
 
 def _end_with_starter(pipe: int) -> None:

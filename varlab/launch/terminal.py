@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 
 from varlab.files import printable
 
@@ -17,8 +18,9 @@ _MARK = "_varlab_handler"
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print a text on standard output, or on standard error."""
-    print(printable(text), file=sys.stderr if error else sys.stdout)
+    """Print a text on standard output, or on standard error. Where that cannot take an error, nobody can be told."""
+    with suppress(OSError) if error else nullcontext():
+        print(printable(text), file=sys.stderr if error else sys.stdout, flush=error)
 
 
 def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -69,10 +71,8 @@ class _StandardError(logging.Handler):
     """A handler that writes to the current standard error, also after it was redirected."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
+        with suppress(OSError, ValueError):  # full or closed
             print(self.format(record), file=sys.stderr, flush=True)
-        except (OSError, ValueError):
-            self.handleError(record)
 
 
 class _Printable(logging.Formatter):

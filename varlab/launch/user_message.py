@@ -12,7 +12,7 @@ from pathlib import Path
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from varlab.errors import Stopped, VarlabError
+from varlab.errors import Stopped, VarlabError, system_refusal
 
 __all__ = ["one_of", "report", "unknown_key", "user_message"]
 
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 _LOST_WORKER = ("TerminatedWorkerError", "BrokenProcessPool")
 """loky's exceptions, by name because loky may not be installed."""
+
+_LOST_LOADER = ("DataLoader worker (", "</torch_", "shared memory")
+"""Texts of torch's errors about a process that was killed, and about memory that processes share."""
 
 _PLUGINS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/varlab_slurm": "slurm"}
 
@@ -48,11 +51,14 @@ def _foreseen(error: BaseException) -> str | None:
         if _is_out_of_memory(cause):
             remedy = "use trainer.micro_batch=N (the same update in parts), or a smaller batch or model"
             return f"Out of memory ({_first_line(cause)}): {remedy}."
-        if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker"):
+        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in _LOST_LOADER):
             return (
                 f"A loader process was killed, perhaps for lack of memory ({_first_line(cause)}): run the same command again, "
                 "with fewer processes (data.workers, or workers of pack and index) if memory was short."
             )
+        if isinstance(cause, OSError) and (why := system_refusal(cause)):
+            place = cause.filename2 or cause.filename
+            return f"Could not use {os.fspath(place) if place else 'a file or the current folder'}: {why}"
         if type(cause).__name__ in _LOST_WORKER:
             return (
                 "A worker process of the sweep was killed (perhaps for lack of memory), which stopped the sweep. Run the same "

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -153,6 +153,7 @@ class RunDirectory:
     @contextmanager
     def change(self) -> Iterator[RunRecord]:
         """The record, to be changed in a ``with``; rank 0 then writes it, the changes of other ranks are dropped."""
+        self._check_still_here()
         record = self.record() if self.rank == 0 else RunRecord()
         yield record
         self._write(record)
@@ -193,7 +194,17 @@ class RunDirectory:
 
     def _write(self, record: RunRecord) -> None:
         if self.rank == 0:
+            self._check_still_here()
             write_record(self.path, record)
+
+    def _check_still_here(self) -> None:
+        """Raise VarlabError if the directory was removed, and perhaps made again, while this process held it."""
+        if self._lock is None:
+            return
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._lock), (self.path / ".lock").stat()):
+                return
+        raise VarlabError(f"{self.path} was removed while the run worked in it: run the same command again.")
 
     def _check_same(self, record: RunRecord, asked: RunRecord) -> None:
         """Raises VarlabError unless the record is of the run that was asked for."""

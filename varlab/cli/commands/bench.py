@@ -12,7 +12,7 @@ import torch
 
 from varlab.config import Config
 from varlab.data import ShardDataModule, TokenDataModule
-from varlab.files import write_json
+from varlab.files import require_writable, write_json
 from varlab.launch.terminal import show_table
 from varlab.recipe.benchmark import Work, image_works, loader_work, plain_work
 from varlab.recipe.objects import make
@@ -27,6 +27,7 @@ _TOGETHER, _PLAIN = "all together", "webdataset, Pillow, torchvision"
 
 def run(config: Config, directory: RunDirectory) -> Config:
     """Measure ``config["data"]`` on one core: each part takes its turn in every round, and its median counts."""
+    require_writable(directory.path, "give another folder for the figures with out=DIR")
     torch.set_num_threads(config["threads"])
     cv2.setNumThreads(0)
     data: ShardDataModule | TokenDataModule = make(config["data"] | {"batch": config["batch"], "workers": 0})

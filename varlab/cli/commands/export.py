@@ -6,9 +6,8 @@ import logging
 from pathlib import Path
 
 import safetensors.torch
-import torch
 
-from varlab.checkpoint import formats, read_weights
+from varlab.checkpoint import formats, read_weights, write_torch
 from varlab.config import Config
 from varlab.files import atomic_write
 from varlab.model import Model
@@ -71,5 +70,5 @@ def _write(path: Path, name: str, state: formats.State) -> Path:
             file.write(safetensors.torch.save(state))
         else:
             wrapper = _WRAPPER[name]
-            torch.save(state if wrapper is None else {wrapper: state}, file)
+            write_torch(file, state if wrapper is None else {wrapper: state})
     return path

@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, Trainer
 
 from varlab.checkpoint import check_state, diverged, load_checkpoint, save_checkpoint, save_weights
+from varlab.files import write_errors
 from varlab.tasks.base import Task
 from varlab.tasks.distributed import fsdp
 from varlab.types import Batch, VarlabError
@@ -110,8 +111,9 @@ class Resume(Callback):
             resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
             _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
             self._on_resume(resumed)
-        self._progress.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
+        with write_errors(self._progress):
+            self._progress.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
         self._count(task.images)
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
@@ -126,7 +128,8 @@ class Resume(Callback):
 
     def _count(self, images: int) -> None:
         if self._descriptor is not None:
-            os.pwrite(self._descriptor, f"{images:0{_DIGITS}d}\n".encode(), 0)
+            with write_errors(self._progress):
+                os.pwrite(self._descriptor, f"{images:0{_DIGITS}d}\n".encode(), 0)
 
 
 def _read_count(path: Path) -> int | None:

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 
 from varlab.config import Config
-from varlab.files import atomic_write
+from varlab.files import atomic_write, write_errors
 
 _log = logging.getLogger(__name__)
 _CLOCK = ("images", "flops", "seconds")
@@ -70,10 +70,11 @@ class Journal(Logger):
             broken = ", ".join(sorted(metrics.keys() - finite.keys()))
             _log.warning("not finite after %d images: %s", metrics["images"], broken)
         clock = {name: finite.pop(name) for name in _CLOCK}
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            whole = {"images": int(clock["images"]), "flops": int(clock["flops"])}
-            file.write(json.dumps(clock | whole | finite) + "\n")
+        whole = {"images": int(clock["images"]), "flops": int(clock["flops"])}
+        with write_errors(self.path):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(clock | whole | finite) + "\n")
 
     def log_image(self, key: str, images: Sequence[np.ndarray], step: int) -> None:
         """Write the newest picture (uint8, HW3) as ``pictures/<key>.png``."""

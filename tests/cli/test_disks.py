@@ -1,0 +1,166 @@
+"""Every command on a disk that fails: one sentence with the file and a remedy, an exit code, no traceback, no drafts."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests import small
+from varlab.cli.main import main
+
+VANISHED = -1
+"""In the place of an errno: the folder is removed, once."""
+
+JUDGE = [*small.RUNS["judge"], "budget.images=64"]
+GENERATOR = [*small.RUNS["raster"], "budget.images=64", "pictures.every=32", "checkpoint.every=32"]
+
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "pack": (["pack", "source=folder", "path={here}/photos", "source.size=16"], "index.json"),
+    "index": (["index", "{here}/shards"], "index.json"),
+    "check": (["index", "{here}/shards", "check=true"], "check.json"),
+    "bench": (["bench", "data.path={here}/shards", "seconds=0.01", "rounds=1"], "bench.json"),
+    "classifier": (["train", *JUDGE], "metrics.jsonl"),
+    "generator": (["train", *GENERATOR], "last.ckpt"),
+    "sweep": (["train", "-m", *JUDGE, "seed=3"], "weights.safetensors"),
+    "encode": (["encode", "runs/single"], "tokens.json"),
+    "sample": (["sample", "runs/raster", "n=2"], "samples.npz"),
+    "edit": (["edit", "runs/raster", "task=inpaint", "image={here}/photos/a/0.png", "box=[0,0,0.5,0.5]"], "edit.npz"),
+    "evaluate": (["evaluate", "{here}/disk/single"], "scores"),
+    "export": (["export", "runs/single", "format=vqgan"], "tokenizer.pth"),
+    "import": (["import", "format=vqgan", "tokenizer={here}/exported/tokenizer.pth", "scales=[[4,4]]"], "weights"),
+    "report": (["report", "runs/single"], "report.html"),
+}
+"""Arguments, and the (beginning of the) name of a file that is written late."""
+
+
+class Disk:
+    """A folder whose disk fails at some moment. A moment is a change of a file's or a folder's name, or its opening.
+
+    at: the number of the moment, or the beginning of the name of the file that is touched then.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        self.folder, self.moments, self.fault, self.at = folder, 0, 0, ""
+        self._failed = False
+        plain, plain_os = io.open, os.open
+
+        def opened(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
+            if set(mode) & set("wax+"):
+                self.touch(file)
+            return plain(file, mode, *rest, **more)
+
+        def opened_by_os(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+            if flags & (os.O_WRONLY | os.O_RDWR):
+                self.touch(path)
+            return plain_os(path, flags, *rest, **more)
+
+        monkeypatch.setattr(io, "open", opened)
+        monkeypatch.setattr("builtins.open", opened)
+        monkeypatch.setattr(os, "open", opened_by_os)
+        for name, place in (("mkdir", 0), ("replace", 1), ("rename", 1)):
+            monkeypatch.setattr(os, name, self._watched(getattr(os, name), place))
+
+    def _watched(self, plain: Callable[..., object], place: int) -> Callable[..., object]:
+        return lambda *paths, **more: self.touch(paths[place]) or plain(*paths, **more)
+
+    def fails(self, fault: int, at: int | str) -> None:
+        """Fail from a moment on; never, without a fault."""
+        self.fault, self.at, self.moments, self._failed = fault, at, 0, False
+
+    def touch(self, path: object) -> None:
+        """Count a moment; raise OSError if the disk fails."""
+        if isinstance(path, int) or not Path(os.fsdecode(path)).absolute().is_relative_to(self.folder):
+            return
+        self.moments += 1
+        name = Path(os.fsdecode(path)).name.lstrip(".")
+        now = self.moments > self.at if isinstance(self.at, int) else name.startswith(self.at)
+        if not self.fault or not (now or self._failed):
+            return
+        if self.fault != VANISHED:
+            self._failed = True
+            raise OSError(self.fault, os.strerror(self.fault), os.fsdecode(path))
+        if not self._failed:
+            self._failed = True
+            shutil.rmtree(self.folder)
+
+
+@pytest.fixture
+def disk(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    for kind in "ab":
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (16, 16), (50 * i, 20, ord(kind))).save(tmp_path / "photos" / kind / f"{i}.png")
+    (tmp_path / "disk").mkdir()
+    return Disk(tmp_path / "disk", monkeypatch)
+
+
+def call(command: str, disk: Disk, fault: int, at: int | str) -> int:
+    """The exit code of a command whose output lies on the disk, which fails at a moment."""
+    here = disk.folder.parent
+    disk.fails(0, 0)
+    if command == "evaluate":
+        shutil.copytree("runs/single", disk.folder / "single")
+    if "{here}/shards" in str(COMMANDS[command]) and not (here / "shards").exists():
+        assert (
+            main(["pack", f"path={here / 'photos'}", "source=folder", "source.size=16", f"out={here / 'shards'}"]) == 0
+        )
+    if command == "import" and not (here / "exported").exists():
+        assert main(["export", "runs/single", "format=vqgan", f"out={here / 'exported'}"]) == 0
+    name, *arguments = (word.format(here=here) for word in COMMANDS[command][0])
+    disk.fails(fault, at)
+    return main([name, f"out={disk.folder / 'out'}", *arguments])
+
+
+def check(command: str, code: int, disk: Disk, said: str) -> None:
+    assert code == 1, said
+    assert "Traceback" not in said and "unexpected" not in said, said
+    last = said.strip().splitlines()[-1]
+    assert str(disk.folder) in last and ("run the same command again" in last or "out=" in last), said
+    if disk.fault not in (errno.EROFS, VANISHED):
+        assert not [path for path in disk.folder.rglob("*") if path.name.endswith((".tmp", ".part", ".partial"))]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_is_full_when_the_work_is_done(
+    command: str, disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = call(command, disk, errno.ENOSPC, COMMANDS[command][1])
+    check(command, code, disk, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_is_read_only(command: str, disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    code = call(command, disk, errno.EROFS, 0)
+    check(command, code, disk, capsys.readouterr().err)
+    assert not (disk.folder / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["classifier", "export"])
+def test_a_folder_that_is_removed(command: str, disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    code = call(command, disk, VANISHED, COMMANDS[command][1])
+    check(command, code, disk, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [errno.ENOSPC, VANISHED])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_moment(command: str, fault: int, disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(command, disk, 0, 0) == 0
+    for moment in range(disk.moments):
+        shutil.rmtree(disk.folder)
+        disk.folder.mkdir()
+        capsys.readouterr()
+        code = call(command, disk, fault, moment)
+        said = capsys.readouterr().err
+        if code:
+            check(command, code, disk, said)
+        else:  # the folder was removed before anything lay in it, or the table of a sweep could not be written
+            assert fault == VANISHED or "could not be written" in said, said
