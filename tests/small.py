@@ -153,8 +153,8 @@ CLOCKED = {"seconds", "train/images_per_second", "train/eta_seconds"}  # what th
 
 
 def record(run: Path) -> dict[str, Any]:
-    """run.json."""
-    return json.loads((run / "run.json").read_text())
+    """run.json, without its seal."""
+    return {key: value for key, value in json.loads((run / "run.json").read_text()).items() if key != "sha256"}
 
 
 def lines(run: Path) -> list[dict[str, float]]:

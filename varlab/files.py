@@ -10,10 +10,10 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, BinaryIO
 
 from varlab.errors import VarlabError, system_refusal
 
@@ -21,18 +21,14 @@ __all__ = [
     "atomic_write",
     "digest",
     "locked",
-    "open_file",
-    "parse_json",
     "printable",
     "process_lock",
     "read_bytes",
-    "read_json",
     "remove_drafts",
     "require_plain",
     "require_writable",
     "sha256",
     "write_errors",
-    "write_json",
     "write_text",
 ]
 
@@ -93,34 +89,10 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         file.write(text.encode(errors="backslashreplace"))
 
 
-def write_json(path: Path, value: Mapping[str, object] | Sequence[object]) -> None:
-    """Write a JSON file atomically, readable for people."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-# -- reading what anybody may have written -------------------------------------------------------------------------------
-
-LARGEST_JSON = 64 << 20  # bytes of a JSON file
-_DEEPEST = 100  # lists and objects inside each other
-_LONGEST_NUMBER = 300  # digits: any such number is still a float
-_LONG_DIGITS = b"0" * _LONGEST_NUMBER
-_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading. Raises VarlabError for anything else: a pipe or a device might never end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise VarlabError(f"{path} is not a file: remove it, or put the file there.")
-    return os.fdopen(descriptor, "rb")
-
-
 def read_bytes(path: Path, most: int) -> bytes:
     """The bytes of a regular file. Raises FileNotFoundError; VarlabError where it is too large, or cannot be read."""
     try:
-        with open_file(path) as file:
+        with require_plain(path).open("rb") as file:
             # A plain read(most + 1) would reserve that much memory for each small file.
             content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
     except FileNotFoundError:
@@ -130,55 +102,6 @@ def read_bytes(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise VarlabError(f"{path} has more than {most:,} bytes, which no such file of varlab has: write it again.")
     return content
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file in UTF-8, of bounded size and depth, whose numbers are floats or fit one.
-
-    Raises FileNotFoundError; VarlabError with the reason for any other content, and where the file cannot be read.
-    """
-    try:
-        return parse_json(read_bytes(path, LARGEST_JSON))
-    except ValueError as error:
-        raise VarlabError(f"{path} cannot be read ({error}): write it again, or remove it.") from None
-
-
-def parse_json(content: bytes) -> Any:
-    """A JSON value, bounded as in ``read_json``. Raises ValueError with the reason."""
-    try:
-        # A call for each number takes as long as all else, so only a text with very long ones gets it.
-        is_usual = _LONG_DIGITS not in content.translate(_TO_ZERO)
-        value = json.loads(content.decode(), parse_int=int if is_usual else _bounded_int)
-        if not _is_shallow(content):
-            _check_depth(value, _DEEPEST)
-    except RecursionError:
-        raise ValueError(f"its lists and objects are nested more than {_DEEPEST} deep") from None
-    return value
-
-
-def _bounded_int(digits: str) -> int:
-    if len(digits) > _LONGEST_NUMBER:
-        raise ValueError(f"a number has {len(digits)} digits")
-    return int(digits)
-
-
-def _is_shallow(content: bytes) -> bool:
-    """Whether the brackets of a JSON text close each other within the bound; False also where strings hold brackets."""
-    brackets = content.translate(None, _NO_BRACKETS)
-    for _ in range(_DEEPEST):
-        if not brackets:
-            return True
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    return False
-
-
-def _check_depth(value: object, left: int) -> None:
-    if left == 0:
-        raise RecursionError
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for item in items:
-        if type(item) in (dict, list):
-            _check_depth(item, left - 1)
 
 
 _UNPRINTABLE = re.compile(

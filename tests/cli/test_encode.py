@@ -152,7 +152,11 @@ def test_views_are_different_and_all_are_seen(ways: Path) -> None:
     assert len(seen) > 0.7 * 3 * 1438 and order.view(positions).bincount().min() > 1700
 
 
-def test_a_stopped_encoding_goes_on(plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_stopped_encoding_goes_on(
+    damaged: bool, plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """What was written is verified, and encoded again where it is not what was written."""
     from varlab.cli.commands import encode as module
 
     out, plain_encode, done = tmp_path / "out", module._encode, []
@@ -168,11 +172,31 @@ def test_a_stopped_encoding_goes_on(plain: Path, lab: Path, sharded: Path, tmp_p
     assert encode(out, *arguments) != 0
     with pytest.raises(VarlabError, match=r"holds no tokens\.json"):
         read_tokens(out)
-    assert len(list(out.glob("*.npy"))) == 3
+    first, *_ = files = sorted(out.glob("*.npy"))
+    assert len(files) == 3
+    if damaged:
+        first.write_bytes(first.read_bytes()[:-1] + b"x")
+        done.remove(first.name)
     monkeypatch.setattr(module, "_encode", lambda *a: (done.append(a[2].file), plain_encode(*a))[1])
     assert encode(out, *arguments) == 0
     assert sorted(done) == sorted(shard.file for of in read_tokens(plain).splits.values() for shard in of)
     assert read_tokens(out).hash == read_tokens(plain).hash
+    assert {file.name for file in out.iterdir()} == {file.name for file in plain.iterdir()}
+
+
+def test_a_damaged_token_shard_is_mended_as_the_sentence_says(
+    plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from varlab.cli.commands import encode as module
+
+    out, plain_encode, done = tmp_path / "out", module._encode, []
+    shutil.copytree(plain, out)
+    (out / "val-000001.npy").write_bytes(b"x")
+    (out / "run.json").unlink()
+    monkeypatch.setattr(module, "_encode", lambda *a: (done.append(a[2].file), plain_encode(*a))[1])
+    assert encode(out, f"data.path={sharded}", "data=digits") == 0
+    assert done == ["val-000001.npy"] and read_tokens(out).hash == read_tokens(plain).hash
+    assert (out / "val-000001.npy").read_bytes() == (plain / "val-000001.npy").read_bytes()
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from varlab.errors import VarlabError
-from varlab.files import write_json
+from varlab.json_file import write_json
 from varlab.run.directory import RunDirectory, differences
 from varlab.run.record import RunRecord, read_record
 

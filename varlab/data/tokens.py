@@ -24,7 +24,8 @@ from xxhash import xxh3_128
 from varlab.config import Config
 from varlab.data.format.foreign import Entries, map_array, read_entries
 from varlab.errors import VarlabError
-from varlab.files import atomic_write, write_json
+from varlab.files import atomic_write
+from varlab.json_file import write_json
 
 __all__ = [
     "TOKENS",
@@ -41,6 +42,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 TOKENS = "tokens.json"
+RUN = "run.json"  # says that an encoding is finished
 VERSION = 1
 _DIGEST = "sha256"  # the entry with the hash of what decides the tokens; older sets have none
 
@@ -110,7 +112,9 @@ def read_tokens(folder: str | Path) -> TokenSet:
             f"{folder} holds no {TOKENS}: run `varlab encode runs/tokenizer out={folder}`; a stopped encoding continues."
         ) from e
     except (OSError, ValueError) as e:
-        raise VarlabError(f"{path} is damaged ({e}): run `varlab encode` again.") from e
+        raise VarlabError(
+            f"{path} is damaged ({e}): remove it and {RUN} beside it, and run the same `varlab encode` again."
+        ) from e
 
 
 def _parse(folder: Path, entries: Entries) -> TokenSet:
@@ -143,8 +147,8 @@ def dtype_for(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype("<u2") if vocab_size < (1 << 16) else np.dtype("<u4")
 
 
-def write_array(path: Path, array: NDArray[np.integer]) -> None:
-    """Write numpy's file format, atomically.
+def write_array(path: Path, array: NDArray[np.integer]) -> str:
+    """Write numpy's file format, atomically; return the fingerprint of the file.
 
     Raises:
         VarlabError: the file could not be written.
@@ -153,6 +157,7 @@ def write_array(path: Path, array: NDArray[np.integer]) -> None:
     np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
     with atomic_write(path) as file:
         file.write(content.getbuffer())
+    return xxh3_128(content.getbuffer()).hexdigest()
 
 
 def fingerprint(path: Path) -> str:
@@ -226,14 +231,13 @@ class TokenReader:
     ) -> NDArray[np.integer]:
         """A file as an array, once its bytes were compared with their digest, if it has one."""
         path = self._folder / file.file
+        again = f"remove {self._folder / RUN} and run the same `varlab encode` again, or copy a sound file here"
         if not path.is_file():
-            raise VarlabError(f"{path} is missing: run `varlab encode` again, or copy it here.")
+            raise VarlabError(f"{path} is missing: {again}.")
         try:
             if file.check and fingerprint(path) != file.check:
-                raise VarlabError(
-                    f"{path} holds other bytes than were written: delete it and {TOKENS}, and run `varlab encode` again."
-                )
+                raise VarlabError(f"{path} holds other bytes than were written: {again}.")
             array: NDArray[Any] = map_array(path, shape=shape, dtype=dtype)
         except (OSError, ValueError) as e:
-            raise VarlabError(f"{path} cannot be read ({e}): run `varlab encode` again, or copy it here.") from e
+            raise VarlabError(f"{path} cannot be read ({e}): {again}.") from e
         return array

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import varlab
-from varlab.files import write_json
+from varlab.json_file import write_json
 from varlab.run import provenance
 
 __all__ = ["copy_code"]

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
-from varlab.files import write_json
+from varlab.json_file import write_json
 from varlab.launch.environment import SIGNALS, global_rank, requested_ranks
 from varlab.launch.exits import STOPPED
 from varlab.run.directory import RunDirectory

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
-from varlab.files import write_json
+from varlab.json_file import write_json
 from varlab.launch import terminal
 from varlab.launch.environment import global_rank, import_from
 from varlab.launch.exits import FAILED, STOPPED, exit_now, leave_process_group

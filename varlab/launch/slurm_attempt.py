@@ -19,7 +19,7 @@ from typing import TypedDict
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import write_json
+from varlab.json_file import write_json
 from varlab.launch.terminal import say
 from varlab.report import sweep_table
 from varlab.run.directory import RunDirectory

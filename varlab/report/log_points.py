@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import open_file, parse_json
+from varlab.files import require_plain
+from varlab.json_file import parse_json
 
 __all__ = ["read_log_points"]
 
@@ -49,7 +50,7 @@ def read_log_points(path: Path) -> tuple[list[Config], str]:
     few validations of a long training are not lost among its log points.
     """
     try:
-        with open_file(path) as file:
+        with require_plain(path).open("rb") as file:
             lines = _chosen_lines(file)
     except FileNotFoundError:
         return [], ""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import read_json
+from varlab.json_file import read_json
 from varlab.renames import current_targets
 from varlab.report.log_points import read_log_points
 from varlab.run.record import Outcome, RunRecord, Use, counted, flatten, read_record

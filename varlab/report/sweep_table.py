@@ -16,7 +16,8 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from varlab.errors import VarlabError
-from varlab.files import atomic_write, digest, locked, open_file, process_lock, read_json, write_json, write_text
+from varlab.files import atomic_write, digest, locked, process_lock, require_plain, write_text
+from varlab.json_file import read_json, write_json
 from varlab.report.run_kind import run_kind
 from varlab.report.runs import Run, choose_scores, read_run
 from varlab.report.text import csv_text
@@ -124,7 +125,7 @@ def update_row(folder: Path, path: str, *, working: bool = False) -> None:
     if not (folder / TABLE).is_file():
         return
     with locked(folder / LOCK):
-        with open_file(folder / TABLE) as file:
+        with require_plain(folder / TABLE).open("rb") as file:
             table = file.read()
         # The directory is the last column, and its name needs no quotes. The bytes of the other rows are not looked at.
         last = f",{path}\n".encode()

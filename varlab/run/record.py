@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import read_json, write_json
+from varlab.json_file import read_json, write_sealed_json
 
 FILE = "run.json"
 ABSENT = "—"
@@ -219,8 +219,8 @@ def read_finished(run: Path) -> RunRecord:
 
 
 def write_record(run: Path, record: RunRecord) -> None:
-    """Write ``run.json`` atomically."""
-    write_json(run / FILE, record.to_json())
+    """Write ``run.json`` atomically, sealed."""
+    write_sealed_json(run / FILE, record.to_json())
 
 
 # -- comparing configurations --------------------------------------------------------------------------------------------

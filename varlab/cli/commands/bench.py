@@ -12,7 +12,8 @@ import torch
 
 from varlab.config import Config
 from varlab.data import ShardDataModule, TokenDataModule
-from varlab.files import require_writable, write_json
+from varlab.files import require_writable
+from varlab.json_file import write_json
 from varlab.launch.terminal import show_table
 from varlab.recipe.benchmark import Work, image_works, loader_work, plain_work
 from varlab.recipe.objects import make

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data import ShardDataModule
-from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, write_array, write_tokens
-from varlab.files import digest, sha256, write_json
+from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, read_tokens, write_array, write_tokens
+from varlab.files import digest, sha256, write_text
 from varlab.flops import FlopCounter
+from varlab.json_file import read_json, write_sealed_json
 from varlab.launch.environment import global_rank, local_rank, started_ranks
 from varlab.model import Model
 from varlab.recipe.finished_run import FinishedRun
@@ -31,6 +32,7 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 _MARK = "encoding.json"  # says whose token shards are here, finished or not
+_NOTE = ".xxh3"  # the digest of a token shard, until tokens.json has it
 _POLL = 0.2  # seconds between checks of what other ranks have done
 
 
@@ -54,20 +56,22 @@ def run(config: Config, directory: RunDirectory) -> Config:
     _clear(directory, origin)
     parts = _parts(data)
     mine = parts[rank::world]
-    todo = [part for part in mine if not (directory.path / part.file).is_file()]
+    todo = _unfinished(directory.path, mine, origin)
     if len(todo) < len(mine):
         logger.info("%d of %d token shards exist already", len(mine) - len(todo), len(mine))
     with progress_bar("encoding") as progress:
         done, total = 0, sum(part.last - part.first for part in todo)
         for part in todo:
-            write_array(directory.path / part.file, _encode(run.model, data, part, config["batch"]))
+            path = directory.path / part.file
+            _note(path, write_array(path, _encode(run.model, data, part, config["batch"])))
             done += part.last - part.first
             if rank == 0:
                 progress(done, total)
     if rank != 0:
         return {}
-    while not all((directory.path / part.file).is_file() for part in parts):
-        time.sleep(_POLL)  # if another rank dies, the process that started the ranks ends this one, too
+    for part in parts:
+        while not _noted(directory.path / part.file):
+            time.sleep(_POLL)  # if another rank dies, the process that started the ranks ends this one, too
     tokens = _finish(directory.path, origin, parts, data, run.model)
     directory.update(parents={"tokenizer": Parent(run=config["run"], weights_sha256=origin["tokenizer_sha256"])})
     counts = {split: sum(shard.count for shard in of) for split, of in tokens.splits.items()}
@@ -124,13 +128,41 @@ def _clear(directory: RunDirectory, origin: Config) -> None:
             time.sleep(_POLL)
         return
     if _marked(mark) != wanted:
-        for old in directory.path.glob("*.npy"):
+        for old in [*directory.path.glob("*.npy"), *directory.path.glob(f"*{_NOTE}")]:
             old.unlink()
-    write_json(mark, {"origin_sha256": wanted, "origin": origin})
+    write_sealed_json(mark, {"origin_sha256": wanted, "origin": origin})
 
 
-def _marked(mark: Path) -> str | None:
-    return str(json.loads(mark.read_text())["origin_sha256"]) if mark.is_file() else None
+def _marked(mark: Path) -> object:
+    with suppress(FileNotFoundError, VarlabError):
+        marked = read_json(mark)
+        return marked.get("origin_sha256") if isinstance(marked, dict) else None
+    return None
+
+
+def _unfinished(folder: Path, parts: list[_Part], origin: Config) -> list[_Part]:
+    """The parts whose token shard is not there as it was written. A finished set, to be mended, has the digests."""
+    known: dict[str, str] = {}
+    with suppress(VarlabError):
+        if digest((tokens := read_tokens(folder)).origin) == digest(origin):
+            known = {shard.file: shard.check for of in tokens.splits.values() for shard in of}
+    for part in parts:
+        if part.file in known and not (path := folder / part.file).with_suffix(_NOTE).exists():
+            _note(path, known[part.file])
+    return [part for part in parts if not _noted(folder / part.file)]
+
+
+def _note(shard: Path, check: str) -> None:
+    """Write the digest of a token shard beside it, where it lies until the set is finished."""
+    write_text(shard.with_suffix(_NOTE), check)
+
+
+def _noted(shard: Path) -> str:
+    """The digest of a token shard; empty where the shard is not the one that was written."""
+    with suppress(OSError, ValueError):
+        check = shard.with_suffix(_NOTE).read_text()
+        return check if fingerprint(shard) == check else ""
+    return ""
 
 
 def _parts(data: ShardDataModule) -> list[_Part]:
@@ -162,7 +194,7 @@ def _finish(folder: Path, origin: Config, parts: list[_Part], data: ShardDataMod
     bad = dict.fromkeys(splits, 0)
     for part in parts:
         path = folder / part.file
-        splits[part.split].append(TokenShard(part.file, part.last - part.first, fingerprint(path)))
+        splits[part.split].append(TokenShard(part.file, part.last - part.first, path.with_suffix(_NOTE).read_text()))
         first_N = np.load(path, mmap_mode="r", allow_pickle=False)[:, 0, 0]
         bad[part.split] += int((first_N == np.iinfo(first_N.dtype).max).sum())
     labels = {split: _write_labels(folder, split, data) for split, of in splits.items() if of}
@@ -178,11 +210,12 @@ def _finish(folder: Path, origin: Config, parts: list[_Part], data: ShardDataMod
         labels=labels,
     )
     write_tokens(tokens)
+    for part in parts:
+        (folder / part.file).with_suffix(_NOTE).unlink()
     return tokens
 
 
 def _write_labels(folder: Path, split: str, data: ShardDataModule) -> TokenShard:
     label_N = data.labels(split).numpy().astype(np.int32)
     path = folder / f"{split}.labels.npy"
-    write_array(path, label_N)
-    return TokenShard(path.name, len(label_N), fingerprint(path))
+    return TokenShard(path.name, len(label_N), write_array(path, label_N))

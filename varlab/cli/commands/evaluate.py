@@ -7,8 +7,8 @@ import logging
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.data.folders.class_names import canonical, misplaced
-from varlab.files import write_json
 from varlab.flops import FlopCounter
+from varlab.json_file import write_sealed_json
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.metrics.protocol import protocol, protocol_name
@@ -53,7 +53,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         result["protocol"]["leakage"] = data.duplicates.leakage
     result["images"] = run.record.outcome.images  # how far the scored run was trained
     file = run.path / "scores" / f"{protocol_name(result['protocol'])}.json"
-    write_json(file, result)
+    write_sealed_json(file, result)
     directory.update(parents=judge | {"run": Parent(run=config["run"])})
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in result["scores"].items() if "/" not in k))
     return {"scores_file": str(file), **result}

@@ -18,7 +18,8 @@ from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import ScanSettings, split_files
 from varlab.data.image.depth import read_depths
-from varlab.files import require_writable, write_json
+from varlab.files import require_writable
+from varlab.json_file import write_json
 from varlab.launch.environment import worker_count
 from varlab.launch.terminal import show_table
 from varlab.run.directory import RunDirectory

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from varlab.files import parse_json, require_plain
+from varlab.files import require_plain
+from varlab.json_file import parse_json
 
 __all__ = ["Entries", "inside", "map_array", "read_entries"]
 

@@ -24,7 +24,8 @@ from varlab.data.format.storage import LocalFolder, Storage
 from varlab.data.format.table import SampleRecord, check_table, make_table, read_table, table_bytes
 from varlab.data.image.depth import ASSUMED, Depths
 from varlab.errors import VarlabError
-from varlab.files import atomic_write, sha256, write_json
+from varlab.files import atomic_write, sha256
+from varlab.json_file import write_json
 from varlab.types import DataInfo
 
 __all__ = ["FILE", "SPLITS", "VERSION", "Index", "Shard", "TableFile", "index_shards", "read_index", "write_index"]
