@@ -23,6 +23,7 @@ from varlab.checkpoint import (
     read_weights,
     save_checkpoint,
     save_weights,
+    seal,
 )
 from varlab.cli.main import main
 from varlab.errors import VarlabError
@@ -103,7 +104,7 @@ def test_other_tools_read_the_files_as_before(tmp_path: Path) -> None:
     checkpoint, _ = written(tmp_path, "checkpoint")
     assert torch.equal(torch.load(checkpoint, weights_only=True)["modules"]["model"]["a"], STATE["a"])
     with zipfile.ZipFile(checkpoint) as archive:
-        assert archive.testzip() is None and archive.comment.startswith(b"varlab_sha256=")
+        assert archive.testzip() is None and archive.comment.startswith(b"varlab_xxh3=")
     assert load_checkpoint(checkpoint).keys() == CHECKPOINT.keys()
 
 
@@ -112,6 +113,19 @@ def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
         path, _ = written(tmp_path, kind)
         first = path.read_bytes()
         assert written(tmp_path, kind)[0].read_bytes() == first
+
+
+@pytest.mark.parametrize("kind", ["weights", "checkpoint"])
+def test_files_with_a_sha256_are_verified(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(seal, "_NEW", seal._SEALS[1])
+        path, read = written(tmp_path, kind)
+    data = bytearray(path.read_bytes())
+    assert b"varlab_sha256" in data and read(path).keys() == STATE.keys()
+    data[data.index(torch.arange(300.0).numpy().tobytes()) + 602] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(VarlabError, match="does not hold what varlab wrote"):
+        read(path)
 
 
 def test_files_of_earlier_versions_and_of_others_are_read(tmp_path: Path) -> None:

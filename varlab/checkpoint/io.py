@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from varlab.checkpoint.seal import MARK, SealedFile, check_seal, sealed_tensors
+from varlab.checkpoint.seal import MARKS, SealedFile, check_seal, sealed_tensors
 from varlab.config import Config
 from varlab.files import atomic_write
 from varlab.types import VarlabError
@@ -85,7 +85,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     def read(name: Path) -> dict[str, str]:
         with safe_open(name, framework="pt") as file:
-            return {key: value for key, value in (file.metadata() or {}).items() if key != MARK}
+            return {key: value for key, value in (file.metadata() or {}).items() if key not in MARKS}
 
     return _read(path, read, "weights")
 
