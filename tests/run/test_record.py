@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from varlab.errors import VarlabError
+from varlab.json_file import read_json
 from varlab.recipe.trainer.parts import DEFAULT_CALLBACKS
 from varlab.run.record import (
     Parent,
@@ -41,7 +42,7 @@ def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
     assert record.parents["tokenizer"] == Parent("a", "1", "a/weights.safetensors", {}, 0, 3)
     assert (record.outcome.images, record.outcome.flops, record.outcome.seconds) == (0, 0, 0)
     write_record(tmp_path, record)
-    assert json.loads((tmp_path / "run.json").read_text()) == values
+    assert read_json(tmp_path / "run.json") == values
 
 
 @pytest.mark.parametrize(
