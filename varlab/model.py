@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeAlias, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from varlab.order import BaseOrder
 from varlab.rng import Rng
 from varlab.sample import KnownTokens, Sampler, blend_images, kept_maps
 from varlab.sample.images import Growth, decode_maps
+from varlab.sample.inputs import Labels, checked_condition, checked_labels
 from varlab.sample.large_image import sliding_window
 from varlab.sample.sampler import Force
 from varlab.tokenizer import VQTokenizer
@@ -20,9 +21,6 @@ from varlab.tokenizer.condition import Condition
 from varlab.tokenizer.model import grid_of
 from varlab.transformer import Transformer
 from varlab.types import Maps, VarlabError, to_uint8
-
-Labels: TypeAlias = Tensor | list[int] | None
-"""Class numbers, one a sample; None samples without a class (the null class; of a model of one class, that one)."""
 
 
 class SamplerChanges(TypedDict, total=False):
@@ -82,21 +80,12 @@ class Model:
         return self.transformer, self.order
 
     def _labels(self, label_B: Labels, batch: int = 1) -> Tensor:
-        """Check the labels and move them to the device; None becomes ``batch`` null classes.
+        num_classes = self.generator()[0].num_classes
+        return checked_labels(label_B, num_classes=num_classes, batch=batch, device=self.device)
 
-        A model of one class is unconditional: its null class is that class.
-        """
-        transformer, _ = self.generator()
-        if label_B is None:
-            label_B = [transformer.num_classes] * batch
-        label_B = torch.as_tensor(label_B, dtype=torch.int64, device=self.device).reshape(-1)
-        bad = label_B[(label_B < 0) | (label_B > transformer.num_classes)]
-        if len(bad):
-            raise VarlabError(
-                f"Label {int(bad[0])} is outside the {transformer.num_classes} classes of this run "
-                f"(0 … {transformer.num_classes - 1}, or {transformer.num_classes} for no class)."
-            )
-        return label_B if transformer.num_classes > 1 else torch.zeros_like(label_B)
+    def _condition(self, cond_BN: Tensor | None, batch: int) -> Tensor | None:
+        num_tokens = 0 if self.condition is None else self.condition.num_tokens
+        return checked_condition(cond_BN, num_tokens=num_tokens, batch=batch, device=self.device)
 
     # -- images and tokens ---------------------------------------------------------------------------------------------
 
@@ -131,17 +120,6 @@ class Model:
         fields |= {name: value for name, value in (("box_B4", box_B4), ("label_B", label_B)) if value is not None}
         return self.condition.encode(**{name: value.to(self.device) for name, value in fields.items()})
 
-    def _checked_condition(self, cond_BN: Tensor | None, batch: int) -> Tensor | None:
-        """Check the condition's tokens and move them to the device."""
-        N = 0 if self.condition is None else self.condition.num_tokens
-        if (0 if cond_BN is None else cond_BN.shape[1]) != N or (cond_BN is not None and len(cond_BN) != batch):
-            shape = None if cond_BN is None else tuple(cond_BN.shape)
-            raise VarlabError(
-                f"This run takes {N} condition tokens for each of {batch} samples, not {shape}: "
-                "give cond_img_B3HW, or cond_BN from condition_tokens."
-            )
-        return None if cond_BN is None else cond_BN.to(self.device)
-
     def logits(self, label_B: Labels, maps: Maps, *, seed: int = 0, cond_BN: Tensor | None = None) -> Tensor:
         """Teacher-forced logits_BLV in the order's sequence.
 
@@ -152,7 +130,7 @@ class Model:
         maps = [idx.to(self.device) for idx in maps]
         ids_B = torch.arange(len(maps[0]))
         slots, _ = order.pack(maps, self.tokenizer, Rng(seed).stream("order", ids_B))
-        if (cond_BN := self._checked_condition(cond_BN, len(maps[0]))) is not None:
+        if (cond_BN := self._condition(cond_BN, len(maps[0]))) is not None:
             slots = order.conditioned(slots, cond_BN, 0)
         return transformer(slots, self._labels(label_B, len(maps[0])))[:, -order.num_positions :]
 
@@ -191,7 +169,7 @@ class Model:
             ids_B=torch.arange(len(labels)) if ids_B is None else ids_B,
             rng=Rng(seed),
             watch=growth,
-            cond_BN=self._checked_condition(cond_BN, len(labels)),
+            cond_BN=self._condition(cond_BN, len(labels)),
             force=force,
         )
 

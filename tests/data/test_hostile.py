@@ -22,11 +22,11 @@ from tests.data.test_faults import png, sample, tar
 from varlab.cli.main import main
 from varlab.data.format.index import read_index
 from varlab.data.format.labels import json_fields, read_label
-from varlab.data.format.storage import storage_at
 from varlab.data.format.tar import ShardScan, scan_tar
 from varlab.data.sequential.shard_samples import ShardSamples
 from varlab.data.sequential.shard_stream import refuse_commands, shard_urls
 from varlab.data.shard_module import ShardDataModule
+from varlab.data.storage.remote_folder import storage_at
 from varlab.types import Fault, VarlabError
 
 Make = Callable[..., ShardDataModule]

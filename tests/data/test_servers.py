@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from varlab.data.format.index import read_index
-from varlab.data.format.storage import StoredFile, storage_at
 from varlab.data.sequential.shard_samples import ShardSamples
 from varlab.data.shard_module import ShardDataModule
+from varlab.data.storage.folder import StoredFile
+from varlab.data.storage.remote_folder import storage_at
 from varlab.types import Fault, VarlabError
 
 Make = Callable[..., ShardDataModule]

@@ -13,17 +13,8 @@ import pytest
 from varlab.errors import VarlabError
 from varlab.json_file import read_json
 from varlab.recipe.trainer.parts import DEFAULT_CALLBACKS
-from varlab.run.record import (
-    Parent,
-    RunRecord,
-    Use,
-    compare,
-    counted,
-    read_finished,
-    read_record,
-    uncounted,
-    write_record,
-)
+from varlab.run.config_keys import Use, compare, counted, uncounted
+from varlab.run.record import Parent, RunRecord, read_finished, read_record, write_record
 
 CARRIED = {"run": "a", "file": "a/weights.safetensors", "weights_sha256": "1", "config": {}, "flops": 0, "images": 3}
 JUDGE = {"run": "b", "weights_sha256": "2"}

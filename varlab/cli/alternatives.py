@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from varlab.errors import VarlabError
-from varlab.run.record import flatten
+from varlab.run.config_keys import flatten
 
 __all__ = ["LayeredLoader", "read_alternatives"]
 

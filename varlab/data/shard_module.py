@@ -16,12 +16,13 @@ from varlab.data.base import BaseDataModule, image_size, require_at_least, requi
 from varlab.data.faults import FaultCounter
 from varlab.data.format.duplicates import Duplicates, find_duplicates
 from varlab.data.format.index import Index, read_index
-from varlab.data.format.storage import Storage, storage_at
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Centre, Crop
 from varlab.data.read.loader import BatchDataset
 from varlab.data.read.reader import ShardReader
 from varlab.data.read.stream import EvalSplit, TrainStream, TrainViews
+from varlab.data.storage.folder import Storage
+from varlab.data.storage.remote_folder import storage_at
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 

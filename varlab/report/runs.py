@@ -16,7 +16,8 @@ from varlab.errors import VarlabError
 from varlab.json_file import read_json
 from varlab.renames import current_targets
 from varlab.report.log_points import read_log_points
-from varlab.run.record import Outcome, RunRecord, Use, counted, flatten, read_record
+from varlab.run.config_keys import Use, counted, flatten
+from varlab.run.record import Outcome, RunRecord, read_record
 from varlab.run.run_tree import run_folders
 
 __all__ = ["Run", "Score", "choose_scores", "find_runs", "number", "read_run", "science"]

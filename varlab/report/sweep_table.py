@@ -21,7 +21,8 @@ from varlab.json_file import read_json, write_json
 from varlab.report.run_kind import run_kind
 from varlab.report.runs import Run, choose_scores, read_run
 from varlab.report.text import csv_text
-from varlab.run.record import FILE, Use, counted
+from varlab.run.config_keys import Use, counted
+from varlab.run.record import FILE
 from varlab.run.run_tree import run_folders
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from varlab.config import Config
 from varlab.files import digest
 from varlab.report.run_kind import KINDS, RunKind, run_kind
 from varlab.report.runs import Run, science
-from varlab.run.record import ABSENT, Use, compare, compare_flat, counted, flatten, uncounted
+from varlab.run.config_keys import ABSENT, Use, compare, compare_flat, counted, flatten, uncounted
 
 __all__ = ["Variant", "describe_differences", "group_variants", "kinds_of", "science"]
 

@@ -22,18 +22,8 @@ from varlab.errors import VarlabError
 from varlab.files import process_lock, remove_drafts, write_errors
 from varlab.renames import current_targets
 from varlab.run import provenance
-from varlab.run.record import (
-    ABSENT,
-    FILE,
-    Outcome,
-    Parent,
-    RunRecord,
-    Use,
-    compare,
-    counts,
-    read_record,
-    write_record,
-)
+from varlab.run.config_keys import ABSENT, Use, compare, counts
+from varlab.run.record import FILE, Outcome, Parent, RunRecord, read_record, write_record
 
 __all__ = ["RunDirectory", "differences"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from varlab.run.record import Use, counts
+from varlab.run.config_keys import Use, counts
 
 __all__ = ["overrides_name", "run_path"]
 

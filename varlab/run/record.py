@@ -1,13 +1,10 @@
-"""``run.json``, the record of a run: its one reader, and the one table of configuration keys that do not count."""
+"""``run.json``, the record of a run, with its one reader."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from enum import Flag, auto
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -16,13 +13,7 @@ from varlab.errors import VarlabError
 from varlab.json_file import read_json, write_sealed_json
 
 FILE = "run.json"
-ABSENT = "—"
-"""Stands in a comparison for the value of a key that a configuration lacks."""
-
 Part = TypeVar("Part", "RunRecord", "Parent")
-
-
-# -- the record ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -221,126 +212,3 @@ def read_finished(run: Path) -> RunRecord:
 def write_record(run: Path, record: RunRecord) -> None:
     """Write ``run.json`` atomically, sealed."""
     write_sealed_json(run / FILE, record.to_json())
-
-
-# -- comparing configurations --------------------------------------------------------------------------------------------
-
-
-def flatten(config: Mapping[str, object]) -> Config:
-    """Nested configuration → ``{"a.b.c": value}``; lists and empty mappings stay whole."""
-    flat: Config = {}
-    _flatten_into(flat, config, "")
-    return flat
-
-
-def _flatten_into(flat: Config, config: Mapping[str, object], prefix: str) -> None:
-    for key, value in config.items():
-        if value and not isinstance(value, (str, int, float, list)) and isinstance(value, Mapping):
-            _flatten_into(flat, value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-
-
-def compare(*configs: Mapping[str, object]) -> dict[str, tuple[object, ...]]:
-    """Each flat key whose values differ, with its value in every configuration; ABSENT where one lacks it.
-
-    Values are compared as JSON: 1, 1.0 and true differ, a tuple equals a list.
-    """
-    return compare_flat(*map(flatten, configs))
-
-
-def compare_flat(*flat: Mapping[str, object]) -> dict[str, tuple[object, ...]]:
-    """``compare`` of configurations that are flat already."""
-    rows = {
-        key: tuple([one.get(key, ABSENT) for one in flat]) for key in dict.fromkeys(key for one in flat for key in one)
-    }
-    return {key: row for key, row in rows.items() if _differ(row)}
-
-
-def _differ(values: Sequence[object]) -> bool:
-    """Whether not all values are the same JSON. Most are, and look the same in Python, too, which is found faster."""
-    return len(set(map(repr, values))) > 1 and len(set(map(_canonical, values))) > 1
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-# -- keys that do not count ----------------------------------------------------------------------------------------------
-
-
-class Use(Flag):
-    """What the keys of a configuration are used for."""
-
-    IDENTITY = auto()  # whether two configurations are the same run, which may be resumed
-    DIRECTORY = auto()  # the name of a run's directory
-    HASH = auto()  # config_hash in sweep.csv
-    SCIENCE = auto()  # what a report compares
-    LABEL = auto()  # what a report calls a run, by what was asked
-    SCALING = auto()  # what the runs of a scaling study have in common
-
-
-_EVERYWHERE = Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE | Use.LABEL | Use.SCALING
-_UNCOUNTED: Mapping[str, Use] = {
-    "out": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
-    "name": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
-    "launch": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
-    "val.skip": Use.IDENTITY,
-    "report": Use.IDENTITY | Use.HASH | Use.SCIENCE | Use.SCALING,
-    "shrink": Use.IDENTITY | Use.HASH | Use.SCALING,
-    "trainer": Use.DIRECTORY | Use.HASH | Use.LABEL | Use.SCALING,
-    "hydra": Use.DIRECTORY,
-    "experiment": Use.DIRECTORY | Use.LABEL,
-    "task": Use.LABEL,
-    "data": Use.LABEL,
-    "seed": Use.SCIENCE,
-    "budget": Use.SCALING,
-    # what only watches a training
-    "logger": _EVERYWHERE,
-    "trust": _EVERYWHERE,
-    "data.timeout": _EVERYWHERE,
-    "profiler": _EVERYWHERE,
-    "callbacks.training_log": _EVERYWHERE,
-    "callbacks.validation": _EVERYWHERE,
-    "callbacks.progress_bar": _EVERYWHERE,
-    "callbacks.scores": _EVERYWHERE,
-    "callbacks.pictures": _EVERYWHERE,
-    "tensorboard": Use.SCALING,
-    "trainer._target_": Use.IDENTITY | Use.SCIENCE,
-    # VAR's rule ties these to each other
-    "transformer.width": Use.SCALING,
-    "transformer.depth": Use.SCALING,
-    "transformer.heads": Use.SCALING,
-    "transformer.drop_path": Use.SCALING,
-}
-"""Each key that does not count, with all keys below it, and the uses in which it does not."""
-
-
-def uncounted(use: Use) -> tuple[str, ...]:
-    """The keys that do not count in any of the given uses."""
-    return tuple(key for key, uses in _UNCOUNTED.items() if uses & use)
-
-
-def counts(key: str, use: Use) -> bool:
-    """Whether a key, flat or of the top level, counts in all the given uses."""
-    return _counting(use)[key]
-
-
-class _Counting(dict[str, bool]):
-    """Whether a key counts in all of some uses: decided once for each key, since many runs have the same ones."""
-
-    def __init__(self, use: Use) -> None:
-        super().__init__()
-        self._prefixes = tuple(f"{name}." for name in uncounted(use))
-
-    def __missing__(self, key: str) -> bool:
-        return self.setdefault(key, not f"{key}.".startswith(self._prefixes))
-
-
-_counting = cache(_Counting)
-
-
-def counted(config: Mapping[str, object], use: Use) -> Config:
-    """A configuration, flat or nested, without the keys that do not count."""
-    counting = _counting(use)
-    return {key: value for key, value in config.items() if counting[key]}

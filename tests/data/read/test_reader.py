@@ -17,11 +17,12 @@ import torch
 import webdataset
 from PIL import Image
 
-from varlab.data.format.index import Index, read_index, write_index
+from varlab.data.format.index import Index, read_index
 from varlab.data.format.index_builder import build_index
+from varlab.data.format.index_writer import write_index
 from varlab.data.format.scan import ScanSettings
-from varlab.data.format.storage import LocalFolder
 from varlab.data.read.reader import ShardReader
+from varlab.data.storage.folder import LocalFolder
 from varlab.types import VarlabError
 
 

@@ -15,8 +15,8 @@ from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
 from varlab.recipe.trainer.parts import make_callbacks, make_loggers, make_profiler
 from varlab.recipe.trainer.settings import check_keys, dev_batches
+from varlab.run.config_keys import Use, counted
 from varlab.run.directory import RunDirectory
-from varlab.run.record import Use, counted
 from varlab.tasks.loggers import Journal
 from varlab.types import DataInfo, VarlabError
 

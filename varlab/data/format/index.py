@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -20,20 +18,19 @@ from numpy.typing import NDArray
 
 from varlab.config import Config
 from varlab.data.format.foreign import Entries, read_entries
-from varlab.data.format.storage import LocalFolder, Storage
-from varlab.data.format.table import SampleRecord, check_table, make_table, read_table, table_bytes
+from varlab.data.format.table import check_table, read_table
 from varlab.data.image.depth import ASSUMED, Depths
+from varlab.data.storage.folder import LocalFolder, Storage
 from varlab.errors import VarlabError
-from varlab.files import atomic_write, sha256
-from varlab.json_file import write_json
+from varlab.files import sha256
 from varlab.types import DataInfo
 
-__all__ = ["FILE", "SPLITS", "VERSION", "Index", "Shard", "TableFile", "index_shards", "read_index", "write_index"]
+__all__ = ["DIGEST", "FILE", "SHARDS", "SPLITS", "VERSION", "Index", "Shard", "TableFile", "read_index"]
 
 FILE = "index.json"
 VERSION = 2
-_DIGEST = "sha256"  # the entry with the hash of what the index says; older indexes have none
-_SHARDS = "shards"  # the entry of an index whose shards lie elsewhere
+DIGEST = "sha256"  # the entry with the hash of what the index says; older indexes have none
+SHARDS = "shards"  # the entry of an index whose shards lie elsewhere
 SPLITS = ("train", "val")
 
 
@@ -167,7 +164,7 @@ def read_index(storage: str | Path | Storage, *, shards: Storage | None = None) 
     try:
         entries = read_entries(storage.local(FILE))
         index = _parse(storage, entries)
-        place = entries.text(_SHARDS) if _SHARDS in entries.raw else None
+        place = entries.text(SHARDS) if SHARDS in entries.raw else None
     except OSError as e:
         raise VarlabError(f"{storage.name}/{FILE} cannot be read ({e}): correct data.path.") from e
     except ValueError as e:
@@ -176,7 +173,7 @@ def read_index(storage: str | Path | Storage, *, shards: Storage | None = None) 
         index = replace(index, shards=shards or _elsewhere(storage, str(place)))
     if not any(table.count for table in index.tables.values()):
         raise VarlabError(f"The shard set {storage.name} holds no images: pack it again from a source that has some.")
-    if entries.raw.get(_DIGEST, index.hash) != index.hash:
+    if entries.raw.get(DIGEST, index.hash) != index.hash:
         raise VarlabError(
             f"{storage.name}/{FILE} was changed after it was written: run `varlab index {storage.name}` again."
         )
@@ -239,68 +236,3 @@ def _shard(entries: Entries) -> Shard:
 
 def _table_file(entries: Entries) -> TableFile:
     return TableFile(entries.file("file"), entries.number("count"), entries.text("sha256"))
-
-
-def index_shards(
-    folder: Path,
-    splits: Mapping[str, Sequence[tuple[Shard, Sequence[SampleRecord]]]],
-    *,
-    source: Config,
-    classes: Sequence[str],
-    sizes: Collection[tuple[int, int]],
-    faults: Mapping[str, int],
-    conditions: str | None,
-    boxes: bool,
-    depth: Depths,
-    steps: Counter[str],
-    place: Path | None = None,
-) -> Index:
-    """Write the index of shards, each with the records of its samples.
-
-    sizes: the (H, W) of all images. place: the folder of the index, None if that is beside the shards. The rest as in
-    ``Index``.
-    """
-    index = Index(
-        storage=LocalFolder(place or folder),
-        shards=None if place is None else LocalFolder(folder),
-        source=source,
-        classes=tuple(classes),
-        image_size=next(iter(sizes)) if len(sizes) == 1 else None,
-        splits={split: tuple(shard for shard, _ in of) for split, of in splits.items()},
-        tables={},
-        faults=faults,
-        conditions=conditions,
-        boxes=boxes,
-        depth=depth,
-        steps=dict(steps.most_common()),
-    )
-    records = {split: [records for _, records in of] for split, of in splits.items()}
-    tables = {s: make_table(of, conditions=conditions is not None, boxes=boxes) for s, of in records.items() if any(of)}
-    return write_index(index, tables)
-
-
-def write_index(index: Index, tables: Mapping[str, NDArray[np.void]]) -> Index:
-    """Write the tables and then ``index.json`` into the folder, each file atomically; return the index with its tables.
-
-    Raises:
-        VarlabError: the disk refused (full, read-only).
-    """
-    assert isinstance(index.storage, LocalFolder)
-    folder, files = index.storage.path, dict[str, TableFile]()
-    for split, table in tables.items():
-        content, name = table_bytes(table), f"{split}.samples.npy"
-        with atomic_write(folder / name) as file:
-            file.write(content)
-        files[split] = TableFile(name, len(table), hashlib.sha256(content).hexdigest())
-    index = replace(index, tables=files)
-    entries: Config = {"steps": index.steps} if index.steps else {}
-    if index.shards is not None:
-        entries[_SHARDS] = _path_from(folder, index.shards)
-    write_json(folder / FILE, {**index.content, "source": index.source, **entries, _DIGEST: index.hash})
-    return index
-
-
-def _path_from(folder: Path, shards: Storage) -> str:
-    """The path of the shards, relative to the index if the two have a folder in common, so that they can be moved with it."""
-    here, there = os.path.realpath(folder), os.path.realpath(shards.name)
-    return there if os.path.commonpath([here, there]) == "/" else os.path.relpath(there, here)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from varlab.config import Config
 from varlab.data.faults import BadSampleError, count_faults, describe_faults
-from varlab.data.format.index import SPLITS, Index, index_shards
+from varlab.data.format.index import SPLITS, Index
+from varlab.data.format.index_writer import index_shards
 from varlab.data.format.scan import Progress, ScanSettings, number_labels, scan_shards
 from varlab.data.format.table import SampleRecord
 from varlab.data.format.tar import ShardScan

@@ -16,7 +16,8 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from varlab.config import Config
-from varlab.data.format.index import FILE, SPLITS, Index, Shard, index_shards
+from varlab.data.format.index import FILE, SPLITS, Index, Shard
+from varlab.data.format.index_writer import index_shards
 from varlab.data.format.scan import Progress
 from varlab.data.format.table import SampleRecord
 from varlab.data.image.depth import Depths, describe_depths, widest

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from varlab.data.faults import BadSampleError, FaultCounter
 from varlab.data.format.index import Index
-from varlab.data.format.storage import OpenFiles, StoredFile
 from varlab.data.image.crop import BoxOf, Centre, box_choices
 from varlab.data.image.decode import U8, decode, decode_into
 from varlab.data.image.depth import ASSUMED
 from varlab.data.image.picture import PixelRules
 from varlab.data.read.image_cache import Buffers, ImageCache, ReadImages
+from varlab.data.storage.folder import StoredFile
+from varlab.data.storage.open_files import OpenFiles
 from varlab.errors import VarlabError
 from varlab.types import Batch, Fault
 

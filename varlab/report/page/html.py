@@ -25,7 +25,7 @@ from varlab.report.runs import Run, Score
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_csv
 from varlab.report.text import duration, si, whole
 from varlab.report.variants import Variant, group_variants, kinds_of
-from varlab.run.record import compare_flat
+from varlab.run.config_keys import compare_flat
 
 __all__ = ["ReportFiles", "write"]
 

@@ -11,7 +11,8 @@ from varlab.report.run_kind import RunKind
 from varlab.report.runs import Run, Score
 from varlab.report.text import join_names, si, significant, whole
 from varlab.report.variants import Variant, kinds_of
-from varlab.run.record import Parent, flatten
+from varlab.run.config_keys import flatten
+from varlab.run.record import Parent
 
 __all__ = ["cautions", "comparable", "cost_match", "describe_protocol", "headline", "share_tokenizer", "verdict"]
 

@@ -13,7 +13,8 @@ from varlab.report.runs import Run, number, science
 from varlab.report.stats.frontier import LossCurve, Point, compute_frontier, fit_frontier
 from varlab.report.stats.power_law import FEWEST, Array, PowerLawFit, fit_power_law
 from varlab.report.text import csv_text, markdown_table
-from varlab.run.record import Parent, Use
+from varlab.run.config_keys import Use
+from varlab.run.record import Parent
 
 __all__ = ["Measure", "ScalingLaw", "ScalingStudy", "find_studies", "fit_laws", "scaling_csv", "scaling_table"]
 

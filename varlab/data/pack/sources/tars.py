@@ -15,11 +15,12 @@ from varlab.data.folders.splits import assign_splits
 from varlab.data.format.index import FILE, SPLITS, read_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import number_labels, split_files
-from varlab.data.format.storage import LocalFolder, OpenFiles, Storage, StoredFile
 from varlab.data.format.table import make_table
 from varlab.data.format.tar import log_notes, scan_tar
 from varlab.data.pack.sources.base import Skipped, SourceSample, require_train, stratified_split, val_notes
 from varlab.data.pack.sources.file_source import FileSource
+from varlab.data.storage.folder import LocalFolder, Storage, StoredFile
+from varlab.data.storage.open_files import OpenFiles
 from varlab.errors import VarlabError
 
 __all__ = ["Tars"]

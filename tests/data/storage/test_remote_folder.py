@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from varlab.data.format import storage
 from varlab.data.format.index import read_index
-from varlab.data.format.storage import RemoteFolder, StoredFile, storage_at
 from varlab.data.pack.packer import pack
 from varlab.data.shard_module import ShardDataModule
+from varlab.data.storage import remote_folder
+from varlab.data.storage.folder import StoredFile
+from varlab.data.storage.remote_folder import RemoteFolder, storage_at
 from varlab.types import VarlabError
 
 Make = Callable[..., ShardDataModule]
@@ -119,7 +120,7 @@ def test_a_shard_that_cannot_be_fetched_is_missing(shards: Path, make_module: Ma
 def test_a_flaky_server_is_retried_and_a_dead_one_is_one_sentence(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(remote_folder.time, "sleep", lambda seconds: None)
     folder = storage_at(f"file://{shards}", cache=tmp_path / "one", cache_bytes=1 << 30)
     system = folder._filesystem()  # type: ignore[union-attr]
     plain, calls = system.get_file, []
@@ -133,7 +134,7 @@ def test_a_flaky_server_is_retried_and_a_dead_one_is_one_sentence(
     monkeypatch.setattr(system, "get_file", flaky)
     assert folder.local("train-000000.tar").read_bytes() == (shards / "train-000000.tar").read_bytes()
     assert len(calls) == 3 and not list((tmp_path / "one").rglob("*.part"))
-    monkeypatch.setattr("varlab.data.format.storage.ATTEMPTS", 2)
+    monkeypatch.setattr("varlab.data.storage.remote_folder.ATTEMPTS", 2)
     with pytest.raises(OSError, match="could not be fetched"):
         folder.local("train-000001.tar")
     with pytest.raises(VarlabError, match=r"index\.json cannot be read"):

@@ -1,4 +1,4 @@
-"""Storage of a shard set's files: a folder, or a URL whose files are fetched whole into a bounded cache."""
+"""Storage behind a URL: its files are fetched whole into a bounded cache."""
 
 from __future__ import annotations
 
@@ -9,53 +9,28 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
-from xxhash import xxh3_64_intdigest
-
-from varlab.data.faults import BadSampleError
 from varlab.data.format.foreign import inside
 from varlab.data.patience import ATTEMPTS, Patience, grow
+from varlab.data.storage.folder import LocalFolder, Storage, StoredFile
 from varlab.errors import VarlabError
 from varlab.files import locked, require_plain, sha256, write_errors
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["LocalFolder", "OpenFiles", "RemoteFolder", "Storage", "StoredFile", "storage_at"]
+__all__ = ["RemoteFolder", "storage_at"]
 
 log = logging.getLogger(__name__)
 
 _FAILED = "failed"  # written into a lock file for those who waited for it
 _OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _UNKNOWN = 1 << 32  # bytes at most of a file whose size no index states
-
-
-class StoredFile(NamedTuple):
-    """A file of a shard set. size: bytes. sha256: of the whole file; empty if it is not known."""
-
-    name: str
-    size: int
-    sha256: str = ""
-
-
-class Storage(Protocol):
-    """The files of a shard set, by name."""
-
-    @property
-    def name(self) -> str: ...  # the path or URL, as the user gave it
-    @property
-    def most_open(self) -> int: ...  # files that a process may keep open
-    def local(
-        self, file: str, size: int | None = None, sha256: str = ""
-    ) -> Path: ...  # its path on this machine; OSError if unavailable
-    def prefetch(self, files: Sequence[StoredFile]) -> None: ...  # files that are read soon
 
 
 def storage_at(path: str | Path, *, cache: str | Path, cache_bytes: int, timeout: float = 180.0) -> Storage:
@@ -66,22 +41,6 @@ def storage_at(path: str | Path, *, cache: str | Path, cache_bytes: int, timeout
     if "://" not in str(path):
         return LocalFolder(Path(path))
     return RemoteFolder(str(path), cache=Path(cache), cache_bytes=cache_bytes, timeout=timeout)
-
-
-class LocalFolder:
-    """A folder on this machine."""
-
-    most_open = 512  # a process may usually have 1024
-
-    def __init__(self, path: Path):
-        self.path, self.name = path, str(path)
-
-    def local(self, file: str, size: int | None = None, sha256: str = "") -> Path:
-        """The file itself. Raises OSError if it is missing, or no plain file."""
-        return require_plain(self.path / file)
-
-    def prefetch(self, files: Sequence[StoredFile]) -> None:
-        """Do nothing: the files are here."""
 
 
 class RemoteFolder:
@@ -263,62 +222,3 @@ def _stat(path: Path) -> os.stat_result | None:
     with suppress(FileNotFoundError):  # another process made room
         return path.stat()
     return None
-
-
-class OpenFiles:
-    """Files of a storage, each opened once per process; the least recently used are closed."""
-
-    def __init__(self, storage: Storage, files: Sequence[StoredFile]):
-        self._storage, self._files = storage, files
-        self._open: OrderedDict[int, FileIO] = OrderedDict()
-
-    def read(self, number: int, offset: int, size: int, check: int) -> bytes:
-        """Part of a file. check: its hash (xxh3, 64 bits).
-
-        Raises:
-            BadSampleError: missing, cut or changed.
-        """
-        try:
-            content = os.pread(self._file(number).fileno(), size, offset)
-        except OSError as e:
-            raise BadSampleError("missing", e.strerror or str(e)) from e
-        if len(content) < size:
-            raise BadSampleError("cut", f"{len(content)} of its {size} bytes")
-        if xxh3_64_intdigest(content) != check:
-            raise BadSampleError("changed", "other bytes than were indexed")
-        return content
-
-    def size_of(self, number: int) -> int | None:
-        """Bytes of a local file, -1 if it is missing; None for a remote one."""
-        if not isinstance(self._storage, LocalFolder):
-            return None
-        try:
-            return self._storage.local(self._files[number].name).stat().st_size
-        except OSError:
-            return -1
-
-    def prefetch(self, numbers: Sequence[int]) -> None:
-        """Announce files that are read soon."""
-        self._storage.prefetch([self._files[number] for number in numbers])
-
-    def _file(self, number: int) -> FileIO:
-        if number not in self._open:
-            self._open[number] = self._opened(number)
-            if len(self._open) > self._storage.most_open:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(number)
-        return self._open[number]
-
-    def _opened(self, number: int) -> FileIO:
-        """Open a file. Another process may drop it from the cache just before: it is then fetched again."""
-        for _ in range(ATTEMPTS - 1):
-            with suppress(FileNotFoundError):
-                return self._storage.local(*self._files[number]).open("rb", buffering=0)
-        return self._storage.local(*self._files[number]).open("rb", buffering=0)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
-
-    def __del__(self) -> None:
-        for file in self._open.values():
-            file.close()

@@ -1,0 +1,41 @@
+"""What a caller gives to a generator: labels and condition tokens, checked and moved to its device."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from varlab.types import VarlabError
+
+Labels: TypeAlias = Tensor | list[int] | None
+"""Class numbers, one a sample; None samples without a class (the null class; of a model of one class, that one)."""
+
+
+def checked_labels(label_B: Labels, *, num_classes: int, batch: int, device: torch.device) -> Tensor:
+    """The labels, int64; None becomes ``batch`` null classes.
+
+    A model of one class is unconditional: its null class is that class.
+    """
+    if label_B is None:
+        label_B = [num_classes] * batch
+    label_B = torch.as_tensor(label_B, dtype=torch.int64, device=device).reshape(-1)
+    bad = label_B[(label_B < 0) | (label_B > num_classes)]
+    if len(bad):
+        raise VarlabError(
+            f"Label {int(bad[0])} is outside the {num_classes} classes of this run "
+            f"(0 … {num_classes - 1}, or {num_classes} for no class)."
+        )
+    return label_B if num_classes > 1 else torch.zeros_like(label_B)
+
+
+def checked_condition(cond_BN: Tensor | None, *, num_tokens: int, batch: int, device: torch.device) -> Tensor | None:
+    """The condition's tokens, ``num_tokens`` for each sample; None where there are none."""
+    if (0 if cond_BN is None else cond_BN.shape[1]) != num_tokens or (cond_BN is not None and len(cond_BN) != batch):
+        shape = None if cond_BN is None else tuple(cond_BN.shape)
+        raise VarlabError(
+            f"This run takes {num_tokens} condition tokens for each of {batch} samples, not {shape}: "
+            "give cond_img_B3HW, or cond_BN from condition_tokens."
+        )
+    return None if cond_BN is None else cond_BN.to(device)
