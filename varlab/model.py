@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from varlab.order import BaseOrder
 from varlab.rng import Rng
 from varlab.sample import KnownTokens, Sampler, blend_images, kept_maps
 from varlab.sample.images import Growth, decode_maps
-from varlab.sample.inputs import Labels, checked_condition, checked_labels
+from varlab.sample.inputs import Labels, SamplerChanges, checked_condition, checked_labels
 from varlab.sample.large_image import sliding_window
 from varlab.sample.sampler import Force
 from varlab.tokenizer import VQTokenizer
@@ -21,18 +21,6 @@ from varlab.tokenizer.condition import Condition
 from varlab.tokenizer.model import grid_of
 from varlab.transformer import Transformer
 from varlab.types import Maps, VarlabError, to_uint8
-
-
-class SamplerChanges(TypedDict, total=False):
-    """Settings that replace those of the model's sampler; None keeps the model's own. See ``varlab.sample.Sampler``."""
-
-    cfg: float | None
-    ramp: str | None
-    cfg_steps: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    smooth: bool | None
 
 
 class Model:

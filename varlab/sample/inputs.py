@@ -1,8 +1,8 @@
-"""What a caller gives to a generator: labels and condition tokens, checked and moved to its device."""
+"""What a caller gives to a generator: labels and condition tokens, checked and moved to its device; sampler settings."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import torch
 from torch import Tensor
@@ -11,6 +11,18 @@ from varlab.types import VarlabError
 
 Labels: TypeAlias = Tensor | list[int] | None
 """Class numbers, one a sample; None samples without a class (the null class; of a model of one class, that one)."""
+
+
+class SamplerChanges(TypedDict, total=False):
+    """Settings that replace those of the model's sampler; None keeps the model's own. See ``varlab.sample.Sampler``."""
+
+    cfg: float | None
+    ramp: str | None
+    cfg_steps: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    smooth: bool | None
 
 
 def checked_labels(label_B: Labels, *, num_classes: int, batch: int, device: torch.device) -> Tensor:
