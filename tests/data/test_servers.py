@@ -16,7 +16,7 @@ import pytest
 from varlab.data.format.index import read_index
 from varlab.data.sequential.shard_samples import ShardSamples
 from varlab.data.shard_module import ShardDataModule
-from varlab.data.storage.folder import StoredFile
+from varlab.data.storage.local_folder import StoredFile
 from varlab.data.storage.remote_folder import storage_at
 from varlab.types import Fault, VarlabError
 

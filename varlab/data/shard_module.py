@@ -21,7 +21,7 @@ from varlab.data.image.crop import Centre, Crop
 from varlab.data.read.loader import BatchDataset
 from varlab.data.read.reader import ShardReader
 from varlab.data.read.stream import EvalSplit, TrainStream, TrainViews
-from varlab.data.storage.folder import Storage
+from varlab.data.storage.local_folder import Storage
 from varlab.data.storage.remote_folder import storage_at
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo

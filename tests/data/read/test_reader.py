@@ -22,7 +22,7 @@ from varlab.data.format.index_builder import build_index
 from varlab.data.format.index_writer import write_index
 from varlab.data.format.scan import ScanSettings
 from varlab.data.read.reader import ShardReader
-from varlab.data.storage.folder import LocalFolder
+from varlab.data.storage.local_folder import LocalFolder
 from varlab.types import VarlabError
 
 

@@ -17,7 +17,7 @@ from varlab.data.format.index import read_index
 from varlab.data.pack.packer import pack
 from varlab.data.shard_module import ShardDataModule
 from varlab.data.storage import remote_folder
-from varlab.data.storage.folder import StoredFile
+from varlab.data.storage.local_folder import StoredFile
 from varlab.data.storage.remote_folder import RemoteFolder, storage_at
 from varlab.types import VarlabError
 

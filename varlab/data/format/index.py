@@ -20,7 +20,7 @@ from varlab.config import Config
 from varlab.data.format.foreign import Entries, read_entries
 from varlab.data.format.table import check_table, read_table
 from varlab.data.image.depth import ASSUMED, Depths
-from varlab.data.storage.folder import LocalFolder, Storage
+from varlab.data.storage.local_folder import LocalFolder, Storage
 from varlab.errors import VarlabError
 from varlab.files import sha256
 from varlab.types import DataInfo

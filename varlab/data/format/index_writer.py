@@ -16,7 +16,7 @@ from varlab.config import Config
 from varlab.data.format.index import DIGEST, FILE, SHARDS, Index, Shard, TableFile
 from varlab.data.format.table import SampleRecord, make_table, table_bytes
 from varlab.data.image.depth import Depths
-from varlab.data.storage.folder import LocalFolder, Storage
+from varlab.data.storage.local_folder import LocalFolder, Storage
 from varlab.files import atomic_write
 from varlab.json_file import write_json
 

@@ -17,7 +17,7 @@ from varlab.data.image.decode import U8, decode, decode_into
 from varlab.data.image.depth import ASSUMED
 from varlab.data.image.picture import PixelRules
 from varlab.data.read.image_cache import Buffers, ImageCache, ReadImages
-from varlab.data.storage.folder import StoredFile
+from varlab.data.storage.local_folder import StoredFile
 from varlab.data.storage.open_files import OpenFiles
 from varlab.errors import VarlabError
 from varlab.types import Batch, Fault

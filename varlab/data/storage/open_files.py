@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from varlab.data.faults import BadSampleError
 from varlab.data.patience import ATTEMPTS
-from varlab.data.storage.folder import LocalFolder, Storage, StoredFile
+from varlab.data.storage.local_folder import LocalFolder, Storage, StoredFile
 
 __all__ = ["OpenFiles"]
 

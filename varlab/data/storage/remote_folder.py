@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from varlab.data.format.foreign import inside
 from varlab.data.patience import ATTEMPTS, Patience, grow
-from varlab.data.storage.folder import LocalFolder, Storage, StoredFile
+from varlab.data.storage.local_folder import LocalFolder, Storage, StoredFile
 from varlab.errors import VarlabError
 from varlab.files import locked, require_plain, sha256, write_errors
 

@@ -19,7 +19,7 @@ from varlab.data.format.table import make_table
 from varlab.data.format.tar import log_notes, scan_tar
 from varlab.data.pack.sources.base import Skipped, SourceSample, require_train, stratified_split, val_notes
 from varlab.data.pack.sources.file_source import FileSource
-from varlab.data.storage.folder import LocalFolder, Storage, StoredFile
+from varlab.data.storage.local_folder import LocalFolder, Storage, StoredFile
 from varlab.data.storage.open_files import OpenFiles
 from varlab.errors import VarlabError
 
