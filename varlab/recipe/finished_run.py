@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from varlab.data import ShardDataModule
 from varlab.data.sequential.shard_stream import refuse_commands
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, build_tokenizer
-from varlab.recipe.objects import make
+from varlab.recipe.objects import described_by, make
 from varlab.rng import Rng
 from varlab.run.record import FILE, read_finished, read_record
 from varlab.run.trust import Trust
@@ -47,7 +47,7 @@ def load(
     record = read_record(run)
     if "tokenizer" not in record.build:
         raise VarlabError(f"{run} is a run of '{record.command} {record.name}', which holds no image model.")
-    with _read_as_a_model(run / FILE):
+    with described_by(run / FILE, "model that can be built"):
         Trust.of(trust).check({key: value for key, value in record.build.items() if key != "classes"}, run / FILE)
         build = Build.from_json(record.build)
         model = assemble(build, Rng(0), condition_tokenizer=_condition_tokenizer(build, run))
@@ -55,20 +55,6 @@ def load(
     if model.transformer is not None:
         load_weights(model.tokenizer, run / "tokenizer.safetensors")
     return model.to(device)
-
-
-@contextmanager
-def _read_as_a_model(file: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a foreign description of a model into one sentence about its file."""
-    try:
-        yield
-    except VarlabError:
-        raise
-    except Exception as error:  # of any constructor that gets values of other types or sizes than it is made for
-        said = " ".join(str(error).split())
-        raise VarlabError(
-            f"{file} describes no model that can be built ({type(error).__name__}: {said:.200})."
-        ) from error
 
 
 def _condition_tokenizer(build: Build, run: Path) -> VQTokenizer | None:
@@ -103,6 +89,8 @@ class FinishedRun:
         config: Config | None = self._config.get("data") or self.record.config.get("data")
         if config is None or self._config.get("data"):
             return config
+        if not isinstance(config, dict):
+            raise VarlabError(f"{self.path / FILE} describes no images: its config.data is no JSON object.")
         trust = Trust.of(self._config.get("trust"))
         if trust.everything:
             return config
@@ -116,8 +104,10 @@ class FinishedRun:
         config = config or self.data_config
         if config is None:
             raise VarlabError(f"{self.path} was not trained on shards: give data=folder data.path=DIR.")
-        data: ShardDataModule = make(config)
-        wanted, has = tuple(self.record.build["image_size"]), data.info.image_size
+        is_recorded = not self._config.get("data")
+        with described_by(self.path / FILE, "images that can be read") if is_recorded else nullcontext():
+            data: ShardDataModule = make(config)
+            wanted, has = tuple(self.record.build["image_size"]), data.info.image_size
         if wanted != has:
             raise VarlabError(
                 f"The run works on {wanted[0]}×{wanted[1]} images, {data.info.path} holds {has[0]}×{has[1]}."

@@ -15,7 +15,7 @@ from varlab.losses.perceptual import ClassifierPerceptual
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
-from varlab.recipe.objects import make
+from varlab.recipe.objects import described_by, make
 from varlab.rng import Rng
 from varlab.run.record import FILE, read_finished, read_record
 from varlab.run.trust import Trust
@@ -52,8 +52,8 @@ def load_classifier(run: Path, trust: Trust | None = None) -> Classifier:
     build = read_finished(run).build
     if "classifier" not in build:
         raise VarlabError(f"{run} is not the run of a classifier (varlab train task=classifier).")
-    (trust or Trust()).check(build["classifier"], run / FILE)
-    with Rng(0).scope("init/classifier"):
+    with described_by(run / FILE, "classifier that can be built"), Rng(0).scope("init/classifier"):
+        (trust or Trust()).check(build["classifier"], run / FILE)
         classifier: Classifier = make(build["classifier"])
     load_weights(classifier, run / "weights.safetensors")
     return classifier

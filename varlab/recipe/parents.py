@@ -15,7 +15,7 @@ from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import Extractor
 from varlab.recipe.assembly import build_tokenizer
 from varlab.recipe.networks import held_out_accuracy, load_classifier
-from varlab.recipe.objects import make_part
+from varlab.recipe.objects import described_by, make_part
 from varlab.recipe.run_search import RUNS, nearest_run, same_images, smallest_tokenizer
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
@@ -128,8 +128,9 @@ class Parents:
             parent = _tokenizer_parent(key, Path(setting) if setting != "auto" else search(), scales)
             weights = Path(parent.file)
         self.used[role] = parent
-        self.trust.check(parent.config, Path(parent.run) / FILE)
-        tokenizer = build_tokenizer(parent.config, Rng(0))
+        with described_by(file := Path(parent.run) / FILE, "tokenizer that can be built"):
+            self.trust.check(parent.config, file)
+            tokenizer = build_tokenizer(parent.config, Rng(0))
         load_weights(tokenizer, weights)
         return tokenizer.eval().requires_grad_(False)
 
