@@ -103,6 +103,12 @@ def test_how_and_where_is_not_another_configuration(tmp_path: Path) -> None:
     assert differences({"a": 1}, {"a": True}) and differences({"a": (1,)}, {"a": [1]}) == []
 
 
+def test_lists_and_long_values_are_named_as_different() -> None:
+    assert differences({"scales": [[1, 1]], "a": None}, {"scales": [[2, 2]]}) == ["scales: [[1, 1]] → [[2, 2]]"]
+    (line,) = differences({"a": "x" * 10_000}, {"a": 1})
+    assert line.endswith("… → 1") and len(line) < 300
+
+
 def test_another_command_is_refused(tmp_path: Path) -> None:
     prepare(tmp_path)
     with pytest.raises(VarlabError, match="varlab train"):

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_PATIENCE = 5.0  # seconds in which the ranks or workers of a killed process end, too
 _MOST_NAMED = 6  # differing keys listed in an error
+_LONGEST_SHOWN = 200  # characters of a value
 
 
 class RunDirectory:
@@ -237,9 +238,11 @@ def differences(before: Mapping[str, object], after: Mapping[str, object]) -> li
     A key that is null counts as one that is absent: an earlier version did not have it.
     """
     differing = compare(current_targets(before), current_targets(after))
-    rows = sorted((k, row) for k, row in differing.items() if counts(k, Use.IDENTITY) and set(row) != {None, ABSENT})
-    return [f"{key}: {' → '.join(map(_shown, row))}" for key, row in rows]
+    said = {k for k, row in differing.items() if any(value is not None and value is not ABSENT for value in row)}
+    keys = sorted(key for key in said if counts(key, Use.IDENTITY))
+    return [f"{key}: {' → '.join(map(_shown, differing[key]))}" for key in keys]
 
 
 def _shown(value: object) -> str:
-    return "(absent)" if value is ABSENT else json.dumps(value)
+    text = "(absent)" if value is ABSENT else json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
