@@ -13,8 +13,8 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 
-from varlab.config import Config
-from varlab.files import atomic_write, write_errors
+from varlab.files import atomic_write, open_file, write_errors
+from varlab.json_file import parse_json
 
 _log = logging.getLogger(__name__)
 _CLOCK = ("images", "flops", "seconds")
@@ -44,16 +44,22 @@ class Journal(Logger):
 
     def cut(self, images: int) -> None:
         """Delete the entries after ``images``: a run that resumes there writes them again."""
-        if not self.path.exists():
-            return
-        kept = [line for line in self.path.read_text().splitlines() if _images_of(line) <= images]
-        with atomic_write(self.path) as file:
-            file.write("".join(f"{line}\n" for line in kept).encode())
+        lines = self._lines()
+        if lines:
+            with atomic_write(self.path) as file:
+                file.writelines(line + b"\n" for line in lines if _values(line).get("images", math.inf) <= images)
 
-    def last_values(self) -> Config:
+    def last_values(self) -> dict[str, float]:
         """The last value of each metric that was written, by name."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return {name: value for line in lines for name, value in json.loads(line).items()}
+        return {name: value for line in self._lines() for name, value in _values(line).items()}
+
+    def _lines(self) -> list[bytes]:
+        """Raises VarlabError if something else than a file is there."""
+        try:
+            with open_file(self.path) as file:
+                return file.read().splitlines()
+        except FileNotFoundError:
+            return []
 
     def log_hyperparams(self, *arguments: Any, **keywords: Any) -> None:
         """Do nothing: run.json holds the configuration."""
@@ -82,9 +88,10 @@ class Journal(Logger):
             Image.fromarray(images[-1]).save(file, format="PNG")
 
 
-def _images_of(line: str) -> float:
-    """The clock of a line; infinite for the incomplete last line of a killed run."""
+def _values(line: bytes) -> dict[str, float]:
+    """The numbers of a line; none of the incomplete last line of a killed run, and of a damaged one."""
     try:
-        return json.loads(line)["images"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        point = parse_json(line)
+    except ValueError:
+        return {}
+    return {name: x for name, x in point.items() if isinstance(x, int | float)} if isinstance(point, dict) else {}
