@@ -69,7 +69,7 @@ def test_damaged_bytes_are_refused_or_change_nothing(kind: str, tmp_path: Path) 
     path, read = written(tmp_path, kind)
     sound = path.read_bytes()
 
-    @settings(max_examples=400)
+    @settings(max_examples=40)  # a thousand others: make attack
     @given(damages())
     def refused(damage: Any) -> None:
         path.write_bytes(damage(sound))
@@ -140,6 +140,14 @@ def test_a_checkpoint_without_the_digest_that_it_had_is_refused(tmp_path: Path) 
     torch.save(torch.load(path, weights_only=True), path)
     with pytest.raises(VarlabError, match="has lost the digest"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", ["weights", "checkpoint"])
+def test_a_damaged_name_of_the_digest_is_a_lost_digest(kind: str, tmp_path: Path) -> None:
+    path, read = written(tmp_path, kind)
+    path.write_bytes(path.read_bytes().replace(b"varlab_xxh3", b"varlab_xxh4"))
+    with pytest.raises(VarlabError, match="has lost the digest"):
+        read(path)
 
 
 def test_the_checkpoint_before_stays_until_the_next_one_was_read_back(

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from varlab.checkpoint.seal import MARKS, SealedFile, check_seal, sealed_tensors
+from varlab.checkpoint.seal import MARKS, SealedFile, check_seal, lost_digest, sealed_tensors
 from varlab.config import Config
 from varlab.files import atomic_write
 from varlab.types import VarlabError
@@ -137,9 +137,7 @@ def load_checkpoint(path: Path) -> Config:
         sealed = check_seal(name)
         state: Config = torch.load(name, map_location="cpu", weights_only=True)
         if state.pop(_SEALED, False) and not sealed:
-            raise VarlabError(
-                f"{path} has lost the digest that varlab wrote at its end (truncated or damaged): remove it."
-            )
+            raise lost_digest(path)
         return state
 
     return _read(path, load, "a checkpoint")

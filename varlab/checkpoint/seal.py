@@ -22,7 +22,7 @@ from xxhash import xxh3_128
 
 from varlab.errors import VarlabError
 
-__all__ = ["MARKS", "SealedFile", "check_seal", "sealed_tensors"]
+__all__ = ["MARKS", "SealedFile", "check_seal", "lost_digest", "sealed_tensors"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class _Seal:
 _NEW = _Seal("varlab_xxh3", 32, xxh3_128)
 _SEALS = (_NEW, _Seal("varlab_sha256", 64, hashlib.sha256))
 MARKS = tuple(seal.mark for seal in _SEALS)
+_LAST = b"\n"  # ends the header of sealed weights, far from the digest; other writers end it with spaces
 _NO_COMMENT = bytes(2)  # the end of a zip without a comment: its length
 _CHUNK = 1 << 18
 _LARGEST_HEADER = 100_000_000  # of safetensors
@@ -67,7 +68,7 @@ def sealed_tensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tupl
     named = json.dumps({_NEW.mark: _NEW.blank.decode()} | metadata, separators=(",", ":")).encode()
     rest = bytes(data[9:length]).strip()
     header = b'{"__metadata__":' + named + (b"" if rest == b"}" else b",") + rest
-    header += b" " * (-len(header) % 8)
+    header += b" " * (-(len(header) + 1) % 8) + _LAST
     head = len(header).to_bytes(8, "little") + header
     digest = _digest([head, data[length:]], _NEW)
     return head.replace(_NEW.in_header + _NEW.blank, _NEW.in_header + digest, 1), data[length:]
@@ -108,6 +109,8 @@ def check_seal(path: Path, name: Path | None = None) -> bool:
             if (digests := _in_comment(file, size, seal) or _in_header(file, size, header, seal))
         ]
     if not both:
+        if header.endswith(_LAST):
+            raise lost_digest(name or path)
         return False
     written, found = both[0]
     if written != found:
@@ -117,6 +120,11 @@ def check_seal(path: Path, name: Path | None = None) -> bool:
             "again that made it."
         )
     return True
+
+
+def lost_digest(path: Path) -> VarlabError:
+    """The error about a file that was written with a digest and has none."""
+    return VarlabError(f"{path} has lost the digest that varlab wrote into it (truncated or damaged): remove it.")
 
 
 def _in_comment(file: FileIO, size: int, seal: _Seal) -> tuple[bytes, bytes] | None:

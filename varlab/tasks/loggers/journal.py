@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 
-from varlab.files import atomic_write, open_file, write_errors
+from varlab.files import atomic_write, require_plain, write_errors
 from varlab.json_file import parse_json
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Journal(Logger):
     def _lines(self) -> list[bytes]:
         """Raises VarlabError if something else than a file is there."""
         try:
-            with open_file(self.path) as file:
+            with require_plain(self.path).open("rb") as file:
                 return file.read().splitlines()
         except FileNotFoundError:
             return []
