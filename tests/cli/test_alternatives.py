@@ -118,3 +118,15 @@ def test_a_swept_budget(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert all("flops" not in run.parent.name for run in runs)
     assert main(["train", "-m", *still, "budget.images=32,64", "budget.flops=1e9", f"out={tmp_path / 'two'}"]) == 1
     assert "leave out budget.images or budget.flops" in capsys.readouterr().err and not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("content", [b"a: [1\n", b"a: \xff\n", b"a\x00: 1\n", b"a: 1\nb\n", b"[" * 3000])
+def test_a_users_file_that_is_no_yaml_is_named(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf" / "order").mkdir(parents=True)
+    (tmp_path / "conf" / "order" / "mine.yaml").write_bytes(content)
+    words = ["train", "--config-dir", str(tmp_path / "conf"), "order=mine", "--cfg", "job"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "mine.yaml" in said and "cannot be read (" in said and "unexpected" not in said

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathElement
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from yaml import SafeLoader, YAMLError, compose
 
+from varlab.config import conf_dir
 from varlab.errors import VarlabError
 from varlab.run.config_keys import flatten
 
@@ -49,12 +51,22 @@ class LayeredLoader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose, and let the keys of the command line replace their alternatives."""
-        cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        try:
+            cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise self._unreadable(error) from error
         parsed = OverridesParser.create(config_loader=self).parse_overrides(overrides)
         layer = flatten({override.key_or_group: _value(override) for override in parsed})
         for group in self._groups:
             _replace(cfg, group, [key for key in group if layer.get(key) is not None], "the command line")
         return cfg
+
+    def _unreadable(self, error: Exception) -> VarlabError:
+        """Name the file of the user that is no YAML."""
+        folders = [path.removeprefix("file://") for path in map(_place, self.config_search_path.get_path())]
+        broken = next((file for folder in folders for file in Path(folder).rglob("*.yaml") if not _is_yaml(file)), "")
+        why = " ".join(str(error).split())
+        return VarlabError(f"{broken or 'A YAML file'} cannot be read ({why:.400}): correct it, in UTF-8.")
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         """One file, in which the keys that it gives replace their alternatives of the files before."""
@@ -64,6 +76,18 @@ class LayeredLoader(ConfigLoaderImpl):
                 given = [key for key in group if OmegaConf.select(result.config, key) is not None]
                 _replace(result.config, group, given, f"{default.config_path}.yaml")
         return result
+
+
+def _place(entry: SearchPathElement) -> str:
+    return entry.path if entry.path and entry.path.startswith("file://") else str(conf_dir())
+
+
+def _is_yaml(file: Path) -> bool:
+    try:
+        compose(file.read_text(encoding="utf-8"), Loader=SafeLoader)
+    except (YAMLError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _replace(cfg: DictConfig, group: Sequence[str], given: Sequence[str], where: str) -> None:
