@@ -6,6 +6,7 @@ import cProfile
 import csv
 import json
 import pstats
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,17 @@ def test_a_damaged_list_of_jobs_is_passed_over(tmp_path: Path, text: str, caplog
     sweep_table.add_jobs(tmp_path, [sweep_table.SweepJob(("seed=0",), "seed=0")])
     assert [row.path for row in sweep_table.read_rows(tmp_path)] == ["seed=0"]
     assert text == "{}" or "passed over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "is_read"),
+    [(b"\xff\xfe", True), (b"", True), (b"\xff,x\n0,seed=0\n", True), (b'"job,x\n0,seed=0\n', False)],
+)
+def test_a_damaged_table_is_passed_over_or_named(tmp_path: Path, content: bytes, is_read: bool) -> None:
+    sweep_table.add_jobs(tmp_path, [sweep_table.SweepJob(("seed=0",), "seed=0")])
+    whole = (tmp_path / "sweep.csv").read_bytes()
+    (tmp_path / "sweep.csv").write_bytes(content)
+    with nullcontext() if is_read else pytest.raises(VarlabError, match=r"sweep\.csv is no table of a sweep"):
+        sweep_table.update_row(tmp_path, "seed=0")
+    sweep_table.update_table(tmp_path)
+    assert (tmp_path / "sweep.csv").read_bytes() == whole

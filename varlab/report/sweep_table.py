@@ -134,7 +134,10 @@ def update_row(folder: Path, path: str, *, working: bool = False) -> None:
             return
         start = table.rfind(b"\n", 0, end) + 1
         texts = (table[: table.find(b"\n")], table[start:end])
-        names, values = csv.reader(text.decode(errors="replace") for text in texts)
+        try:
+            names, values = csv.reader(text.decode(errors="replace") for text in texts)
+        except (ValueError, csv.Error) as error:
+            raise VarlabError(f"{folder / TABLE} is no table of a sweep ({error}): remove it.") from error
         old = dict(zip(names, values, strict=False))
         job = SweepJob((old.get("overrides", ""),), path, old.get("slurm_job", ""))
         run = next(iter(choose_scores(_started([folder / path], {}))), None)
