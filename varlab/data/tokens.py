@@ -102,7 +102,7 @@ def read_tokens(folder: str | Path) -> TokenSet:
     try:
         entries = read_entries(path)
         if (version := entries.raw.get("version")) != VERSION:
-            raise VarlabError(f"{path} has version {version!r}, not {VERSION}: run `varlab encode` again.")
+            raise VarlabError(f"{path} has version {version!r:.20}, not {VERSION}: run `varlab encode` again.")
         tokens = _parse(Path(folder), entries)
         if entries.raw.get(_DIGEST, tokens.hash) != tokens.hash:
             raise ValueError("it was changed after it was written")

@@ -114,6 +114,9 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", shard(0, 4))
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     assert tars(tmp_path, classes=str(tmp_path / "names.txt")).classes == ("cat", "dog")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with pytest.raises(VarlabError, match="device is not a file"):
+        tars(tmp_path, classes=str(tmp_path / "device"))
 
 
 def test_the_split_follows_names_patterns_or_a_share(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def _parse(storage: Storage, entries: Entries) -> Index:
     """Raises ValueError if an entry is missing or wrong."""
     if (version := entries.raw.get("version")) != VERSION:
         name = f"{storage.name}/{FILE}"
-        raise VarlabError(f"{name} has version {version!r}, not {VERSION}: run `varlab index {storage.name}`.")
+        raise VarlabError(f"{name} has version {version!r:.20}, not {VERSION}: run `varlab index {storage.name}`.")
     splits, tables = Entries(entries.mapping("splits")), Entries(entries.mapping("tables"))
     conditions = entries.raw.get("conditions")
     return Index(

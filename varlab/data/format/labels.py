@@ -11,6 +11,7 @@ from pathlib import Path
 from varlab.data.faults import BadSampleError
 from varlab.data.folders.class_names import canonical, in_order
 from varlab.errors import VarlabError
+from varlab.files import read_bytes
 
 __all__ = [
     "NO_LABEL",
@@ -34,6 +35,7 @@ NO_LABEL = "neither cls nor a label in its json"
 """The detail of a fault: a WebDataset sample without a label."""
 
 _LONGEST = 18  # digits of a number
+_LARGEST = 1 << 28  # bytes of a file of class names
 _MOST = 1_000_000  # larger numbers are row numbers, not labels
 
 
@@ -105,9 +107,9 @@ def class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
         return tuple(canonical(str(name)) for name in classes or ()) or None
     path = Path(classes).expanduser()
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, _LARGEST)
         text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
+    except (VarlabError, OSError, UnicodeDecodeError) as e:
         raise VarlabError(f"classes={path} cannot be read ({e}): give a file in UTF-8 with one name a line.") from e
     return tuple(canonical(line.strip()) for line in text.splitlines() if line.strip()) or None
 

@@ -99,7 +99,7 @@ def _check_not_source(source: ImageSource, folder: Path) -> None:
 def _open_staging(staging: Path, fingerprint: str) -> None:
     """Make the staging folder; it is cleared first if it belongs to another packing."""
     mark = staging / "of"
-    if staging.is_dir() and not (mark.is_file() and mark.read_text() == fingerprint):
+    if staging.is_dir() and not (mark.is_file() and mark.read_bytes() == fingerprint.encode()):
         shutil.rmtree(staging)
     staging.mkdir(parents=True, exist_ok=True)
     mark.write_text(fingerprint)
