@@ -6,6 +6,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 # extra arguments for pip, e.g. PIP_ARGS='--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple'
 PIP_ARGS ?=
+# other cases: ATTACK='seed=1 share=3', one format: ATTACK="format='index.json'"
+ATTACK ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # the oldest torch that varlab works with
@@ -16,7 +18,7 @@ GPU_PYTHON ?=
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report test test-slow numerics slurm-test gpu-check check format clean
+.PHONY: help env demo report test test-slow attack numerics slurm-test gpu-check check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -42,6 +44,9 @@ test: env  ## run the tests of every law and contract
 
 test-slow: env  ## run the tests that take minutes: whole studies, twenty random kills, trainings and stops of several ranks
 	$(BIN)/python -m pytest -m "slow and not slurm"
+
+attack: env  ## damage every format that varlab reads, thousands of times: nothing may be wrong without a word, hang, run or be written elsewhere
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.attack $(ATTACK)
 
 numerics: env $(TORCH29)/.installed  ## run the numeric tests under every instruction set, one and two threads, torch 2.9 and 2.13
 	$(BIN)/python tests/numerics.py $(BIN)/python $(TORCH29)/bin/python

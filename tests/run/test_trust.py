@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from varlab.config import conf_dir
@@ -60,6 +60,7 @@ def around(draw: st.DrawFn, inside: Any) -> Any:
 
 @pytest.mark.parametrize("target", FOREIGN, ids=str)
 def test_a_foreign_target_is_refused_at_any_depth(target: object) -> None:
+    @settings(max_examples=4)  # thousands of such records: make attack
     @given(around({"_target_": target, "a": 1}))
     def refused(config: Any) -> None:
         with pytest.raises(VarlabError, match=r"would run .*trust=true"):
@@ -69,6 +70,7 @@ def test_a_foreign_target_is_refused_at_any_depth(target: object) -> None:
     refused()
 
 
+@settings(max_examples=15)
 @given(around(OWN))
 def test_own_parts_are_built_at_any_depth(config: Any) -> None:
     Trust().check(config, FILE)
