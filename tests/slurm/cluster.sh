@@ -127,7 +127,10 @@ start() {
 
 node() { slurmd -N "$1" -f "$SLURM_CONF"; } # its daemon, anew
 
-kill_node() { kill -9 "$(cat "$D/run/slurmd.$1.pid")"; }
+kill_node() { # which may have come back a moment ago, and not yet have written its number
+  wait_for "kill -0 \$(cat '$D/run/slurmd.$1.pid') 2>/dev/null"
+  kill -9 "$(cat "$D/run/slurmd.$1.pid")"
+}
 
 stop() { # in an order in which each can say goodbye
   scancel --user="$(id -un)" 2>/dev/null || true
