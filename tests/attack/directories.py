@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import varlab
+from tests import small
 from tests.attack.foreign_values import payloads
 from tests.attack.stored import answer, put
 from tests.attack.trial import Format, Reading
@@ -114,7 +115,7 @@ def _directory(number: int, folder: Path, *, kind: str) -> None:
     planted = folder.parents[2] / "outside" / "planted"
     every = list(payloads(planted).values())
     payload = every[(5 * number + len(kind)) % len(every)]
-    record = json.loads((run / "run.json").read_text())
+    record = small.record(run)
     (run / "run.json").write_text(json.dumps(plant(record, PLACES[number % len(PLACES)], payload)))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import varlab
+from tests import small
 from tests.attack.damage import BYTES, JSON, LINES, TEXT, by_suffix, json_below
 from tests.attack.shards import mark
 from tests.attack.stored import answer, overrides, put
@@ -197,7 +198,7 @@ def _begun(folder: Path) -> Reading:
 
 def _run_and_asked(folder: Path) -> None:
     put(folder, "next_scale")
-    record = json.loads((folder / "runs" / "next_scale" / "run.json").read_text())
+    record = small.record(folder / "runs" / "next_scale")
     (folder / "asked").mkdir()
     (folder / "asked" / "run.json").write_text(json.dumps(record))
     record["outcome"] = {"state": "stopped", "images": 64}
@@ -223,7 +224,7 @@ def _half_encoded(folder: Path) -> None:
     tokens = folder / "runs" / "tokens"
     (folder / "words").write_text(json.dumps(overrides(tokens)))
     (tokens / "tokens.json").unlink()
-    record = json.loads((tokens / "run.json").read_text())
+    record = small.record(tokens)
     (tokens / "run.json").write_text(json.dumps(record | {"outcome": {"state": "running"}}))
 
 

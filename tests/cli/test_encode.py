@@ -242,7 +242,9 @@ def test_a_flipped_bit_in_the_labels_is_named(at: int, plain: Path, tmp_path: Pa
     labels = bytearray((copy / "train.labels.npy").read_bytes())
     labels[at] ^= 1
     (copy / "train.labels.npy").write_bytes(labels)
-    with pytest.raises(VarlabError, match=r"train\.labels\.npy holds other bytes .* run `varlab encode` again"):
+    with pytest.raises(
+        VarlabError, match=r"train\.labels\.npy holds other bytes .* run the same `varlab encode` again"
+    ):
         TokenReader(read_tokens(copy), "train")
 
 
