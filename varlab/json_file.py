@@ -11,7 +11,7 @@ from typing import Any
 from varlab.errors import VarlabError
 from varlab.files import read_bytes, write_text
 
-__all__ = ["parse_json", "read_json", "write_json", "write_sealed_json"]
+__all__ = ["is_sealed", "parse_json", "read_json", "write_json", "write_sealed_json"]
 
 LARGEST = 64 << 20  # bytes of a file
 _SEAL = "sha256"  # the first entry of a sealed file: the digest of all lines below it
@@ -52,6 +52,11 @@ def read_json(path: Path) -> Any:
                 f'remove its line "{_SEAL}".'
             )
     return value
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a JSON file, which can be read, was written with the digest of its text."""
+    return read_bytes(path, LARGEST).startswith(_head("")[:-3].encode())
 
 
 def _head(digest: str) -> str:

@@ -55,7 +55,7 @@ def test_a_damaged_record_is_a_row(tmp_path: Path, name: str) -> None:
 PARTS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "pictures/samples.png": ("Image size (3600000000 pixels)", lambda file: file.write_bytes(header_only(60_000))),
     "pictures/reconstructions.png": ("9000×9000 pixels", lambda file: file.write_bytes(header_only(9000))),
-    "pictures/real.png": ("is not a file", pipe),
+    "pictures/real.png": ("no plain file", pipe),
     "pictures/growth.png": ("is neither PNG nor JPEG", lambda file: file.write_bytes(b"\x89PNG broken")),
     "metrics.jsonl": ("1 lines that hold no log point, as line 2", lambda file: file.write_bytes(
         file.read_bytes().replace(b"\n", b"\n\xff\xff\n", 1))),
@@ -77,7 +77,7 @@ def test_a_pipe_in_the_place_of_the_metrics_does_not_hang(tmp_path: Path) -> Non
     run = make_runs.generator(tmp_path / "a", order="raster")
     pipe(run / "metrics.jsonl")
     (read,) = find_runs([run])
-    assert read.finished and read.metrics == [] and "is not a file" in read.faults[0]
+    assert read.finished and read.metrics == [] and "no plain file" in read.faults[0]
 
 
 def test_an_unreadable_folder_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

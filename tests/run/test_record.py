@@ -77,7 +77,7 @@ def test_a_file_that_is_no_record_is_refused_with_the_reason(tmp_path: Path, con
 
 def test_a_pipe_in_the_place_of_a_record_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
-    with pytest.raises(VarlabError, match="is not a file"):
+    with pytest.raises(VarlabError, match="it is no plain file"):
         read_record(tmp_path)
 
 

@@ -35,5 +35,5 @@ def test_later_and_damaged_lines_are_cut(tmp_path: Path) -> None:
 
 def test_a_pipe_in_its_place_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
-    with pytest.raises(VarlabError, match=r"metrics\.jsonl is not a file"):
+    with pytest.raises(VarlabError, match=r"metrics\.jsonl cannot be read .it is no plain file"):
         Journal(directory=tmp_path).cut(32)

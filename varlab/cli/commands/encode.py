@@ -18,7 +18,7 @@ from varlab.data import ShardDataModule
 from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, read_tokens, write_array, write_tokens
 from varlab.files import digest, sha256, write_text
 from varlab.flops import FlopCounter
-from varlab.json_file import read_json, write_sealed_json
+from varlab.json_file import is_sealed, read_json, write_sealed_json
 from varlab.launch.environment import global_rank, local_rank, started_ranks
 from varlab.model import Model
 from varlab.recipe.finished_run import FinishedRun
@@ -130,6 +130,9 @@ def _clear(directory: RunDirectory, origin: Config) -> None:
     if _marked(mark) != wanted:
         for old in [*directory.path.glob("*.npy"), *directory.path.glob(f"*{_NOTE}")]:
             old.unlink()
+    elif not is_sealed(mark):  # of an earlier version, which wrote no digests
+        for shard in directory.path.glob("*.npy"):
+            _note(shard, fingerprint(shard))
     write_sealed_json(mark, {"origin_sha256": wanted, "origin": origin})
 
 

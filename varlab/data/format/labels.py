@@ -109,7 +109,7 @@ def class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
     try:
         content = read_bytes(path, _LARGEST)
         text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-    except (VarlabError, OSError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeDecodeError) as e:
         raise VarlabError(f"classes={path} cannot be read ({e}): give a file in UTF-8 with one name a line.") from e
     return tuple(canonical(line.strip()) for line in text.splitlines() if line.strip()) or None
 

@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 
+from varlab.errors import VarlabError
 from varlab.files import atomic_write, require_plain, write_errors
 from varlab.json_file import parse_json
 
@@ -56,10 +57,11 @@ class Journal(Logger):
     def _lines(self) -> list[bytes]:
         """Raises VarlabError if something else than a file is there."""
         try:
-            with require_plain(self.path).open("rb") as file:
-                return file.read().splitlines()
+            return require_plain(self.path).read_bytes().splitlines()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise VarlabError(f"{self.path} cannot be read ({error.strerror or error}): make it readable.") from error
 
     def log_hyperparams(self, *arguments: Any, **keywords: Any) -> None:
         """Do nothing: run.json holds the configuration."""
