@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -34,11 +35,13 @@ class _Worker:
         self._process.start()
         other.close()
         self.todo: list[Case] = []
+        self.lingers = False
         self._since = time.monotonic()
 
     def give(self, chunk: list[Case]) -> None:
         """Let it run these."""
         self.todo, self._since = chunk, time.monotonic()
+        self.lingers |= any(form.lingers for form, _ in chunk)
         self.connection.send([(form.name, number) for form, number in chunk])
 
     def take(self) -> Result | None:
@@ -68,12 +71,13 @@ def run_all(cases: Sequence[Case], *, seed: int, processes: int) -> Results:
     """The result of each case, by format and number."""
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="attack-", ignore_cleanup_errors=True) as folder:
-        chunks = [list(cases[at : at + _CHUNK]) for at in range(0, len(cases), _CHUNK)]
+        chunks = _chunks(cases)
         workers = [_Worker(seed, Path(folder)) for _ in range(processes)]
         while chunks or any(worker.todo for worker in workers):
-            for worker in workers:
+            for i, worker in enumerate(workers):
                 if chunks and not worker.todo:
-                    worker.give(chunks.pop(0))
+                    workers[i] = _rested(worker, seed, Path(folder))
+                    workers[i].give(chunks.pop(0))
             ready = wait([worker.connection for worker in workers if worker.todo], timeout=1.0)
             for i, worker in enumerate(workers):
                 if worker.connection in ready or worker.hangs:
@@ -81,6 +85,20 @@ def run_all(cases: Sequence[Case], *, seed: int, processes: int) -> Results:
         for worker in workers:
             worker.end()
     return results
+
+
+def _chunks(cases: Sequence[Case]) -> list[list[Case]]:
+    """Some cases of one format each."""
+    formats = [list(of) for _, of in itertools.groupby(cases, key=lambda case: case[0].name)]
+    return [of[at : at + _CHUNK] for of in formats for at in range(0, len(of), _CHUNK)]
+
+
+def _rested(worker: _Worker, seed: int, folder: Path) -> _Worker:
+    """The worker, or another one if its last case may go on in threads."""
+    if not worker.lingers:
+        return worker
+    worker.end()
+    return _Worker(seed, folder)
 
 
 def _advanced(worker: _Worker, results: Results, seed: int, folder: Path) -> _Worker:

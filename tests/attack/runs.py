@@ -30,6 +30,7 @@ from varlab.recipe.parents import Parents
 from varlab.report import find_runs, read_run, write_report
 from varlab.report.log_points import read_log_points
 from varlab.report.sweep_table import SweepJob, add_jobs, read_rows, update_row, update_table
+from varlab.run import provenance
 from varlab.run.directory import RunDirectory
 from varlab.run.record import read_record
 from varlab.run.trust import named_targets
@@ -199,6 +200,7 @@ def _begun(folder: Path) -> Reading:
 def _run_and_asked(folder: Path) -> None:
     put(folder, "next_scale")
     record = small.record(folder / "runs" / "next_scale")
+    provenance.hardware()  # the first call in a process starts a program
     (folder / "asked").mkdir()
     (folder / "asked" / "run.json").write_text(json.dumps(record))
     record["outcome"] = {"state": "stopped", "images": 64}
@@ -223,7 +225,8 @@ def _half_encoded(folder: Path) -> None:
     put(folder, "multi", "data/letters", "tokens")
     tokens = folder / "runs" / "tokens"
     (folder / "words").write_text(json.dumps(overrides(tokens)))
-    (tokens / "tokens.json").unlink()
+    for name in ("tokens.json", "val-000000.npy", "val.labels.npy"):
+        (tokens / name).unlink()
     record = small.record(tokens)
     (tokens / "run.json").write_text(json.dumps(record | {"outcome": {"state": "running"}}))
 
@@ -334,5 +337,5 @@ FORMATS = (
     Format("training, resumed", _stopped_with_words, _resumed, _STOPPED, by_suffix,
            verified=False, cases=30),
     Format("encoding, continued", _half_encoded, _encoded, ("runs/tokens/*",), by_suffix, verified=False, cases=40),
-    Format("yaml", _write_yaml, _yaml, ("conf/*/*.yaml",), TEXT, verified=False, cases=60),
+    Format("yaml", _write_yaml, _yaml, ("conf/*/*.yaml",), TEXT, verified=False, other_kinds=False, cases=60),
 )  # fmt: skip

@@ -58,4 +58,8 @@ def _read(folder: Path) -> Reading:
             assert kept.read_bytes() == (folder / kept.name).read_bytes(), f"{kept} is not what was indexed"
 
 
-FORMATS = (Format("server", _write, _read, ("way",), _choose, place="http://127.0.0.1", cases=60),)
+FORMATS = (
+    Format(
+        "server", _write, _read, ("way",), _choose, place="http://127.0.0.1", lingers=True, other_kinds=False, cases=60
+    ),
+)

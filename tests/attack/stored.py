@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import logging
+import re
 import shutil
 import tarfile
 import tempfile
@@ -70,7 +71,7 @@ def call(*arguments: str) -> tuple[int, str]:
 def answer(*arguments: str) -> Reading:
     """Whether a command works. Raises VarlabError with its sentence if it refuses; RuntimeError if it says something else."""
     code, said = call(*arguments)
-    if "Traceback" in said or "unexpected " in said or code not in (0, 1):
+    if "Traceback" in said or re.search(r"^varlab \w+: unexpected", said, re.MULTILINE) or code not in (0, 1):
         raise RuntimeError(f"varlab {' '.join(arguments)}: exit code {code}\n{said}")
     if code:
         raise VarlabError(" ".join(said.split())[-1500:])

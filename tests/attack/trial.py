@@ -51,8 +51,9 @@ class Format:
     make: writes an honest folder. read: reads it by the package's own reader. files: patterns of the files that are damaged.
     damage: draws and does it. verified: whether another value than the honest one is wrong; False for files that say what
     they mean without a digest. partial: whether what is missing counts as read right, because no file says what should be
-    there. after: done to the folder after the damage. plant: makes the directory of a number, in place of
-    a damage. place: by which a sentence may name the file, too. cases: of a whole attack. seconds: of work for a case.
+    there. after: done to the folder after the damage. plant: makes the directory of a number, in place of a damage. place:
+    by which a sentence may name the file, too. lingers: whether threads may go on after a case. other_kinds: whether pipes
+    and the like stand in the file's place, too. cases: of a whole attack. seconds: of work for a case.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Format:
     after: Callable[[Path], None] | None = None
     plant: Callable[[int, Path], None] | None = None
     place: str = ""
+    lingers: bool = False
+    other_kinds: bool = True
     cases: int = 150
     seconds: float = 20
 
@@ -136,7 +139,7 @@ class Trial:
                 if file.is_file() and file.stat().st_size
             )
         )
-        if rng.random() < _OTHER_KIND:
+        if self.form.other_kinds and rng.random() < _OTHER_KIND:
             other_kind(rng, path)
         else:
             self.form.damage(rng, path)

@@ -132,15 +132,15 @@ class BaseDataModule(LightningDataModule):
 def require_at_least(minimum: int, **values: int) -> None:
     """Raise VarlabError if a setting of the data is smaller."""
     for name, value in values.items():
-        if value < minimum:
-            raise VarlabError(f"data.{name} is {value}, but must be at least {minimum}.")
+        if not isinstance(value, int) or value < minimum:
+            raise VarlabError(f"data.{name} is {value!r:.40}, but must be a whole number, at least {minimum}.")
 
 
 def require_share(**values: float) -> None:
     """Raise VarlabError if a setting of the data is not in [0, 1]."""
     for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise VarlabError(f"data.{name} is {value}, but it is a share: give 0 to 1.")
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise VarlabError(f"data.{name} is {value!r:.40}, but it is a share: give 0 to 1.")
 
 
 def require_timeout(seconds: float) -> float:

@@ -73,7 +73,8 @@ class ShardDataModule(BaseDataModule):
         timeout: float = 180.0,
     ):
         super().__init__(path=str(path), batch=batch, eval_batch=eval_batch, seed=seed, workers=workers)
-        require_at_least(0, views=views)
+        require_at_least(0, views=views, cache_bytes=cache_bytes)
+        require_at_least(1, most_pixels=most_pixels)
         require_share(max_bad=max_bad)
         if view not in ("image", "condition"):
             raise VarlabError(f"data.view={view} is unknown: use image or condition.")

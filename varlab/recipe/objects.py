@@ -51,7 +51,7 @@ def described_by(file: Path, what: str) -> Iterator[None]:
     except VarlabError as error:
         if str(file.parent) in str(error):
             raise
-        raise VarlabError(f"{file} describes no {what}: {error}") from error
+        raise VarlabError(f"{file} describes no {what}: {error!s:.600}") from error
     except Exception as error:  # of any constructor that gets values of other types or sizes than it is made for
         said = " ".join(str(error).split())
         raise VarlabError(f"{file} describes no {what} ({type(error).__name__}: {said:.200}).") from error

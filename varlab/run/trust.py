@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from varlab.config import conf_dir
 from varlab.errors import VarlabError
+from varlab.files import read_bytes
+from varlab.json_file import LARGEST
 from varlab.renames import current_name
 from varlab.run.record import FILE
 
@@ -118,7 +121,8 @@ def named_targets(folder: Path) -> set[str]:
             continue
         for name in files:
             if name.endswith((".yaml", ".yml")):
-                found |= set(_TARGET.findall(Path(root, name).read_text(encoding="utf-8", errors="replace")))
+                with suppress(VarlabError, FileNotFoundError):  # Hydra says it, if it is to read that file
+                    found |= set(_TARGET.findall(read_bytes(Path(root, name), LARGEST).decode(errors="replace")))
     return set(map(current_name, found))
 
 

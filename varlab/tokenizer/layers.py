@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varlab.errors import VarlabError
+
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     """GroupNorm with the field's epsilon; ``groups`` is cut to what divides ``channels`` evenly."""
-    while channels % groups:
-        groups -= 1
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    if not groups >= 1:
+        raise VarlabError(f"groups is {groups!r:.40}, but must be at least 1.")
+    most = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(most, channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):

@@ -71,11 +71,11 @@ def _unpickled(path: Path) -> object:
             name = match[1] or match[2]
             if match[2] or not _is_foreign_class(name):
                 raise VarlabError(
-                    f"{path} holds code ({name}) besides tensors and was not read: get the weights from a source you trust, "
-                    "as .safetensors if possible."
+                    f"{path} holds code ({name:.100}) besides tensors and was not read: get the weights from a source you "
+                    "trust, as .safetensors if possible."
                 ) from error
             placeholders.append((_placeholder(name), name))
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except Exception as error:  # a damaged pickle may raise anything
             raise _damaged(path) from error
     raise VarlabError(
         f"{path} holds objects of more than {_MOST_PLACEHOLDERS} classes and was not read: keep only tensors in it."
