@@ -132,8 +132,8 @@ class BaseDataModule(LightningDataModule):
 def require_at_least(minimum: int, **values: int) -> None:
     """Raise VarlabError if a setting of the data is smaller."""
     for name, value in values.items():
-        if not isinstance(value, int) or value < minimum:
-            raise VarlabError(f"data.{name} is {value!r:.40}, but must be a whole number, at least {minimum}.")
+        if not isinstance(value, int | float) or not value >= minimum:
+            raise VarlabError(f"data.{name} is {value!r:.40}, but must be at least {minimum}.")
 
 
 def require_share(**values: float) -> None:
