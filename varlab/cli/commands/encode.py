@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data import ShardDataModule
+from varlab.data.format.foreign import map_array
 from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, read_tokens, write_array, write_tokens
 from varlab.files import digest, sha256, write_text
 from varlab.flops import FlopCounter
@@ -56,7 +57,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     _clear(directory, origin)
     parts = _parts(data)
     mine = parts[rank::world]
-    todo = _unfinished(directory.path, mine, origin)
+    todo = _unfinished(directory.path, mine, origin, run.model)
     if len(todo) < len(mine):
         logger.info("%d of %d token shards exist already", len(mine) - len(todo), len(mine))
     with progress_bar("encoding") as progress:
@@ -131,7 +132,7 @@ def _clear(directory: RunDirectory, origin: Config) -> None:
         for old in [*directory.path.glob("*.npy"), *directory.path.glob(f"*{_NOTE}")]:
             old.unlink()
     elif not is_sealed(mark):  # of an earlier version, which wrote no digests
-        for shard in directory.path.glob("*.npy"):
+        for shard in filter(Path.is_file, directory.path.glob("*.npy")):
             _note(shard, fingerprint(shard))
     write_sealed_json(mark, {"origin_sha256": wanted, "origin": origin})
 
@@ -143,7 +144,7 @@ def _marked(mark: Path) -> object:
     return None
 
 
-def _unfinished(folder: Path, parts: list[_Part], origin: Config) -> list[_Part]:
+def _unfinished(folder: Path, parts: list[_Part], origin: Config, model: Model) -> list[_Part]:
     """The parts whose token shard is not there as it was written. A finished set, to be mended, has the digests."""
     known: dict[str, str] = {}
     with suppress(VarlabError):
@@ -152,7 +153,16 @@ def _unfinished(folder: Path, parts: list[_Part], origin: Config) -> list[_Part]
     for part in parts:
         if part.file in known and not (path := folder / part.file).with_suffix(_NOTE).exists():
             _note(path, known[part.file])
-    return [part for part in parts if not _noted(folder / part.file)]
+    return [part for part in parts if not (_noted(folder / part.file) and _fits(folder / part.file, part, model))]
+
+
+def _fits(path: Path, part: _Part, model: Model) -> bool:
+    """Whether a file holds tokens of as many images as the part has: a digest may be of what lay there before."""
+    tokens = sum(h * w for h, w in model.tokenizer.scales)
+    with suppress(OSError, ValueError):
+        map_array(path, shape=(part.last - part.first, None, tokens), dtype=dtype_for(model.tokenizer.vocab_size))
+        return True
+    return False
 
 
 def _note(shard: Path, check: str) -> None:
