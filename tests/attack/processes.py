@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -127,10 +128,18 @@ def _work(connection: Connection, seed: int, folder: Path) -> None:
     with suppress(EOFError):
         while True:
             for name, number in connection.recv():
-                if name not in trials:
-                    trials.clear()
-                    trials[name] = Trial(forms[name], folder / f"{os.getpid()}-{name}".replace(" ", "_"))
-                connection.send(trials[name].run(number, seed))
+                connection.send(_result(trials, forms[name], number, seed, folder))
+
+
+def _result(trials: dict[str, Trial], form: Format, number: int, seed: int, folder: Path) -> Result:
+    """Run one case. trials: keeps the one whose honest files were made last."""
+    try:
+        if form.name not in trials:
+            trials.clear()
+            trials[form.name] = Trial(form, Path(tempfile.mkdtemp(dir=folder)))
+        return trials[form.name].run(number, seed)
+    except Exception:  # of the honest files, which must be read right
+        return Result("traceback", traceback.format_exc())
 
 
 def _silence() -> None:

@@ -24,7 +24,7 @@ from xxhash import xxh3_128
 from varlab.config import Config
 from varlab.data.format.foreign import Entries, map_array, read_entries
 from varlab.errors import VarlabError
-from varlab.files import atomic_write
+from varlab.files import atomic_write, require_plain
 from varlab.json_file import write_json
 
 __all__ = [
@@ -162,7 +162,7 @@ def write_array(path: Path, array: NDArray[np.integer]) -> str:
 
 def fingerprint(path: Path) -> str:
     """xxh3 of a file's bytes: 128 bits, hexadecimal."""
-    with path.open("rb") as file:
+    with require_plain(path).open("rb") as file:
         return hashlib.file_digest(file, xxh3_128).hexdigest()
 
 

@@ -17,7 +17,7 @@ from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.data.format.foreign import map_array
 from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, read_tokens, write_array, write_tokens
-from varlab.files import digest, sha256, write_text
+from varlab.files import digest, read_bytes, sha256, write_text
 from varlab.flops import FlopCounter
 from varlab.json_file import is_sealed, read_json, write_sealed_json
 from varlab.launch.environment import global_rank, local_rank, started_ranks
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _MARK = "encoding.json"  # says whose token shards are here, finished or not
 _NOTE = ".xxh3"  # the digest of a token shard, until tokens.json has it
+_LONGEST_NOTE = 100  # bytes
 _POLL = 0.2  # seconds between checks of what other ranks have done
 
 
@@ -172,8 +173,8 @@ def _note(shard: Path, check: str) -> None:
 
 def _noted(shard: Path) -> str:
     """The digest of a token shard; empty where the shard is not the one that was written."""
-    with suppress(OSError, ValueError):
-        check = shard.with_suffix(_NOTE).read_text()
+    with suppress(OSError, ValueError, VarlabError):
+        check = read_bytes(shard.with_suffix(_NOTE), _LONGEST_NOTE).decode()
         return check if fingerprint(shard) == check else ""
     return ""
 

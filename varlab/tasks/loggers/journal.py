@@ -13,12 +13,12 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 
-from varlab.errors import VarlabError
-from varlab.files import atomic_write, require_plain, write_errors
+from varlab.files import atomic_write, read_bytes, write_errors
 from varlab.json_file import parse_json
 
 _log = logging.getLogger(__name__)
 _CLOCK = ("images", "flops", "seconds")
+_LARGEST = 1 << 34  # bytes
 
 
 class Journal(Logger):
@@ -55,13 +55,11 @@ class Journal(Logger):
         return {name: value for line in self._lines() for name, value in _values(line).items()}
 
     def _lines(self) -> list[bytes]:
-        """Raises VarlabError if something else than a file is there."""
+        """Raises VarlabError if something is there that cannot be read."""
         try:
-            return require_plain(self.path).read_bytes().splitlines()
+            return read_bytes(self.path, _LARGEST).splitlines()
         except FileNotFoundError:
             return []
-        except OSError as error:
-            raise VarlabError(f"{self.path} cannot be read ({error.strerror or error}): make it readable.") from error
 
     def log_hyperparams(self, *arguments: Any, **keywords: Any) -> None:
         """Do nothing: run.json holds the configuration."""
