@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch._ops import OpOverload
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry
 
 from varlab.config import Config
 from varlab.sample.images import decode_maps
@@ -69,12 +71,12 @@ class FlopCounter:
 
         attention: False leaves out the products inside attention, which ``attention_flops`` counts.
         """
-        flops, unknown = _count(lambda: run_on_meta(module, *args, method=method), attention)
+        flops, unknown = _count(lambda: _meta_run(module, args, method), attention)
         if any(FAILED in name for name in unknown):
             real = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
             meta = flops, unknown
             with sdpa_kernel(SDPBackend.MATH):  # as products, which are known on every device
-                flops, unknown = _count(lambda: method(module, *(a.to(real) for a in args)), attention)
+                flops, unknown = _count(lambda: partial(method, module, *(a.to(real) for a in args)), attention)
             flops, unknown = max((flops, unknown), meta, key=lambda count: count[0])
         self.uncounted |= unknown
         return flops
@@ -93,14 +95,14 @@ class FlopCounter:
         """Decoding one image's f_hat."""
         return self.forward(tokenizer, tokenizer.blank(1), method=lambda module, f_hat: module.decode(f_hat))
 
-    def sampling(self, transformer: Transformer, slots: Slots, tokenizer: VQTokenizer, *, guided: bool) -> int:
+    def sampling(self, forward: int, tokenizer: VQTokenizer, *, guided: bool) -> int:
         """Drawing one image: every slot once (twice when guided), then its maps through the quantizer and the decoder.
 
-        slots: those of one sample (B = 1), all steps of it.
+        forward: operations of the transformer for all slots of one image.
         """
         maps = [torch.zeros(1, h * w, dtype=torch.int64) for h, w in tokenizer.scales]
         decode = self.forward(tokenizer, *maps, method=lambda module, *maps: decode_maps(module, list(maps)))
-        return self.transformer(transformer, slots) * (2 if guided else 1) + decode
+        return forward * (2 if guided else 1) + decode
 
     def trained(self, module: nn.Module, image_size: tuple[int, int]) -> int:
         """Forward and backward of one image; a frozen part (``frozen_forward``) goes forward only."""
@@ -116,42 +118,71 @@ def run_on_meta(
     method: Callable[..., object] = lambda module, *args: module(*args),
 ) -> None:
     """Run ``method(module, *args)`` on meta copies of the weights and the arguments: shapes must fit, nothing is computed."""
-    meta = {name: t.detach().to("meta") for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    weights = {f"module.{name}": t for name, t in meta.items()}
-    with _UncountedShapes(), torch.no_grad():
-        functional_call(_Call(module, method), weights, tuple(a.to("meta") for a in args))
+    _meta_run(module, args, method)()
 
 
-def _count(run: Callable[[], object], attention: bool) -> tuple[int, set[str]]:
+def _meta_run(
+    module: nn.Module, args: tuple[Tensor | Slots, ...], method: Callable[..., object]
+) -> Callable[[], object]:
+    """Make the copies that ``run_on_meta`` runs on; returns the run."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    weights = {f"module.{name}": t.detach().to("meta") for name, t in named}
+    call, inputs = _Call(module, method), tuple(a.to("meta") for a in args)
+
+    def run() -> None:
+        with _UncountedShapes(), torch.no_grad():
+            functional_call(call, weights, inputs)
+
+    return run
+
+
+def _count(prepare: Callable[[], Callable[[], object]], attention: bool) -> tuple[int, set[str]]:
     """The operations of a run, and the names of those that are unknown; of one that failed, those before."""
-    with FlopCounterMode(display=False) as counter, _Unknown() as unknown, torch.no_grad():
-        try:
+    counter = _Counter()
+    try:
+        run = prepare()
+        with counter, torch.no_grad():
             run()
-        except Exception as error:
-            logger.debug("%s", unknown.last, exc_info=error)
-            unknown.names -= {unknown.last}
-            unknown.names.add(f"{unknown.last} {FAILED}")
-    counts = counter.get_flop_counts()["Global"]
-    return sum(n for op, n in counts.items() if attention or not any(a in str(op) for a in _ATTENTION)), unknown.names
+    except Exception as error:
+        logger.debug("%s", counter.last, exc_info=error)
+        counter.unknown -= {counter.last}
+        counter.unknown.add(f"{counter.last} {FAILED}")
+    counts = counter.flops.items()
+    return sum(n for name, n in counts if attention or not any(a in name for a in _ATTENTION)), counter.unknown
 
 
-class _Unknown(TorchDispatchMode):
-    """Collects the operations that do products and are in no table of formulas."""
+class _Counter(TorchDispatchMode):
+    """Adds up torch's formulas by operation, and collects the operations that do products and have no formula.
+
+    torch's FlopCounterMode also tells modules apart, which takes as long again as the run.
+    """
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
+        self.flops: Counter[str] = Counter()
+        self.unknown: set[str] = set()
         self.last = "the first operation"
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
-        name = f"{func.namespace}.{func._schema.name.partition('::')[2]}"
+        kwargs = kwargs or {}
+        name = func.name().partition(".")[0].replace("::", ".")
+        formula = flop_registry.get(getattr(func, "overloadpacket", func))
         self.last = name
-        foreign = func.namespace not in _TORCH or _PRODUCTS.match(name.partition(".")[2])
-        if foreign and func.overloadpacket not in flop_registry:
-            self.names.add(name)
-        return func(*args, **(kwargs or {}))
+        if formula is None and isinstance(func, OpOverload):
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.flops[name] += formula(*args, **kwargs, out_val=out)
+        elif func.namespace not in _TORCH or _PRODUCTS.match(name.partition(".")[2]):
+            self.unknown.add(name)
+        return out
 
 
 class _UncountedShapes(TorchDispatchMode):

@@ -242,6 +242,7 @@ def test_a_full_disk_while_packing(tiny_disk: Path, refused: Refused) -> None:
     assert not any(out.glob("*.tar")) and not (out / "index.json").exists() and not half_written(out)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_training(tiny_disk: Path, refused: Refused, lab: Path) -> None:
     said = refused("train", f"out={tiny_disk / 'run'}", *MULTI)
     assert "the disk is full: make room and run the same command again" in said

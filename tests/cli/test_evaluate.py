@@ -56,6 +56,7 @@ def test_a_generators_scores_and_their_protocol(run: Path, lab: Path, tmp_path: 
     assert small.record(tmp_path / "out")["parents"]["judge"]["weights_sha256"] == judge
 
 
+@pytest.mark.slow
 def test_every_protocol_has_its_own_file(run: Path, tmp_path: Path) -> None:
     """The same question asked again gets the same numbers."""
     first = evaluate(run, tmp_path / "first", *FEW)

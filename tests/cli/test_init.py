@@ -52,6 +52,7 @@ def test_training_goes_on_from_an_import(lab: Path, tmp_path: Path) -> None:
     assert not same_weights(tmp_path / "run", tmp_path / "in")
 
 
+@pytest.mark.slow
 def test_another_resolution(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The tokenizer at other scales, the transformer's positions interpolated, and the log says so."""
     assert main(["pack", "source=digits", "source.size=32", f"out={tmp_path / 'data'}"]) == 0

@@ -133,6 +133,7 @@ def test_lightnings_own_callbacks_act_on_the_clock(lab: Path, tmp_path: Path) ->
     assert small.record(run)["outcome"]["images"] == 128
 
 
+@pytest.mark.slow
 def test_keys_of_the_trainer_pass_through(lab: Path, tmp_path: Path) -> None:
     def run(name: str, *more: str) -> Path:
         assert main(["train", f"out={tmp_path / name}", *SHORT, *more]) == 0
@@ -201,6 +202,7 @@ def wandb_records(file: Path) -> Iterator[bytes]:
             at += 7 + length
 
 
+@pytest.mark.slow
 def test_wandb_offline_holds_the_numbers_of_the_journal(lab: Path, tmp_path: Path) -> None:
     protocol = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     run = tmp_path / "run"

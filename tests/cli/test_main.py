@@ -142,7 +142,7 @@ def test_a_run_is_named_by_its_path(varlab, workplace: Path) -> None:
     assert read_record(workplace / "runs/fakes/run=runs_fakes_seed=1").outcome.values["run"] == "runs/fakes/seed=1"
 
 
-@pytest.mark.parametrize("launch", ["local", "joblib"])
+@pytest.mark.parametrize("launch", ["local", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_under_multirun_a_failed_job_loses_no_other(varlab, workplace: Path, launch: str) -> None:
     if launch == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

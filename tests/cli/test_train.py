@@ -144,6 +144,7 @@ def test_where_and_how_a_run_is_done_is_no_part_of_it(lab: Path, capsys: pytest.
     assert files(lab / "raster") == before
 
 
+@pytest.mark.slow
 def test_a_run_keeps_to_what_it_found_at_first(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,7 @@ def test_tokenizer(lab: Path, imported: None, capsys: pytest.CaptureFixture[str]
     assert "it is a Patches." in refused_export(lab / "mine" / "on_patches", capsys)
 
 
+@pytest.mark.slow
 def test_quantizer(lab: Path, imported: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("Quantizer")
     codes = read_weights(lab / "mine" / "fixed" / "weights_raw.safetensors")["quantizer.codebook.weight"]
@@ -127,6 +128,7 @@ def test_quantizer(lab: Path, imported: None, capsys: pytest.CaptureFixture[str]
     assert "a quantizer of its own, my_quantizer.FixedCodes" in refused_export(lab / "mine" / "fixed", capsys)
 
 
+@pytest.mark.slow
 def test_condition(lab: Path, imported: None) -> None:
     run("Condition")
     model = varlab.load(lab / "mine" / "brightness", trust=True)
@@ -145,12 +147,14 @@ def sampled(lab: Path, name: str) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_extractor(columns: Path) -> None:
     run("Extractor")
     scored = scores(columns, extractor="thumbnail", extractor_hash="thumbnail-1")["scores"]
     assert scored["fid"] > 0 and "inception_score" not in scored
 
 
+@pytest.mark.slow
 def test_perceptual_loss(lab: Path) -> None:
     run("Perceptual loss")
     assert small.curve(lab / "mine" / "edges", "train/perceptual")[0] > 0
@@ -168,6 +172,7 @@ def test_kind_of_training(lab: Path) -> None:
     assert "<h2>Ink</h2>" in page and "error, as its own metric or training defines it" in page
 
 
+@pytest.mark.slow
 def test_logger(lab: Path) -> None:
     run("Logger")
     logged = lab / "mine" / "logged"
@@ -176,6 +181,7 @@ def test_logger(lab: Path) -> None:
     assert list(logged.rglob("metrics.csv")) and not list(logged.rglob("events.out*"))
 
 
+@pytest.mark.slow
 def test_callback(lab: Path) -> None:
     run("Callback")
     assert float((lab / "mine" / "norm" / "norm.txt").read_text()) > 0
@@ -200,6 +206,7 @@ def test_metric(columns: Path) -> None:
     assert "sharpness" in Path("runs/report/results.csv").read_text().splitlines()[0]
 
 
+@pytest.mark.slow
 def test_sampler(columns: Path) -> None:
     run("Sampler")
     settings = small.record(Path("runs/sample") / sampled(Path("runs"), "min_p"))["outcome"]["sampler"]
@@ -212,12 +219,14 @@ def test_sampler(columns: Path) -> None:
     assert (first == second).all()
 
 
+@pytest.mark.slow
 def test_optimizer(lab: Path) -> None:
     run("Optimizer")
     state = torch.load(lab / "mine" / "lion" / "last.ckpt", weights_only=True)
     assert "mean" in json.dumps(state, default=lambda value: str(type(value)))
 
 
+@pytest.mark.slow
 def test_does_it_keep_the_contract(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("Does it keep the contract?")
     parts = ("tokenizer=fixed", "extractor=thumbnail", "perceptual=edges", "source=stripes", "my_metric:Sharpness")

@@ -19,6 +19,9 @@ from varlab.checkpoint.formats import read_state
 from varlab.cli.main import main
 from varlab.types import VarlabError
 
+FAST = ("var_A", "taming_gpt", "llamagen_gpt")
+"""One of each format; the others are as long: ``make test-slow``."""
+
 
 def states(name: str) -> dict[str, dict[str, Tensor]]:
     _, tokenizer, transformer, _ = IMPORTS[name]
@@ -27,7 +30,12 @@ def states(name: str) -> dict[str, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "suffix"), [*((name, "pth") for name in IMPORTS), ("var_A", "safetensors"), ("llamagen", "safetensors")]
+    ("name", "suffix"),
+    [
+        *((name, "pth") if name in FAST else pytest.param(name, "pth", marks=pytest.mark.slow) for name in IMPORTS),
+        ("var_A", "safetensors"),
+        ("llamagen", "safetensors"),
+    ],
 )
 def test_there_and_back(name: str, suffix: str, imported, tmp_path: Path) -> None:
     """import → export gives the same names and tensors; import → export → import the same run."""

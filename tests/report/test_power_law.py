@@ -34,7 +34,9 @@ CASES = {  # sizes, seeds, deviation of log y over seeds (per size), deviation o
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [name if name == "sizes off the line" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_the_intervals_cover_the_truth_93_to_97_times_in_100(case: str) -> None:
     """Of the exponent, the scale and the line's height; 1,000 trials count a share to 0.7 percent, 100 only to two."""
     sizes, seeds, noise, misfit = CASES[case]
@@ -111,6 +113,7 @@ def test_the_frontier_of_curves_that_touch_a_law_is_the_law() -> None:
     assert fit is not None and len(fit.x) == 7 and fit.b == pytest.approx(-0.13, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_frontier_interval_covers_the_truth_93_to_97_times_in_100() -> None:
     rng = np.random.default_rng(3)
     drawn = [tangents(SEVEN, luck=0.01 * rng.normal(size=7)) for _ in range(1000)]

@@ -111,6 +111,7 @@ def test_the_page_has_the_chapter_and_the_table_its_numbers(sizes: Path, tmp_pat
     assert float(loss["b_low"]) <= float(loss["b"]) <= float(loss["b_high"]) and loss["points"] == "5"
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_table(sizes: Path, tmp_path: Path) -> None:
     first, second = (write_report([sizes], tmp_path / name, title="t") for name in "ab")
     assert first.scaling and second.scaling and first.scaling.read_bytes() == second.scaling.read_bytes()

@@ -145,7 +145,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_anywhere_leaves_the_other_run_in_the_report(pair: Path, tmp_path: Path, data: st.DataObject) -> None:
     score = next((pair / "other" / "scores").glob("*.json"))

@@ -39,7 +39,13 @@ def _numbers(directory: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in clocked} for line in _lines(directory)]
 
 
-@pytest.mark.parametrize("make", TASKS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        task if task in (generator_task, tokenizer_task) else pytest.param(task, marks=pytest.mark.slow)
+        for task in TASKS
+    ],
+)
 def test_killed_and_resumed_equals_never_stopped(make: Any, tmp_path: Path) -> None:
     whole = train(make(), tmp_path / "whole", images=72)
     for kill_at in (8, 40):
@@ -61,7 +67,7 @@ def kill_and_resume(make: Any, kill_at: int, folder: Path, whole: Any) -> None:
     assert resumes == [{"from": saved, "repeated": kill_at - saved}]
 
 
-@pytest.mark.parametrize("make", [generator_task, tokenizer_task])
+@pytest.mark.parametrize("make", [generator_task, pytest.param(tokenizer_task, marks=pytest.mark.slow)])
 def test_stopped_in_validation_equals_never_stopped(make: Any, tmp_path: Path) -> None:
     """After the log point of the same update, which the resumed run writes again with the same values."""
     whole = train(make(), tmp_path / "whole", images=72)

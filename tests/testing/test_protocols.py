@@ -81,7 +81,8 @@ def use_generator(model: Model) -> None:
     model.growth(batch.label_B, seed=1, frames=2)
     model.edit(img, torch.ones(4, *img.shape[2:]), batch.label_B)
     slots = example_slots(order, model.tokenizer)
-    FlopCounter().sampling(transformer, slots, model.tokenizer, guided=True)
+    count = FlopCounter()
+    count.sampling(count.transformer(transformer, slots), model.tokenizer, guided=True)
     task = tiny.generator_task(order=order, transformer=transformer.train(), tokenizer=model.tokenizer)
     with torch.no_grad():
         task.predict(batch)

@@ -130,7 +130,9 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     if condition is not None:
         named |= {"conditions": f"{condition.describe(data.info)} of val, cyclic"}
     slots = example_slots(order, model.tokenizer, condition)
-    one = FlopCounter().sampling(transformer, slots, model.tokenizer, guided=sampler.guides(transformer.num_classes))
+    count = FlopCounter()
+    forward = count.transformer(transformer, slots)
+    one = count.sampling(forward, model.tokenizer, guided=sampler.guides(transformer.num_classes))
     drawn = n * (rejection.candidates if rejection else 1)
     return {
         "kind": "generator",

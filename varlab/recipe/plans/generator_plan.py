@@ -122,12 +122,13 @@ def _generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[st
     slots = example_slots(order, model.tokenizer, model.condition)
     parts = [] if model.condition is None else model.condition.children()
     own = [part for part in parts if isinstance(part, VQTokenizer)]
+    forward = count.transformer(transformer, slots)
     return {
-        "train_flops_per_image": TRAINING * count.transformer(transformer, slots),
+        "train_flops_per_image": TRAINING * forward,
         "encode_flops_per_image": count.encode(model.tokenizer, info.image_size) if info.tokens is None else 0,
         "condition_flops_per_image": sum(count.encode(tokenizer, info.image_size) for tokenizer in own),
         "sampling_flops_per_image": count.sampling(
-            transformer, slots, model.tokenizer, guided=model.sampler.guides(transformer.num_classes)
+            forward, model.tokenizer, guided=model.sampler.guides(transformer.num_classes)
         ),
         "parameters": parameters(transformer),
         "tokens_per_image": order.num_positions,
@@ -140,7 +141,7 @@ def _tokenizer_flops(
 ) -> Callable[[int], int]:
     """FLOPs by trained images: the tokenizers' training, stored tokens once, and what each image is encoded with."""
     trained = sum(parents.used[role].flops for role in ("tokenizer", "condition") if role in parents.used)
-    once = info.encoded * FlopCounter().encode(tokenizer, info.image_size)
+    once = info.encoded * FlopCounter().encode(tokenizer, info.image_size) if info.encoded else 0
     each = cost["encode_flops_per_image"] + cost["condition_flops_per_image"]
     return lambda images: trained + once + images * each
 
