@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from varlab.checkpoint import load_checkpoint, load_weights, read_metadata, save_checkpoint, save_weights
+from varlab.checkpoint.weight_blocks import LARGEST, WeightBlocks
 from varlab.files import atomic_write, sha256
 from varlab.types import VarlabError
 
@@ -115,3 +118,50 @@ def test_an_interrupt_while_a_checkpoint_is_written_stays_an_interrupt(
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path / "last.ckpt", {"step": 1})
     assert not list(tmp_path.iterdir())
+
+
+class Places(nn.Module):
+    """Parameters of several blocks, of another type, and not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = nn.Parameter(torch.randn(700, 600))
+        self.short = nn.Parameter(torch.randn(30, 20, dtype=torch.bfloat16))
+        self.turned = nn.Parameter(torch.randn(5, 4).t())
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("none", torch.zeros(0, 3))
+
+
+def test_weights_go_to_any_place_that_takes_them(tmp_path: Path) -> None:
+    stored, module = Places(), Places()
+    state = stored.state_dict() | {"short": stored.short.detach().float()}
+    save_weights(tmp_path / "w", state, {})
+    load_weights(module, tmp_path / "w")
+    assert all(torch.equal(value, stored.state_dict()[name]) for name, value in module.state_dict().items())
+    assert not module.turned.is_contiguous() and module.short.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("place", [0, 200_000, 419_999])
+def test_every_block_of_a_tensor_is_judged_and_compared(place: int, tmp_path: Path) -> None:
+    path, state = tmp_path / "w", Places().state_dict()
+    state["large"].view(-1)[place] = float("nan")
+    save_weights(path, state, {})
+    with pytest.raises(VarlabError, match="diverged: its tensor 'large'"):
+        load_weights(Places(), path)
+    state["large"].view(-1)[place] = 0.125
+    save_weights(path, state, {})
+    data = bytearray(path.read_bytes())
+    start = data.index(state["large"].numpy().tobytes())
+    data[start + 4 * place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(VarlabError, match="does not hold what varlab wrote"):
+        load_weights(Places(), path)
+
+
+@settings(max_examples=60)
+@given(st.floats(width=32), st.integers(0, 6))
+def test_a_sound_weight_is_one_whose_square_is_finite(value: float, place: int) -> None:
+    tensor = torch.arange(7.0).index_fill(0, torch.tensor(place), value)
+    blocks = WeightBlocks({"a": tensor}, {})
+    assert b"".join(blocks) == tensor.numpy().tobytes()
+    assert (blocks.diverged == "a") == (not abs(value) <= LARGEST)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TypeVar, cast
 
-import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from varlab.checkpoint.seal import MARKS, SealedFile, check_seal, lost_digest, sealed_tensors
+from varlab.checkpoint.weight_blocks import LARGEST, WeightBlocks, is_sound
 from varlab.config import Config
 from varlab.files import atomic_write
 from varlab.types import VarlabError
@@ -30,8 +30,6 @@ __all__ = [
 
 
 T = TypeVar("T")
-LARGEST = 1e18
-"""A weight beyond it has no square in float32."""
 _SEALED = "sealed"  # key of a checkpoint that has a digest at its end
 
 
@@ -48,36 +46,40 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Read exported weights into ``module``, in place.
 
     Raises VarlabError when the file is missing or damaged, when a tensor is missing, unexpected or of another shape, or
-    when one holds numbers that no sound training ends with.
+    when one holds numbers that no sound training ends with; the module then holds some of the file's numbers.
     """
-    state = read_weights(path)
-    check_state(module.state_dict(), state, path)
-    if (name := diverged(state)) is not None:
+    places = module.state_dict()
+    state, blocks = _read(path, lambda name: _read_sealed(name, places), "weights")
+    check_state(places, state, path)
+    if blocks.diverged is not None:
         raise VarlabError(
-            f"{path} comes from a training that diverged: its tensor '{name}' holds NaN, infinity or numbers beyond "
-            f"{LARGEST:g}. Train again with a lower learning rate."
+            f"{path} comes from a training that diverged: its tensor '{blocks.diverged}' holds NaN, infinity or numbers "
+            f"beyond {LARGEST:g}. Train again with a lower learning rate."
         )
-    module.load_state_dict(state)
+    module.load_state_dict({name: state[name] for name in state if name not in blocks.copied}, strict=False)
 
 
 def diverged(state: Mapping[str, Tensor]) -> str | None:
     """The first tensor with a number that is not finite, or whose square is not finite in float32; None if all are sound."""
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and tensor.numel():
-            least, most = tensor.aminmax()
-            if not (least >= -LARGEST and most <= LARGEST):  # of NaN, neither holds
-                return name
-    return None
+    floats = (name for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel())
+    return next((name for name in floats if not is_sound(state[name])), None)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read weights written by ``save_weights``. Raises VarlabError when the file is missing or damaged."""
+    return _read(path, lambda name: _read_sealed(name, {}), "weights")[0]
 
-    def read(name: Path) -> dict[str, Tensor]:
-        check_seal(name)
-        return safetensors.torch.load_file(name)
 
-    return _read(path, read, "weights")
+def _read_sealed(path: Path, places: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], WeightBlocks]:
+    """The tensors of a file that holds what was written, and their blocks, which went to their places meanwhile."""
+    with safe_open(path, framework="pt") as file:
+        state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.offset_keys()}
+    blocks = WeightBlocks(state, places)
+    rest = iter(blocks)
+    check_seal(path, rest=rest)
+    for _ in rest:  # of a file without a digest
+        pass
+    return state, blocks
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import safetensors.torch
 from torch import Tensor
@@ -22,7 +22,10 @@ from xxhash import xxh3_128
 
 from varlab.errors import VarlabError
 
-__all__ = ["MARKS", "SealedFile", "check_seal", "lost_digest", "sealed_tensors"]
+__all__ = ["MARKS", "Parts", "SealedFile", "check_seal", "lost_digest", "sealed_tensors"]
+
+Parts: TypeAlias = Iterable[bytes | memoryview]
+"""Bytes one after another."""
 
 
 @dataclass(frozen=True)
@@ -95,24 +98,23 @@ class SealedFile:
         self._file.flush()
 
 
-def check_seal(path: Path, name: Path | None = None) -> bool:
+def check_seal(path: Path, name: Path | None = None, rest: Parts | None = None) -> bool:
     """Whether a file carries its digest. Raises VarlabError if its content is another than was written.
 
-    name: of the file in the message, where that differs.
+    name: of the file in the message, where that differs. rest: what lies below the header of weights, if that is read
+    elsewhere; it is used where the digest is in that header.
     """
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, 2)
         header = _header(file, size)
-        both = [
-            digests
-            for seal in _SEALS
-            if (digests := _in_comment(file, size, seal) or _in_header(file, size, header, seal))
-        ]
-    if not both:
+        rest = _read(file, len(header), size) if rest is None else rest
+        both = (_in_comment(file, size, seal) or _in_header(header, rest, seal) for seal in _SEALS)
+        digests = next(filter(None, both), None)
+    if digests is None:
         if header.endswith(_LAST):
             raise lost_digest(name or path)
         return False
-    written, found = both[0]
+    written, found = digests
     if written != found:
         raise VarlabError(
             f"{name or path} does not hold what varlab wrote (truncated or damaged): its digest is {found.decode()[:12]}…, "
@@ -137,13 +139,12 @@ def _in_comment(file: FileIO, size: int, seal: _Seal) -> tuple[bytes, bytes] | N
     return tail[len(seal.in_comment) :], _digest(chain(before, [_NO_COMMENT]), seal)
 
 
-def _in_header(file: FileIO, size: int, header: bytes, seal: _Seal) -> tuple[bytes, bytes] | None:
+def _in_header(header: bytes, rest: Parts, seal: _Seal) -> tuple[bytes, bytes] | None:
     """The digest in a header of safetensors, and that of the file with zeros in its place; None without such an entry."""
     place = header.find(seal.in_header) + len(seal.in_header)
     if place < len(seal.in_header):
         return None
     end = place + seal.digits
-    rest = _read(file, len(header), size)
     return header[place:end], _digest(chain([header[:place], seal.blank, header[end:]], rest), seal)
 
 
@@ -164,7 +165,7 @@ def _read(file: FileIO, start: int, end: int) -> Iterator[memoryview]:
         start += count
 
 
-def _digest(parts: Iterable[bytes | memoryview], seal: _Seal) -> bytes:
+def _digest(parts: Parts, seal: _Seal) -> bytes:
     digest = seal.hash()
     for part in parts:
         digest.update(part)
