@@ -13,7 +13,8 @@ import pytest
 
 from tests.conftest import ROOT
 from varlab.errors import VarlabError
-from varlab.launch import environment
+from varlab.json_file import read_json, write_sealed_json
+from varlab.launch import environment, local_rank
 from varlab.run.record import Outcome, read_record
 
 TWO = ("trainer.devices=2", "out=here")
@@ -96,3 +97,14 @@ def test_a_batch_script_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_PROCID", "0")
     assert environment.started_ranks() is None and environment.global_rank() == 0
     assert environment.needs_ranks({"trainer": {"devices": 2}})
+
+
+def test_a_damaged_job_of_a_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "job0.json"
+    write_sealed_json(job, {"module": "tests.fake", "directory": str(tmp_path), "imports": [], "config": {"seed": 1}})
+    job.write_text(job.read_text().replace('"seed": 1', '"seed": 3'))
+    for name, value in (("_end_with_starter", lambda pipe: None), ("exit_now", sys.exit), ("global_rank", lambda: 0)):
+        monkeypatch.setattr(local_rank, name, value)
+    with pytest.raises(SystemExit):
+        local_rank.main(str(job), "0")
+    assert f"{job} is damaged, or was edited" in read_json(tmp_path / "0.error")["error"]

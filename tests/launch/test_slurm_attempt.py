@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from varlab.errors import VarlabError
+from varlab.launch import slurm_attempt
 from varlab.launch.slurm_attempt import STOPPED, Attempt, main
 
 
@@ -71,6 +73,46 @@ def test_other_ranks_do_not_wait_for_one_that_failed(attempt: Attempt) -> None:
     attempt.note_error(0, "another run lives here", consequence=False)
     with pytest.raises(VarlabError, match="rank 0 could not begin"):
         attempt.wait_for_start()
+
+
+@pytest.mark.parametrize("note", ["start", "0.error", "stopped", "ended"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("true", "null").replace("dark", "bark"),
+        lambda text: "[" + text,
+        lambda text: '{"why": 5}',
+    ],
+)
+def test_a_damaged_note_is_named_and_ends_the_job(
+    attempt: Attempt,
+    note: str,
+    damage: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The job's own exit code stays, and it does not run again."""
+    earlier = number(attempt.folder.parent, 1)
+    attempt.note_start(Path("dark"), todo=True, resuming=False)
+    attempt.note_stop("dark")
+    earlier.note_stop("dark")
+    earlier.note_end(STOPPED)
+    if note == "0.error":
+        attempt.note_error(0, "dark", consequence=False)
+    file = (earlier if note == "ended" else attempt).folder / f"{note}.json"
+    file.write_text(damage(file.read_text()))
+    monkeypatch.setenv("VARLAB_ATTEMPT", str(attempt.folder))
+    monkeypatch.setattr(slurm_attempt, "_is_running", lambda job, restarts: True)
+    monkeypatch.setattr(slurm_attempt.subprocess, "run", lambda *_, **__: pytest.fail("it was requeued"))
+    assert main(STOPPED) == STOPPED
+    said = capsys.readouterr().err
+    assert str(file) in said and "Traceback" not in said
+
+
+def test_a_note_of_the_first_version_is_read(attempt: Attempt) -> None:
+    (attempt.folder / "start.json").write_text('{"path": "/run", "todo": true, "resuming": false}')
+    (attempt.folder / "1.error.json").write_text('{"rank": 1, "time": 5.5, "error": "dark", "consequence": false}')
+    assert attempt.path() == Path("/run") and [error["error"] for error in attempt.errors()] == ["dark"]
 
 
 def test_of_an_array_only_the_job_itself_is_requeued(

@@ -6,7 +6,10 @@ import cProfile
 import csv
 import json
 import pstats
-from contextlib import nullcontext
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from tests import small
 from varlab.cli.main import main
 from varlab.errors import VarlabError
 from varlab.report import sweep_table, write_report
+from varlab.run.directory import RunDirectory
 from varlab.tasks import Task
 
 from . import make_runs
@@ -158,15 +162,58 @@ def test_a_damaged_list_of_jobs_is_passed_over(tmp_path: Path, text: str, caplog
     assert text == "{}" or "passed over" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("content", "is_read"),
-    [(b"\xff\xfe", True), (b"", True), (b"\xff,x\n0,seed=0\n", True), (b'"job,x\n0,seed=0\n', False)],
-)
-def test_a_damaged_table_is_passed_over_or_named(tmp_path: Path, content: bytes, is_read: bool) -> None:
-    sweep_table.add_jobs(tmp_path, [sweep_table.SweepJob(("seed=0",), "seed=0")])
-    whole = (tmp_path / "sweep.csv").read_bytes()
-    (tmp_path / "sweep.csv").write_bytes(content)
-    with nullcontext() if is_read else pytest.raises(VarlabError, match=r"sweep\.csv is no table of a sweep"):
-        sweep_table.update_row(tmp_path, "seed=0")
+def test_a_list_with_a_flipped_bit_is_named_and_taken_from_the_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [sweep_table.SweepJob((f"seed={i}", "x='a, b'"), f"seed={i}", f"7_{i}") for i in range(3)]
+    sweep_table.add_jobs(tmp_path, jobs[:2])
+    sound = (tmp_path / "sweep.json").read_text()
+    (tmp_path / "sweep.json").write_text(sound.replace("seed=1", "seed=3", 1))
     sweep_table.update_table(tmp_path)
-    assert (tmp_path / "sweep.csv").read_bytes() == whole
+    assert [row.path for row in sweep_table.read_rows(tmp_path)] == ["seed=0", "seed=1"]
+    assert "sweep.json is damaged, or was edited" in caplog.text
+    sweep_table.add_jobs(tmp_path, jobs[1:])
+    assert sweep_table.slurm_jobs(tmp_path) == {"seed=0": "7_0", "seed=1": "7_1", "seed=2": "7_2"}
+    assert [row.overrides for row in sweep_table.read_rows(tmp_path)] == [f"seed={i} x='a, b'" for i in range(3)]
+    earlier = [asdict(sweep_table.SweepJob(("seed=1",), "seed=1", "7_0"))]
+    (tmp_path / "sweep.json").write_text(json.dumps(earlier))  # as the first version wrote it
+    assert sweep_table.slurm_jobs(tmp_path) == {"seed=1": "7_0"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda table: table.replace(b"5,seed=5", b"5,seed=6"),
+        lambda table: b"\xff\xfe",
+        lambda table: b"",
+        lambda table: table[: len(table) // 2],
+        lambda table: None,
+    ],
+)
+def test_a_damaged_table_is_made_again_with_the_next_row(
+    tmp_path: Path, damage: Callable[[bytes], bytes | None]
+) -> None:
+    sweep_table.add_jobs(tmp_path, [sweep_table.SweepJob((f"seed={i}",), f"seed={i}") for i in range(9)])
+    make_runs.classifier(tmp_path / "seed=7")
+    sweep_table.update_row(tmp_path, "seed=7")
+    table = tmp_path / "sweep.csv"
+    whole = table.read_bytes()
+    table.unlink()
+    if (damaged := damage(whole)) is not None:
+        table.write_bytes(damaged)
+    sweep_table.update_row(tmp_path, "seed=0")  # of another job
+    assert table.read_bytes() == whole
+
+
+def test_a_table_that_is_made_again_does_not_release_the_run_of_this_process(tmp_path: Path) -> None:
+    sweep_table.add_jobs(tmp_path, [sweep_table.SweepJob((f"seed={i}",), f"seed={i}") for i in range(2)])
+    (tmp_path / ".sweep.csv.sha256").unlink()  # as a table of the first version
+    with RunDirectory(tmp_path / "seed=1") as directory:
+        directory.lock()
+        record = {"command": "train", "config": {}, "outcome": {"state": "running"}}
+        (tmp_path / "seed=1" / "run.json").write_text(json.dumps(record))
+        sweep_table.update_row(tmp_path, "seed=1", working=True)
+        asked = f"from varlab.report.sweep_table import read_rows; print([r.state for r in read_rows(Path({str(tmp_path)!r}))])"
+        command = [sys.executable, "-c", f"from pathlib import Path; {asked}"]
+        assert "'pending', 'running'" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert b"running" in (tmp_path / "sweep.csv").read_bytes()

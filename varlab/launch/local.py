@@ -7,7 +7,6 @@ sweep again; it finds that its processes exist already.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -22,7 +21,7 @@ from typing import TypeAlias
 
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
-from varlab.json_file import write_json
+from varlab.json_file import read_json, write_sealed_json
 from varlab.launch.environment import SIGNALS, global_rank, requested_ranks
 from varlab.launch.exits import STOPPED
 from varlab.run.directory import RunDirectory
@@ -46,7 +45,7 @@ def run_ranks(module: str, config: Config, directory: RunDirectory) -> Config:
     for old in folder.iterdir():
         old.unlink()
     job = folder / f"job{global_rank()}.json"
-    write_json(
+    write_sealed_json(
         job,
         {
             "module": module,
@@ -140,13 +139,13 @@ def _raise_stopped(processes: list[_Process], folder: Path) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             processes[0].wait(GRACE)
     for file in sorted(folder.glob("*.stopped")):
-        raise Stopped(**json.loads(file.read_text()))
+        raise Stopped(**read_json(file))
 
 
 def _cause(codes: list[int | None], folder: Path) -> str:
     """Why the ranks ended: the error of the first rank that failed; else the signal or exit code, and the last log lines."""
     killed = [local_rank for local_rank, code in enumerate(codes) if code is not None and code < 0]
-    errors = sorted((json.loads(file.read_text()) for file in folder.glob("*.error")), key=lambda error: error["time"])
+    errors = sorted(map(read_json, folder.glob("*.error")), key=lambda error: error["time"])
     if not killed and errors:
         return f"rank {errors[0]['rank']} failed: {errors[0]['error']}"
     local_rank = killed[0] if killed else next(i for i, code in enumerate(codes) if code)

@@ -5,7 +5,6 @@ JOB is the file with the resolved configuration. PIPE is the read end of a pipe 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
-from varlab.json_file import write_json
+from varlab.json_file import read_json, write_sealed_json
 from varlab.launch import terminal
 from varlab.launch.environment import global_rank, import_from
 from varlab.launch.exits import FAILED, STOPPED, exit_now, leave_process_group
@@ -29,12 +28,9 @@ def main(job: str, pipe: str) -> int:
     """Run the job as one rank. An error goes into a file beside the job."""
     threading.Thread(target=_end_with_starter, args=(int(pipe),), daemon=True).start()
     terminal.configure()
-    values, rank = json.loads(Path(job).read_text()), global_rank()
-    import_from(values["imports"])
-    directory = RunDirectory(Path(values["directory"]), rank=rank, held=True)
-    directory.resuming = values["resuming"]
+    rank = global_rank()
     try:
-        directory.keep(execute(values["module"], values["config"], directory))
+        _run(read_json(Path(job)), rank)
     except Stopped as stopped:
         _note(Path(job).with_name(f"{rank}.stopped"), {"number": stopped.number, "where": stopped.where})
         exit_now(STOPPED)
@@ -46,10 +42,17 @@ def main(job: str, pipe: str) -> int:
     return 0
 
 
+def _run(job: Config, rank: int) -> None:
+    import_from(job["imports"])
+    directory = RunDirectory(Path(job["directory"]), rank=rank, held=True)
+    directory.resuming = job["resuming"]
+    directory.keep(execute(job["module"], job["config"], directory))
+
+
 def _note(file: Path, note: Config) -> None:
     """Write how this rank ended; say it, where the disk refuses that, too."""
     try:
-        write_json(file, note)
+        write_sealed_json(file, note)
     except VarlabError:
         terminal.say(f"{file.stem}: {note}", error=True)
 

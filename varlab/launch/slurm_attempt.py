@@ -7,7 +7,6 @@ A job that failed gets its error into the record. Slurm itself requeues jobs tha
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -15,11 +14,11 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar, get_type_hints
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.json_file import write_json
+from varlab.json_file import read_json, write_sealed_json
 from varlab.launch.terminal import say
 from varlab.report import sweep_table
 from varlab.run.directory import RunDirectory
@@ -31,6 +30,9 @@ STOPPED = 75  # exit code of a process that was asked to stop (EX_TEMPFAIL: try 
 OUT_OF_MEMORY = (125, 253)  # srun's exit codes if Slurm killed a process for its memory
 START_PATIENCE = 300.0  # seconds that a rank waits for rank 0 to lock the run's directory
 _FOLDER, _TIMEOUTS, _ATTEMPTS = "VARLAB_ATTEMPT", "VARLAB_MAX_TIMEOUTS", "VARLAB_MAX_ATTEMPTS"
+
+
+_Note = TypeVar("_Note")
 
 
 class Start(TypedDict):
@@ -54,6 +56,12 @@ class End(TypedDict):
     """The batch script's note about the attempt. how: ``stopped``, ``time limit``, ``killed`` or ``failed``."""
 
     how: str
+    why: str
+
+
+class StopNote(TypedDict):
+    """Rank 0's note that it was asked to stop."""
+
     why: str
 
 
@@ -101,7 +109,7 @@ class Attempt:
 
     def note_stop(self, why: str) -> None:
         """Note that the attempt ends because it was asked to stop."""
-        self._write("stopped", {"why": why})
+        self._write("stopped", StopNote(why=why))
 
     def history(self) -> Config:
         """The job, the number of attempts including this one, and how the earlier ones ended; for the run's record."""
@@ -111,7 +119,7 @@ class Attempt:
 
     def errors(self) -> list[RankError]:
         """The errors of the ranks, first one first, without those that followed from another rank's end."""
-        errors: list[RankError] = [json.loads(file.read_text()) for file in self.folder.glob("*.error.json")]
+        errors = [_read(file, RankError) for file in self.folder.glob("*.error.json")]
         return sorted((e for e in errors if not e["consequence"]), key=lambda error: error["time"])
 
     def path(self) -> Path | None:
@@ -134,7 +142,7 @@ class Attempt:
                 "why": "Slurm ended the job because it ran out of memory: use a larger launch.memory_gb.",
             }
         if (self.folder / "stopped.json").exists():
-            why = str(json.loads((self.folder / "stopped.json").read_text())["why"])
+            why = _read(self.folder / "stopped.json", StopNote)["why"]
             return {"how": "time limit" if "SIGUSR2" in why else "stopped", "why": why}
         if code == STOPPED:
             return {"how": "stopped", "why": "stopped before the run began"}
@@ -155,23 +163,41 @@ class Attempt:
 
     def _start(self) -> Start | None:
         file = self.folder / "start.json"
-        start: Start | None = json.loads(file.read_text()) if file.exists() else None
-        return start
+        return _read(file, Start) if file.exists() else None
 
     def _ends(self) -> list[End]:
         """How the attempts of this job ended so far, in order."""
         files = sorted(self.folder.parent.glob("*/ended.json"), key=lambda file: int(file.parent.name))
-        return [json.loads(file.read_text()) for file in files]
+        return [_read(file, End) for file in files]
 
     def _write(self, name: str, value: Mapping[str, object]) -> None:
-        write_json(self.folder / f"{name}.json", value)
+        write_sealed_json(self.folder / f"{name}.json", value)
+
+
+def _read(file: Path, kind: type[_Note]) -> _Note:
+    """A note. Raises VarlabError where it is damaged, or no such note."""
+    note = read_json(file)
+    types = get_type_hints(kind).items()
+    if not isinstance(note, dict) or not all(isinstance(note.get(key), wanted) for key, wanted in types):
+        raise VarlabError(f"{file} is no note about an attempt of a Slurm job: remove it.")
+    return note  # type: ignore[return-value]
 
 
 def main(code: int) -> int:
-    """The batch script's last command. Returns the script's exit code, by which Slurm knows whether the job failed."""
+    """The batch script's last command. Returns the script's exit code, by which Slurm knows whether the job failed.
+
+    A job about which a note is damaged does not run again; the job's log then names the note.
+    """
     attempt = Attempt.current()
-    if attempt is None or code == 0:
-        return code
+    if attempt is not None and code != 0:
+        try:
+            _end_attempt(attempt, code)
+        except VarlabError as error:
+            say(f"varlab: {error}", error=True)
+    return code
+
+
+def _end_attempt(attempt: Attempt, code: int) -> None:
     attempt.note_end(code)
     path, job = attempt.path(), str(slurm_job())
     # Otherwise the job was cancelled or preempted, or runs again elsewhere: Slurm has decided already.
@@ -185,7 +211,6 @@ def main(code: int) -> int:
                 _record_failure(path, refusal)
     if path is not None:
         sweep_table.update_row(path.parent, path.name)
-    return code
 
 
 def _record_failure(path: Path, why: str) -> None:

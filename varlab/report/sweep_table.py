@@ -1,12 +1,13 @@
 """The table of a sweep: ``sweep.csv`` beside the jobs' run directories, a row for each job.
 
 ``sweep.json`` lists the jobs from the beginning of the sweep. Everything else is read from the run directories, so that
-the table is right while the sweep runs and after it was killed.
+the table is right while the sweep runs and after it was killed. A table that is not what was written last is made again.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -16,8 +17,8 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from varlab.errors import VarlabError
-from varlab.files import atomic_write, digest, locked, process_lock, require_plain, write_text
-from varlab.json_file import read_json, write_json
+from varlab.files import digest, locked, process_lock, read_bytes, write_text
+from varlab.json_file import LARGEST, read_json, write_sealed_json
 from varlab.report.run_kind import run_kind
 from varlab.report.runs import Run, choose_scores, read_run
 from varlab.report.text import csv_text
@@ -41,7 +42,9 @@ __all__ = [
 ]
 
 LIST, TABLE, LOCK = "sweep.json", "sweep.csv", ".sweep.lock"
+_DIGEST = ".sweep.csv.sha256"  # of the table, which is no place for it: others read that, too
 STATES = ("finished", "running", "pending", "stopped", "failed", "unreadable")
+_JOBS = "jobs"  # the entry of the list; earlier files are this list itself
 _SCORES = ("fid", "rfid", "val_nll", "accuracy", "psnr")  # the first that a run has is shown
 
 
@@ -104,57 +107,79 @@ def _changed_jobs(folder: Path) -> Iterator[dict[str, SweepJob]]:
     with locked(folder / LOCK):
         jobs = _jobs(folder)
         yield jobs
-        write_json(folder / LIST, [asdict(job) for job in jobs.values()])
+        write_sealed_json(folder / LIST, {_JOBS: [asdict(job) for job in jobs.values()]})
     update_table(folder)
 
 
 def update_table(folder: Path) -> None:
-    """Write sweep.csv from all run directories; do nothing in a folder without a sweep.
+    """Write sweep.csv from all run directories; do nothing in a folder without a list of jobs that can be read.
 
     Never call it while this process holds one of the runs: testing a POSIX lock releases the process's own.
     """
-    if (folder / LIST).is_file():
+    if os.path.isfile(folder / LIST):  # noqa: PTH113
         with locked(folder / LOCK):
-            write_text(folder / TABLE, _csv(read_rows(folder)))
+            _write_all(folder)
 
 
 def update_row(folder: Path, path: str, *, working: bool = False) -> None:
     """Write one job's row of sweep.csv from its run directory, and copy the others; do nothing for a job of no sweep.
 
-    working: this process holds the run, which is running.
+    working: this process holds the run, which is running. A table that is not what was written last is made again.
     """
-    if not (folder / TABLE).is_file():
+    if not os.path.isfile(folder / LIST):  # noqa: PTH113
         return
     with locked(folder / LOCK):
-        with require_plain(folder / TABLE).open("rb") as file:
-            table = file.read()
+        if (table := _read_table(folder)) is None:
+            _write_all(folder, path if working else None)
+            return
         # The directory is the last column, and its name needs no quotes. The bytes of the other rows are not looked at.
-        last = f",{path}\n".encode()
+        last = f",{path}\n"
         if (end := table.find(last)) < 0:
             return
-        start = table.rfind(b"\n", 0, end) + 1
-        texts = (table[: table.find(b"\n")], table[start:end])
-        try:
-            names, values = csv.reader(text.decode(errors="replace") for text in texts)
-        except (ValueError, csv.Error) as error:
-            raise VarlabError(f"{folder / TABLE} is no table of a sweep ({error}): remove it.") from error
+        start = table.rfind("\n", 0, end) + 1
+        names, values = csv.reader([table[: table.find("\n")], table[start:end]])
         old = dict(zip(names, values, strict=False))
-        job = SweepJob((old.get("overrides", ""),), path, old.get("slurm_job", ""))
+        job = SweepJob((old["overrides"],), path, old["slurm_job"])
         run = next(iter(choose_scores(_started([folder / path], {}))), None)
-        row = _row(table.count(b"\n", 0, start) - 1, job, run, working=working)
-        with atomic_write(folder / TABLE, durable=False) as file:
-            file.writelines([table[:start], _csv([row]).partition("\n")[2].encode(), table[end + len(last) :]])
+        row = _row(table.count("\n", 0, start) - 1, job, run, working=working)
+        changed = table[:start] + _csv([row]).partition("\n")[2] + table[end + len(last) :]
+        _write_table(folder, changed, durable=False)
+
+
+def _write_all(folder: Path, held: str | None = None) -> None:
+    """held: the directory of the run that this process holds, which is running; its lock is not tested."""
+    if rows := read_rows(folder, held=held):  # none: both the list and the table are damaged
+        _write_table(folder, _csv(rows), durable=True)
+
+
+def _read_table(folder: Path) -> str | None:
+    """The table; None if it is not what was written last."""
+    try:
+        table, written = (read_bytes(folder / name, LARGEST) for name in (TABLE, _DIGEST))
+    except (FileNotFoundError, VarlabError):
+        return None
+    return table.decode() if _sha256(table) == written else None
+
+
+def _write_table(folder: Path, table: str, *, durable: bool) -> None:
+    """A kill between the two files leaves a table that is made again."""
+    write_text(folder / TABLE, table, durable=durable)
+    write_text(folder / _DIGEST, _sha256(table.encode()).decode(), durable=durable)
+
+
+def _sha256(table: bytes) -> bytes:
+    return hashlib.sha256(table).hexdigest().encode()
 
 
 def _csv(rows: Iterable[SweepRow]) -> str:
     return csv_text(_COLUMNS, map(astuple, rows))
 
 
-def read_rows(folder: Path, known: Mapping[Path, Run] | None = None) -> list[SweepRow]:
-    """A row for each job, as the run directories are now. known: runs that were read already."""
+def read_rows(folder: Path, known: Mapping[Path, Run] | None = None, *, held: str | None = None) -> list[SweepRow]:
+    """A row for each job, as the run directories are now. known: runs that were read already. held: the one of this process."""
     jobs = _jobs(folder)
     runs = {run.path.name: run for run in choose_scores(_started([folder / path for path in jobs], known or {}))}
-    return [_row(number, job, runs.get(job.path)) for number, job in enumerate(jobs.values())]
+    return [_row(number, job, runs.get(job.path), working=job.path == held) for number, job in enumerate(jobs.values())]
 
 
 def _started(paths: Iterable[Path], known: Mapping[Path, Run]) -> list[Run]:
@@ -175,17 +200,19 @@ def count_states(rows: Sequence[SweepRow]) -> str:
 
 
 def _jobs(folder: Path) -> dict[str, SweepJob]:
-    """The listed jobs by the names of their directories. Where the list is damaged, its jobs are forgotten with a warning."""
+    """The listed jobs by the names of their directories; with a warning those of the table, where the list is damaged."""
     try:
-        jobs = [SweepJob(**job) for job in read_json(folder / LIST)]
+        listed = read_json(folder / LIST)
+        jobs = [SweepJob(**job) for job in (listed[_JOBS] if isinstance(listed, dict) else listed)]
         if all(Path(job.path).name == job.path and isinstance(job.slurm_job, str) for job in jobs):
             return {job.path: replace(job, overrides=tuple(map(str, job.overrides))) for job in jobs}
         logger.warning("%s names jobs outside of its folder, and is passed over", folder / LIST)
     except FileNotFoundError:
-        pass
-    except (VarlabError, TypeError) as error:
+        return {}
+    except (VarlabError, TypeError, KeyError) as error:
         logger.warning("%s is no list of jobs, and is passed over: %s", folder / LIST, error)
-    return {}
+    rows = csv.DictReader((_read_table(folder) or "").splitlines())
+    return {row["path"]: SweepJob((row["overrides"],), row["path"], row["slurm_job"]) for row in rows}
 
 
 def _row(number: int, job: SweepJob, run: Run | None, *, working: bool = False) -> SweepRow:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -15,6 +14,7 @@ from pathlib import Path
 import varlab
 from varlab.config import Config
 from varlab.files import sha256
+from varlab.json_file import read_json
 
 __all__ = ["code", "command_line", "cores", "hardware", "slurm_job", "versions"]
 
@@ -52,7 +52,7 @@ def code(package: Path | None = None) -> Config:
     """
     package = package or Path(varlab.__file__).parent
     if (package.parent / CODE).is_file():
-        copied: Config = json.loads((package.parent / CODE).read_text(encoding="utf-8"))
+        copied: Config = read_json(package.parent / CODE)
         return copied | {"snapshot": str(package.parent)}
     record: Config = {"version": varlab.__version__, "commit": None, "diff": None, "untracked": {}}
     root = package.parent
