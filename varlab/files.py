@@ -27,6 +27,7 @@ __all__ = [
     "remove_drafts",
     "require_plain",
     "require_writable",
+    "require_written",
     "sha256",
     "write_errors",
     "write_text",
@@ -38,8 +39,8 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file that appears under its name only when it is complete and on disk.
 
     It is written beside ``path`` as ``.NAME.PID.tmp``, synced, and renamed over it. Raises VarlabError if the disk refuses
-    (full, read-only); the previous content of ``path`` then stays. durable: False for a file that can be made again, which
-    is not synced.
+    (full, read-only), where the previous content of ``path`` stays, and if the file has vanished with its folder. durable:
+    False for a file that can be made again, which is not synced.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with write_errors(path):
@@ -53,6 +54,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             temporary.replace(path)
             if durable:
                 _sync_directory(path.parent)
+            path.stat()  # fails where somebody removed the folder meanwhile
         finally:
             with suppress(OSError):
                 temporary.unlink()
@@ -66,6 +68,14 @@ def require_writable(folder: Path, remedy: str) -> None:
             pass
     except OSError as error:
         raise VarlabError(f"{folder} cannot be written ({error.strerror or error}): {remedy}.") from error
+
+
+def require_written(*files: Path) -> None:
+    """Raise VarlabError unless all files of a result, which were just written, are there: their folder may have vanished and
+    have been made again between two of them."""
+    for file in files:
+        with write_errors(file):
+            file.stat()
 
 
 def require_plain(path: Path) -> Path:

@@ -149,11 +149,43 @@ def test_a_folder_that_is_removed(command: str, disk: Disk, capsys: pytest.Captu
     check(command, code, disk, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("command", ["report", "index"])
+def test_a_folder_that_vanishes_between_two_files(
+    command: str, disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Right before a file is made, or as soon as it has its name: the result is whole, or its loss is a sentence."""
+    assert call(command, disk, 0, 0) == 0
+    whole = files(disk)
+    replace = os.replace
+    for name in whole:
+
+        def vanish(source: Any, target: Any, name: str = name) -> None:
+            replace(source, target)
+            if Path(target).name == name:
+                shutil.rmtree(disk.folder)
+
+        for is_after in (False, True):
+            shutil.rmtree(disk.folder, ignore_errors=True)
+            disk.folder.mkdir()
+            monkeypatch.setattr(os, "replace", vanish if is_after else replace)
+            code = call(command, disk, 0 if is_after else VANISHED, name)
+            said = capsys.readouterr().err
+            if code or is_after:
+                check(command, code, disk, said)
+            else:
+                assert files(disk) == whole
+
+
+def files(disk: Disk) -> list[str]:
+    return sorted(path.name for path in disk.folder.rglob("*") if path.is_file())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [errno.ENOSPC, VANISHED])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_moment(command: str, fault: int, disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(command, disk, 0, 0) == 0
+    whole = files(disk)
     for moment in range(disk.moments):
         shutil.rmtree(disk.folder)
         disk.folder.mkdir()
@@ -162,5 +194,7 @@ def test_every_moment(command: str, fault: int, disk: Disk, capsys: pytest.Captu
         said = capsys.readouterr().err
         if code:
             check(command, code, disk, said)
-        else:  # the folder was removed before anything lay in it, or the table of a sweep could not be written
-            assert fault == VANISHED or "could not be written" in said, said
+        elif fault == VANISHED:  # before anything lay in the folder
+            assert set(whole) <= {*files(disk), ".lock"}
+        else:  # the table of a sweep
+            assert "could not be written" in said, said

@@ -18,7 +18,7 @@ from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import ScanSettings, split_files
 from varlab.data.image.depth import read_depths
-from varlab.files import require_writable
+from varlab.files import require_writable, require_written
 from varlab.json_file import write_json
 from varlab.launch.environment import worker_count
 from varlab.launch.terminal import show_table
@@ -71,7 +71,9 @@ def _make(config: Config, folder: Path, place: Path) -> Config:
     for fault in faults:
         logger.warning("left out: %s", fault)
     bad = [(f.kind, f"{f.shard} {f.key}".strip(), f.detail) for f in faults]
-    duplicates = summarise(index, place / "summary.html", bad=bad, sheet=8, notes=notes)
+    page = place / "summary.html"
+    duplicates = summarise(index, page, bad=bad, sheet=8, notes=notes)
+    require_written(page, place / FILE, *(place / table.file for table in index.tables.values()))
     if index.steps:
         logger.info("images: %s", describe_steps(index))
     counts, left_out = _counts(index.info.counts), _counts(count_faults(faults))

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from varlab.config import Config
-from varlab.files import write_text
+from varlab.files import require_written, write_text
 from varlab.report import sweep_table, tables
 from varlab.report.page import verdict
 from varlab.report.page.charts import charts
@@ -88,6 +88,7 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
         sweeps=[_sweep(folder, runs) for folder in sweeps],
     )
     write_text(files.html, text)
+    require_written(files.html, files.csv, *([files.scaling] if files.scaling else []))
     return files
 
 
