@@ -61,6 +61,11 @@ def refuse(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     raise VarlabError("this cannot be done: do something else")
 
 
+def slow_refuse(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
+    time.sleep(1.5)
+    return refuse(cfg, directory)
+
+
 def break_down(cfg: DictConfig, directory: RunDirectory) -> dict[str, Any]:
     raise ZeroDivisionError("a bug")
 
@@ -112,6 +117,7 @@ ACTIONS = {
         work,
         slow,
         refuse,
+        slow_refuse,
         break_down,
         progress_then_refuse,
         interrupted,

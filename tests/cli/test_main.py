@@ -148,7 +148,7 @@ def test_under_multirun_a_failed_job_loses_no_other(varlab, workplace: Path, lau
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     code, _, err = varlab("fake", "-m", "action=refuse,work", "seed=0,1", "out=many", f"launch={launch}")
     assert code == 1
-    states = {path.name: read_record(path).outcome.state for path in (workplace / "many").iterdir() if path.is_dir()}
+    states = {path.name: read_record(path).outcome.state for path in (workplace / "many").glob("action=*")}
     assert states == {
         "action=refuse+seed=0": "failed",
         "action=refuse+seed=1": "failed",
@@ -178,9 +178,7 @@ def test_a_launcher_without_a_sweep_is_refused(varlab, workplace: Path) -> None:
 
 def test_multirun_takes_several_paths(varlab, workplace: Path) -> None:
     assert varlab("fake", "-m", "runs/a=1", "runs/b=2", "out=many")[0] == 0
-    outcomes = [
-        read_record(path).outcome.values["run"] for path in sorted((workplace / "many").iterdir()) if path.is_dir()
-    ]
+    outcomes = [read_record(path).outcome.values["run"] for path in sorted((workplace / "many").glob("run=*"))]
     assert outcomes == ["runs/a=1", "runs/b=2"]
 
 

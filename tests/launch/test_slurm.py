@@ -73,6 +73,19 @@ def test_the_same_sweep_twice_at_once(slurm: None, workplace: Path) -> None:
     assert_each_job_ran_once()
 
 
+def test_the_same_failing_sweep_twice_at_once(slurm: None, workplace: Path) -> None:
+    """Also the one that waits ends by what became of the jobs, and says why; nothing lies outside of its folder."""
+    sbatch = workplace.parent / "bin" / "sbatch"
+    sbatch.write_text(f"#!/bin/bash\nsleep 1{SBATCH}")
+    said = sorted(
+        start_twice(workplace, "action=slow_refuse", *LAUNCH, code=1), key=lambda text: "in the queue" in text
+    )
+    assert "2 jobs submitted: 12_0, 12_1" in said[0] and "2 jobs are in the queue already: 12_0, 12_1" in said[1]
+    for text in said:
+        assert "2 of 2 runs failed" in text and text.count("this cannot be done: do something else") == 2
+    assert [path.name for path in workplace.iterdir()] == ["both"]
+
+
 def test_a_lost_job_leaves_its_reason(
     slurm: None, varlab: Callable[..., tuple[int, str, str]], workplace: Path
 ) -> None:

@@ -14,11 +14,11 @@ from tests.conftest import ROOT
 from varlab.run.record import read_record
 
 
-def start_twice(workplace: Path, *words: str) -> list[str]:
-    """The same sweep of two slow jobs in two processes at once: what each said, after both ended with 0."""
+def start_twice(workplace: Path, *words: str, code: int = 0) -> list[str]:
+    """The same sweep of two slow jobs in two processes at once: what each said, after both ended with the same code."""
     sweeps = [start(workplace, *words) for _ in range(2)]
     said = [sweep.communicate(timeout=100)[1] for sweep in sweeps]
-    assert [sweep.returncode for sweep in sweeps] == [0, 0], said
+    assert [sweep.returncode for sweep in sweeps] == [code, code], said
     return said
 
 
@@ -41,6 +41,14 @@ def assert_each_job_ran_once() -> None:
     assert [record.auto["runs"] for record in records] == [1, 1]
     with Path("both/sweep.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("out", ["out='it is $HOME, (a) \\'b\\''", "out=one,two"])
+def test_a_sweep_writes_only_into_its_own_folder(varlab, workplace: Path, out: str) -> None:
+    assert varlab("fake", "-m", "seed=0,1", out)[0] == 0
+    folders = {"it is $HOME, (a) 'b'", "one", "two"}
+    assert {path.name for path in workplace.iterdir()} <= folders and not Path("runs").exists()
+    assert len(list(workplace.glob("*/seed=*"))) == 2 * len(list(workplace.iterdir()))
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "sweep.csv"])

@@ -68,7 +68,7 @@ class Cluster:
 
     def job_of(self, run: Path) -> str:
         """The number of the job that a run belongs to."""
-        attempts = Path("runs/.hydra/slurm/attempts")
+        attempts = run.parent / ".hydra/slurm/attempts"
         found = [file for file in attempts.glob("*/*/start.json") if f'"{run.absolute()}"' in file.read_text()]
         return max(found, key=lambda file: file.stat().st_mtime).parent.parent.name
 

@@ -45,7 +45,6 @@ _HYDRA_SETTINGS = (
     "hydra/hydra_logging=none",
     "hydra.output_subdir=null",
     "hydra.run.dir=.",
-    "hydra.sweep.dir=runs/.hydra",
     "hydra.sweep.subdir=.",
 )
 
@@ -143,8 +142,9 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
         results = [done.return_value]
     else:
         folders = sweep.begin(hydra, command.name, name, _HYDRA_SETTINGS, overrides[len(_HYDRA_SETTINGS) :])
+        place = sweep.notes_folder(hydra, command.name, name, overrides, folders)
         try:
-            batches = hydra.multirun(name, job, [*overrides, "hydra.mode=MULTIRUN"])
+            batches = hydra.multirun(name, job, [place, *overrides, "hydra.mode=MULTIRUN"])
         finally:
             # A lost job could not update the table itself.
             for folder in folders:

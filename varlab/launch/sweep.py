@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -18,7 +19,7 @@ from varlab.report import sweep_table
 from varlab.report.sweep_table import SweepJob
 from varlab.run.names import run_path
 
-__all__ = ["begin", "compose", "refresh", "refresh_row"]
+__all__ = ["begin", "compose", "notes_folder", "refresh", "refresh_row"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,19 @@ def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overri
     for folder, jobs in folders.items():
         sweep_table.add_jobs(folder, jobs.values())
     return list(folders)
+
+
+def notes_folder(hydra: Hydra, command: str, name: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
+    """The override by which Hydra and Slurm write their notes beside the runs, into ``.hydra`` there.
+
+    folders: those that hold the sweep's runs, as ``begin`` returned them.
+    """
+    if folders:
+        folder = folders[0]
+    else:
+        cfg = compose(hydra, name, overrides, RunMode.MULTIRUN)
+        folder = run_path(out=cfg.get("out"), name=str(cfg.get("name") or command), overrides=(), multirun=True).parent
+    return f"hydra.sweep.dir={QuotedString(str(folder / '.hydra'), Quote.single).with_quotes()}"
 
 
 def _may_place(hydra: Hydra, override: str) -> bool:
