@@ -183,7 +183,7 @@ def test_multirun_makes_a_directory_a_job(lab: Path, tmp_path: Path) -> None:
     arguments = [*small.RUNS["judge"], "budget.images=64", f"out={tmp_path}"]
     asked = [argument for argument in arguments if not argument.startswith("seed=")]
     assert main(["train", "-m", *asked, "seed=4,5"]) == 0
-    runs = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    runs = sorted(path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith("."))
     assert [small.record(run)["seed"] for run in runs] == [4, 5] and small.weights(runs[0]) != small.weights(runs[1])
 
 
