@@ -144,7 +144,7 @@ class RunDirectory:
     @contextmanager
     def change(self) -> Iterator[RunRecord]:
         """The record, to be changed in a ``with``; rank 0 then writes it, the changes of other ranks are dropped."""
-        self._check_still_here()
+        self.check_still_here()
         record = self.record() if self.rank == 0 else RunRecord()
         yield record
         self._write(record)
@@ -185,15 +185,15 @@ class RunDirectory:
 
     def _write(self, record: RunRecord) -> None:
         if self.rank == 0:
-            self._check_still_here()
+            self.check_still_here()
             write_record(self.path, record)
 
-    def _check_still_here(self) -> None:
+    def check_still_here(self) -> None:
         """Raise VarlabError if the directory was removed, and perhaps made again, while this process held it."""
-        if self._lock is None:
+        if self._lock is None and not (self._held and not self.record_path.exists()):  # held: by the starting process
             return
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(self._lock), (self.path / ".lock").stat()):
+            if self._lock is not None and os.path.samestat(os.fstat(self._lock), (self.path / ".lock").stat()):
                 return
         raise VarlabError(f"{self.path} was removed while the run worked in it: run the same command again.")
 

@@ -73,6 +73,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         return {}
     for part in parts:
         while not _noted(directory.path / part.file):
+            directory.check_still_here()
             time.sleep(_POLL)  # if another rank dies, the process that started the ranks ends this one, too
     tokens = _finish(directory.path, origin, parts, data, run.model)
     directory.update(parents={"tokenizer": Parent(run=config["run"], weights_sha256=origin["tokenizer_sha256"])})
