@@ -154,6 +154,12 @@ def test_a_folder_that_is_removed(command: str, disk: Disk, capsys: pytest.Captu
     check(command, code, disk, capsys.readouterr().err)
 
 
+def test_encode_does_not_wait_for_shards_that_vanished(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder is removed when the shard before is written: nobody writes that one again."""
+    code = call("encode", disk, VANISHED, "val-")
+    check("encode", code, disk, capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("command", ["report", "index"])
 def test_a_folder_that_vanishes_between_two_files(
     command: str, disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

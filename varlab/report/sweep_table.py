@@ -116,7 +116,7 @@ def update_table(folder: Path) -> None:
 
     Never call it while this process holds one of the runs: testing a POSIX lock releases the process's own.
     """
-    if os.path.isfile(folder / LIST):  # noqa: PTH113
+    if os.path.isfile(folder / LIST):  # noqa: PTH113  # False, too, where the folder may not be read
         with locked(folder / LOCK):
             _write_all(folder)
 
@@ -126,7 +126,7 @@ def update_row(folder: Path, path: str, *, working: bool = False) -> None:
 
     working: this process holds the run, which is running. A table that is not what was written last is made again.
     """
-    if not os.path.isfile(folder / LIST):  # noqa: PTH113
+    if not os.path.isfile(folder / LIST):  # noqa: PTH113  # False, too, where the folder may not be read
         return
     with locked(folder / LOCK):
         if (table := _read_table(folder)) is None:
@@ -189,7 +189,7 @@ def _started(paths: Iterable[Path], known: Mapping[Path, Run]) -> list[Run]:
 def find_sweeps(paths: Sequence[Path]) -> list[Path]:
     """The folders of sweeps at or below these paths, and directly above them."""
     below = [folder for path in paths for folder in run_folders(path, holding=LIST)]
-    above = [path.parent for path in paths if os.path.isfile(path.parent / LIST)]  # noqa: PTH113
+    above = [path.parent for path in paths if os.path.isfile(path.parent / LIST)]  # noqa: PTH113  # False, too, where the folder may not be read
     return list(dict.fromkeys([*sorted(below), *above]))
 
 
