@@ -16,16 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 THREADS = ("1", "2")
-# name: flag of the processor that it needs; what ATen, oneDNN and MKL are held to
-INSTRUCTIONS: dict[str, tuple[str, tuple[str, str, str]]] = {
-    "SSE4.1": ("sse4_1", ("default", "SSE41", "COMPATIBLE")),
-    "AVX": ("avx", ("default", "AVX", "AVX")),
-    "AVX2": ("avx2", ("avx2", "AVX2", "AVX2")),
-    "AVX512": ("avx512bw", ("avx512", "AVX512_CORE", "AVX512")),
-    "AVX512-BF16": ("avx512_bf16", ("avx512", "AVX512_CORE_BF16", "AVX512_E1")),
-    "AMX": ("amx_tile", ("avx512", "AVX512_CORE_AMX", "AVX512_E4")),
+# name: flag of the processor that it needs; what ATen, oneDNN, MKL and NumPy's OpenBLAS are held to
+INSTRUCTIONS: dict[str, tuple[str, tuple[str, str, str, str]]] = {
+    "SSE4.1": ("sse4_1", ("default", "SSE41", "COMPATIBLE", "Nehalem")),
+    "AVX": ("avx", ("default", "AVX", "AVX", "Sandybridge")),
+    "AVX2": ("avx2", ("avx2", "AVX2", "AVX2", "Haswell")),
+    "AVX512": ("avx512bw", ("avx512", "AVX512_CORE", "AVX512", "SkylakeX")),
+    "AVX512-BF16": ("avx512_bf16", ("avx512", "AVX512_CORE_BF16", "AVX512_E1", "Cooperlake")),
+    "AMX": ("amx_tile", ("avx512", "AVX512_CORE_AMX", "AVX512_E4", "SapphireRapids")),
 }
-VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR")
+VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OPENBLAS_CORETYPE")
 
 
 def instructions() -> Iterator[tuple[str, dict[str, str]]]:
