@@ -25,6 +25,7 @@ __all__ = [
     "process_lock",
     "read_bytes",
     "remove_drafts",
+    "require_file",
     "require_plain",
     "require_writable",
     "require_written",
@@ -68,6 +69,12 @@ def require_writable(folder: Path, remedy: str) -> None:
             pass
     except OSError as error:
         raise VarlabError(f"{folder} cannot be written ({error.strerror or error}): {remedy}.") from error
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raise VarlabError unless a file exists. what: kind of file, for the sentence."""
+    if not path.is_file():
+        raise VarlabError(f"There is no {what} {path}: correct its path.")
 
 
 def require_written(*files: Path) -> None:

@@ -33,7 +33,8 @@ from varlab.data.pack.sources.parquet import Parquet
 from varlab.data.pack.sources.tars import Tars
 from varlab.data.sequential.sample_stream import SampleDecoder, SampleStream
 from varlab.data.shard_module import ShardDataModule
-from varlab.data.tokens import TokenReader, TokenSet, TokenShard, fingerprint, read_tokens, write_array, write_tokens
+from varlab.data.token_reader import TokenReader
+from varlab.data.tokens import TokenSet, TokenShard, fingerprint, read_tokens, write_array, write_tokens
 
 __all__ = ["FORMATS", "mark", "pack_set", "read_set"]
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from tests.data.pack.loading import load_samples, load_skipped
 from varlab.cli.arguments import quote
-from varlab.cli.commands import edit, evaluate
+from varlab.cli.commands import edit
 from varlab.cli.main import main
 from varlab.data.folders.class_names import in_order, permuted
 from varlab.data.folders.splits import assign_splits, split_of_path
@@ -40,6 +40,7 @@ from varlab.data.pack.sources.parquet import Parquet
 from varlab.data.pack.sources.tars import Tars
 from varlab.data.shard_module import ShardDataModule
 from varlab.errors import VarlabError
+from varlab.recipe.preflight.named_runs import require_same_classes
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
@@ -656,14 +657,12 @@ def test_row1_classes_with_one_image_are_named_before_the_packing(log: pytest.Lo
     ],
 )
 def test_row4_labels_are_never_permuted(knows: list[str], has: list[str], fits: bool) -> None:
-    class Data:
-        info = types.SimpleNamespace(path="Y", classes=tuple(has))
-
+    info = types.SimpleNamespace(path="Y", classes=tuple(has))
     if fits:
-        evaluate._check_classes(knows, Data())  # type: ignore[arg-type]
+        require_same_classes(knows, info)  # type: ignore[arg-type]
         return
     with pytest.raises(VarlabError, match=r"labels would be permuted\. Pack the images again|knows the classes"):
-        evaluate._check_classes(knows, Data())  # type: ignore[arg-type]
+        require_same_classes(knows, info)  # type: ignore[arg-type]
 
 
 def test_row4_a_judge_of_the_same_classes_in_another_order_is_known() -> None:

@@ -18,7 +18,8 @@ import varlab
 from tests import small
 from varlab.cli.main import main
 from varlab.data.token_module import TokenDataModule
-from varlab.data.tokens import TokenReader, read_tokens
+from varlab.data.token_reader import TokenReader
+from varlab.data.tokens import read_tokens
 from varlab.files import sha256
 from varlab.recipe.objects import make
 from varlab.types import VarlabError, to_float

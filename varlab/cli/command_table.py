@@ -16,7 +16,7 @@ class Command:
     key of bare arguments. renamed: keys that are config groups elsewhere and plain values in this command, with their
     names in its configuration. open_groups: those that take keys which their files do not list. recorded: False for a
     command without run.json, which runs every time it is called. module: where ``run`` is, by default in
-    ``varlab.cli.commands``.
+    ``varlab.cli.commands``. check: the function that refuses, before ``run`` is imported, what can be known without torch.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Command:
     open_groups: tuple[str, ...] = ()
     recorded: bool = True
     module: str = ""
+    check: str = ""
 
     def __post_init__(self) -> None:
         if not self.module:
@@ -34,34 +35,47 @@ class Command:
 
 
 _COMMANDS = (
-    Command("pack", "images into WebDataset shards", "varlab pack source=folder path=photos/"),
+    Command(
+        "pack",
+        "images into WebDataset shards",
+        "varlab pack source=folder path=photos/",
+        check="varlab.recipe.preflight.file_checks.check_pack",
+    ),
     Command(
         "index",
         "an index for existing shards, or a check of it",
         "varlab index /data/imagenet-wds check=true",
         positional="path",
         recorded=False,
+        check="varlab.recipe.preflight.file_checks.check_index",
     ),
     Command(
         "bench",
         "the speed of reading samples, part by part, beside plain webdataset",
         "varlab bench data.path=runs/data/photos crop@data.crop=random_resized",
         recorded=False,
+        check="varlab.recipe.preflight.file_checks.check_bench",
     ),
     Command(
         "train",
         "a tokenizer, a generator or a classifier",
         "varlab train -m experiment=digits/generator order=next_scale,raster seed=0,1",
         open_groups=("trainer",),
+        check="varlab.recipe.preflight.train_checks.check",
     ),
     Command(
         "encode",
         "a data set into token maps, by a trained tokenizer",
         "varlab encode runs/tokenizer/default",
         positional="run",
+        check="varlab.recipe.preflight.model_checks.check_encode",
     ),
     Command(
-        "sample", "images from a trained generator", "varlab sample runs/generator/default seed=1", positional="run"
+        "sample",
+        "images from a trained generator",
+        "varlab sample runs/generator/default seed=1",
+        positional="run",
+        check="varlab.recipe.preflight.model_checks.check_sample",
     ),
     Command(
         "edit",
@@ -69,12 +83,14 @@ _COMMANDS = (
         "varlab edit runs/generator/default task=inpaint image=cat.png box=[0.25,0.25,0.75,0.75]",
         positional="run",
         renamed={"task": "kind"},
+        check="varlab.recipe.preflight.model_checks.check_edit",
     ),
     Command(
         "evaluate",
         "scores of a trained tokenizer or generator",
         "varlab evaluate runs/generator/default",
         positional="run",
+        check="varlab.recipe.preflight.model_checks.check_evaluate",
     ),
     Command(
         "import",
@@ -82,12 +98,14 @@ _COMMANDS = (
         "varlab import format=var tokenizer=vae_ch160v4096z32.pth transformer=var_d16.pth",
         renamed={"tokenizer": "files.tokenizer", "transformer": "files.transformer"},
         module="varlab.cli.commands.import_",
+        check="varlab.recipe.preflight.file_checks.check_import",
     ),
     Command(
         "export",
         "a run's weights in the format of the official code",
         "varlab export runs/import/default format=var",
         positional="run",
+        check="varlab.recipe.preflight.model_checks.check_export",
     ),
     Command(
         "check",

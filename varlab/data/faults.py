@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from varlab.errors import VarlabError
-from varlab.types import Fault
+from varlab.info import Fault
 
 __all__ = ["KINDS", "BadSampleError", "FaultCounter", "count_faults", "describe_faults"]
 

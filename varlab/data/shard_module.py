@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from varlab.config import Config
-from varlab.data.base import BaseDataModule, image_size, require_at_least, require_share, require_timeout
+from varlab.data.base import BaseDataModule
 from varlab.data.faults import FaultCounter
 from varlab.data.format.duplicates import Duplicates, find_duplicates
 from varlab.data.format.index import Index, read_index
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Centre, Crop
+from varlab.data.limits import image_size, require_at_least, require_share, require_timeout
 from varlab.data.read.loader import BatchDataset
 from varlab.data.read.reader import ShardReader
 from varlab.data.read.stream import EvalSplit, TrainStream, TrainViews
@@ -119,8 +120,7 @@ class ShardDataModule(BaseDataModule):
         Raises:
             VarlabError: more bad samples than ``max_bad``.
         """
-        if self._view == "condition" and self.index.conditions is None:
-            raise VarlabError(f"{self.path} holds no conditions to view: pack some (varlab pack condition=edges).")
+        self.index.require_view(self._view)
         if split not in self._readers:
             reader = ShardReader(
                 index=self.index,

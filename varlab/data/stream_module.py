@@ -14,12 +14,13 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from varlab.data.base import BaseDataModule, image_size, require_at_least, require_share, require_timeout
+from varlab.data.base import BaseDataModule
 from varlab.data.faults import FaultCounter
 from varlab.data.image.augment import Augment
 from varlab.data.image.crop import Crop
 from varlab.data.image.depth import ASSUMED, describe_depths, read_depths
 from varlab.data.image.picture import PixelRules
+from varlab.data.limits import image_size, require_at_least, require_share, require_timeout
 from varlab.data.read.loader import BatchDataset, SplitDataset
 from varlab.data.sequential.datasets import HeldSplit, OpenStream, StreamedSplit, StreamedTraining, hold_split
 from varlab.data.sequential.sample_stream import SampleDecoder, SampleStream

@@ -17,7 +17,8 @@ from varlab.data.image.augment import Augment
 from varlab.data.read.epoch_order import EpochOrder
 from varlab.data.read.loader import BatchDataset, SplitDataset
 from varlab.data.shard_module import ShardDataModule
-from varlab.data.tokens import TokenReader, TokenSet, read_tokens
+from varlab.data.token_reader import TokenReader
+from varlab.data.tokens import TokenSet, read_tokens
 from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
@@ -70,10 +71,7 @@ class TokenDataModule(BaseDataModule):
             seed=self._seed,
             workers=self._workers,
         )
-        if shards.info.hash != self.tokens.origin.get("data_hash"):
-            raise VarlabError(
-                f"The tokens of {self.path} were made from other images than {shards.path} holds: run `varlab encode` again."
-            )
+        self.tokens.require_same_images(shards.path, shards.info.hash)
         return shards
 
     def _reading(self) -> dict[str, Any]:

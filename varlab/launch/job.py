@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +73,14 @@ def run_job(
         config = _resolve(cfg, path)
         chosen: Config = OmegaConf.to_container(hydra.runtime.choices)  # type: ignore[assignment]
         choices = {name: option for name, option in chosen.items() if not name.startswith("hydra")}
+        # A job of a sweep waits until another process has done the same job.
         patience = ATTEMPT_PATIENCE if attempt else math.inf if hydra.mode == RunMode.MULTIRUN else None
-        _run_in_directory(command, path, config, list(overrides), choices, patience, trusted)
+        watched = hydra.mode == RunMode.MULTIRUN or started_ranks() is not None or attempt is not None
+        with (
+            RunDirectory(path, rank=global_rank(), patience=patience) as directory,
+            _nothing_left(directory, keep=watched),
+        ):
+            _run_in_directory(command, directory, config, list(overrides), choices, trusted)
         leave_process_group()
     except Stopped as stopped:
         if attempt is None:
@@ -102,44 +108,61 @@ def _resolve(cfg: DictConfig, path: Path) -> Config:
 
 def _run_in_directory(
     command: Command,
-    path: Path,
+    directory: RunDirectory,
     config: Config,
     overrides: list[str],
     choices: Config,
-    patience: float | None,
     trusted: Collection[str],
 ) -> None:
-    """patience: seconds to wait for the directory; a job of a sweep waits until another process has done the same job."""
-    attempt = Attempt.current()
-    with RunDirectory(path, rank=global_rank(), patience=patience) as directory:
-        if not command.recorded:
-            execute(command.module, config, directory)
-            return
-        asked = RunRecord(
-            command=command.name,
-            name=str(config.get("name") or command.name),
-            overrides=overrides,
-            choices=choices,
-            config=config,
-            seed=config.get("seed"),
-            source=_weights_hash(config.get("run")),
-        )
-        if not _prepare(directory, attempt, asked):
-            logger.info("%s is finished: nothing to do", path)
-            return
+    attempt, path = Attempt.current(), directory.path
+    if not command.recorded:
+        _check(command, config, directory)
+        execute(command.module, config, directory)
+        return
+    asked = RunRecord(
+        command=command.name,
+        name=str(config.get("name") or command.name),
+        overrides=overrides,
+        choices=choices,
+        config=config,
+        seed=config.get("seed"),
+        source=_weights_hash(config.get("run")),
+    )
+    if not _prepare(directory, attempt, asked):
+        logger.info("%s is finished: nothing to do", path)
+        return
+    try:
+        _check(command, config, directory)
+        run = run_ranks if needs_ranks(config) else execute
         logger.info("%s: %s", "resuming" if directory.resuming else "run", path)
         if directory.rank == 0:
             sweep.refresh_row(path, working=True)
-        run = run_ranks if needs_ranks(config) else execute
-        try:
-            outcome = run(command.module, _trusting(config, trusted), directory)
-        except BaseException as error:
-            end = directory.stop if isinstance(error, Stopped | KeyboardInterrupt) else directory.fail
-            # If the record cannot be written either (a full disk), the first error is the one to report.
-            with contextlib.suppress(OSError, VarlabError):
-                end(user_message(error))
-            raise
-        directory.finish(outcome)
+        outcome = run(command.module, _trusting(config, trusted), directory)
+    except BaseException as error:
+        end = directory.stop if isinstance(error, Stopped | KeyboardInterrupt) else directory.fail
+        # If the record cannot be written either (a full disk), the first error is the one to report.
+        with contextlib.suppress(OSError, VarlabError):
+            end(user_message(error))
+        raise
+    directory.finish(outcome)
+
+
+def _check(command: Command, config: Config, directory: RunDirectory) -> None:
+    """Refuse what can be known to fail before the command's module, and with it torch, is imported."""
+    if command.check:
+        module, _, name = command.check.rpartition(".")
+        getattr(importlib.import_module(module), name)(config, directory)
+
+
+@contextlib.contextmanager
+def _nothing_left(directory: RunDirectory, *, keep: bool) -> Iterator[None]:
+    """Remove what a refused job made. keep: False where others read why it failed: the table of a sweep, a batch script."""
+    try:
+        yield
+    except VarlabError:
+        if not keep:
+            directory.discard()
+        raise
 
 
 def _trusting(config: Config, trusted: Collection[str]) -> Config:

@@ -13,6 +13,7 @@ from varlab.data import BaseDataModule
 from varlab.model import Model
 from varlab.order import BaseOrder
 from varlab.recipe.objects import make, make_part
+from varlab.recipe.preflight.size_fit import require_fitting_size
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.score.image_sampler import ImageSampler, Rejection, ValConditions
@@ -123,14 +124,11 @@ def build_tokenizer(config: Config, rng: Rng) -> VQTokenizer:
         return make(config)
 
 
-def check_image_size(tokenizer: VQTokenizer, image_size: tuple[int, int], where: str) -> None:
-    """Raise VarlabError unless the tokenizer is made for images of this size. where: whose size it is."""
-    if tokenizer.image_size != tuple(image_size):
-        h, w = tokenizer.image_size
-        raise VarlabError(
-            f"The tokenizer's last scale {tokenizer.scales[-1]} times {tokenizer.downsample} is {h}×{w} pixels, but {where} "
-            f"holds {image_size[0]}×{image_size[1]}: change tokenizer.scales or tokenizer.channel_mult."
-        )
+def check_image_size(
+    tokenizer: VQTokenizer, image_size: tuple[int, int], where: str, key: str = "tokenizer.scales"
+) -> None:
+    """Raise VarlabError unless the tokenizer is made for images of this size. where, key: see ``require_fitting_size``."""
+    require_fitting_size(tokenizer.scales, tokenizer.downsample, image_size=image_size, where=where, key=key)
 
 
 def build_condition(config: Config, *, tokenizer: Tokenizer, own: VQTokenizer | None = None) -> Condition:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.recipe.plan import Plan
+from varlab.recipe.preflight.budget_amount import asked_budget
 from varlab.tasks import Task
 from varlab.tasks.distributed import collectives
 from varlab.types import Batch, VarlabError
@@ -35,14 +36,7 @@ def budget_images(
     pace: measures images a second; called only for a budget of seconds. known: the images of an earlier attempt, which
     a budget of seconds keeps.
     """
-    asked = {name: value for name, value in budget.items() if value is not None}
-    if len(asked) != 1:
-        raise VarlabError(
-            "Give the length of the training: one of budget.images=N, budget.flops=F and budget.seconds=S."
-        )
-    ((name, value),) = asked.items()
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise VarlabError(f"budget.{name} is {value}, but it must be a number above 0.")
+    name, value = asked_budget(budget)
     if name == "flops" and not task.flops_at(batch):
         raise VarlabError(
             "budget.flops cannot be kept: no operation of this model can be counted. Use budget.images=N."

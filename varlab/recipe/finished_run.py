@@ -16,17 +16,23 @@ from varlab.data import ShardDataModule
 from varlab.data.sequential.shard_stream import refuse_commands
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, build_tokenizer
-from varlab.recipe.objects import described_by, make
+from varlab.recipe.objects import make
+from varlab.recipe.preflight.named_runs import (
+    WEIGHTS,
+    require_generator,
+    require_image_size,
+    require_model,
+    require_numbers,
+    require_weights,
+)
 from varlab.rng import Rng
 from varlab.run.record import FILE, read_finished, read_record
-from varlab.run.trust import Trust
+from varlab.run.trust import Trust, described_by
 from varlab.sample import Sampler
 from varlab.tokenizer import VQTokenizer
 from varlab.types import VarlabError
 
 logger = logging.getLogger(__name__)
-
-_WEIGHTS = {"ema": "weights.safetensors", "raw": "weights_raw.safetensors"}
 
 
 def load(
@@ -42,16 +48,14 @@ def load(
     or True for any: then it can run whatever its author wrote. Raises VarlabError for others.
     """
     run = Path(run)
-    if weights not in _WEIGHTS:
-        raise VarlabError(f"weights={weights!r} is unknown: use 'ema' or 'raw'.")
+    require_weights(weights)
     record = read_record(run)
-    if "tokenizer" not in record.build:
-        raise VarlabError(f"{run} is a run of '{record.command} {record.name}', which holds no image model.")
+    require_model(run, record)
     with described_by(run / FILE, "model that can be built"):
         Trust.of(trust).check({key: value for key, value in record.build.items() if key != "classes"}, run / FILE)
         build = Build.from_json(record.build)
         model = assemble(build, Rng(0), condition_tokenizer=_condition_tokenizer(build, run))
-    load_weights(model.transformer or model.tokenizer, run / _WEIGHTS[weights])
+    load_weights(model.transformer or model.tokenizer, run / WEIGHTS[weights])
     if model.transformer is not None:
         load_weights(model.tokenizer, run / "tokenizer.safetensors")
     return model.to(device)
@@ -73,7 +77,7 @@ class FinishedRun:
     """
 
     def __init__(self, config: Config):
-        _check_numbers(config)
+        require_numbers(config)
         if config["threads"] is not None:
             torch.set_num_threads(config["threads"])
         self._config = config
@@ -107,11 +111,8 @@ class FinishedRun:
         is_recorded = not self._config.get("data")
         with described_by(self.path / FILE, "images that can be read") if is_recorded else nullcontext():
             data: ShardDataModule = make(config)
-            wanted, has = tuple(self.record.build["image_size"]), data.info.image_size
-        if wanted != has:
-            raise VarlabError(
-                f"The run works on {wanted[0]}×{wanted[1]} images, {data.info.path} holds {has[0]}×{has[1]}."
-            )
+            info = data.info
+        require_image_size(self.record, info)
         return data
 
     def sampler(self) -> Sampler:
@@ -119,9 +120,9 @@ class FinishedRun:
 
         The model samples with it from now on. A generator of one class is not guided: then cfg is 0.
         """
-        if self.model.sampler is None:
-            raise VarlabError(f"{self.path} is not the run of a generator: there is nothing to sample from.")
+        require_generator(self.path, self.record)
         config = self._config
+        assert self.model.sampler is not None
         base: Sampler = make(config["sampler"]) if config.get("sampler") else self.model.sampler
         changed = replace(base, **{f.name: config[f.name] for f in fields(Sampler) if config[f.name] is not None})
         if changed.cfg != 0 and len(self.model.classes) == 1:
@@ -139,10 +140,3 @@ def _device(setting: str) -> torch.device:
         return torch.empty(0, device=setting).device
     except (RuntimeError, AssertionError) as error:
         raise VarlabError(f"device={setting} cannot be used here ({str(error).splitlines()[0]}).") from error
-
-
-def _check_numbers(config: Config) -> None:
-    for name in ("n", "batch", "shown", "grown", "seed"):
-        least = 0 if name == "seed" else 1
-        if name in config and (not isinstance(config[name], int) or config[name] < least):
-            raise VarlabError(f"{name}={config[name]} must be a whole number, at least {least}.")

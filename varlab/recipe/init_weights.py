@@ -10,12 +10,12 @@ from varlab.checkpoint import check_state, load_weights, read_weights
 from varlab.config import Config
 from varlab.files import sha256
 from varlab.recipe.assembly import Build
-from varlab.run.record import FILE, Parent, read_record
+from varlab.recipe.preflight.named_runs import read_init
+from varlab.run.record import FILE, Parent
 from varlab.run.trust import Trust
 from varlab.tokenizer import VQTokenizer
 from varlab.transformer import Transformer
 from varlab.transformer.interpolation import resized_state
-from varlab.types import VarlabError
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +29,7 @@ class InitWeights:
 
     def __init__(self, run: str | Path, kind: str, trust: Trust):
         path = Path(run)
-        record = read_record(path)
-        if record.holds != kind:
-            raise VarlabError(
-                f"init={run} is the run of a {record.holds or record.command}: a {kind} cannot start from it."
-            )
-        if not record.outcome.finished:
-            raise VarlabError(
-                f"init={run} is {record.outcome.state}, not finished: run its command again to finish it."
-            )
+        record = read_init(path, kind)
         trust.check({key: value for key, value in record.build.items() if key != "classes"}, path / FILE)
         self.build = Build.from_json(record.build)
         self._weights = path / "weights_raw.safetensors"

@@ -15,10 +15,11 @@ from varlab.losses.perceptual import ClassifierPerceptual
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
-from varlab.recipe.objects import described_by, make
+from varlab.recipe.objects import make
+from varlab.recipe.preflight.named_runs import read_classifier
 from varlab.rng import Rng
 from varlab.run.record import FILE, read_finished, read_record
-from varlab.run.trust import Trust
+from varlab.run.trust import Trust, described_by
 from varlab.types import VarlabError
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def classifier_distance(*, parents: Parents, run: str, weights: Sequence[float])
 
 def load_classifier(run: Path, trust: Trust | None = None) -> Classifier:
     """Load the classifier of a finished run. trust: what its record may build beside varlab's own."""
-    build = read_finished(run).build
-    if "classifier" not in build:
-        raise VarlabError(f"{run} is not the run of a classifier (varlab train task=classifier).")
+    build = read_classifier(run).build
     with described_by(run / FILE, "classifier that can be built"), Rng(0).scope("init/classifier"):
         (trust or Trust()).check(build["classifier"], run / FILE)
         classifier: Classifier = make(build["classifier"])

@@ -6,9 +6,7 @@ A configuration that was read from a file is checked first, where it is read (``
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -38,23 +36,6 @@ def make(config: Config, **live: Any) -> Any:
         raise VarlabError(
             f"{config.get('_target_')} could not be made from its configuration: {_reason(cause or error)}."
         ) from error
-
-
-@contextmanager
-def described_by(file: Path, what: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a description of something in a foreign file into one sentence about that file.
-
-    what: the file should describe.
-    """
-    try:
-        yield
-    except VarlabError as error:
-        if str(file.parent) in str(error):
-            raise
-        raise VarlabError(f"{file} describes no {what}: {error!s:.600}") from error
-    except Exception as error:  # of any constructor that gets values of other types or sizes than it is made for
-        said = " ".join(str(error).split())
-        raise VarlabError(f"{file} describes no {what} ({type(error).__name__}: {said:.200}).") from error
 
 
 def _reason(error: BaseException) -> str:

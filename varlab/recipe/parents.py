@@ -13,14 +13,17 @@ from varlab.files import atomic_write, sha256
 from varlab.losses.perceptual import PerceptualDistance
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import Extractor
+from varlab.order import BaseOrder
 from varlab.recipe.assembly import build_tokenizer
 from varlab.recipe.networks import held_out_accuracy, load_classifier
-from varlab.recipe.objects import described_by, make_part
-from varlab.recipe.run_search import RUNS, nearest_run, same_images, smallest_tokenizer
+from varlab.recipe.objects import make, make_part
+from varlab.recipe.preflight.named_runs import read_tokenizer
+from varlab.recipe.preflight.size_fit import are_scales
+from varlab.recipe.run_search import RUNS, nearest_classifier, nearest_run, no_tokenizer, same_images, tokenizers_of
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
-from varlab.run.record import FILE, Parent, RunRecord, read_finished
-from varlab.run.trust import Trust
+from varlab.run.record import FILE, Parent, RunRecord
+from varlab.run.trust import Trust, described_by
 from varlab.tokenizer import VQTokenizer
 from varlab.types import DataInfo, VarlabError
 
@@ -61,22 +64,12 @@ class Parents:
             )
         self.used[role] = parent
 
-    def _run(self, setting: str, fits: Callable[[RunRecord], bool], missing: str) -> Path:
-        """The run that a setting names; for auto the nearest finished training that fits, or VarlabError(missing)."""
-        return nearest_run(self._near, fits, missing) if setting == "auto" else Path(setting)
-
     # -- classifiers ---------------------------------------------------------------------------------------------------
 
     def classifier(self, role: str, setting: str) -> Classifier:
         """Load the classifier of a role, judge or perceptual. setting: its run; or auto: one trained on the same shards."""
         setting = self._recorded[role].run if role in self._recorded else setting
-        info, task = self.info, "classifier" if self.info.num_classes > 1 else "rotation"
-        missing = (
-            f"No finished classifier with role={role} trained on {info.path} lies under {RUNS}/: train one (varlab train "
-            f"task={task} role={role}{' seed=1' if role == 'perceptual' else ''} data=shards data.path={info.path} "
-            "budget.images=100000), or name its directory."
-        )
-        run = self._run(setting, lambda r: r.build.get("role") == role and same_images(r, info), missing)
+        run = nearest_classifier(self._near, role, self.info) if setting == "auto" else Path(setting)
         classifier, held_out = load_classifier(run, self.trust), held_out_accuracy(run)
         if held_out.warning:
             logger.warning("%s: %s", run, held_out.warning)
@@ -102,7 +95,7 @@ class Parents:
         scales: others than it was trained with.
         """
         return self._carried(
-            "tokenizer", "tokenizer_run", setting, lambda: smallest_tokenizer(self._near, self.info, order), scales
+            "tokenizer", "tokenizer_run", setting, lambda: _smallest_tokenizer(self._near, self.info, order), scales
         )
 
     def condition_tokenizer(self, setting: str) -> VQTokenizer:
@@ -116,7 +109,7 @@ class Parents:
             "condition",
             "condition.tokenizer_run",
             setting,
-            lambda: self._run("auto", lambda r: r.holds == "tokenizer" and same_images(r, conditions), missing),
+            lambda: nearest_run(self._near, lambda r: r.holds == "tokenizer" and same_images(r, conditions), missing),
         )
 
     def _carried(
@@ -148,9 +141,7 @@ class Parents:
 
 def _tokenizer_parent(key: str, run: Path, scales: list[list[int]] | None) -> Parent:
     """What run.json stores of a tokenizer. scales: others than it was trained with: its networks fit any resolution."""
-    record, inside = read_finished(run), run / "tokenizer.safetensors"
-    if "tokenizer" not in record.build:
-        raise VarlabError(f"{key}={run} is not the run of a tokenizer (varlab train task=tokenizer).")
+    record, inside = read_tokenizer(key, run), run / "tokenizer.safetensors"
     file = inside if inside.is_file() else run / "weights.safetensors"  # a generator's run carries its tokenizer
     return Parent(
         run=str(run),
@@ -160,6 +151,30 @@ def _tokenizer_parent(key: str, run: Path, scales: list[list[int]] | None) -> Pa
         flops=record.outcome.flops,
         images=record.outcome.images,
     )
+
+
+def _smallest_tokenizer(near: Path, info: DataInfo, order: Config) -> Path:
+    """Of the tokenizers trained on these images that fit the order, the one with the fewest tokens."""
+    fitting, unfit = [], ""
+    for i, (path, record) in enumerate(tokenizers_of(near, info)):
+        try:
+            fitting.append((_positions(order, record), i, path))
+        except VarlabError as error:
+            unfit = f" {path} does not fit: {error}"
+    if not fitting:
+        raise no_tokenizer(info, order["_target_"], unfit)
+    path = min(fitting)[2]
+    logger.info("tokenizer_run=auto took %s", path)
+    return path
+
+
+def _positions(order: Config, record: RunRecord) -> int:
+    """Tokens of an image in this order, over the scales that a run's record names. Raises VarlabError if they don't fit."""
+    scales = record.build.get("scales") or record.build["tokenizer"].get("scales")
+    if not are_scales(scales):
+        raise VarlabError("its record does not name the scales of its tokenizer")
+    made: BaseOrder = make(order, scales=tuple((h, w) for h, w in scales))
+    return made.num_positions
 
 
 def _holds(copy: Path, parent: Parent) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.recipe.objects import make
+from varlab.recipe.preflight.train_checks import require_kind
 from varlab.recipe.trainer.settings import trainer_maker
 from varlab.renames import current_targets
 from varlab.rng import Rng
@@ -22,7 +23,6 @@ from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
 from varlab.tasks import Task, fit
 from varlab.tasks.callbacks import Checkpointer, Resume
-from varlab.types import VarlabError
 
 Scores = Callable[[], Mapping[str, float]]
 
@@ -86,10 +86,7 @@ class Plan:
 def make_plan(config: Config, data: BaseDataModule, directory: RunDirectory) -> Plan:
     """Make the plan of a training, by the planner that its ``conf/task`` names."""
     config = current_targets(config)
-    if missing := [key for key in ("kind", "planner") if key not in config]:
-        raise VarlabError(
-            f"The file of task= sets no {missing[0]}: begin it with '# @package _global_', and see docs/extending.md."
-        )
+    require_kind(config)
     planner: Callable[..., Plan] = make(config["planner"])
     return planner(config=config, data=data, rng=Rng(config["seed"]), directory=directory)
 

@@ -1,4 +1,4 @@
-"""The search for a run that ``auto`` names: the nearest finished training that fits."""
+"""The search for a run that ``auto`` names: the nearest finished training that fits. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,47 +6,53 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeGuard
 
-from varlab.config import Config
-from varlab.order import BaseOrder
-from varlab.recipe.objects import make
+from varlab.errors import VarlabError
+from varlab.info import DataInfo
 from varlab.run.record import FILE, RunRecord, read_record
 from varlab.run.run_tree import run_folders
-from varlab.types import DataInfo, VarlabError
 
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-_LARGEST = 1024  # tokens along a side; a record with more is a mistake
 
 
-def nearest_run(near: Path, fits: Callable[[RunRecord], bool], missing: str) -> Path:
+def nearest_run(
+    near: Path, fits: Callable[[RunRecord], bool], missing: str, warn: Callable[..., None] = logger.warning
+) -> Path:
     """Return the nearest finished training that fits. Raises VarlabError(missing) if there is none."""
-    for path, record in _finished_trainings(near):
+    for path, record in finished_trainings(near, warn):
         if fits(record):
             return path
     raise VarlabError(missing)
 
 
-def smallest_tokenizer(near: Path, info: DataInfo, order: Config) -> Path:
-    """Return, of the tokenizers trained on these images that fit the order, the one with the fewest tokens."""
-    fitting, unfit = [], ""
-    for i, (path, record) in enumerate(_finished_trainings(near)):
-        if record.holds == "tokenizer" and same_images(record, info):
-            try:
-                fitting.append((_positions(order, record), i, path))
-            except VarlabError as error:
-                unfit = f" {path} does not fit: {error}"
-    if not fitting:
-        raise VarlabError(
-            f"No finished tokenizer trained on {info.path} under {RUNS}/ fits the order {order['_target_']}: "
-            "train one (varlab train task=tokenizer tokenizer=multi or single), or name its directory with "
-            f"tokenizer_run=DIR.{unfit}"
-        )
-    path = min(fitting)[2]
-    logger.info("tokenizer_run=auto took %s", path)
-    return path
+def nearest_classifier(near: Path, role: str, info: DataInfo, warn: Callable[..., None] = logger.warning) -> Path:
+    """Return the nearest finished classifier of a role (judge or perceptual) that was trained on these images."""
+    task = "classifier" if info.num_classes > 1 else "rotation"
+    missing = (
+        f"No finished classifier with role={role} trained on {info.path} lies under {RUNS}/: train one (varlab train "
+        f"task={task} role={role}{' seed=1' if role == 'perceptual' else ''} data=shards data.path={info.path} "
+        "budget.images=100000), or name its directory."
+    )
+    return nearest_run(near, lambda run: run.build.get("role") == role and same_images(run, info), missing, warn)
+
+
+def tokenizers_of(
+    near: Path, info: DataInfo, warn: Callable[..., None] = logger.warning
+) -> list[tuple[Path, RunRecord]]:
+    """Return the finished tokenizers that were trained on these images, nearest first."""
+    finished = finished_trainings(near, warn)
+    return [(path, record) for path, record in finished if record.holds == "tokenizer" and same_images(record, info)]
+
+
+def no_tokenizer(info: DataInfo, order: str, unfit: str = "") -> VarlabError:
+    """Return the error about images on which no tokenizer was trained that fits. unfit: why one does not."""
+    return VarlabError(
+        f"No finished tokenizer trained on {info.path} under {RUNS}/ fits the order {order}: "
+        "train one (varlab train task=tokenizer tokenizer=multi or single), or name its directory with "
+        f"tokenizer_run=DIR.{unfit}"
+    )
 
 
 def same_images(record: RunRecord, info: DataInfo) -> bool:
@@ -56,16 +62,16 @@ def same_images(record: RunRecord, info: DataInfo) -> bool:
     return (record.data or {}).get("hash") == info.hash and view == info.view
 
 
-def _finished_trainings(near: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """Finished trainings under runs/ and beside a directory: those with most folders in common first, then the newest.
+def finished_trainings(near: Path, warn: Callable[..., None] = logger.warning) -> Iterator[tuple[Path, RunRecord]]:
+    """Yield finished trainings under runs/ and beside a directory: those with most folders in common first, then the newest.
 
-    What cannot be read is named, and passed over.
+    What cannot be read is named by ``warn``, and passed over.
     """
     roots = [root for root in (RUNS, near.parent) if root.is_dir() and root.resolve() != Path.cwd()]
     refused: list[OSError] = []
     folders = {folder.resolve() for root in roots for folder in run_folders(root, refused.append)}
     for error in refused:
-        logger.warning("unreadable: %s (%s)", error.filename, error.strerror)
+        warn("unreadable: %s (%s)", error.filename, error.strerror)
 
     def place(folder: Path) -> tuple[int, float]:
         try:
@@ -78,23 +84,7 @@ def _finished_trainings(near: Path) -> Iterator[tuple[Path, RunRecord]]:
         try:
             record = read_record(folder)
         except VarlabError as error:
-            logger.warning("unreadable: %s", error)
+            warn("unreadable: %s", error)
             continue
         if record.command == "train" and record.outcome.finished:
             yield Path(os.path.relpath(folder)), record
-
-
-def _positions(order: Config, record: RunRecord) -> int:
-    """Tokens of an image in this order, over the scales that a run's record names. Raises VarlabError if they don't fit."""
-    scales = record.build.get("scales") or record.build["tokenizer"].get("scales")
-    if not _are_scales(scales):
-        raise VarlabError("its record does not name the scales of its tokenizer")
-    made: BaseOrder = make(order, scales=tuple((h, w) for h, w in scales))
-    return made.num_positions
-
-
-def _are_scales(value: object) -> TypeGuard[list[list[int]]]:
-    return isinstance(value, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and 0 < n <= _LARGEST for n in pair)
-        for pair in value
-    )

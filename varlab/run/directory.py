@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 LOCK_PATIENCE = 5.0  # seconds in which the ranks or workers of a killed process end, too
 _MOST_NAMED = 6  # differing keys listed in an error
 _LONGEST_SHOWN = 200  # characters of a value
+_TRACES = frozenset(
+    {FILE, ".lock", "metrics.jsonl", "tokenizer.safetensors", "condition.safetensors", "tb", "encoding.json"}
+)
+"""What a run writes before it produces anything."""
 
 
 class RunDirectory:
@@ -47,6 +52,10 @@ class RunDirectory:
         self._patience = LOCK_PATIENCE if patience is None else patience
         self.rank = rank
         self.resuming = False  # set by prepare: whether an earlier process began this run
+        self._absent = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._before: set[str] | None = (
+            None  # names in the directory, where this process is the first to begin a run there
+        )
         self._held = held
         self._lock: int | None = None
 
@@ -122,9 +131,14 @@ class RunDirectory:
                     f"{self.path} is in use by another process ({holder}): wait for it, or use another out=."
                 )
             time.sleep(0.1)
-        os.truncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        if not _is_file(file, self.path / ".lock"):  # its process was refused, and removed the directory
+            os.close(file)
+            return self.lock()
         self._lock = file
+        with write_errors(self.path):
+            self._before = None if self.record_path.exists() else _names(self.path) - {".lock"}
+            os.truncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
     def _remove_leftovers(self) -> None:
         """Remove half-written files of a killed process; nobody else writes here while we hold the lock."""
@@ -136,6 +150,21 @@ class RunDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def discard(self) -> None:
+        """Remove what a refused run made: its files, if this process began it and nothing of use is there; empty folders.
+
+        Files and folders that were there before stay.
+        """
+        if self.rank != 0 or self._held:
+            return
+        with suppress(OSError):
+            if self._before is not None and (made := _names(self.path) - self._before) <= _TRACES:
+                for name in sorted(made, reverse=True):  # the lock last
+                    _remove(self.path / name)
+        for folder in self._absent:
+            with suppress(OSError):
+                folder.rmdir()
 
     def record(self) -> RunRecord:
         """The record as it is on disk."""
@@ -192,9 +221,8 @@ class RunDirectory:
         """Raise VarlabError if the directory was removed, and perhaps made again, while this process held it."""
         if self._lock is None and not (self._held and not self.record_path.exists()):  # held: by the starting process
             return
-        with suppress(FileNotFoundError):
-            if self._lock is not None and os.path.samestat(os.fstat(self._lock), (self.path / ".lock").stat()):
-                return
+        if self._lock is not None and _is_file(self._lock, self.path / ".lock"):
+            return
         raise VarlabError(f"{self.path} was removed while the run worked in it: run the same command again.")
 
     def _check_same(self, record: RunRecord, asked: RunRecord) -> None:
@@ -213,6 +241,25 @@ def _left_nothing(record: RunRecord, path: Path) -> bool:
     """Whether a run ended before its first update: there is nothing to resume, and a corrected run may replace it."""
     ended = record.outcome.state in ("failed", "stopped")
     return ended and not (_progress(path) or (path / "last.ckpt").exists())
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether a path still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _progress(path: Path) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from varlab.json_file import LARGEST
 from varlab.renames import current_name
 from varlab.run.record import FILE
 
-__all__ = ["Trust", "named_targets", "targets_of"]
+__all__ = ["Trust", "described_by", "named_targets", "targets_of"]
 
 # The groups of conf/ that a record's parts come from. The others name what runs or writes: tasks, trainers, loggers, sources.
 _GROUPS = ("classifier", "condition", "crop", "data", "order", "perceptual", "sampler", "tokenizer", "transformer")
@@ -105,6 +105,23 @@ def _leaves(config: object) -> Iterator[tuple[str, object]]:
             todo += [(key, item) for item in value]
         else:
             yield key, value
+
+
+@contextmanager
+def described_by(file: Path, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a description of something in a foreign file into one sentence about that file.
+
+    what: the file should describe.
+    """
+    try:
+        yield
+    except VarlabError as error:
+        if str(file.parent) in str(error):
+            raise
+        raise VarlabError(f"{file} describes no {what}: {error!s:.600}") from error
+    except Exception as error:  # of any constructor that gets values of other types or sizes than it is made for
+        said = " ".join(str(error).split())
+        raise VarlabError(f"{file} describes no {what} ({type(error).__name__}: {said:.200}).") from error
 
 
 def targets_of(config: object) -> set[str]:

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from varlab.files import require_file
 from varlab.types import VarlabError
 
 State = dict[str, Tensor]
@@ -31,8 +32,7 @@ def read_state(path: Path) -> State:
     Other pickled classes (such as Lightning's callbacks) become inert placeholders: their code is never imported.
     Raises VarlabError for a file that is missing or damaged, holds code, or holds no named tensors.
     """
-    if not path.is_file():
-        raise VarlabError(f"There is no checkpoint {path}.")
+    require_file(path, "checkpoint")
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)

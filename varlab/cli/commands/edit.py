@@ -13,13 +13,12 @@ from torch import Tensor
 
 from varlab.config import Config
 from varlab.data.folders.class_names import canonical
-from varlab.data.image.depth import read_depths
 from varlab.data.image.grid import grid, write_png
-from varlab.data.image.picture import PixelRules
 from varlab.data.image.resize import centre_of_file
 from varlab.files import atomic_write
 from varlab.model import Model
 from varlab.recipe.finished_run import FinishedRun
+from varlab.recipe.preflight.model_checks import picture_rules
 from varlab.recipe.sampling_conditions import picture_condition
 from varlab.run.directory import RunDirectory
 from varlab.sample.images import Growth
@@ -29,15 +28,12 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("inpaint", "outpaint", "class")
 _TILE = 192  # pixels of a picture in the strip, at least
 _TINT = torch.tensor([255.0, 64.0, 96.0]).view(3, 1, 1)  # marks what is repainted
 
 
 def run(config: Config, directory: RunDirectory) -> Config:
     """Write pictures/edit.png, each result as a PNG, and edit.npz (results, input, mask)."""
-    if config["kind"] not in TASKS:
-        raise VarlabError(f"task={config['kind']} is unknown: use {', '.join(TASKS)}.")
     run = FinishedRun(config)
     model, sampler = run.model, run.sampler()
     size = model.tokenizer.image_size
@@ -67,8 +63,7 @@ def _image(
     config: Config, name: str, size: tuple[int, int], resample: Image.Resampling, mode: str = "RGB"
 ) -> tuple[Tensor, tuple[int, int]]:
     """The centre of an image file at that (H, W), img_u8_CHW; and the (H, W) of the file. Nothing transparent is a mask."""
-    depths, background = read_depths(config["depth"], auto={}), 255 if mode == "RGB" else 0
-    rules = PixelRules(most_pixels=config["most_pixels"], depths=depths, background=background)
+    rules = picture_rules(config, background=255 if mode == "RGB" else 0)
     img_u8, original = centre_of_file(Path(config[name]), size, resample, rules, setting=name, mode=mode)
     if original != size:
         logger.info("%s: %d×%d pixels, its centre resized to %d×%d", config[name], *original, *size)
@@ -77,8 +72,6 @@ def _image(
 
 def _mask(config: Config, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
     """mask_HW, 1 where to paint, from the mask's file or from the box. VarlabError if it is empty."""
-    if (config["mask"] is None) == (config["box"] is None):
-        raise VarlabError("Give what to paint: one of mask=FILE (white is painted) and box=[top,left,bottom,right].")
     if config["mask"] is not None:
         mask_1HW, shape = _image(config, "mask", size, Image.Resampling.NEAREST, mode="L")
         if shape != original:

@@ -6,7 +6,6 @@ import logging
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
-from varlab.data.folders.class_names import canonical, misplaced
 from varlab.flops import FlopCounter
 from varlab.json_file import write_sealed_json
 from varlab.metrics.extractors import Extractor
@@ -17,6 +16,8 @@ from varlab.recipe.assembly import example_slots, image_sampler
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.objects import metric_settings, own_metrics
 from varlab.recipe.parents import Parents
+from varlab.recipe.preflight.data_facts import require_val_to_score
+from varlab.recipe.preflight.named_runs import require_same_classes
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import FILE, Parent
@@ -36,10 +37,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     """Score the run. The result is in its ``scores/<protocol>.json`` and in this command's outcome."""
     run = FinishedRun(config)
     data = run.data()
-    if not data.info.counts.get("val"):
-        raise VarlabError(
-            f"{data.info.path} holds no val images, with which scores compare: give data=shards data.path=DIR of some."
-        )
+    require_val_to_score(data.info)
     parents = Parents(info=data.info, near=run.path, trust=Trust.of(config.get("trust")))
     extractor = parents.extractor(config["extractor"]).to(run.model.device)
     judge = dict(parents.used)
@@ -99,7 +97,7 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     """Compare samples with the train split; the val split is compared with it, too."""
     model = run.model
     (transformer, order), condition = model.generator(), model.condition
-    _check_classes(list(model.classes), data)
+    require_same_classes(list(model.classes), data.info)
     if condition is not None:
         condition.check(data.info)
     sampler, n, seed = run.sampler(), config["n"], config["seed"]
@@ -141,21 +139,3 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
         "cost": {"sampling_flops": drawn * one, "sampling_seconds": round(source.seconds, 3)},
         **_best(settings["own"], scores),
     }
-
-
-def _check_classes(knows: list[str], data: BaseDataModule) -> None:
-    """Raise VarlabError if the run's labels mean other classes than the data's.
-
-    A run that knows numbers alone, as most imported ones, fits any names, but no other numbers than its own.
-    """
-    has, path = list(data.info.classes), data.info.path
-    if list(map(canonical, knows)) == list(map(canonical, has)):
-        return
-    if knows != [str(i) for i in range(len(has))]:
-        raise VarlabError(f"The run knows the classes {knows}, but {path} holds {has}.")
-    if (wrong := misplaced(knows, has)) is not None:
-        raise VarlabError(
-            f"The run knows its classes by number, but class {has.index(wrong)} of {path} is called {wrong}: labels would be "
-            "permuted. Pack the images again (folders named by number then stand in numeric order), or, if the run's labels "
-            f"do follow the order of {path}, import it with classes={path}."
-        )

@@ -14,7 +14,6 @@ from varlab.model import Model
 from varlab.recipe.finished_run import load
 from varlab.run.directory import RunDirectory
 from varlab.run.record import read_record
-from varlab.types import VarlabError
 
 __all__ = ["run"]
 
@@ -26,8 +25,6 @@ _WRAPPER = {"var": None, "vqgan": "state_dict", "llamagen": "model"}
 def run(config: Config, directory: RunDirectory) -> Config:
     """Write tokenizer.pth, and transformer.pth for a generator."""
     name, run_path = config["format"]["name"], Path(config["run"])
-    if config["file"] not in ("pth", "safetensors"):
-        raise VarlabError(f"file={config['file']} is unknown: use pth or safetensors.")
     build = read_record(run_path).build
     model = load(run_path, weights=config["weights"], trust=config.get("trust"))
     kept = run_path / "foreign.safetensors"

@@ -18,6 +18,7 @@ from varlab.files import sha256
 from varlab.flops import run_on_meta
 from varlab.recipe.assembly import Build, assemble, build_tokenizer, example_slots
 from varlab.recipe.plan import parameters
+from varlab.recipe.preflight.file_checks import no_tokenizer_file
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.tokenizer import VQTokenizer
@@ -57,11 +58,11 @@ def run(config: Config, directory: RunDirectory) -> Config:
     kept = formats.kept_buffers(tokenizer_file.state)
     module: nn.Module = tokenizer
     if transformer_file is not None:
-        save_weights(directory.path / "tokenizer.safetensors", tokenizer.state_dict(), {})
         build, module, rest = _transformer(config, transformer_file, build, tokenizer)
         kept |= rest
         masks = formats.unmasked_tokens(transformer_file.state) is not None
         imported |= {"transformer": transformer_file.record(), "masks": masks}
+        save_weights(directory.path / "tokenizer.safetensors", tokenizer.state_dict(), {})
     for file in ("weights", "weights_raw"):
         save_weights(directory.path / f"{file}.safetensors", module.state_dict(), {})
     if kept:
@@ -87,7 +88,7 @@ def _sources(config: Config) -> tuple[Source, Source | None]:
     if (path := paths["tokenizer"]) is not None:
         tokenizer = Source(path, _part(path, name, "vae_local"))
     if tokenizer is None:
-        raise VarlabError("Give the tokenizer's checkpoint: tokenizer=FILE (a transformer alone makes no images).")
+        raise no_tokenizer_file()
     return tokenizer, transformer
 
 
@@ -172,8 +173,6 @@ def _read_names(path: Path) -> list[str]:
     """The classes of a shard set, or the lines of a file."""
     if path.is_dir():
         return list(read_index(path).info.classes)
-    if not path.is_file():
-        raise VarlabError(f"classes={path} is neither a folder of shards nor a file of names.")
     return list(class_names(str(path)) or ())
 
 

@@ -18,7 +18,7 @@ from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import ScanSettings, split_files
 from varlab.data.image.depth import read_depths
-from varlab.files import require_writable, require_written
+from varlab.files import require_written
 from varlab.json_file import write_json
 from varlab.launch.environment import worker_count
 from varlab.launch.terminal import show_table
@@ -33,10 +33,7 @@ logger = logging.getLogger(__name__)
 def run(config: Config, directory: RunDirectory) -> Config:
     """Make the index of the folder ``path``, beside its shards or in ``out``, or check its shards if ``check`` is true."""
     folder = Path(config["path"]).expanduser()
-    if not folder.is_dir():
-        raise VarlabError(f"There is no folder {folder}: give the folder of the shards.")
     if config["check"]:
-        require_writable(directory.path, "give another folder for the report with out=DIR")
         return _check(config, folder, directory)
     return _make(config, *_shards_at(folder, directory.path if config["out"] is not None else folder))
 
@@ -50,7 +47,6 @@ def _shards_at(folder: Path, place: Path) -> tuple[Path, Path]:
 def _make(config: Config, folder: Path, place: Path) -> Config:
     before = {**_earlier_index(folder), **_earlier_index(place)}
     splits, notes = split_files(folder, config["split"])
-    require_writable(place, "make it writable, or put the index elsewhere with out=DIR")
     for note in notes:
         logger.info("%s", note)
     count = worker_count(config["workers"], jobs=sum(map(len, splits.values())))

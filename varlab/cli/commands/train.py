@@ -13,6 +13,7 @@ from varlab.files import digest
 from varlab.recipe.budget import budget_images, images_per_second
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
+from varlab.recipe.preflight.data_facts import require_val
 from varlab.recipe.trainer.parts import make_callbacks, make_loggers, make_profiler
 from varlab.recipe.trainer.settings import check_keys, dev_batches
 from varlab.run.config_keys import Use, counted
@@ -38,7 +39,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     loggers, profiler = [journal, *make_loggers(config)], make_profiler(config)
     data: BaseDataModule = make(config["data"])
     _check_same_data(data.info, directory)
-    _check_val(config, data.info)
+    require_val(config, data.info)
     leakage = data.duplicates.leakage if directory.rank == 0 else ""
     if leakage:
         logger.warning("%s: %s, so that scores on val are too good", data.path, leakage)
@@ -104,17 +105,6 @@ def _callbacks(config: Config, data: BaseDataModule, training: Plan, directory: 
         scores=training.scores,
         draw=training.draw,
     )
-
-
-def _check_val(config: Config, info: DataInfo) -> None:
-    """Raise VarlabError if there is nothing to validate with, but a validation is to come."""
-    if info.counts.get("val"):
-        return
-    if not config["val"].get("skip"):
-        raise VarlabError(
-            f"{info.path} holds no val images to validate with: add val.skip=true, which trains the same without it, or "
-            "hold some images out first (varlab index with val_fraction=0.05, or a val folder for varlab pack)."
-        )
 
 
 def _check_same_data(info: DataInfo, directory: RunDirectory) -> None:

@@ -23,7 +23,7 @@ from varlab.data.image.depth import ASSUMED, Depths
 from varlab.data.storage.local_folder import LocalFolder, Storage
 from varlab.errors import VarlabError
 from varlab.files import sha256
-from varlab.types import DataInfo
+from varlab.info import DataInfo
 
 __all__ = ["DIGEST", "FILE", "SHARDS", "SPLITS", "VERSION", "Index", "Shard", "TableFile", "read_index"]
 
@@ -123,6 +123,16 @@ class Index:
             condition=self.conditions,
             boxes=self.boxes,
         )
+
+    def require_size(self, size: tuple[int, int] | None) -> None:
+        """Raise VarlabError if the images differ in size and ``size`` does not say what to cut them to."""
+        if size is None and self.image_size is None:
+            raise VarlabError(f"{self.path} holds images of various sizes: set the size of training (data.size=256).")
+
+    def require_view(self, view: str) -> None:
+        """Raise VarlabError if ``view`` is "condition" and there are no second images."""
+        if view == "condition" and self.conditions is None:
+            raise VarlabError(f"{self.path} holds no conditions to view: pack some (varlab pack condition=edges).")
 
     def table(self, split: str) -> NDArray[np.void]:
         """The table of a split, mapped into memory.

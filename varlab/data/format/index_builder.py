@@ -19,8 +19,8 @@ from varlab.data.format.table import SampleRecord
 from varlab.data.format.tar import ShardScan
 from varlab.data.image.depth import Depths, widest
 from varlab.errors import VarlabError
+from varlab.info import Fault
 from varlab.rng import Rng
-from varlab.types import Fault
 
 __all__ = ["build_index"]
 

@@ -8,7 +8,7 @@ from varlab.data.format.index import Index, Shard
 from varlab.data.format.scan import Progress, ScanSettings, scan_shards
 from varlab.data.format.tar import ShardScan
 from varlab.data.storage.local_folder import LocalFolder
-from varlab.types import Fault
+from varlab.info import Fault
 
 __all__ = ["check_index"]
 

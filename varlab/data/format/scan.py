@@ -23,7 +23,7 @@ from varlab.data.image.png import check_png
 from varlab.data.image.resize import WRONG_ENDING
 from varlab.errors import VarlabError
 from varlab.files import sha256
-from varlab.types import Fault
+from varlab.info import Fault
 
 __all__ = ["Progress", "ScanSettings", "number_labels", "scan_shards", "split_files"]
 

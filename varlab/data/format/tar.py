@@ -24,7 +24,7 @@ from varlab.data.format.index import Shard
 from varlab.data.format.labels import json_fields, read_label
 from varlab.data.format.table import CONDITION, SampleRecord, Span
 from varlab.data.image.depth import Deep
-from varlab.types import Fault
+from varlab.info import Fault
 
 __all__ = ["ShardScan", "log_notes", "scan_tar"]
 

@@ -21,9 +21,20 @@ from varlab.data.image.colour import flat
 from varlab.data.image.depth import ASSUMED, U8, Deep, Depths
 from varlab.data.image.jpeg import JPEG_END, JPEG_START, MALFORMED, jpeg_header, jpeg_orientation, jpeg_pixels, mended
 from varlab.data.image.png import PNG_START, check_png, without_texts
+from varlab.errors import VarlabError
 from varlab.files import require_plain
 
-__all__ = ["FIRST", "TURNED", "WARNED", "EncodedPicture", "Picture", "PixelRules", "open_picture", "read_picture"]
+__all__ = [
+    "FIRST",
+    "TURNED",
+    "WARNED",
+    "EncodedPicture",
+    "Picture",
+    "PixelRules",
+    "open_picture",
+    "read_named_picture",
+    "read_picture",
+]
 
 TURNED, WARNED, FIRST = "turned upright", "decoded in spite of warnings", "the first of several frames"
 """What can be done to an image on the way, as the log counts it."""
@@ -110,6 +121,14 @@ def read_picture(file: Path, rules: PixelRules) -> Picture:
         raise BadSampleError("corrupt", f"cannot be read ({e.strerror or e})") from e
     check_png(encoded)
     return open_picture(encoded, rules).decode()
+
+
+def read_named_picture(file: Path, rules: PixelRules, setting: str) -> Picture:
+    """Decode the image file that a setting names. VarlabError if it cannot be used."""
+    try:
+        return read_picture(file, rules)
+    except BadSampleError as e:
+        raise VarlabError(f"{setting}={file} cannot be used: {e}.") from e
 
 
 def _check_pixels(height: int, width: int, rules: PixelRules) -> None:

@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from varlab.data.faults import BadSampleError
 from varlab.data.image.depth import Deep, Depths, describe_depths
 from varlab.data.image.jpeg import JPEG_START
-from varlab.data.image.picture import WARNED, EncodedPicture, Picture, PixelRules, open_picture, read_picture
+from varlab.data.image.picture import WARNED, EncodedPicture, Picture, PixelRules, open_picture, read_named_picture
 from varlab.data.image.png import PNG_START, check_png
 from varlab.errors import VarlabError
 
@@ -139,10 +138,7 @@ def centre_of_file(
     Raises:
         VarlabError: the file cannot be used.
     """
-    try:
-        picture = read_picture(file, rules)
-    except BadSampleError as e:
-        raise VarlabError(f"{setting}={file} cannot be used: {e}.") from e
+    picture = read_named_picture(file, rules, setting)
     if picture.deep is not None:
         kind, bits = picture.deep
         log.info("%s: scaled to 8 bits from %s (depth=)", file, describe_depths({kind: rules.depths.get(kind, bits)}))

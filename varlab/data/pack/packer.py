@@ -24,6 +24,7 @@ from varlab.data.image.depth import Depths, describe_depths, widest
 from varlab.data.pack.conditions import ConditionMaker
 from varlab.data.pack.shard_jobs import PackedShard, ShardJobs
 from varlab.data.pack.sources.base import ImageSource
+from varlab.data.pack.sources.source_paths import require_other_folder
 from varlab.errors import VarlabError
 from varlab.files import remove_drafts, write_errors
 
@@ -64,7 +65,7 @@ def pack(
     if shard_size < 1:
         raise VarlabError(f"shard_size is {shard_size}, but a shard holds at least one image.")
     folder = Path(out)
-    _check_not_source(source, folder)
+    require_other_folder(source.describe().get("path"), folder)
     staging = folder / STAGING
     done: Synchronized[int] = multiprocessing.get_context("fork").Value("q", 0)
     jobs = ShardJobs(source, staging, shard_size=shard_size, condition=condition, done=done)
@@ -87,13 +88,6 @@ def pack(
     done_to = {"steps": dict(index.steps), "depth": dict(index.depth)}
     shards = sum(map(len, index.splits.values()))
     return {**_summary(source, packed), "shards": shards, "hash": index.hash, **done_to}
-
-
-def _check_not_source(source: ImageSource, folder: Path) -> None:
-    """Raises VarlabError if new shards could replace the source's own."""
-    path = source.describe().get("path")
-    if isinstance(path, str) and Path(path).expanduser().resolve() == folder.resolve():
-        raise VarlabError(f"{folder} is where the source lies: pack into another folder with out=.")
 
 
 def _open_staging(staging: Path, fingerprint: str) -> None:

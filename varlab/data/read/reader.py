@@ -59,8 +59,7 @@ class ShardReader:
         size: tuple[int, int] | None = None,
         max_bad: float = 1.0,
     ):
-        if size is None and index.image_size is None:
-            raise VarlabError(f"{index.path} holds images of various sizes: set the size of training (data.size=256).")
+        index.require_size(size)
         self._table = table = index.table(split)
         self._shards, self.size = index.splits[split], size or index.image_size or (0, 0)
         if self.size[0] * self.size[1] > most_pixels:

@@ -11,11 +11,11 @@ from varlab.flops import FlopCounter
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, parameters
+from varlab.recipe.preflight.data_facts import require_several_classes
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.tasks import Task
 from varlab.tasks.target import Labels, Target
-from varlab.types import VarlabError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     """Plan a classifier: a judge of samples, or a perceptual network."""
     target: Target = make(config["task"]["target"]) if "target" in config["task"] else Labels()
     if isinstance(target, Labels):
-        _check_several_classes(data)
+        require_several_classes(data.info, _distinct_labels(data))
     build = config["classifier"] | {"num_classes": target.answers(data.info.num_classes)}
     with rng.scope("init/classifier"):
         model = make(build)
@@ -39,16 +39,10 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     )
 
 
-def _check_several_classes(data: BaseDataModule) -> None:
-    """Raise VarlabError if all training images have the same label."""
-    info, streamed = data.info, isinstance(data, StreamDataModule)  # whose labels are known only as they come
-    if info.num_classes > 1 and (streamed or len(data.labels("train").unique()) > 1):
-        return
-    raise VarlabError(
-        f"All training images of {info.path} are of one class, from which a classifier learns nothing: train the network that "
-        "predicts rotation (the same command with task=rotation), or use extractor=inception for scores and "
-        "perceptual=lpips for the tokenizer, which need none."
-    )
+def _distinct_labels(data: BaseDataModule) -> int:
+    """How many labels the training images have, as far as is known: those of a stream are known only as they come."""
+    classes = data.info.num_classes
+    return classes if classes < 2 or isinstance(data, StreamDataModule) else len(data.labels("train").unique())
 
 
 def _held_out(values: Mapping[str, float], target: Target, data: BaseDataModule) -> Config:

@@ -66,7 +66,7 @@ def _generator_model(config: Config, data: BaseDataModule, rng: Rng, parents: Pa
     elif setting == "auto" and isinstance(data, TokenDataModule):
         setting = data.tokens.origin["tokenizer_run"]
     tokenizer = parents.tokenizer(setting, order=config["order"], scales=config.get("tokenizer_scales"))
-    check_image_size(tokenizer, info.image_size, info.path)
+    check_image_size(tokenizer, info.image_size, info.path, "tokenizer_scales")
     _check_tokens(data, parents.used["tokenizer"], tokenizer)
     condition, condition_tokenizer = _condition(config, info, parents)
     build = Build(
@@ -98,7 +98,7 @@ def _condition(config: Config, info: DataInfo, parents: Parents) -> tuple[Config
     if "tokenizer_run" not in asked:
         return build, None
     tokenizer = parents.condition_tokenizer(asked["tokenizer_run"])
-    check_image_size(tokenizer, info.image_size, info.path)
+    check_image_size(tokenizer, info.image_size, info.path, "")
     return build | {"tokenizer": parents.used["condition"].config}, tokenizer
 
 

@@ -14,13 +14,13 @@ from varlab.recipe.objects import make, own_metrics
 from varlab.recipe.parents import Parents
 from varlab.recipe.plan import Plan, Scores, parameters
 from varlab.recipe.plans import training_pictures
+from varlab.recipe.preflight.data_facts import require_val_for_scores
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.trust import Trust
 from varlab.tasks import TokenizerTask
 from varlab.tasks.validation import without_padding
 from varlab.tokenizer import VQTokenizer
-from varlab.types import VarlabError
 
 
 def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
@@ -32,7 +32,8 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     model = build_tokenizer(architecture, rng)
     if init is not None:
         init.load_tokenizer(model)
-    check_image_size(model, info.image_size, info.path)
+    key = "tokenizer.scales" if init is None else "tokenizer_scales"
+    check_image_size(model, info.image_size, info.path, key)
     discriminator = None
     if config.get("discriminator") is not None:
         with rng.scope("init/discriminator"):
@@ -76,8 +77,7 @@ def _tokenizer_scores(
     """rFID during training, if it is asked for."""
     if config["scores"]["every"] is None:
         return None
-    if not data.info.counts.get("val"):
-        raise VarlabError(f"{data.info.path} holds no val images to reconstruct for scores: set scores.every=null.")
+    require_val_for_scores(data.info)
     extractor = parents.extractor(config["extractor"])
 
     def scores() -> dict[str, float]:

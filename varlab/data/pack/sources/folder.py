@@ -17,6 +17,7 @@ from varlab.data.format.index import SPLITS
 from varlab.data.format.labels import UNLABELLED
 from varlab.data.pack.sources.base import Skipped, SourceSample, stratified_split, val_notes
 from varlab.data.pack.sources.file_source import FileSource
+from varlab.data.pack.sources.source_paths import image_folder
 from varlab.errors import VarlabError
 from varlab.rng import Rng
 
@@ -64,9 +65,7 @@ class ImageFolder(FileSource):
         label: str | None = None,
     ):
         super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
-        self._root = Path(path).expanduser()
-        if not self._root.is_dir():
-            raise VarlabError(f"There is no image folder {self._root}: set path to one with class subfolders.")
+        self._root = image_folder(path)
         if label not in (None, "none"):
             raise VarlabError(f"source.label={label} is unknown: use none, or null for the names of folders.")
         self._arguments: Config = {

@@ -21,7 +21,7 @@ from varlab.data.format.scan import split_files
 from varlab.data.pack.sources.base import Skipped, SourceSample, require_train, stratified_split, val_notes
 from varlab.data.pack.sources.file_source import FileSource
 from varlab.data.pack.sources.parquet_file import LabelColumn, folder_labels, read_images, read_labels
-from varlab.errors import VarlabError
+from varlab.data.pack.sources.source_paths import parquet_paths
 
 __all__ = ["Parquet"]
 
@@ -168,10 +168,7 @@ def _find(
     paths: str | Sequence[str], patterns: Mapping[str, str | None]
 ) -> tuple[Path, dict[str, list[str]], list[str]]:
     """The folder, the files below it by split, and sentences about what was decided."""
-    given = [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
-    for path in given:
-        if not path.exists():
-            raise VarlabError(f"There is no Parquet file or folder {path}: set path to one.")
+    given = parquet_paths(paths)
     if len(given) == 1 and given[0].is_file():
         return given[0].parent, {"train": [given[0].name], "val": []}, []
     if len(given) == 1:

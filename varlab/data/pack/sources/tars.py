@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from varlab.data.format.table import make_table
 from varlab.data.format.tar import log_notes, scan_tar
 from varlab.data.pack.sources.base import Skipped, SourceSample, require_train, stratified_split, val_notes
 from varlab.data.pack.sources.file_source import FileSource
+from varlab.data.pack.sources.source_paths import shard_folder
 from varlab.data.storage.local_folder import LocalFolder, Storage, StoredFile
 from varlab.data.storage.open_files import OpenFiles
 from varlab.errors import VarlabError
@@ -70,9 +70,7 @@ class Tars(FileSource):
         depth: int | str = "auto",
     ):
         super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
-        self._root = Path(path).expanduser()
-        if not self._root.is_dir():
-            raise VarlabError(f"There is no folder of shards {self._root}: set path to the one that contains them.")
+        self._root = shard_folder(path)
         self._arguments: Config = {"path": path, "size": size, "resample": resample, "label": label}
         given = {name: split.get(name) for name in ("val", "train", "skip") if name != "skip" or split.get(name)}
         self._arguments.update(split=given, val_fraction=val_fraction, seed=seed)  # classes are in the index

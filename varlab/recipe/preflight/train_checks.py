@@ -1,0 +1,99 @@
+"""What can be known of a training before it begins."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from varlab.config import Config
+from varlab.errors import VarlabError
+from varlab.info import DataInfo
+from varlab.recipe.preflight.budget_amount import asked_budget
+from varlab.recipe.preflight.data_facts import (
+    data_info,
+    require_several_classes,
+    require_train,
+    require_val,
+    require_val_for_scores,
+)
+from varlab.recipe.preflight.named_runs import (
+    read_init,
+    read_tokenizer,
+    require_classes_of,
+    require_network,
+)
+from varlab.recipe.preflight.size_fit import require_fitting_size, tokenizer_grid
+from varlab.recipe.run_search import no_tokenizer, tokenizers_of
+from varlab.renames import current_name, current_targets
+from varlab.run.directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+
+def check(config: Config, directory: RunDirectory) -> None:
+    """Raise VarlabError for a training that cannot begin. A resumed one has parents of its own, which are not checked."""
+    asked_budget(config["budget"])
+    config = current_targets(config)
+    require_kind(config)
+    info = data_info(config["data"])
+    if info is None:
+        return
+    require_val(config, info)
+    require_train(info, config["data"]["batch"])
+    kind = current_name(str(config["planner"].get("_target_"))).removeprefix("varlab.recipe.plans.")
+    of_kind = {
+        "classifier_plan.plan": _classifier,
+        "tokenizer_plan.plan": _tokenizer,
+        "generator_plan.plan": _generator,
+    }
+    if kind in of_kind and not directory.resuming:
+        of_kind[kind](config, info, directory.path)
+
+
+def require_kind(config: Config) -> None:
+    """Raise VarlabError if the file of ``task=`` does not say what is trained and by which planner."""
+    if missing := [key for key in ("kind", "planner") if key not in config]:
+        raise VarlabError(
+            f"The file of task= sets no {missing[0]}: begin it with '# @package _global_', and see docs/extending.md."
+        )
+
+
+def _classifier(config: Config, info: DataInfo, near: Path) -> None:
+    if "target" not in config["task"]:
+        require_several_classes(info, info.num_classes)
+
+
+def _tokenizer(config: Config, info: DataInfo, near: Path) -> None:
+    key, architecture = "tokenizer.scales", config["tokenizer"]
+    if config.get("init"):
+        architecture = read_init(Path(config["init"]), "tokenizer").build["tokenizer"]
+        key = "tokenizer_scales"
+    scales = config.get("tokenizer_scales") if config.get("init") else None
+    _require_size(architecture, scales, info, key)
+    if config["scores"]["every"] is not None:
+        require_val_for_scores(info)
+        require_network(config["extractor"], info, near)
+    require_network(config.get("perceptual"), info, near)
+
+
+def _generator(config: Config, info: DataInfo, near: Path) -> None:
+    setting = config["tokenizer_run"]
+    if config.get("init"):
+        require_classes_of(config["init"], read_init(Path(config["init"]), "generator"), info)
+        setting = config["init"] if setting == "auto" else setting
+    if setting != "auto":
+        build = read_tokenizer("tokenizer_run", Path(setting)).build
+        _require_size(build["tokenizer"], config.get("tokenizer_scales"), info, "tokenizer_scales")
+    elif info.tokens is None and not tokenizers_of(near, info, warn=logger.debug):
+        raise no_tokenizer(info, config["order"]["_target_"])
+    if config["scores"]["every"] is not None:
+        require_network(config["extractor"], info, near)
+
+
+def _require_size(tokenizer: object, scales: list[list[int]] | None, info: DataInfo, key: str) -> None:
+    """Raise VarlabError if a tokenizer that is described in plain configuration is for images of another size."""
+    grid = tokenizer_grid(
+        {**tokenizer, **({"scales": scales} if scales else {})} if isinstance(tokenizer, dict) else None
+    )
+    if grid is not None:
+        require_fitting_size(*grid, image_size=info.image_size, where=info.path, key=key)
