@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ __all__ = [
     "remove_drafts",
     "require_file",
     "require_plain",
+    "require_room",
     "require_writable",
     "require_written",
     "sha256",
@@ -75,6 +77,15 @@ def require_file(path: Path, what: str) -> None:
     """Raise VarlabError unless a file exists. what: kind of file, for the sentence."""
     if not path.is_file():
         raise VarlabError(f"There is no {what} {path}: correct its path.")
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise VarlabError unless the disk of a folder has room for so many bytes."""
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise VarlabError(
+            f"{folder} needs {size / 1e6:,.1f} MB or more, but {free / 1e6:,.1f} MB of the disk are free: the disk is full: "
+            "make room and run the same command again."
+        )
 
 
 def require_written(*files: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
+from varlab.files import require_room
 from varlab.recipe.objects import make
 from varlab.recipe.preflight.train_checks import require_kind
 from varlab.recipe.trainer.settings import trainer_maker
@@ -88,7 +89,11 @@ def make_plan(config: Config, data: BaseDataModule, directory: RunDirectory) -> 
     config = current_targets(config)
     require_kind(config)
     planner: Callable[..., Plan] = make(config["planner"])
-    return planner(config=config, data=data, rng=Rng(config["seed"]), directory=directory)
+    plan = planner(config=config, data=data, rng=Rng(config["seed"]), directory=directory)
+    if directory.rank == 0 and not directory.resuming:
+        weights = sum(p.numel() * p.element_size() for p in plan.task.model.parameters())
+        require_room(directory.path, 4 * weights)  # raw and averaged, in the checkpoint and at the end
+    return plan
 
 
 def parameters(module: nn.Module) -> int:

@@ -34,7 +34,16 @@ LOCK_PATIENCE = 5.0  # seconds in which the ranks or workers of a killed process
 _MOST_NAMED = 6  # differing keys listed in an error
 _LONGEST_SHOWN = 200  # characters of a value
 _TRACES = frozenset(
-    {FILE, ".lock", "metrics.jsonl", "tokenizer.safetensors", "condition.safetensors", "tb", "encoding.json"}
+    {
+        FILE,
+        ".lock",
+        "metrics.jsonl",
+        "progress",
+        "tb",
+        "encoding.json",
+        "tokenizer.safetensors",
+        "condition.safetensors",
+    }
 )
 """What a run writes before it produces anything."""
 
@@ -159,7 +168,8 @@ class RunDirectory:
         if self.rank != 0 or self._held:
             return
         with suppress(OSError):
-            if self._before is not None and (made := _names(self.path) - self._before) <= _TRACES:
+            made = _names(self.path) - (self._before or set())
+            if self._before is not None and made <= _TRACES and not _progress(self.path):
                 for name in sorted(made, reverse=True):  # the lock last
                     _remove(self.path / name)
         for folder in self._absent:
