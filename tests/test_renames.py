@@ -12,7 +12,7 @@ import pytest
 from varlab import renames
 from varlab.recipe.objects import make
 from varlab.renames import MOVED, current_name, current_targets
-from varlab.run.directory import differences
+from varlab.run.changes import differences
 
 TARGETS = (Path(__file__).parent / "old" / "targets.txt").read_text().split()
 

@@ -13,7 +13,8 @@ import pytest
 
 from varlab.errors import VarlabError
 from varlab.json_file import write_json
-from varlab.run.directory import RunDirectory, differences
+from varlab.run.changes import differences
+from varlab.run.directory import RunDirectory
 from varlab.run.record import RunRecord, read_record
 
 CONFIG = {"seed": 3, "data": {"batch": 8}, "out": None, "trainer": {"threads": 1}}

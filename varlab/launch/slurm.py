@@ -24,7 +24,8 @@ from varlab.launch.code_copy import copy_code
 from varlab.launch.job import JobResult
 from varlab.launch.slurm_attempt import Attempt
 from varlab.report import sweep_table
-from varlab.run.directory import RunDirectory, differences
+from varlab.run.changes import differences
+from varlab.run.directory import RunDirectory
 from varlab.run.names import run_path
 from varlab.run.record import read_record
 

@@ -68,7 +68,7 @@ class Parents:
 
     def classifier(self, role: str, setting: str) -> Classifier:
         """Load the classifier of a role, judge or perceptual. setting: its run; or auto: one trained on the same shards."""
-        setting = self._recorded[role].run if role in self._recorded else setting
+        setting = self._recorded[role].run if role in self._recorded and setting == "auto" else setting
         run = nearest_classifier(self._near, role, self.info) if setting == "auto" else Path(setting)
         classifier, held_out = load_classifier(run, self.trust), held_out_accuracy(run)
         if held_out.warning:

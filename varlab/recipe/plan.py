@@ -57,6 +57,7 @@ class Plan:
         loggers: Sequence[Logger] = (),
         profiler: Profiler | None = None,
         checkpoint_every: int = 1 << 60,
+        checkpoint_minutes: float | None = None,
         config_hash: str = "",
         on_resume: Callable[[dict[str, int]], None] = lambda resumed: None,
     ) -> None:
@@ -65,7 +66,11 @@ class Plan:
         trainer: ``conf/trainer``, checked. The others: see ``varlab.tasks.fit`` and the callbacks.
         """
         checkpointer = Checkpointer(
-            path=folder / "last.ckpt", every=checkpoint_every, config_hash=config_hash, weights=folder
+            path=folder / "last.ckpt",
+            every=checkpoint_every,
+            minutes=checkpoint_minutes,
+            config_hash=config_hash,
+            weights=folder,
         )
         resume = Resume(checkpointer=checkpointer, progress=folder / "progress", on_resume=on_resume)
         fit(

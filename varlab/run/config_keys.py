@@ -56,7 +56,11 @@ def _canonical(value: object) -> str:
 class Use(Flag):
     """What the keys of a configuration are used for."""
 
-    IDENTITY = auto()  # whether two configurations are the same run, which may be resumed
+    IDENTITY = auto()  # whether two configurations make the same run, to the last bit
+    ROUNDING = auto()  # whether they make the same run up to rounding
+    PLACE = auto()  # whether they make the same run where the places that they name hold the same
+    LENGTH = auto()  # whether they make the same run up to the length of the shorter one
+    CHECKPOINT = auto()  # the hash in a checkpoint, of the top-level keys that a run began with
     DIRECTORY = auto()  # the name of a run's directory
     HASH = auto()  # config_hash in sweep.csv
     SCIENCE = auto()  # what a report compares
@@ -64,33 +68,68 @@ class Use(Flag):
     SCALING = auto()  # what the runs of a scaling study have in common
 
 
-_EVERYWHERE = Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE | Use.LABEL | Use.SCALING
+_EVERYWHERE = Use.IDENTITY | Use.CHECKPOINT | Use.DIRECTORY | Use.HASH | Use.SCIENCE | Use.LABEL | Use.SCALING
+_HOW = Use.IDENTITY | Use.SCIENCE
 _UNCOUNTED: Mapping[str, Use] = {
-    "out": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
-    "name": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
-    "launch": Use.IDENTITY | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
-    "val.skip": Use.IDENTITY,
-    "report": Use.IDENTITY | Use.HASH | Use.SCIENCE | Use.SCALING,
-    "shrink": Use.IDENTITY | Use.HASH | Use.SCALING,
+    "out": Use.IDENTITY | Use.CHECKPOINT | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
+    "name": Use.IDENTITY | Use.CHECKPOINT | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
+    "launch": Use.IDENTITY | Use.CHECKPOINT | Use.DIRECTORY | Use.HASH | Use.SCIENCE,
+    "report": Use.IDENTITY | Use.CHECKPOINT | Use.HASH | Use.SCIENCE | Use.SCALING,
+    "shrink": Use.IDENTITY | Use.CHECKPOINT | Use.HASH | Use.SCALING,
     "trainer": Use.DIRECTORY | Use.HASH | Use.LABEL | Use.SCALING,
     "hydra": Use.DIRECTORY,
     "experiment": Use.DIRECTORY | Use.LABEL,
     "task": Use.LABEL,
     "data": Use.LABEL,
     "seed": Use.SCIENCE,
-    "budget": Use.SCALING,
+    "budget": Use.LENGTH | Use.SCALING,
     # what only watches a training
     "logger": _EVERYWHERE,
     "trust": _EVERYWHERE,
-    "data.timeout": _EVERYWHERE,
     "profiler": _EVERYWHERE,
     "callbacks.training_log": _EVERYWHERE,
     "callbacks.validation": _EVERYWHERE,
     "callbacks.progress_bar": _EVERYWHERE,
     "callbacks.scores": _EVERYWHERE,
     "callbacks.pictures": _EVERYWHERE,
-    "tensorboard": Use.SCALING,
     "trainer._target_": Use.IDENTITY | Use.SCIENCE,
+    "trainer.limit_val_batches": Use.IDENTITY,
+    "trainer.detect_anomaly": _HOW,
+    "trainer.enable_model_summary": _HOW,
+    "log": _HOW,
+    "val.every": _HOW,
+    "val.skip": Use.IDENTITY,
+    "pictures": _HOW,
+    "scores": Use.IDENTITY,
+    "checkpoint": _HOW,
+    "tensorboard": _HOW | Use.SCALING,
+    # how the same samples are read
+    "workers": Use.IDENTITY,
+    "data.timeout": _EVERYWHERE,
+    "data.workers": _HOW,
+    "data.eval_batch": _HOW,
+    "data.cache_bytes": _HOW,
+    "data.max_bad": _HOW,
+    "data.remote_cache": _HOW,
+    "data.remote_bytes": _HOW,
+    "data.shards": _HOW,
+    # where they and other runs lie
+    "data.path": Use.PLACE,
+    "data.tokens": Use.PLACE,
+    "tokenizer_run": Use.PLACE,
+    "condition.tokenizer_run": Use.PLACE,
+    "perceptual.run": Use.PLACE,
+    "extractor.run": Use.PLACE,
+    "init": Use.PLACE,
+    # in which order numbers are added
+    "task.micro_batch": Use.ROUNDING,
+    "trainer.micro_batch": Use.ROUNDING,
+    "trainer.devices": Use.ROUNDING,
+    "trainer.num_nodes": Use.ROUNDING,
+    "trainer.accelerator": Use.ROUNDING,
+    "trainer.threads": Use.ROUNDING,
+    "trainer.deterministic": Use.ROUNDING,
+    "trainer.benchmark": Use.ROUNDING,
     # VAR's rule ties these to each other
     "transformer.width": Use.SCALING,
     "transformer.depth": Use.SCALING,

@@ -5,7 +5,6 @@ One process at a time writes the record, atomically, and reads it again before e
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -21,18 +20,15 @@ from typing import Literal
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import process_lock, remove_drafts, write_errors
-from varlab.renames import current_targets
 from varlab.run import provenance
-from varlab.run.config_keys import ABSENT, Use, compare, counts
+from varlab.run.changes import Changes, Extend, check_resumable, refuse_other_length
 from varlab.run.record import FILE, Outcome, Parent, RunRecord, read_record, write_record
 
-__all__ = ["RunDirectory", "differences"]
+__all__ = ["RunDirectory"]
 
 logger = logging.getLogger(__name__)
 
 LOCK_PATIENCE = 5.0  # seconds in which the ranks or workers of a killed process end, too
-_MOST_NAMED = 6  # differing keys listed in an error
-_LONGEST_SHOWN = 200  # characters of a value
 _TRACES = frozenset(
     {
         FILE,
@@ -78,17 +74,18 @@ class RunDirectory:
     def record_path(self) -> Path:
         return self.path / FILE
 
-    def prepare(self, asked: RunRecord) -> bool:
+    def prepare(self, asked: RunRecord, extend: Extend = refuse_other_length) -> bool:
         """Lock the directory and begin or resume the run. Returns False if this very run is finished.
 
         asked: command, configuration, overrides and source; the provenance is added here. If the source (the weights that
-        the run reads) has changed, the run starts over.
+        the run reads) has changed, the run starts over. extend: decides whether a training may become longer. A training
+        that resumes with changed keys notes them itself, when it has found that its data and its parents are the same.
         Raises VarlabError if the directory holds another run, or another process works on this one.
         """
         self.lock()
         self._remove_leftovers()
-        record = self._earlier(asked)
-        if record is not None and record.outcome.finished:
+        record, changes = self._earlier(asked, extend)
+        if record is not None and record.outcome.finished and not changes.length:
             return False
         self.resuming = record is not None
         if record is None:
@@ -101,24 +98,28 @@ class RunDirectory:
             )
         else:
             _warn_of_changes(record, self.path)
+            if changes.all:
+                logger.info("%s resumes with changes (%s)", self.path, changes)
+            if not _is_trained(self.path):
+                record.config = asked.config
         record.attempts += 1
         record.slurm_job = provenance.slurm_job()
         record.outcome = Outcome(values=record.outcome.values)
         self._write(record)
         return True
 
-    def _earlier(self, asked: RunRecord) -> RunRecord | None:
-        """The record of the run to resume; None to start over. VarlabError if it is another run's."""
+    def _earlier(self, asked: RunRecord, extend: Extend) -> tuple[RunRecord | None, Changes]:
+        """The record of the run to resume, or None to start over, and what changes. VarlabError if it is another run's."""
         if not self.record_path.exists():
-            return None
+            return None, Changes()
         record = self.record()
-        if _left_nothing(record, self.path):
-            return None
-        self._check_same(record, asked)
+        if record.outcome.state in ("failed", "stopped") and not _is_trained(self.path):
+            return None, Changes()  # it ended before its first update, so a corrected run may replace it
+        changes = check_resumable(self.path, record, asked, extend)
         if record.source != asked.source:
             logger.info("%s was made from weights that have changed: starting over", self.path)
-            return None
-        return record
+            return None, Changes()
+        return record, changes
 
     def lock(self) -> None:
         """Lock the directory against other processes, until this process closes it or ends."""
@@ -235,22 +236,10 @@ class RunDirectory:
             return
         raise VarlabError(f"{self.path} was removed while the run worked in it: run the same command again.")
 
-    def _check_same(self, record: RunRecord, asked: RunRecord) -> None:
-        """Raises VarlabError unless the record is of the run that was asked for."""
-        if record.command != asked.command:
-            raise VarlabError(f"{self.path} holds a run of 'varlab {record.command}': use another out=.")
-        if differing := differences(record.config, asked.config):
-            more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
-            raise VarlabError(
-                f"{self.path} holds a run of another configuration: {', '.join(differing[:_MOST_NAMED])}{more}. Use another "
-                "out=, or the earlier configuration to resume that run."
-            )
 
-
-def _left_nothing(record: RunRecord, path: Path) -> bool:
-    """Whether a run ended before its first update: there is nothing to resume, and a corrected run may replace it."""
-    ended = record.outcome.state in ("failed", "stopped")
-    return ended and not (_progress(path) or (path / "last.ckpt").exists())
+def _is_trained(path: Path) -> bool:
+    """Whether a training made an update here, or saved its state."""
+    return bool(_progress(path)) or (path / "last.ckpt").exists()
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
@@ -287,19 +276,3 @@ def _warn_of_changes(record: RunRecord, path: Path) -> None:
     now = provenance.versions() | {key: code[key] for key in ("commit", "diff")}
     if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
         logger.warning("%s resumes with changed code or versions (%s)", path, ", ".join(changed))
-
-
-def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """What makes two configurations different runs: each key as ``key: before → after``.
-
-    A key that is null counts as one that is absent: an earlier version did not have it.
-    """
-    differing = compare(current_targets(before), current_targets(after))
-    said = {k for k, row in differing.items() if any(value is not None and value is not ABSENT for value in row)}
-    keys = sorted(key for key in said if counts(key, Use.IDENTITY))
-    return [f"{key}: {' → '.join(map(_shown, differing[key]))}" for key in keys]
-
-
-def _shown(value: object) -> str:
-    text = "(absent)" if value is ABSENT else json.dumps(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

@@ -13,6 +13,7 @@ from varlab.errors import VarlabError
 from varlab.json_file import read_json, write_sealed_json
 
 FILE = "run.json"
+_LATER = ("build", "slurm", "checkpoint_hash")
 Part = TypeVar("Part", "RunRecord", "Parent")
 
 
@@ -83,7 +84,8 @@ class RunRecord:
 
     config: the resolved configuration. choices: the option of each config group. source: the hash of the weights that a
     command such as evaluate reads. auto: settings that were resolved when the run began. build: how ``varlab.load``
-    builds the model. slurm: the job and its earlier attempts. extra: keys that this version does not know.
+    builds the model. slurm: the job and its earlier attempts. checkpoint_hash: names the run in its checkpoints; it stays when
+    settings without influence on the weights change. extra: keys that this version does not know.
     """
 
     command: str = ""
@@ -108,6 +110,7 @@ class RunRecord:
     slurm_job: str | None = None
     build: Config = field(default_factory=dict)
     slurm: Config = field(default_factory=dict)
+    checkpoint_hash: str = ""
     extra: Config = field(default_factory=dict)
 
     @property
@@ -122,11 +125,11 @@ class RunRecord:
         return next((kind for part, kind in kinds.items() if part in self.build), "")
 
     def to_json(self) -> Config:
-        """The record as ``run.json`` holds it; build and slurm only once they are known."""
+        """The record as ``run.json`` holds it; some parts only once they are known."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         values["parents"] = {role: parent.to_json() for role, parent in self.parents.items()}
         values["outcome"] = self.outcome.to_json()
-        return {key: value for key, value in values.items() if value or key not in ("build", "slurm")} | self.extra
+        return {key: value for key, value in values.items() if value or key not in _LATER} | self.extra
 
 
 def parse_record(values: object) -> RunRecord:

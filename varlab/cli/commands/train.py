@@ -16,8 +16,10 @@ from varlab.recipe.plan import Plan, make_plan, precision
 from varlab.recipe.preflight.data_facts import require_val
 from varlab.recipe.trainer.parts import make_callbacks, make_loggers, make_profiler
 from varlab.recipe.trainer.settings import check_keys, dev_batches
+from varlab.run.changes import compare_runs
 from varlab.run.config_keys import Use, counted
 from varlab.run.directory import RunDirectory
+from varlab.run.record import RunRecord
 from varlab.tasks.loggers import Journal
 from varlab.types import DataInfo, VarlabError
 
@@ -40,9 +42,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     data: BaseDataModule = make(config["data"])
     _check_same_data(data.info, directory)
     require_val(config, data.info)
-    leakage = data.duplicates.leakage if directory.rank == 0 else ""
-    if leakage:
-        logger.warning("%s: %s, so that scores on val are too good", data.path, leakage)
+    leakage = _leakage(data, directory)
 
     training = make_plan(config, data, directory)
     task = training.task
@@ -55,6 +55,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     )
     if updates := dev_batches(trainer):
         images = min(images, updates * data.batch)
+    checkpoint_hash = _checkpoint_hash(record, auto)
     directory.update(
         data=_data_record(data.info) | ({"leakage": leakage} if leakage else {}),
         auto=auto,
@@ -62,6 +63,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         parents=training.parents,
         cost=training.cost,
         budget={"images": images, "flops": task.flops_at(images)},
+        checkpoint_hash=checkpoint_hash,
     )
     logger.info("%s: %d images, %.3g FLOPs", config["kind"], images, task.flops_at(images))
     training.fit(
@@ -73,9 +75,9 @@ def run(config: Config, directory: RunDirectory) -> Config:
         loggers=loggers,
         profiler=profiler,
         checkpoint_every=config["checkpoint"]["every"],
-        # of the recorded configuration: its _target_ names may have moved since the run began
-        config_hash=digest([counted(record.config, Use.IDENTITY), auto]),
-        on_resume=lambda resumed: directory.update(resumes=[*directory.record().resumes, resumed]),
+        checkpoint_minutes=config["checkpoint"].get("minutes"),
+        config_hash=checkpoint_hash,
+        on_resume=lambda resumed: _note_resume(directory, config, resumed),
     )
     logger.info("%s: %d images in %.0f s", directory.path, task.images, task.stopwatch.seconds)
     return {
@@ -85,6 +87,27 @@ def run(config: Config, directory: RunDirectory) -> Config:
         "seconds": round(task.stopwatch.seconds, 3),
         **(training.conclude(journal.last_values()) if directory.rank == 0 else {}),
     }
+
+
+def _leakage(data: BaseDataModule, directory: RunDirectory) -> str:
+    """The training images that are also val images, as rank 0 says them once; empty if there are none."""
+    leakage = data.duplicates.leakage if directory.rank == 0 else ""
+    if leakage:
+        logger.warning("%s: %s, so that scores on val are too good", data.path, leakage)
+    return leakage
+
+
+def _checkpoint_hash(record: RunRecord, auto: Config) -> str:
+    """The hash that the run began with. Earlier versions did not record it: they resumed with the same configuration only."""
+    return record.checkpoint_hash or digest([counted(record.config, Use.CHECKPOINT), auto])
+
+
+def _note_resume(directory: RunDirectory, config: Config, resumed: Config) -> None:
+    """Record from where the run resumes, and what has changed: its data and its parents are the same ones."""
+    record = directory.record()
+    if note := compare_runs(record.config, config).to_json():
+        directory.update(config=counted(config, Use.CHECKPOINT))
+    directory.update(resumes=[*record.resumes, resumed | note])
 
 
 def _callbacks(config: Config, data: BaseDataModule, training: Plan, directory: RunDirectory) -> list[Callback]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,17 +24,21 @@ class Checkpointer(Callback):
     """Writes checkpoints after updates, and the weights at the end. Must follow all periodic callbacks.
 
     path: the one checkpoint, replaced atomically. every: at most so many images (but at least one batch) lie between two
-    checkpoints, so a killed run repeats no more. config_hash: of all settings that the weights depend on. weights: directory
-    of ``weights.safetensors`` (averaged) and ``weights_raw.safetensors``.
+    checkpoints, so a killed run repeats no more. minutes: the longest time between two, by rank 0's clock; None for any.
+    config_hash: of all settings that the weights depend on. weights: directory of ``weights.safetensors`` (averaged) and
+    ``weights_raw.safetensors``.
     """
 
-    def __init__(self, *, path: Path, every: int, config_hash: str, weights: Path):
+    def __init__(self, *, path: Path, every: int, config_hash: str, weights: Path, minutes: float | None = None):
+        if minutes is not None and not minutes > 0:
+            raise VarlabError(f"checkpoint.minutes is {minutes}: give a number above 0, or null for no limit in time.")
         self._path, self._every, self._config_hash, self._weights = path, every, config_hash, weights
-        self._saved_at = 0
+        self._minutes = minutes
+        self._saved_at, self._saved_time = 0, 0.0  # images, and seconds of the clock that only goes forward
 
     def save(self, trainer: Trainer, task: Task) -> None:
         """Write the state of the task; rank 0 writes, all ranks must call it if the weights are sharded."""
-        self._saved_at = task.images
+        self._saved_at, self._saved_time = task.images, time.monotonic()
         state = task.state(keep=trainer.is_global_zero)
         if trainer.is_global_zero:
             save_checkpoint(self._path, {"config_hash": self._config_hash, **state})
@@ -52,14 +57,20 @@ class Checkpointer(Callback):
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """The actions that were pending are done: this is the last callback."""
-        self._saved_at, task.pending = task.images, 0
+        self._saved_at, self._saved_time, task.pending = task.images, time.monotonic(), 0
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Save if another update would go beyond ``every``, and after the last one."""
+        """Save if another update would go beyond ``every``, if ``minutes`` are over, and after the last one."""
         next_update = task.images + task.pending
         task.pending = 0
-        if task.images >= task.total_images or next_update - self._saved_at > self._every:
+        is_due = task.images >= task.total_images or next_update - self._saved_at > self._every
+        if is_due or (self._minutes is not None and self._is_late(trainer, self._minutes)):
             self.save(trainer, task)
+
+    def _is_late(self, trainer: Trainer, minutes: float) -> bool:
+        """Whether so many minutes have passed since the last checkpoint, on rank 0."""
+        passed = time.monotonic() - self._saved_time >= 60 * minutes
+        return bool(trainer.strategy.broadcast(passed))
 
     def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
         """Write ``nan.ckpt`` beside the checkpoint if the training diverged; ``Task.replay`` repeats its last update."""
