@@ -21,6 +21,7 @@ __all__ = [
     "diverged",
     "load_checkpoint",
     "load_weights",
+    "peek_images",
     "read_metadata",
     "read_weights",
     "save_checkpoint",
@@ -143,6 +144,16 @@ def load_checkpoint(path: Path) -> Config:
         return state
 
     return _read(path, load, "a checkpoint")
+
+
+def peek_images(path: Path) -> int:
+    """The images of a training's checkpoint. Its tensors are not read, and its digest is not compared."""
+
+    def peek(name: Path) -> int:
+        state: Config = torch.load(name, map_location="cpu", weights_only=True, mmap=True)
+        return int(state["images"])
+
+    return _read(path, peek, "a checkpoint")
 
 
 def _read(path: Path, reader: Callable[[Path], T], what: str) -> T:

@@ -24,6 +24,8 @@ from varlab.launch.exits import exit_at_signals, exit_failed, exit_stopped, leav
 from varlab.launch.local import run_ranks
 from varlab.launch.slurm_attempt import Attempt
 from varlab.launch.user_message import report, user_message
+from varlab.recipe.course.branch import branch
+from varlab.recipe.course.extension import extend
 from varlab.run.directory import RunDirectory
 from varlab.run.names import run_path
 from varlab.run.record import RunRecord
@@ -178,7 +180,7 @@ def _prepare(directory: RunDirectory, attempt: Attempt | None, asked: RunRecord)
         start = attempt.wait_for_start()
         directory.resuming = start["resuming"]
         return start["todo"]
-    todo = directory.prepare(asked)
+    todo = directory.prepare(asked, extend, branch)
     if attempt is not None:
         if todo:
             directory.update(slurm=attempt.history())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class Plan:
         profiler: Profiler | None = None,
         checkpoint_every: int = 1 << 60,
         checkpoint_minutes: float | None = None,
+        checkpoint_keep: Collection[int] = (),
         config_hash: str = "",
         on_resume: Callable[[dict[str, int]], None] = lambda resumed: None,
     ) -> None:
@@ -69,6 +70,7 @@ class Plan:
             path=folder / "last.ckpt",
             every=checkpoint_every,
             minutes=checkpoint_minutes,
+            keep=checkpoint_keep,
             config_hash=config_hash,
             weights=folder,
         )

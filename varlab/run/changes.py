@@ -15,7 +15,16 @@ from varlab.run.config_keys import ABSENT, Use, compare, counts
 from varlab.run.places import holds_same
 from varlab.run.record import RunRecord
 
-__all__ = ["Changes", "Rows", "check_resumable", "compare_runs", "described", "differences", "refuse_other_length"]
+__all__ = [
+    "Changes",
+    "Rows",
+    "check_resumable",
+    "compare_runs",
+    "described",
+    "differences",
+    "differing_rows",
+    "refuse_other_length",
+]
 
 Rows: TypeAlias = Mapping[str, tuple[object, object]]
 """The value of each key before and after; ABSENT where it is missing."""
@@ -100,6 +109,15 @@ def refuse_other_length(path: Path, recorded: RunRecord, asked: RunRecord) -> No
     )
 
 
+def differing_rows(recorded: RunRecord, changes: Changes) -> dict[str, tuple[object, object]]:
+    """The changes that make another run of the recorded one, those of places that hold something else among them."""
+    moved = changes.moved.items()
+    elsewhere = {
+        key: row for key, row in moved if holds_same(recorded, key, None if row[1] is ABSENT else row[1]) is False
+    }
+    return {**changes.different, **elsewhere}
+
+
 def check_resumable(path: Path, recorded: RunRecord, asked: RunRecord, extend: Extend = refuse_other_length) -> Changes:
     """The changes with which a command may resume the run in a directory.
 
@@ -108,12 +126,9 @@ def check_resumable(path: Path, recorded: RunRecord, asked: RunRecord, extend: E
     if recorded.command != asked.command:
         raise VarlabError(f"{path} holds a run of 'varlab {recorded.command}': use another out=.")
     changes = compare_runs(recorded.config, asked.config)
-    different = dict(changes.different)
+    different = differing_rows(recorded, changes)
     if asked.command != "train":
         different |= {**changes.rounded, **changes.moved, **changes.length}
-    for key, (_, place) in changes.moved.items():
-        if holds_same(recorded, key, None if place is ABSENT else place) is False:
-            different[key] = changes.moved[key]
     if different:
         rows = described(different)
         more = f" and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""

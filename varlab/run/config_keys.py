@@ -83,10 +83,14 @@ _UNCOUNTED: Mapping[str, Use] = {
     "data": Use.LABEL,
     "seed": Use.SCIENCE,
     "budget": Use.LENGTH | Use.SCALING,
+    "task.schedule": Use.LENGTH,
+    "task.revival.until": Use.LENGTH,
     # what only watches a training
     "logger": _EVERYWHERE,
     "trust": _EVERYWHERE,
     "profiler": _EVERYWHERE,
+    "checkpoint.keep": _EVERYWHERE,
+    "from": _EVERYWHERE,  # a branch has the bits of a run that trained from its beginning
     "callbacks.training_log": _EVERYWHERE,
     "callbacks.validation": _EVERYWHERE,
     "callbacks.progress_bar": _EVERYWHERE,

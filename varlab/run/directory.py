@@ -11,11 +11,11 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from varlab.config import Config
 from varlab.errors import VarlabError
@@ -42,6 +42,13 @@ _TRACES = frozenset(
     }
 )
 """What a run writes before it produces anything."""
+
+
+Branch: TypeAlias = Callable[[RunRecord, Path], RunRecord]
+
+
+def _from_nothing(asked: RunRecord, path: Path) -> RunRecord:
+    return asked
 
 
 class RunDirectory:
@@ -74,12 +81,13 @@ class RunDirectory:
     def record_path(self) -> Path:
         return self.path / FILE
 
-    def prepare(self, asked: RunRecord, extend: Extend = refuse_other_length) -> bool:
+    def prepare(self, asked: RunRecord, extend: Extend = refuse_other_length, branch: Branch = _from_nothing) -> bool:
         """Lock the directory and begin or resume the run. Returns False if this very run is finished.
 
         asked: command, configuration, overrides and source; the provenance is added here. If the source (the weights that
-        the run reads) has changed, the run starts over. extend: decides whether a training may become longer. A training
-        that resumes with changed keys notes them itself, when it has found that its data and its parents are the same.
+        the run reads) has changed, the run starts over. extend: decides whether a training may have another length.
+        branch: completes the record of a new run in the directory. A training that resumes with changed keys notes them
+        itself, when it has found that its data and its parents are the same.
         Raises VarlabError if the directory holds another run, or another process works on this one.
         """
         self.lock()
@@ -90,7 +98,7 @@ class RunDirectory:
         self.resuming = record is not None
         if record is None:
             record = replace(
-                asked,
+                branch(asked, self.path),
                 command_line=provenance.command_line(),
                 code=provenance.code(),
                 versions=provenance.versions(),
@@ -100,7 +108,7 @@ class RunDirectory:
             _warn_of_changes(record, self.path)
             if changes.all:
                 logger.info("%s resumes with changes (%s)", self.path, changes)
-            if not _is_trained(self.path):
+            if not _is_trained(self.path, record):
                 record.config = asked.config
         record.attempts += 1
         record.slurm_job = provenance.slurm_job()
@@ -113,7 +121,7 @@ class RunDirectory:
         if not self.record_path.exists():
             return None, Changes()
         record = self.record()
-        if record.outcome.state in ("failed", "stopped") and not _is_trained(self.path):
+        if record.outcome.state in ("failed", "stopped") and not _is_trained(self.path, record):
             return None, Changes()  # it ended before its first update, so a corrected run may replace it
         changes = check_resumable(self.path, record, asked, extend)
         if record.source != asked.source:
@@ -237,9 +245,9 @@ class RunDirectory:
         raise VarlabError(f"{self.path} was removed while the run worked in it: run the same command again.")
 
 
-def _is_trained(path: Path) -> bool:
-    """Whether a training made an update here, or saved its state."""
-    return bool(_progress(path)) or (path / "last.ckpt").exists()
+def _is_trained(path: Path, record: RunRecord) -> bool:
+    """Whether a training made an update here, or saved its state. A branch begins with a state that it did not make."""
+    return bool(_progress(path)) or ("from" not in record.parents and (path / "last.ckpt").exists())
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from varlab.config import conf_dir
 from varlab.errors import VarlabError
@@ -47,6 +48,12 @@ class Trust:
         if setting is True:
             return cls(everything=True)
         return cls(names=frozenset(setting or ()))
+
+    @classmethod
+    def within(cls, config: Mapping[str, Any]) -> Trust:
+        """What a user's own configuration names, and what its key ``trust`` allows beside that."""
+        setting = config.get("trust")
+        return cls(everything=True) if setting is True else cls.of({*targets_of(config), *(setting or ())})
 
     def check(self, config: object, source: Path) -> None:
         """Raise VarlabError naming what a record's configuration would run or reach, unless it may.

@@ -11,6 +11,7 @@ from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.files import digest
 from varlab.recipe.budget import budget_images, images_per_second
+from varlab.recipe.course.branch import trunk_cost
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
 from varlab.recipe.preflight.data_facts import require_val
@@ -60,7 +61,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         data=_data_record(data.info) | ({"leakage": leakage} if leakage else {}),
         auto=auto,
         build=training.build,
-        parents=training.parents,
+        parents={**training.parents, **trunk_cost(record, task.flops_at)},
         cost=training.cost,
         budget={"images": images, "flops": task.flops_at(images)},
         checkpoint_hash=checkpoint_hash,
@@ -76,6 +77,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         profiler=profiler,
         checkpoint_every=config["checkpoint"]["every"],
         checkpoint_minutes=config["checkpoint"].get("minutes"),
+        checkpoint_keep=config["checkpoint"].get("keep") or (),
         config_hash=checkpoint_hash,
         on_resume=lambda resumed: _note_resume(directory, config, resumed),
     )

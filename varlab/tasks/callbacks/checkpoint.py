@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
@@ -26,22 +26,37 @@ class Checkpointer(Callback):
     path: the one checkpoint, replaced atomically. every: at most so many images (but at least one batch) lie between two
     checkpoints, so a killed run repeats no more. minutes: the longest time between two, by rank 0's clock; None for any.
     config_hash: of all settings that the weights depend on. weights: directory of ``weights.safetensors`` (averaged) and
-    ``weights_raw.safetensors``.
+    ``weights_raw.safetensors``. keep: after the update that reaches one of these numbers of images, the state is also written
+    beside the checkpoint, as ``kept-<images>.ckpt``.
     """
 
-    def __init__(self, *, path: Path, every: int, config_hash: str, weights: Path, minutes: float | None = None):
+    def __init__(
+        self,
+        *,
+        path: Path,
+        every: int,
+        config_hash: str,
+        weights: Path,
+        minutes: float | None = None,
+        keep: Collection[int] = (),
+    ):
+        if not isinstance(keep, Collection) or not all(isinstance(images, int) and images > 0 for images in keep):
+            raise VarlabError(f"checkpoint.keep is {keep}: give a list of images, as in checkpoint.keep=[4096,8192].")
         if minutes is not None and not minutes > 0:
             raise VarlabError(f"checkpoint.minutes is {minutes}: give a number above 0, or null for no limit in time.")
         self._path, self._every, self._config_hash, self._weights = path, every, config_hash, weights
-        self._minutes = minutes
+        self._minutes, self._keep = minutes, keep
         self._saved_at, self._saved_time = 0, 0.0  # images, and seconds of the clock that only goes forward
 
     def save(self, trainer: Trainer, task: Task) -> None:
         """Write the state of the task; rank 0 writes, all ranks must call it if the weights are sharded."""
         self._saved_at, self._saved_time = task.images, time.monotonic()
+        self._write(trainer, task, self._path)
+
+    def _write(self, trainer: Trainer, task: Task, path: Path) -> None:
         state = task.state(keep=trainer.is_global_zero)
         if trainer.is_global_zero:
-            save_checkpoint(self._path, {"config_hash": self._config_hash, **state})
+            save_checkpoint(path, {"config_hash": self._config_hash, **state})
 
     def load(self, task: Task) -> None:
         """Restore the checkpoint if there is one. Raises VarlabError if it is damaged or of another configuration."""
@@ -57,12 +72,13 @@ class Checkpointer(Callback):
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """The actions that were pending are done: this is the last callback."""
-        self._saved_at, self._saved_time, task.pending = task.images, time.monotonic(), 0
+        self._saved_at, self._saved_time = task.images, time.monotonic()
+        self._end_update(trainer, task)
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Save if another update would go beyond ``every``, if ``minutes`` are over, and after the last one."""
         next_update = task.images + task.pending
-        task.pending = 0
+        self._end_update(trainer, task)
         is_due = task.images >= task.total_images or next_update - self._saved_at > self._every
         if is_due or (self._minutes is not None and self._is_late(trainer, self._minutes)):
             self.save(trainer, task)
@@ -71,6 +87,12 @@ class Checkpointer(Callback):
         """Whether so many minutes have passed since the last checkpoint, on rank 0."""
         passed = time.monotonic() - self._saved_time >= 60 * minutes
         return bool(trainer.strategy.broadcast(passed))
+
+    def _end_update(self, trainer: Trainer, task: Task) -> None:
+        """Nothing is pending any more. Keep the state if the update has reached a number of images to keep."""
+        before, task.pending = task.images - task.pending, 0
+        if any(before < images <= task.images for images in self._keep):
+            self._write(trainer, task, self._path.with_name(f"kept-{task.images}.ckpt"))
 
     def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
         """Write ``nan.ckpt`` beside the checkpoint if the training diverged; ``Task.replay`` repeats its last update."""

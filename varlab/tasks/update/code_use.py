@@ -21,15 +21,16 @@ from varlab.tokenizer import VQTokenizer
 class Revival:
     """Codes that no scale used in the last ``every`` images are replaced by encoder vectors.
 
-    until: the fraction of the training after which no code is replaced.
+    until: the fraction of the training, or above 1 the number of images, after which no code is replaced.
     """
 
     every: int
-    until: float
+    until: int | float
 
     def due(self, before: int, after: int, total_images: int) -> bool:
         """Whether the update that took the clock from ``before`` to ``after`` passed a multiple of ``every``."""
-        return before // self.every < after // self.every and after <= self.until * total_images
+        until = self.until if self.until > 1 else self.until * total_images
+        return before // self.every < after // self.every and after <= until
 
 
 class CodebookUse:
