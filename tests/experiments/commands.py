@@ -70,7 +70,9 @@ def answer(command: list[str], conf: Path) -> int:
     if command[0] == "evaluate":
         words = [f"{key}={_ends(given[key])}" if (key := word.partition("=")[0]) in GRID else word for word in words]
     if command[0] == "train":
-        short = {"budget.flops": "1", "budget.images": "16", "budget.seconds": "0.1"}
+        # a branch is longer than what it branches from
+        images = "24" if "from" in given else "16"
+        short = {"budget.flops": "1", "budget.images": images, "budget.seconds": "0.1"}
         named = [key for key in short if given.get(key, "null") != "null"]
         words = [f"{key}={short[key]}" if (key := word.partition("=")[0]) in named else word for word in words]
         experiment = given["experiment"]

@@ -40,7 +40,11 @@ def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
     several = any(len({_sampler(score) for score in _largest(run.scores)}) > 1 for run in runs)
     rows = [row for variant in chosen for row in _rows(variant, split=several)]
     metrics = {key: title for key, title in kind.study.items() if any(_by_seed(row, key) for row in rows)}
-    scaling = [line for study in find_studies(runs) for line in ["", *scaling_table(fit_laws(study))]]
+    scaling = [
+        line
+        for study in find_studies(runs)
+        for line in [*(["", study.saving] if study.saving else []), "", *scaling_table(fit_laws(study))]
+    ]
     lines = [*_table(rows, metrics), *(scaling or _differences(rows, metrics, against))]
     missing = [run.path.name for run in runs if not run.finished and run.kind == kind.name]
     if missing:

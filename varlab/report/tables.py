@@ -10,6 +10,7 @@ from varlab.report.run_kind import Column
 from varlab.report.runs import Run
 from varlab.report.text import csv_text
 from varlab.report.variants import Variant
+from varlab.run.record import Parent
 
 __all__ = ["Cell", "ScoreRow", "mean_and_spread", "ranked", "results_csv", "score_table"]
 
@@ -17,6 +18,7 @@ CSV_COLUMNS = (
     "name", "kind", "order", "seed", "images", "flops", "tokenizer_flops", "seconds",
     "val_nll", "fid", "inception_score", "precision", "recall", "accuracy", "sampling_flops", "sampling_seconds",
     "fid_ratio", "fid_draws", "fid_val", "nn_ratio", "rfid", "psnr", "state", "run", "protocol",
+    "inherited_images", "inherited_flops",
 )  # fmt: skip
 
 
@@ -97,6 +99,8 @@ def mean_and_spread(numbers: Sequence[float]) -> tuple[float | None, float | Non
 def results_csv(runs: Sequence[Run], extra: Sequence[Column] = ()) -> str:
     """The text of results.csv: a row for each training, with raw numbers in SI units, empty where it has none.
 
+    A branch counts its whole course; ``inherited_*`` is the part of it that its trunk trained.
+
     extra: further columns, of metrics and kinds of training from elsewhere.
     """
     keys = [*CSV_COLUMNS, *dict.fromkeys(column.key for column in extra if column.key not in CSV_COLUMNS)]
@@ -104,6 +108,8 @@ def results_csv(runs: Sequence[Run], extra: Sequence[Column] = ()) -> str:
 
 
 def _results(run: Run, keys: Sequence[str]) -> list[object]:
-    facts = {"name": run.name, "kind": run.kind, "order": run.order, "seed": run.seed, "state": run.state,
+    trunk = run.record.parents.get("from", Parent())
+    facts = {"inherited_images": trunk.images or None, "inherited_flops": trunk.flops or None,
+             "name": run.name, "kind": run.kind, "order": run.order, "seed": run.seed, "state": run.state,
              "run": run.path.as_posix(), "protocol": run.score and run.score.name}  # fmt: skip
     return [facts[key] if key in facts else run.value(key) for key in keys]

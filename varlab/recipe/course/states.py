@@ -37,6 +37,6 @@ def way_out(run: Path, record: RunRecord, course: Course, until: int) -> str:
     if record.holds not in ("tokenizer", "generator") or not record.outcome.finished:
         return f"{first}."
     return (
-        f"{first}; or use init={run} and another out=, which takes the weights, but loses the optimizer's moments, the averages "
-        "and the position in the data."
+        f"{first}; or use init={run} and another out=, which takes the weights, but loses the optimizer's moments, the "
+        "averages and the position in the data."
     )

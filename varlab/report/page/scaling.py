@@ -38,7 +38,8 @@ def _headline(study: ScalingStudy, laws: Sequence[ScalingLaw]) -> str:
     terms = [
         f"({law.against} ÷ {_scale(1 / law.fit.a)})^{_exponent(law.fit.b)}" for law in laws if law.measure.key == "loss"
     ]
-    return f"{sizes}. The loss goes as {' and '.join(terms)}." if terms else f"{sizes}."
+    law = f" The loss goes as {' and '.join(terms)}." if terms else ""
+    return f"{sizes}.{law} {study.saving}".rstrip()
 
 
 def _row(law: ScalingLaw) -> dict[str, str]:

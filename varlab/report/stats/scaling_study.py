@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from varlab.config import Config
 from varlab.report.runs import Run, number, science
 from varlab.report.stats.frontier import LossCurve, Point, compute_frontier, fit_frontier
 from varlab.report.stats.power_law import FEWEST, Array, PowerLawFit, fit_power_law
-from varlab.report.text import csv_text, markdown_table
+from varlab.report.text import csv_text, markdown_table, percent
 from varlab.run.config_keys import Use
 from varlab.run.record import Parent
 
@@ -65,6 +66,29 @@ class ScalingStudy:
         """The measures to fit; with a single level, the last level is all levels."""
         has_levels = any(len(run.per_scale("val/loss")) > 1 for run in self.runs)
         return [measure for measure in MEASURES if has_levels or not measure.key.endswith("/last")]
+
+    @property
+    def flops(self) -> tuple[float, float]:
+        """Training FLOPs: as they were spent, where runs share the state of a trunk (``from=``); and of each run alone."""
+        alone = sum(run.total("flops") or 0.0 for run in self.runs)
+        shared = [run.record.parents["from"] for run in self.runs if "from" in run.record.parents]
+        present = {run.path.resolve() for run in self.runs}
+        elsewhere: dict[str, int] = {}  # trunks that are no run of the study count once
+        for trunk in shared:
+            if Path(trunk.run).resolve() not in present:
+                elsewhere[trunk.run] = max(trunk.flops, elsewhere.get(trunk.run, 0))
+        return alone - sum(trunk.flops for trunk in shared) + sum(elsewhere.values()), alone
+
+    @property
+    def saving(self) -> str:
+        """One sentence about the training that branches did not repeat; empty where all runs trained alone."""
+        spent, alone = self.flops
+        if spent >= alone:
+            return ""
+        return (
+            f"Runs share the beginnings of their trainings: {spent:.2e} FLOPs were spent, {percent(1 - spent / alone)} less "
+            f"than the {alone:.2e} of the same runs one by one."
+        )
 
     def longest(self, measure: Measure) -> tuple[list[int], list[float]]:
         """(parameters, last validation) of the longest trainings of each size, for the law over N."""
