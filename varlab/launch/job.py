@@ -28,6 +28,7 @@ from varlab.recipe.course.branch import branch
 from varlab.recipe.course.extension import extend
 from varlab.run.directory import RunDirectory
 from varlab.run.names import run_path
+from varlab.run.neighbour import neighbour_hint
 from varlab.run.record import RunRecord
 from varlab.run.trust import targets_of
 
@@ -82,7 +83,8 @@ def run_job(
             RunDirectory(path, rank=global_rank(), patience=patience) as directory,
             _nothing_left(directory, keep=watched),
         ):
-            _run_in_directory(command, directory, config, list(overrides), choices, trusted)
+            hint = patience is None and cfg.get("out") is None
+            _run_in_directory(command, directory, config, list(overrides), choices, trusted, hint=hint)
         leave_process_group()
     except Stopped as stopped:
         if attempt is None:
@@ -115,7 +117,10 @@ def _run_in_directory(
     overrides: list[str],
     choices: Config,
     trusted: Collection[str],
+    *,
+    hint: bool,
 ) -> None:
+    """hint: whether to name a run elsewhere that this command could continue."""
     attempt, path = Attempt.current(), directory.path
     if not command.recorded:
         _check(command, config, directory)
@@ -130,6 +135,8 @@ def _run_in_directory(
         seed=config.get("seed"),
         source=_weights_hash(config.get("run")),
     )
+    if hint and directory.rank == 0 and not path.exists() and (line := neighbour_hint(path, asked)):
+        logger.info("%s", line)
     if not _prepare(directory, attempt, asked):
         logger.info("%s is finished: nothing to do", path)
         return

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
@@ -62,8 +62,8 @@ def run_ranks(module: str, config: Config, directory: RunDirectory) -> Config:
         processes = [_start(job, environment, read_end) for environment in environments]
         os.close(read_end)
         try:
-            with _signals_forwarded(processes):
-                _wait(processes, folder)
+            with _signals_forwarded(processes) as came:
+                _wait(processes, folder, came)
         finally:
             _end(processes)
     finally:
@@ -94,40 +94,60 @@ def _free_port() -> int:
 
 
 def _start(job: Path, environment: dict[str, str], pipe: int) -> _Process:
-    """Start one rank. Local rank 0 writes to the terminal, the others into a file each."""
+    """Start one rank. Local rank 0 writes to the terminal, the others into a file each.
+
+    Each has a session of its own: Ctrl-C at the terminal reaches this process alone, which forwards it once.
+    """
     command = [sys.executable, "-m", "varlab.launch.local_rank", str(job), str(pipe)]
     if environment["LOCAL_RANK"] == "0":
-        return subprocess.Popen(command, env=environment, pass_fds=(pipe,))
+        return subprocess.Popen(command, env=environment, pass_fds=(pipe,), start_new_session=True)
     with job.with_name(f"{environment['RANK']}.log").open("wb") as log:
-        return subprocess.Popen(command, env=environment, pass_fds=(pipe,), stdout=log, stderr=log)
+        return subprocess.Popen(
+            command, env=environment, pass_fds=(pipe,), stdout=log, stderr=log, start_new_session=True
+        )
 
 
 @contextlib.contextmanager
-def _signals_forwarded(processes: list[_Process]) -> Iterator[None]:
-    """Send on to the ranks the signals that ask this process to stop: the ranks stop when their state is saved."""
+def _signals_forwarded(processes: list[_Process]) -> Iterator[list[int]]:
+    """Send on to the ranks the signals that ask this process to stop: the ranks stop when their state is saved.
+
+    Yields the list of those that came. At a second Ctrl-C it kills them and raises KeyboardInterrupt.
+    """
+    came: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and came:
+            for process in processes:
+                process.kill()
+            raise KeyboardInterrupt
+        came.append(number)
         for process in processes:
             process.send_signal(number)
 
     # Python sets signal handlers in the main thread only.
     main_thread = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, forward) for number in SIGNALS} if main_thread else {}
+    heard = [n for n in (*SIGNALS, signal.SIGINT) if main_thread and signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heard}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _wait(processes: list[_Process], folder: Path) -> None:
-    """Return when all ranks succeeded. Raises Stopped or VarlabError soon after one did not."""
+def _wait(processes: list[_Process], folder: Path, came: Sequence[int]) -> None:
+    """Return when all ranks succeeded. Raises Stopped or VarlabError soon after one did not.
+
+    came: the signals so far. After Ctrl-C before the training began, KeyboardInterrupt is raised.
+    """
     codes: list[int | None] = [None]
     while None in codes and not any(codes):
         time.sleep(POLL)
         codes = [process.poll() for process in processes]
     if any(codes):
         _raise_stopped(processes, folder)
+        if signal.SIGINT in came:
+            raise KeyboardInterrupt
         # One rank's death ends others: wait until their errors are written, the first one is the cause.
         time.sleep(4 * POLL)
         raise VarlabError(_cause([process.poll() for process in processes], folder))

@@ -34,6 +34,8 @@ def main(job: str, pipe: str) -> int:
     except Stopped as stopped:
         _note(Path(job).with_name(f"{rank}.stopped"), {"number": stopped.number, "where": stopped.where})
         exit_now(STOPPED)
+    except KeyboardInterrupt:
+        exit_now(FAILED)  # the starting process says it
     except Exception as error:
         note = {"rank": rank, "time": time.time(), "error": report(error)}
         _note(Path(job).with_name(f"{rank}.error"), note)

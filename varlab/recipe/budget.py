@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
+from varlab.errors import Stopped
 from varlab.recipe.plan import Plan
 from varlab.recipe.preflight.budget_amount import asked_budget
 from varlab.tasks import Task
@@ -81,5 +82,8 @@ def images_per_second(plan: Plan, data: BaseDataModule, trainer: Config) -> floa
     """
     clock = _Clock()
     with tempfile.TemporaryDirectory() as name:
-        plan.fit(data, Path(name), images=BATCHES * data.batch, trainer=trainer, callbacks=[clock])
+        try:
+            plan.fit(data, Path(name), images=BATCHES * data.batch, trainer=trainer, callbacks=[clock])
+        except Stopped as stop:
+            raise Stopped(stop.number, "before the first update") from stop
     return data.batch / clock.seconds

@@ -112,9 +112,7 @@ def refuse_other_length(path: Path, recorded: RunRecord, asked: RunRecord) -> No
 def differing_rows(recorded: RunRecord, changes: Changes) -> dict[str, tuple[object, object]]:
     """The changes that make another run of the recorded one, those of places that hold something else among them."""
     moved = changes.moved.items()
-    elsewhere = {
-        key: row for key, row in moved if holds_same(recorded, key, None if row[1] is ABSENT else row[1]) is False
-    }
+    elsewhere = {key: row for key, row in moved if holds_same(recorded, key, row[1]) is False}
     return {**changes.different, **elsewhere}
 
 

@@ -24,7 +24,7 @@ from varlab.run import provenance
 from varlab.run.changes import Changes, Extend, check_resumable, refuse_other_length
 from varlab.run.record import FILE, Outcome, Parent, RunRecord, read_record, write_record
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "images_done"]
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class RunDirectory:
             return
         with suppress(OSError):
             made = _names(self.path) - (self._before or set())
-            if self._before is not None and made <= _TRACES and not _progress(self.path):
+            if self._before is not None and made <= _TRACES and not images_done(self.path):
                 for name in sorted(made, reverse=True):  # the lock last
                     _remove(self.path / name)
         for folder in self._absent:
@@ -228,7 +228,7 @@ class RunDirectory:
 
     def _end(self, state: Literal["failed", "stopped"], why: str) -> None:
         with self.change() as record:
-            images = _progress(self.path)
+            images = images_done(self.path)
             record.outcome = Outcome(state, why, record.outcome.values | ({} if images is None else {"images": images}))
 
     def _write(self, record: RunRecord) -> None:
@@ -247,7 +247,7 @@ class RunDirectory:
 
 def _is_trained(path: Path, record: RunRecord) -> bool:
     """Whether a training made an update here, or saved its state. A branch begins with a state that it did not make."""
-    return bool(_progress(path)) or ("from" not in record.parents and (path / "last.ckpt").exists())
+    return bool(images_done(path)) or ("from" not in record.parents and (path / "last.ckpt").exists())
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
@@ -269,7 +269,7 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _progress(path: Path) -> int | None:
+def images_done(path: Path) -> int | None:
     """Images consumed, which a training writes into a file at every update."""
     try:
         return int((path / "progress").read_text())

@@ -7,6 +7,7 @@ from pathlib import Path
 from varlab.errors import VarlabError
 from varlab.files import read_bytes, sha256
 from varlab.json_file import LARGEST, parse_json
+from varlab.run.config_keys import ABSENT
 from varlab.run.record import Parent, RunRecord
 
 __all__ = ["holds_same"]
@@ -26,8 +27,9 @@ _CARRIED = ("tokenizer.safetensors", "weights.safetensors")  # a generator's run
 def holds_same(record: RunRecord, key: str, place: object) -> bool | None:
     """Whether a place holds what the run began with; None where only the command itself can find out (a URL, an old index).
 
-    key: one of those that ``Use.PLACE`` leaves out. place: its new value.
+    key: one of those that ``Use.PLACE`` leaves out. place: its new value, which may be ABSENT.
     """
+    place = None if place == ABSENT else place
     if role := _ROLES.get(key):
         return _holds_parent(record.parents.get(role), role, place)
     data = record.data or {}

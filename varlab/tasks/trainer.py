@@ -52,7 +52,7 @@ def fit(
     trainer: called with what follows from the others, returns Lightning's Trainer for so many ``ranks`` of this or other
     machines; several must be running already, each with its number in the environment. threads: of torch on the CPU, or None
     for the present number. shard: shard the weights, and all that belongs to them, over the ranks (FSDP).
-    Raises VarlabError, Stopped after SIGTERM or SIGUSR2, and KeyboardInterrupt after Ctrl-C.
+    Raises VarlabError, Stopped after SIGTERM, SIGUSR2 or Ctrl-C, and KeyboardInterrupt after a second Ctrl-C.
     """
     if shard:
         task.shards()  # refuses a task that cannot be sharded

@@ -148,10 +148,10 @@ class Passes(Iterable[Batch]):
 
 
 def _start_worker(worker: int) -> None:
-    """Use one thread, and ignore the signals that Slurm sends to every process of a job: workers end with the trainer."""
+    """Use one thread, and ignore the signals that Slurm and Ctrl-C send to every process: workers end with the trainer."""
     import cv2
 
-    for number in (signal.SIGTERM, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from functools import partial
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -16,10 +19,11 @@ from varlab.tasks.distributed import collectives
 from varlab.types import Batch
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+_HEARD = b"\nCtrl-C: saving after this update. Press it again to end immediately, without saving.\n"
 
 
 class Stop(Callback):
-    """Saves the state and raises ``Stopped`` soon after SIGTERM or SIGUSR2. Must precede all periodic callbacks.
+    """Saves the state and raises ``Stopped`` soon after SIGTERM, SIGUSR2 or Ctrl-C. Must precede all periodic callbacks.
 
     The signal handler sets ``task.stop_request``. After every update the ranks share it, and all stop at the same update,
     before its log point, validation and pictures. ``task.pending`` is saved with the state, so the resumed run does these
@@ -37,8 +41,10 @@ class Stop(Callback):
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """Install the handlers. Lightning's own were installed before, and it restores the original ones at the end."""
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            for number in SIGNALS:
-                signal.signal(number, task.stop_request.receive)
+            # A shell lets what it starts in the background ignore Ctrl-C.
+            interrupts = () if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else (signal.SIGINT,)
+            for number in (*SIGNALS, *interrupts):
+                signal.signal(number, partial(_receive, trainer, task))
         self._allow_interrupts(trainer, task)
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
@@ -49,7 +55,7 @@ class Stop(Callback):
             self._checkpointer.save(trainer, task)
         if number:
             trainer.strategy.barrier()  # the launcher ends the other ranks when one leaves
-            raise Stopped(number, f"after {task.images} images")
+            raise Stopped(number, _where(task))
         self._allow_interrupts(trainer, task)
 
     def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
@@ -59,7 +65,18 @@ class Stop(Callback):
 
     def _allow_interrupts(self, trainer: Trainer, task: Task) -> None:
         allowed = trainer.is_global_zero and (self._saved or not task.is_sharded)
-        task.stop_request.interrupt_at = f"after {task.images} images" if allowed else ""
+        task.stop_request.interrupt_at = _where(task) if allowed else ""
+
+
+def _receive(trainer: Trainer, task: Task, number: int, frame: FrameType | None) -> None:
+    """Note a signal; answer Ctrl-C at once, since an update may take long."""
+    task.stop_request.receive(number, frame)
+    if number == signal.SIGINT and trainer.is_global_zero:
+        os.write(2, _HEARD)  # a stream of Python's may be in the middle of another write
+
+
+def _where(task: Task) -> str:
+    return f"after {task.images} images, all saved"
 
 
 def _maximum(number: int, device: torch.device) -> int:

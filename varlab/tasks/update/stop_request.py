@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -23,8 +24,10 @@ class StopRequest:
         self.interrupt_at = ""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal: a handler for ``signal.signal``."""
-        self.number = number
+        """Note the first signal: a handler for ``signal.signal``. Raises KeyboardInterrupt at Ctrl-C after another signal."""
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = self.number or number
 
     def check(self) -> None:
         """Raise Stopped if a signal has come and an evaluation may be interrupted."""
