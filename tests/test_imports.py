@@ -15,7 +15,20 @@ PACKAGE = ROOT / "varlab"
 ROOMS = {"tokenizer", "losses", "order", "transformer", "data", "metrics"}
 FLOORS = {  # a module may import what stands on a lower floor, and its own room
     **dict.fromkeys(
-        ["errors", "config", "files", "info", "json_file", "renames", "_torchvision", "__init__", "types", "rng"], 0
+        [
+            "errors",
+            "config",
+            "files",
+            "info",
+            "json_file",
+            "renames",
+            "_torchvision",
+            "__init__",
+            "types",
+            "rng",
+            "quotation",
+        ],
+        0,
     ),
     **dict.fromkeys(ROOMS, 1),
     **dict.fromkeys(["sample", "checkpoint"], 2),

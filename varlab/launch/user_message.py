@@ -13,6 +13,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from varlab.errors import Stopped, VarlabError, system_refusal
+from varlab.quotation import quoted, shell_word
 
 __all__ = ["one_of", "report", "unknown_key", "user_message"]
 
@@ -68,7 +69,7 @@ def _foreseen(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' cannot be read as key=value ({_first_line(error)})"
+        return f"'{error.override}' cannot be read as key=value ({_first_line(error)}){_as_text(error.override)}"
     if isinstance(error, InstantiationException):
         return _instantiation(error)
     if isinstance(error, MissingMandatoryValue):
@@ -80,6 +81,12 @@ def _foreseen(error: BaseException) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {_first_line(error)}" if error.full_key else _first_line(error)
     return None
+
+
+def _as_text(argument: str, condition: str = "if the value is text") -> str:
+    """The end of a message: how a shell gives an argument of which the whole value is one text."""
+    key, equals, value = argument.partition("=")
+    return f"; {condition}, write {shell_word(f'{key}={quoted(value)}')}" if equals else ""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -123,8 +130,8 @@ def _files(error: MissingConfigException, group: str) -> set[str]:
 
 def _composition(error: HydraException) -> str:
     text = _first_line(error)
-    if ambiguous := re.search(r"Ambiguous value for argument '(.*)'\s", str(error)):
-        return f"{ambiguous[1]} asks for several runs: add -m (or quote the value if the comma belongs to it)"
+    if ambiguous := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'\s", str(error)):
+        return f"{ambiguous[1]} asks for several runs: add -m{_as_text(ambiguous[1], 'if the comma belongs to it')}"
     if key := unknown_key(error):
         return f"there is no key '{key}' in this configuration"
     if isinstance(error.__cause__, OmegaConfBaseException):
