@@ -91,6 +91,14 @@ def test_labels_outside_the_classes(name: str, lab: Path) -> None:
             model.logits([wrong], model.encode(images(1)))
 
 
+def test_classes_by_name_are_those_by_number(lab: Path) -> None:
+    model = varlab.load(lab / "next_scale")
+    named = model.sample(labels=["3", model.classes[1]], seed=7)
+    assert torch.equal(named, model.sample([3, 1], seed=7))
+    with pytest.raises(VarlabError, match="No class of this run is named 'cat'"):
+        model.sample(labels=["cat", 3])
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 1, 16, 16), (3, 16, 16)])
 def test_images_of_another_size(shape: tuple[int, ...], lab: Path) -> None:
     with pytest.raises(VarlabError, match=r"encodes images of shape \(B, 3, 16, 16\), not"):

@@ -58,11 +58,11 @@ def test_outpainting_knows_the_box(lab: Path, picture: Path, tmp_path: Path) -> 
 
 def test_a_class_may_be_named(lab: Path, picture: Path, tmp_path: Path) -> None:
     name = varlab.load(lab / "next_scale").classes[7]
-    for i, label in enumerate((7, f"'{name}'")):
+    for i, label in enumerate((7, f"'{name}'", f"['{name}']")):
         asked = ["task=class", "box=[0,0,1,1]", f"label={label}", "n=1", f"out={tmp_path / str(i)}"]
         assert main(["edit", str(lab / "next_scale"), f"image={picture}", *asked]) == 0
-    one, two = (np.load(tmp_path / str(i) / "edit.npz")["results"] for i in range(2))
-    assert (one == two).all()
+    one, two, three = (np.load(tmp_path / str(i) / "edit.npz")["results"] for i in range(3))
+    assert (one == two).all() and (one == three).all()
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,9 @@ def test_a_class_may_be_named(lab: Path, picture: Path, tmp_path: Path) -> None:
         (["box=[0,0,99,99]"], "does not lie inside"),
         (["box=[1]"], "four numbers"),
         (["box=[0,0,1,1]", "task=class"], "number or name with label="),
-        (["box=[0,0,1,1]", "label=99"], "none of the 10 classes"),
-        (["box=[0,0,1,1]", "label=cat"], "none of the 10 classes"),
+        (["box=[0,0,1,1]", "label=99"], "outside the 10 classes"),
+        (["box=[0,0,1,1]", "label=cat"], "No class of this run is named 'cat'"),
+        (["box=[0,0,1,1]", "label=[1,2]"], "takes one class, not 2: give label=1"),
         (["box=[0,0,1,1]", "task=outpaint"], "is empty: paint a part of it white"),
         (["box=[0,0,1,1]", "n=0"], "n=0 must be"),
     ],

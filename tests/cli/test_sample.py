@@ -40,6 +40,8 @@ def test_labels_are_balanced_or_those_asked_for(lab: Path, tmp_path: Path) -> No
     assert np.bincount(labels).tolist() == [2] * 10
     _, labels = sample(lab / "raster", tmp_path / "two", "n=5", "labels=[7,2]")
     assert labels.tolist() == [7, 2, 7, 2, 7]
+    _, labels = sample(lab / "raster", tmp_path / "named", "n=3", "labels=[7,'2']")
+    assert labels.tolist() == [7, 2, 7]
 
 
 def test_the_command_and_the_python_door_agree(lab: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _TRACES = frozenset(
         "encoding.json",
         "tokenizer.safetensors",
         "condition.safetensors",
+        "last.ckpt",  # with which a branch begins: once it has trained, it has a number of images
     }
 )
 """What a run writes before it produces anything."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias, TypedDict
 
 import torch
 from torch import Tensor
 
+from varlab.sample.class_labels import ClassLabels, Label
 from varlab.types import VarlabError
 
-Labels: TypeAlias = Tensor | list[int] | None
-"""Class numbers, one a sample; None samples without a class (the null class; of a model of one class, that one)."""
+Labels: TypeAlias = Tensor | Sequence[Label] | Label | None
+"""Classes by number or name, one a sample; None samples without a class (the null class; of a model of one class, that one)."""
 
 
 class SamplerChanges(TypedDict, total=False):
@@ -25,21 +27,19 @@ class SamplerChanges(TypedDict, total=False):
     smooth: bool | None
 
 
-def checked_labels(label_B: Labels, *, num_classes: int, batch: int, device: torch.device) -> Tensor:
-    """The labels, int64; None becomes ``batch`` null classes.
+def checked_labels(labels: Labels, *, classes: Sequence[str], batch: int, device: torch.device) -> Tensor:
+    """label_B, int64: the indices of the labels; None becomes ``batch`` null classes.
 
     A model of one class is unconditional: its null class is that class.
     """
-    if label_B is None:
-        label_B = [num_classes] * batch
-    label_B = torch.as_tensor(label_B, dtype=torch.int64, device=device).reshape(-1)
-    bad = label_B[(label_B < 0) | (label_B > num_classes)]
-    if len(bad):
-        raise VarlabError(
-            f"Label {int(bad[0])} is outside the {num_classes} classes of this run "
-            f"(0 … {num_classes - 1}, or {num_classes} for no class)."
-        )
-    return label_B if num_classes > 1 else torch.zeros_like(label_B)
+    known, n = ClassLabels(classes), len(classes)
+    if isinstance(labels, Tensor):
+        label_B = labels.to(device, torch.int64).reshape(-1)
+        known.indices(label_B[(label_B < 0) | (label_B > n)].tolist())
+    else:
+        indices = [n] * batch if labels is None else known.indices(labels)
+        label_B = torch.tensor(indices, dtype=torch.int64, device=device)
+    return label_B if n > 1 else torch.zeros_like(label_B)
 
 
 def checked_condition(cond_BN: Tensor | None, *, num_tokens: int, batch: int, device: torch.device) -> Tensor | None:

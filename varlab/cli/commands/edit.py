@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from varlab.config import Config
-from varlab.data.folders.class_names import canonical
 from varlab.data.image.grid import grid, write_png
 from varlab.data.image.resize import centre_of_file
 from varlab.files import atomic_write
@@ -21,6 +20,7 @@ from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.preflight.model_checks import picture_rules
 from varlab.recipe.sampling_conditions import picture_condition
 from varlab.run.directory import RunDirectory
+from varlab.sample.class_labels import ClassLabels
 from varlab.sample.images import Growth
 from varlab.types import VarlabError, to_float, to_uint8
 
@@ -104,17 +104,14 @@ def _box(box: object, size: tuple[int, int]) -> Tensor:
 
 def _label(config: Config, model: Model) -> int | None:
     """The class by number or name; None for no class."""
-    label, classes = config["label"], model.classes
-    if label is None:
+    if config["label"] is None:
         if config["kind"] == "class":
             raise VarlabError("task=class paints a class: give its number or name with label=.")
         return None
-    names = [canonical(name) for name in classes]
-    if not isinstance(label, int) and canonical(str(label)) in names:
-        return names.index(canonical(str(label)))
-    if isinstance(label, int) and 0 <= label < len(classes):
-        return label
-    raise VarlabError(f"label={label} is none of the {len(classes)} classes of this run ({', '.join(classes[:20])}).")
+    indices = ClassLabels(model.classes, key="label").indices(config["label"])
+    if len(indices) != 1:
+        raise VarlabError(f"label= takes one class, not {len(indices)}: give label={(*indices, 0)[0]}.")
+    return indices[0]
 
 
 def _write(folder: Path, img_u8: Tensor, mask_HW: Tensor, made: Tensor, growth: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from varlab.recipe.plans.training_pictures import columns_for
 from varlab.recipe.sampling_conditions import SamplingConditions
 from varlab.run.directory import RunDirectory
 from varlab.run.trust import Trust
+from varlab.sample.class_labels import ClassLabels
 from varlab.score.image_sampler import Rejection, balanced_labels
 from varlab.types import VarlabError, to_uint8
 
@@ -31,7 +32,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     run = FinishedRun(config)
     sampler, (transformer, _) = run.sampler(), run.model.generator()
     conditions = SamplingConditions(config, run)
-    label_N = _labels(config, transformer.num_classes, conditions)
+    label_N = _labels(config, run.model.classes, conditions)
     img_u8 = torch.cat(list(_images(config, run, conditions, label_N)))
     shown_N = torch.arange(min(config["shown"], len(img_u8)))
     columns = min(columns_for(transformer.num_classes), len(shown_N))
@@ -74,16 +75,16 @@ def _rejection(config: Config, run: FinishedRun) -> Rejection | None:
     return Rejection(judge=judge.to(run.model.device), rate=config["reject"], num_classes=transformer.num_classes)
 
 
-def _labels(config: Config, num_classes: int, conditions: SamplingConditions) -> Tensor:
+def _labels(config: Config, classes: Sequence[str], conditions: SamplingConditions) -> Tensor:
     """label_N: the classes asked for in turn; by default those of the conditions' images, or all classes in turn.
 
-    num_classes stands for "no class".
+    The number of classes stands for "no class".
     """
     ids_N = torch.arange(config["n"])
     if config["labels"] is None:
         own = conditions.labels(ids_N)
-        return balanced_labels(ids_N, num_classes) if own is None else own
-    asked = torch.as_tensor(config["labels"], dtype=torch.int64).reshape(-1)
+        return balanced_labels(ids_N, len(classes)) if own is None else own
+    asked = torch.tensor(ClassLabels(classes).indices(config["labels"]))
     if len(asked) == 0:
         raise VarlabError("labels=[] names no class: give labels=[0,3], or leave it out for all classes.")
     return asked[ids_N % len(asked)]
