@@ -26,7 +26,6 @@ FLOORS = {  # a module may import what stands on a lower floor, and its own room
             "__init__",
             "types",
             "rng",
-            "quotation",
         ],
         0,
     ),

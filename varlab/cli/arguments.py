@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from varlab.cli.typed_value import expand_home, in_grammar
+from varlab.config import quoted, shell_word
 from varlab.errors import VarlabError
-from varlab.quotation import quoted, shell_word
 
 __all__ = ["rewrite"]
 

@@ -16,9 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from varlab.config import conf_dir
+from varlab.config import conf_dir, quoted
 from varlab.errors import VarlabError
-from varlab.quotation import quoted
 
 __all__ = ["expand_home", "in_grammar"]
 

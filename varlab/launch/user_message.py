@@ -12,8 +12,8 @@ from pathlib import Path
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from varlab.config import quoted, shell_word
 from varlab.errors import Stopped, VarlabError, system_refusal
-from varlab.quotation import quoted, shell_word
 
 __all__ = ["one_of", "report", "unknown_key", "user_message"]
 

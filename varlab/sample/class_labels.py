@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from varlab.config import quoted, shell_word
 from varlab.data.folders.class_names import canonical, is_number, named
-from varlab.quotation import quoted, shell_word
 from varlab.types import VarlabError
 
 __all__ = ["ClassLabels", "Label"]

@@ -87,11 +87,12 @@ def _finished(config: Config) -> RunRecord:
 def _data(config: Config, record: RunRecord) -> DataInfo | None:
     """The images that a command names, or else those that the run was trained on; None where they are not known."""
     given, recorded = config.get("data"), record.config.get("data")
-    if not isinstance(given or recorded, dict):
+    asked = given or recorded
+    if not isinstance(asked, dict):
         return None
     file = Path(config["run"]) / FILE
     with nullcontext() if given else described_by(file, "images that can be read"):
-        info = data_info(given or recorded)
+        info = data_info(asked)
     if info is not None:
         require_image_size(record, info)
     return info
