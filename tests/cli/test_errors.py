@@ -242,11 +242,11 @@ def test_a_full_disk_while_packing(tiny_disk: Path, refused: Refused) -> None:
     assert not any(out.glob("*.tar")) and not (out / "index.json").exists() and not half_written(out)
 
 
-@pytest.mark.slow
-def test_a_full_disk_while_training(tiny_disk: Path, refused: Refused, lab: Path) -> None:
-    said = refused("train", f"out={tiny_disk / 'run'}", *MULTI)
-    assert "the disk is full: make room and run the same command again" in said
-    assert no_weights(tiny_disk)
+def test_a_disk_without_room_for_a_checkpoint(tiny_disk: Path, refused: Refused, lab: Path) -> None:
+    """It is refused before the first update."""
+    said = refused("train", f"out={tiny_disk / 'new' / 'run'}", *MULTI)
+    assert "MB of the disk are free: the disk is full: make room and run the same command again" in said
+    assert not any(tiny_disk.iterdir())
 
 
 def test_a_full_disk_in_the_middle_of_a_shard(

@@ -65,7 +65,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         "holds no val images to validate with: add val.skip=true",
     ),
     "no val images for scores": (
-        (*TOKENIZER, "data.path={here}/plain", "val.skip=true", "scores.every=64"),
+        (*TOKENIZER, "data.path={here}/plain", "data.size=16", "val.skip=true", "scores.every=64"),
         "no val images to reconstruct for scores: set scores.every=null",
     ),
     "one class": ((*CLASSIFIER, "data.path={here}/alike", "val.skip=true"), "are of one class"),

@@ -22,7 +22,7 @@ from varlab.recipe.preflight.named_runs import (
 )
 from varlab.run.directory import RunDirectory
 from varlab.run.record import FILE, RunRecord, read_finished, read_record
-from varlab.run.trust import described_by
+from varlab.run.trust import Trust, described_by
 
 _TASKS = ("inpaint", "outpaint", "class")
 
@@ -91,6 +91,8 @@ def _data(config: Config, record: RunRecord) -> DataInfo | None:
     if not isinstance(asked, dict):
         return None
     file = Path(config["run"]) / FILE
+    if not given:
+        Trust.of(config.get("trust")).check(recorded, file)
     with nullcontext() if given else described_by(file, "images that can be read"):
         info = data_info(asked)
     if info is not None:
