@@ -68,8 +68,6 @@ def trunk_cost(record: RunRecord, flops_at: Callable[[int], int]) -> dict[str, P
 
 def _find(place: Path, asked: RunRecord, path: Path) -> Trunk:
     """The trunk at a place: that run; of a folder of runs, the finished one with the latest state that fits."""
-    if place.resolve() == path.resolve():
-        raise VarlabError(f"from={place} is the run itself: leave from= out to resume it, or give another out=.")
     if (place / FILE).exists() or not place.is_dir():
         return _trunk(place, asked)
     fitting = []
@@ -105,15 +103,16 @@ def _trunk(run: Path, asked: RunRecord) -> Trunk:
 def _state(run: Path, record: RunRecord, asked: RunRecord) -> tuple[int, Path]:
     """(its images, file) of the run's latest checkpoint to which both courses lead."""
     trust = Trust.within(asked.config)
+    old = course_of(record.config, record, run / FILE, trust)
     new = course_of(asked.config, record, run / FILE, trust)
-    until, what = course_of(record.config, record, run / FILE, trust).meeting(new)
+    until, what = old.meeting(new)
     found = states(run)
     if fitting := [images for images in found if images <= until]:
         return max(fitting), found[max(fitting)]
     if not found:
-        raise VarlabError(f"from={run} has no checkpoint. {way_out(run, record, new, until)}")
+        raise VarlabError(f"from={run} has no checkpoint. {way_out(run, record, old, until)}")
     why = f"{what} follows the length" if what else "one of them ends"
     raise VarlabError(
         f"from={run} cannot be continued to {new.images} images: from image {until} on, {why}, and its first state is at "
-        f"{min(found)}. {way_out(run, record, new, until)}"
+        f"{min(found)}. {way_out(run, record, old, until)}"
     )

@@ -25,7 +25,7 @@ def extend(path: Path, record: RunRecord, asked: RunRecord) -> None:
     new = course_of(asked.config, record, path / FILE, trust)
     until, what = old.meeting(new)
     if reached is None:
-        raise VarlabError(f"{path} has no {LAST} to go on from. {way_out(path, record, new, until)}")
+        raise VarlabError(f"{path} has no {LAST} to go on from. {way_out(path, record, old, until)}")
     if reached > new.images:
         raise VarlabError(f"{path} has trained {reached} images already: give budget.images={reached} or more.")
     if reached > until:
@@ -36,6 +36,6 @@ def extend(path: Path, record: RunRecord, asked: RunRecord) -> None:
             + (
                 f"Use from={path} and another out=: that branches from its state at {max(earlier)}."
                 if earlier
-                else way_out(path, record, new, until)
+                else way_out(path, record, old, until)
             )
         )

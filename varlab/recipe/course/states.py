@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -24,14 +25,15 @@ def states(run: Path) -> dict[int, Path]:
 def way_out(run: Path, record: RunRecord, course: Course, until: int) -> str:
     """One sentence: what a user can do whose run has no state at or before ``until`` images, and what that loses.
 
-    course: the one that the run is to take.
+    course: the run's own.
     """
-    if until > 0:
+    schedule = course.schedule
+    if schedule.cooldown is not None and until > 0:
         first = f"Train it again with checkpoint.keep=[{until}] and another out=, and branch from there with from="
     else:
-        warmup = course.batch * max(1, course.images // (50 * course.batch))
+        images = math.ceil(schedule.warmup * course.images) if isinstance(schedule.warmup, float) else schedule.warmup
         first = (
-            f"Train it again with task.schedule.warmup={warmup} (images) task.schedule.cooldown=0 and another out=, and any "
+            f"Train it again with a constant rate (task.schedule.warmup={images} task.schedule.cooldown=0) and another out=: any "
             "length can follow"
         )
     if record.holds not in ("tokenizer", "generator") or not record.outcome.finished:
