@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -21,6 +23,7 @@ from varlab.errors import VarlabError, system_refusal
 __all__ = [
     "atomic_write",
     "digest",
+    "go_without_lock",
     "locked",
     "printable",
     "process_lock",
@@ -35,6 +38,9 @@ __all__ = [
     "write_errors",
     "write_text",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -185,18 +191,38 @@ def locked(path: Path) -> Iterator[IO[str]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with write_errors(path):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                go_without_lock(path, error)
         yield file
 
 
 def process_lock(descriptor: int) -> bool:
-    """Try to lock an open file for the life of this process; whether it worked.
+    """Try to lock an open file for the life of this process; whether it worked. Raises OSError if no lock can be had there.
 
     A POSIX lock: it ends with this process and not with its forks, and it works across the nodes of a cluster. Closing any
     descriptor of the same file in this process releases it.
     """
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):  # what POSIX has for a lock of another process
         return False
     return True
+
+
+def go_without_lock(path: Path, error: OSError) -> None:
+    """Warn, once per folder, that a file system has no locks (NFS with nolock, Lustre without flock); raise another error."""
+    if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+        raise error
+    _warn_without_lock(path.parent, error.strerror)
+
+
+@cache
+def _warn_without_lock(folder: Path, why: str) -> None:
+    logger.warning(
+        "the file system of %s has no locks (%s), so nothing keeps a second process out: start one command there at a time",
+        folder,
+        why,
+    )

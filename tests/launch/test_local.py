@@ -87,6 +87,7 @@ def test_ranks_that_others_started_are_used(monkeypatch: pytest.MonkeyPatch) -> 
     config = {"trainer": {"devices": 2, "num_nodes": 2}}
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_TASK_PID", str(os.getpid()))
     assert environment.started_ranks() == 4 and environment.global_rank() == 3 and not environment.needs_ranks(config)
     with pytest.raises(VarlabError, match="4 processes were started"):
         environment.needs_ranks({"trainer": {"devices": 2}})

@@ -68,3 +68,35 @@ def test_the_submitting_process_goes_away(cluster: Cluster, place: Path, whole: 
         (run,) = Path("away").glob(f"*seed={seed}*")
         assert small.record(run)["attempts"] == 1
         assert small.weights(run) == small.weights(whole(*one_node, f"seed={seed}"))
+
+
+def test_folders_with_blanks(cluster: Cluster, place: Path, tmp_path: Path) -> None:
+    """The current folder, the code, ``out`` and ``--config-dir``; and the shell is one of another job of Slurm's."""
+    checkout, own, log = tmp_path / "my code (1)", tmp_path / "it's mine & yours", tmp_path / "log"
+    for part in ("varlab", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (own / "launch").mkdir(parents=True)
+    (own / "launch" / "mine.yaml").write_text("defaults: [slurm, _self_]\n")
+    left_over = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_MEM_PER_CPU": "7",
+        "SLURM_MEM_PER_NODE": "9",
+        "SLURM_CPU_BIND": "no",
+        "RANK": "1",
+    }
+    shell = Cluster(Path(cluster.environment["SLURM_DEV"]))
+    shell.environment |= left_over
+    words = (
+        "train",
+        "-m",
+        "out=all my runs/here $HOME; #1",
+        "--config-dir",
+        str(own),
+        "launch=mine",
+        *LAUNCH[1:],
+        *SHORT,
+    )
+    process = shell.start(*words, "budget.images=64", "val.skip=true", "seed=8", log=log, code=checkout)
+    assert process.wait(200) == 0, log.read_text()
+    (run,) = Path("all my runs/here $HOME; #1").glob("*seed=8*")
+    assert small.record(run)["outcome"]["state"] == "finished" and small.record(run)["attempts"] == 1

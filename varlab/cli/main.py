@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from varlab.cli.command_table import COMMANDS, Command
 from varlab.errors import system_refusal
-from varlab.launch.terminal import say
+from varlab.launch.terminal import open_closed_streams, say
 
 __all__ = ["main"]
 
@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
 
     0: success. 1: failure. 2: no such command. 130: interrupted. 128 + N: stopped by signal N.
     """
+    open_closed_streams()
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv), commands)
-        if sys.stdout is not None:  # a shell can close it: `varlab --help >&-`
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError as error:
         # Python would try to write the rest when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,6 +46,9 @@ def _dispatch(arguments: list[str], commands: Mapping[str, Command]) -> int:
 
         say(f"varlab {__version__}")
         return 0
+    if sys.getfilesystemencoding() != "utf-8" and any("\udc80" <= c <= "\udcff" for c in "".join(arguments)):
+        say(f"varlab: {sys.getfilesystemencoding()} has not all of these letters: set PYTHONUTF8=1.", error=True)
+        return 1
     command = commands.get(arguments[0])
     if command is None:
         say(_unknown(arguments[0], commands), error=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import NamedTuple
 
 from varlab.config import Config
 from varlab.errors import VarlabError
@@ -13,10 +17,14 @@ from varlab.run.provenance import cores
 
 __all__ = [
     "SIGNALS",
+    "STARTER",
+    "changed_variables",
+    "clean_environment",
     "global_rank",
     "import_from",
     "local_rank",
     "needs_ranks",
+    "number_of",
     "requested_ranks",
     "started_ranks",
     "worker_count",
@@ -26,27 +34,131 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """What Slurm sends at preemption, scancel and time limits."""
 
 
+STARTER = "VARLAB_STARTER"
+"""The variable with the process number of the starter of a rank: a rank's own children inherit it, but have another parent."""
+
+_OF_RANKS = frozenset(
+    [
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "GROUP_WORLD_SIZE",
+        "ROLE_RANK",
+        "ROLE_WORLD_SIZE",
+        "NODE_RANK",
+        "TORCHELASTIC_RUN_ID",
+        "JSM_NAMESPACE_RANK",
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "SLURM_NODEID",
+        "SLURM_NTASKS",
+        "SLURM_NPROCS",
+        "SLURM_NTASKS_PER_NODE",
+        "SLURM_STEP_NUM_TASKS",
+    ]
+)
+"""Variables by which launchers number the processes that they start; Lightning obeys each of them."""
+
+
+class _Place(NamedTuple):
+    """The place of a process among those that a launcher started together."""
+
+    rank: int
+    local_rank: int
+    ranks: int
+    is_slurm: bool
+
+
+def _place() -> _Place | None:
+    """The place of this process; None if no launcher started it, whatever variables are in its environment."""
+    is_slurm = os.environ.get(STARTER) != str(os.getppid()) and not os.environ.get("TORCHELASTIC_RUN_ID")
+    if not is_slurm:
+        numbers = number_of("RANK"), number_of("LOCAL_RANK"), number_of("WORLD_SIZE")
+    elif _is_in_shell():
+        return None
+    else:
+        # Only srun's tasks have the last of these; the batch script itself does not.
+        numbers = number_of("SLURM_PROCID"), number_of("SLURM_LOCALID") or 0, number_of("SLURM_STEP_NUM_TASKS")
+    rank, local, ranks = numbers
+    if rank is None or local is None or ranks is None or rank >= ranks or (is_slurm and ranks == 1):
+        return None
+    return _Place(rank, local, ranks, is_slurm)
+
+
+def number_of(variable: str) -> int | None:
+    """The number that a variable of the environment holds; None if it has no such value."""
+    value = os.environ.get(variable, "")
+    return int(value) if value.isascii() and value.isdecimal() else None
+
+
+def _is_in_shell() -> bool:
+    """Whether this process was started in the shell of an interactive step (``srun --pty bash``): only there is a terminal."""
+    if os.environ.get("SLURM_TASK_PID") == str(os.getpid()):
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def started_ranks() -> int | None:
     """How many ranks torchrun, srun or varlab started together with this process; None for a process of its own."""
-    if os.environ.get("LOCAL_RANK") is not None and os.environ.get("WORLD_SIZE") is not None:
-        return int(os.environ["WORLD_SIZE"])
-    # Only srun's tasks have this variable; the batch script itself does not.
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    return tasks if tasks > 1 and "SLURM_PROCID" in os.environ else None
+    place = _place()
+    return place and place.ranks
 
 
 def global_rank() -> int:
     """This process's rank: 0 in a process of its own. Only rank 0 writes."""
-    if started_ranks() is None:
-        return int(os.environ.get("NODE_RANK", "0"))
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ["LOCAL_RANK"])
+    place = _place()
+    return place.rank if place else number_of("NODE_RANK") or 0
 
 
 def local_rank() -> int | None:
     """This process's number among the ranks of its machine; None for a process of its own."""
-    if started_ranks() is None:
-        return None
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    place = _place()
+    return place and place.local_rank
+
+
+@contextmanager
+def clean_environment(*, nodes: int) -> Iterator[None]:
+    """Hide the rank variables that did not come from this process's launcher: Lightning would obey them.
+
+    nodes: machines of the job; for more than one a person may give the machine's number in NODE_RANK. A user without a
+    name or a home, as in a container, gets both: torch asks for them.
+    """
+    place = _place()
+    kept = {name for name in _OF_RANKS if place is not None and name.startswith("SLURM_") == place.is_slurm}
+    if nodes > 1:
+        kept.add("NODE_RANK")
+    empty = {name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)}
+    with changed_variables((_OF_RANKS - kept) | empty, _user()):
+        yield
+
+
+@contextmanager
+def changed_variables(hidden: Iterable[str], new: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Hide variables of this process's environment, and set new ones, for the length of a ``with``."""
+    before = {name: os.environ.pop(name) for name in hidden if name in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+def _user() -> dict[str, str]:
+    """The variables that the user lacks: a name, and a home, which then is a folder that does not exist."""
+    new = {} if os.path.isabs(os.path.expanduser("~")) else {"HOME": "/nonexistent"}  # noqa: PTH111, PTH117
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        new["LOGNAME"] = f"uid{os.getuid()}"
+    return new
 
 
 def requested_ranks(config: Config) -> tuple[int, int]:
@@ -81,7 +193,8 @@ def needs_ranks(config: Config) -> bool:
     if started is not None and started > 1 and started != local * nodes:
         raise VarlabError(
             f"{started} processes were started, but trainer.num_nodes={nodes} and trainer.devices={local} ask for "
-            f"{nodes * local}: start as many as these two ask for."
+            f"{nodes * local}: start as many as these two ask for (if nothing else was started, unset SLURM_STEP_NUM_TASKS and "
+            "TORCHELASTIC_RUN_ID)."
         )
     return started is None and local * nodes > 1
 

@@ -19,7 +19,7 @@ from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
 from varlab.files import sha256
 from varlab.launch import sweep, terminal
-from varlab.launch.environment import global_rank, import_from, needs_ranks, started_ranks
+from varlab.launch.environment import clean_environment, global_rank, import_from, needs_ranks, started_ranks
 from varlab.launch.exits import exit_at_signals, exit_failed, exit_stopped, leave_process_group
 from varlab.launch.local import run_ranks
 from varlab.launch.slurm_attempt import Attempt
@@ -59,6 +59,17 @@ def run_job(
     """
     import_from(imports)
     terminal.configure()
+    with clean_environment(nodes=_nodes(cfg)):
+        return _run_job(command, cfg, trusted)
+
+
+def _nodes(cfg: DictConfig) -> int:
+    """The machines that ``trainer.num_nodes`` asks for; 1 where it is no such number, which is refused later."""
+    nodes = OmegaConf.select(cfg, "trainer.num_nodes", throw_on_resolution_failure=False)
+    return nodes if isinstance(nodes, int) else 1
+
+
+def _run_job(command: Command, cfg: DictConfig, trusted: Collection[str]) -> JobResult:
     attempt = Attempt.current()
     if attempt is not None:
         exit_at_signals(attempt)

@@ -22,7 +22,7 @@ from typing import TypeAlias
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
 from varlab.json_file import read_json, write_sealed_json
-from varlab.launch.environment import SIGNALS, global_rank, requested_ranks
+from varlab.launch.environment import SIGNALS, STARTER, global_rank, number_of, requested_ranks
 from varlab.launch.exits import STOPPED
 from varlab.run.directory import RunDirectory
 
@@ -32,7 +32,6 @@ GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 POLL = 0.05
 _LAST_LINES = 20
 _Process: TypeAlias = "subprocess.Popen[bytes]"
-_SLURM_TASK = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS_PER_NODE")
 
 
 def run_ranks(module: str, config: Config, directory: RunDirectory) -> Config:
@@ -73,11 +72,13 @@ def run_ranks(module: str, config: Config, directory: RunDirectory) -> Config:
 
 def _environments(local: int, nodes: int) -> list[dict[str, str]]:
     """The environment of each rank, from which torch and Lightning learn where the others are."""
-    shared = {key: value for key, value in os.environ.items() if key not in _SLURM_TASK}
-    if nodes > 1 and not all(key in shared for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")):
+    shared = os.environ | {STARTER: str(os.getpid())}
+    if nodes > 1 and not (
+        os.environ.get("MASTER_ADDR") and number_of("MASTER_PORT") and number_of("NODE_RANK") in range(nodes)
+    ):
         raise VarlabError(
             f"trainer.num_nodes={nodes} needs a process started on every node: use launch=slurm, srun or torchrun "
-            "(or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each)."
+            f"(or set MASTER_ADDR, MASTER_PORT and NODE_RANK, a number below {nodes}, on each)."
         )
     if nodes == 1:
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}

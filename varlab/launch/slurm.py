@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import locked
 from varlab.launch.code_copy import copy_code
+from varlab.launch.environment import changed_variables
 from varlab.launch.job import JobResult
 from varlab.launch.slurm_attempt import Attempt
 from varlab.report import sweep_table
@@ -42,6 +45,9 @@ _ENDED = frozenset(
     "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT GONE".split()  # noqa: SIM905
 )
 """States after which a job does not run again; a job that is being requeued passes through some of them, too."""
+
+_OF_A_JOB = r"(SLURM|SLURMD|SRUN|SUBMITIT|PMI\d?|PMIX|OMPI)_(?!CONF$)"
+"""Names of the variables that Slurm gives to the processes of a job."""
 
 _SUBMISSION = ".submission.lock"
 _LOOKS = 2  # looks in a row that must see a job ended
@@ -79,6 +85,7 @@ class SlurmSweep:
         if Slurm is missing or refuses the settings.
         """
         jobs = [self._job(list(overrides), first + i) for i, overrides in enumerate(job_overrides)]
+        _check_names(self._folder.parent, Path(sys.executable))
         with ExitStack() as locks:
             # The same sweep, started at the same time, waits here, and then finds the jobs of this one in the queue.
             for folder in sorted({job.path.parent for job in jobs}):
@@ -132,7 +139,10 @@ class SlurmSweep:
         executor, state = self._executor(new[0].path.parent), Singleton.get_state()
         try:
             arguments = zip(*((job.config, job.number, state) for job in new), strict=True)
-            submitted = list(executor.map_array(self._launcher, *arguments))
+            # In the shell of another job, whose settings the jobs would inherit: srun refuses some of them.
+            of_a_job = [name for name in os.environ if "SLURM_JOB_ID" in os.environ and re.match(_OF_A_JOB, name)]
+            with changed_variables(of_a_job):
+                submitted = list(executor.map_array(self._launcher, *arguments))
         except (FailedJobError, FailedSubmissionError) as error:
             raise VarlabError(f"Slurm refuses the jobs ({' '.join(str(error).split())}): change launch.*.") from error
         logger.info("%d jobs submitted: %s", len(submitted), ", ".join(job.job_id for job in submitted))
@@ -195,6 +205,16 @@ class SlurmSweep:
             if all(looks >= _LOOKS for looks in ended.values()):
                 return last
             time.sleep(self._settings["poll"])
+
+
+def _check_names(*paths: Path) -> None:
+    """Raises VarlabError for a path that Slurm or Python would read as a pattern or as several paths."""
+    for path in paths:
+        if wrong := set("%\\:\n") & set(str(path)):
+            raise VarlabError(
+                f"Slurm cannot use {path}: it must not contain {' or '.join(map(ascii, sorted(wrong)))}. Take another out=, or "
+                "another folder for varlab's environment."
+            )
 
 
 def _queue(ids: Sequence[str]) -> dict[str, str] | None:

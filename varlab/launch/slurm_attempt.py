@@ -83,7 +83,7 @@ class Attempt:
         return [
             f"export {_FOLDER}={folder}/$SLURM_JOB_ID/${{SLURM_RESTART_COUNT:-0}}",
             f"export {_TIMEOUTS}={max_timeouts} {_ATTEMPTS}={max_attempts}",
-            f"mkdir -p ${_FOLDER}",
+            f'mkdir -p "${_FOLDER}"',
         ]
 
     # -- notes of the ranks --------------------------------------------------------------------------------------------

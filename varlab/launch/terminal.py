@@ -6,21 +6,44 @@ They may hold what a stranger's file says: a state, a class name, an error of a 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
+from typing import TextIO
 
 from varlab.files import printable
 
-__all__ = ["configure", "say", "show_table"]
+__all__ = ["configure", "open_closed_streams", "say", "show_table"]
 
 _MARK = "_varlab_handler"
 
 
 def say(text: str, *, error: bool = False) -> None:
     """Print a text on standard output, or on standard error. Where that cannot take an error, nobody can be told."""
+    stream = sys.stderr if error else sys.stdout
     with suppress(OSError) if error else nullcontext():
-        print(printable(text), file=sys.stderr if error else sys.stdout, flush=error)
+        print(_encodable(printable(text), stream), file=stream, flush=error)
+
+
+def _encodable(text: str, stream: TextIO | None) -> str:
+    """The text with escapes for the characters that a stream's encoding lacks, as ASCII lacks those of a path."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def open_closed_streams() -> None:
+    """Give standard input, output and error that a shell has closed (``>&-``) to /dev/null.
+
+    The next file of this process would get their numbers otherwise, and a library's messages would land in it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 import re
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 _LOST_WORKER = ("TerminatedWorkerError", "BrokenProcessPool")
 """loky's exceptions, by name because loky may not be installed."""
 
-_LOST_LOADER = ("DataLoader worker (", "</torch_", "shared memory")
-"""Texts of torch's errors about a process that was killed, and about memory that processes share."""
+_NO_SHARED_MEMORY = ("</torch_", "shared memory", "Bus error")
+"""Texts of torch's errors about memory that processes share."""
 
 _PLUGINS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/varlab_slurm": "slurm"}
 
@@ -52,7 +53,13 @@ def _foreseen(error: BaseException) -> str | None:
         if _is_out_of_memory(cause):
             remedy = "use trainer.micro_batch=N (the same update in parts), or a smaller batch or model"
             return f"Out of memory ({_first_line(cause)}): {remedy}."
-        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in _LOST_LOADER):
+        if _lacks_shared_memory(cause):
+            return (
+                f"The shared memory of this machine ({_size_of('/dev/shm')}) is too small for the loader processes: run the "
+                "same command again with data.workers=0 (workers=0 of pack and index), or with more shared memory (docker "
+                "run --shm-size=8g)."
+            )
+        if isinstance(cause, RuntimeError) and "DataLoader worker (" in str(cause):
             return (
                 f"A loader process was killed, perhaps for lack of memory ({_first_line(cause)}): run the same command again, "
                 "with fewer processes (data.workers, or workers of pack and index) if memory was short."
@@ -96,6 +103,22 @@ def _is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
+
+
+def _lacks_shared_memory(error: BaseException) -> bool:
+    """Whether loader processes had too little of it; their locks lie there, too, and fail by an OSError without a file."""
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in _NO_SHARED_MEMORY)
+    where = [Path(frame.filename).parent.name for frame in traceback.extract_tb(error.__traceback__)[-1:]]
+    return isinstance(error, OSError) and error.filename is None and where == ["multiprocessing"]
+
+
+def _size_of(folder: str) -> str:
+    try:
+        size = os.statvfs(folder)
+    except OSError:
+        return f"{folder} is missing"
+    return f"{folder} has {size.f_blocks * size.f_frsize / 1e6:.0f} MB"
 
 
 def one_of(name: str, options: Iterable[str], prefix: str = "") -> str:

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.files import process_lock, remove_drafts, write_errors
+from varlab.files import go_without_lock, process_lock, remove_drafts, write_errors
 from varlab.run import provenance
 from varlab.run.changes import Changes, Extend, check_resumable, refuse_other_length
 from varlab.run.record import FILE, Outcome, Parent, RunRecord, read_record, write_record
@@ -139,7 +139,7 @@ class RunDirectory:
             file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         started = time.monotonic()
         waiting = self._patience < math.inf  # an endless wait is announced, once
-        while not process_lock(file):
+        while not _lock_if_possible(file, self.path / ".lock"):
             holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "unknown"
             if not waiting:
                 logger.info("%s is in use by another process (%s): waiting for its end", self.path, holder)
@@ -257,6 +257,16 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _lock_if_possible(descriptor: int, path: Path) -> bool:
+    """False if another process has the lock; on a file system without locks True, with a warning."""
+    try:
+        return process_lock(descriptor)
+    except OSError as error:
+        with write_errors(path):
+            go_without_lock(path, error)
+        return True
 
 
 def _names(folder: Path) -> set[str]:

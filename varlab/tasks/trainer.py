@@ -61,7 +61,7 @@ def fit(
         try:
             made = trainer(
                 strategy=RanksStrategy(shard=task.shard if shard else None) if ranks > 1 else "auto",
-                plugins=[cluster_environment()],  # for one rank too: Lightning's own for Slurm requeues jobs
+                plugins=[cluster_environment(ranks)],  # for one rank too: Lightning's own for Slurm requeues jobs
                 callbacks=[resume, Stop(checkpointer=checkpointer), *callbacks, checkpointer],
                 logger=list(loggers),
                 profiler=profiler,

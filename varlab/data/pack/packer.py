@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import c_longlong
 from dataclasses import asdict, replace
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -67,7 +68,10 @@ def pack(
     folder = Path(out)
     require_other_folder(source.describe().get("path"), folder)
     staging = folder / STAGING
-    done: Synchronized[int] = multiprocessing.get_context("fork").Value("q", 0)
+    # The system's locks may be missing (no /dev/shm), and one process does without them.
+    done: Synchronized[int] = (
+        multiprocessing.get_context("fork").Value("q", 0) if workers else Synchronized(c_longlong(0), threading.RLock())
+    )
     jobs = ShardJobs(source, staging, shard_size=shard_size, condition=condition, done=done)
     with write_errors(folder):
         _open_staging(staging, jobs.fingerprint())

@@ -111,7 +111,7 @@ class Loader(DataLoader[Batch]):
             dataset,
             batch_sampler=batches,  # type: ignore[arg-type]  # a range can replace a list of positions, and is smaller
             num_workers=min(workers, dataset.most_workers),
-            collate_fn=_unchanged,
+            collate_fn=_shared,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise worker seeds come from the global generator
             worker_init_fn=_start_worker,
@@ -156,6 +156,13 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _unchanged(batch: T) -> T:
-    """No collation: the dataset returns whole batches."""
+def _shared(batch: T) -> T:
+    """The whole batch that the dataset returned, in shared memory if a worker process made it.
+
+    Torch would share it later, in a thread whose errors reach nobody: with a full /dev/shm the trainer would wait for ever.
+    """
+    if torch.utils.data.get_worker_info() is not None:
+        for value in vars(batch).values():
+            if isinstance(value, Tensor):
+                value.share_memory_()
     return batch

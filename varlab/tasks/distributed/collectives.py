@@ -51,11 +51,11 @@ class RanksStrategy(DDPStrategy):
             part.teardown()
 
 
-def cluster_environment() -> ClusterEnvironment:
-    """The starter of this process: torchrun, Slurm (several tasks), or varlab's own launcher (LOCAL_RANK set) or none."""
-    if TorchElasticEnvironment.detect():
+def cluster_environment(ranks: int) -> ClusterEnvironment:
+    """The starter of this process: torchrun, varlab's own launcher (LOCAL_RANK set) or Slurm; none for a single rank."""
+    if ranks > 1 and TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if SLURMEnvironment.detect() and SLURMEnvironment().world_size() > 1:
+    if ranks > 1 and "LOCAL_RANK" not in os.environ and "SLURM_PROCID" in os.environ:
         # a port of this attempt: on a node that Slurm had lost, ranks of an earlier attempt may keep theirs for a while
         job, restarts = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         os.environ.setdefault("MASTER_PORT", str(15000 + (97 * job + restarts) % 15000))
