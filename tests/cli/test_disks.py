@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,8 @@ import pytest
 from PIL import Image
 
 from tests import small
+from tests.disk import VANISHED, Disk
 from varlab.cli.main import main
-
-VANISHED = -1
-"""In the place of an errno: the folder is removed, once."""
 
 JUDGE = [*small.RUNS["judge"], "budget.images=64"]
 GENERATOR = [*small.RUNS["raster"], "budget.images=64", "pictures.every=32", "checkpoint.every=32"]
@@ -42,57 +38,6 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "report": (["report", "runs/single"], "report.html"),
 }
 """Arguments, and the (beginning of the) name of a file that is written late."""
-
-
-class Disk:
-    """A folder whose disk fails at some moment. A moment is a change of a file's or a folder's name, or its opening.
-
-    at: the number of the moment, or the beginning of the name of the file that is touched then.
-    """
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
-        self.folder, self.moments, self.fault, self.at = folder, 0, 0, ""
-        self._failed = False
-        plain, plain_os = io.open, os.open
-
-        def opened(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
-            if set(mode) & set("wax+"):
-                self.touch(file)
-            return plain(file, mode, *rest, **more)
-
-        def opened_by_os(path: Any, flags: int, *rest: Any, **more: Any) -> int:
-            if flags & (os.O_WRONLY | os.O_RDWR):
-                self.touch(path)
-            return plain_os(path, flags, *rest, **more)
-
-        monkeypatch.setattr(io, "open", opened)
-        monkeypatch.setattr("builtins.open", opened)
-        monkeypatch.setattr(os, "open", opened_by_os)
-        for name, place in (("mkdir", 0), ("replace", 1), ("rename", 1)):
-            monkeypatch.setattr(os, name, self._watched(getattr(os, name), place))
-
-    def _watched(self, plain: Callable[..., object], place: int) -> Callable[..., object]:
-        return lambda *paths, **more: self.touch(paths[place]) or plain(*paths, **more)
-
-    def fails(self, fault: int, at: int | str) -> None:
-        """Fail from a moment on; never, without a fault."""
-        self.fault, self.at, self.moments, self._failed = fault, at, 0, False
-
-    def touch(self, path: object) -> None:
-        """Count a moment; raise OSError if the disk fails."""
-        if isinstance(path, int) or not Path(os.fsdecode(path)).absolute().is_relative_to(self.folder):
-            return
-        self.moments += 1
-        name = Path(os.fsdecode(path)).name.lstrip(".")
-        now = self.moments > self.at if isinstance(self.at, int) else name.startswith(self.at)
-        if not self.fault or not (now or self._failed):
-            return
-        if self.fault != VANISHED:
-            self._failed = True
-            raise OSError(self.fault, os.strerror(self.fault), os.fsdecode(path))
-        if not self._failed:
-            self._failed = True
-            shutil.rmtree(self.folder)
 
 
 @pytest.fixture
