@@ -296,6 +296,15 @@ def test_row14_other_endings_are_counted_and_content_decides_for_rare_ones(log: 
     assert all(isinstance(s.image, Image.Image) for s in load_samples(source("X"), "train"))
 
 
+@pytest.mark.parametrize("place", ["X/train/{}", "X/{}/train"])
+def test_images_beside_the_folders_of_splits_are_counted(place: str) -> None:
+    for name in ("cat", "dog"):
+        for split in ("train", "val"):
+            put(f"{place.format(name).replace('train', split)}/x.jpg", jpg())
+    put("X/stray.jpg", jpg())
+    assert "1 image beside the class folders (stray.jpg)" in " ".join(source("X").notes)
+
+
 def test_a_flat_folder_has_no_labels() -> None:
     folder("X", (".",))
     made = source("X")

@@ -92,6 +92,7 @@ class _LayoutReader:
 
     def _splits_first(self, roles: Mapping[str, str | None], names: SplitNames) -> list[_Unit]:
         """``train/cat/x.jpg``."""
+        self._tree.passed.add(BESIDE, self._tree.pictures_in(""))
         others = [folder for folder, role in roles.items() if role is None and self._tree.pictures(folder)]
         splits = [folder for folder, role in roles.items() if role]
         if others and not names.patterns.get("train"):
@@ -113,6 +114,7 @@ class _LayoutReader:
 
     def _classes_first(self, inner: Mapping[str, Mapping[str, str | None]]) -> list[_Unit]:
         """``cat/train/x.jpg``."""
+        self._tree.passed.add(BESIDE, self._tree.pictures_in(""))
         units = []
         for folder, roles in inner.items():
             unnamed = [name for name, role in roles.items() if role is None]
