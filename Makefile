@@ -8,6 +8,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # other cases: ATTACK='seed=1 share=3', one format: ATTACK="format='index.json'"
 ATTACK ?=
+# other days: FUZZ='seed=1 cases=400', one of them: FUZZ='case=17'
+FUZZ   ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # the oldest torch that varlab works with
@@ -18,7 +20,7 @@ GPU_PYTHON ?=
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report test test-slow attack numerics slurm-test gpu-check check format clean
+.PHONY: help env demo report test test-slow attack fuzz numerics slurm-test gpu-check check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -47,6 +49,9 @@ test-slow: env  ## run the tests that take minutes: whole studies, twenty random
 
 attack: env  ## damage every format that varlab reads, thousands of times: nothing may be wrong without a word, hang, run or be written elsewhere
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.attack $(ATTACK)
+
+fuzz: env  ## play hundreds of days of people with odd files, killed commands and full disks: each ends right or in one sentence
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 numerics: env $(TORCH29)/.installed  ## run the numeric tests under every instruction set, one and two threads, torch 2.9 and 2.13
 	$(BIN)/python tests/numerics.py $(BIN)/python $(TORCH29)/bin/python

@@ -20,7 +20,17 @@ from tests.fuzz.commands import Answer
 from tests.fuzz.pictures import expected
 from tests.fuzz.worlds import Member, World
 
-__all__ = ["Row", "broken_files", "drafts", "judge_answer", "judge_set", "read_set", "read_tensors"]
+__all__ = [
+    "Row",
+    "broken_files",
+    "drafts",
+    "is_of",
+    "judge_answer",
+    "judge_pixels",
+    "judge_set",
+    "read_set",
+    "read_tensors",
+]
 
 _MOST_MIB = 400  # that a command may take beside what it begins with
 
@@ -80,7 +90,7 @@ def read_set(folder: Path, shards: Path | None = None) -> list[Row]:
 def judge_set(world: World, folder: Path, said: str, *, size: int | None) -> Iterator[str]:
     """What is wrong with a shard set that was made from a world. size: of its images, None if they are as they were."""
     rows = read_set(folder)
-    members = [(member, [row for row in rows if _is_of(row, member)]) for member in world.members]
+    members = [(member, [row for row in rows if is_of(row, member)]) for member in world.members]
     for member, found in members:
         yield from _judge_member(world, member, found, said)
     if extra := [row.key for row in rows if not any(row in found for _, found in members)]:
@@ -98,7 +108,8 @@ def judge_set(world: World, folder: Path, said: str, *, size: int | None) -> Ite
                 yield from judge_pixels(world, member, np.asarray(_opened(found[0].encoded)), size, "packed")
 
 
-def _is_of(row: Row, member: Member) -> bool:
+def is_of(row: Row, member: Member) -> bool:
+    """Whether a sample comes from a file."""
     return row.key == member.stem or row.key.endswith(("-" + member.stem, "_" + member.stem))
 
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fuzz.judges import judge_pixels, read_set
+from tests.fuzz.judges import is_of, judge_pixels, read_set
 from tests.fuzz.worlds import World
 
 __all__ = ["judge_reader"]
@@ -31,9 +31,7 @@ def judge_reader(world: World, folder: Path) -> Iterator[str]:
         if batch.faults:
             yield f"pixels: training finds {batch.faults[:2]}"
         for row, seen, label in zip(here, images, batch.label_B.tolist(), strict=True):
-            member = next(
-                (m for m in world.members if row.key == m.stem or row.key.endswith(("-" + m.stem, "_" + m.stem))), None
-            )
+            member = next((one for one in world.members if is_of(row, one)), None)
             if member is None or member.picture is None:
                 continue
             yield from judge_pixels(world, member, seen, _SIZE, "in training")

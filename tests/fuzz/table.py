@@ -18,6 +18,7 @@ from tests.fuzz.owner import Owner
 
 __all__ = ["play", "run_cases", "run_one"]
 
+_SHOWN, _LENGTH = 8, 600  # faults of a case, letters of a fault
 _COMMAND = "make fuzz FUZZ='seed={seed} case={number}'"
 
 
@@ -82,24 +83,26 @@ def run_cases(cases: Sequence[int], seed: int, *, processes: int, strict: bool) 
     start = time.monotonic()
     _base_mib()
     context = multiprocessing.get_context("fork")
+    results = []
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        results = list(pool.map(partial(_case, seed=seed, strict=strict), cases))
+        for number, result in zip(cases, pool.map(partial(_case, seed=seed, strict=strict), cases), strict=True):
+            results.append(result)
+            if result.found:
+                _print_faults(result, _COMMAND.format(seed=seed, number=number))
     _print_table("world", Counter((r.day.world.kind, "fault" if r.found else "right") for r in results))
     _print_table("action", sum((result.done for result in results), Counter()))
-    failed = [(number, result) for number, result in zip(cases, results, strict=True) if result.found]
-    for number, result in failed:
-        world = result.day.world
-        print(f"\n{_COMMAND.format(seed=seed, number=number)}")
-        print(
-            f"  {world.kind} {world.place!r} {world.classes} {world.layout}, {world.count} each, {world.picture_kinds}, {world.oddities}"
-        )
-        print(*(f"  {text[:600]}" for text in result.found[:8]), sep="\n")
+    failed = sum(bool(result.found) for result in results)
     commands = sum(len(result.commands) for result in results)
     seconds = time.monotonic() - start
-    print(
-        f"\n{len(results)} cases, {commands} commands in {seconds:.0f} s, seed {seed}: {len(failed)} cases with faults"
-    )
+    print(f"\n{len(results)} cases, {commands} commands in {seconds:.0f} s, seed {seed}: {failed} cases with faults")
     return int(bool(failed))
+
+
+def _print_faults(result: Result, command: str) -> None:
+    world = result.day.world
+    print(f"\n{command}\n  {world.kind} {world.place!r} {world.classes} {world.layout}, {world.count} of each")
+    print(f"  {world.picture_kinds} {world.oddities}")
+    print(*(f"  {text[:_LENGTH]}" for text in result.found[:_SHOWN]), sep="\n", flush=True)
 
 
 def _print_table(head: str, counts: Counter[tuple[str, str]]) -> None:
