@@ -33,8 +33,8 @@ def way_out(run: Path, record: RunRecord, course: Course, until: int) -> str:
     else:
         images = math.ceil(schedule.warmup * course.images) if isinstance(schedule.warmup, float) else schedule.warmup
         first = (
-            f"Train it again with a constant rate (task.schedule.warmup={images} task.schedule.cooldown=0) and another out=: any "
-            "length can follow"
+            f"Train it again with a constant rate (task.schedule.warmup={images} task.schedule.cooldown=0) and another out=: "
+            "any length can follow"
         )
     if record.holds not in ("tokenizer", "generator") or not record.outcome.finished:
         return f"{first}."
