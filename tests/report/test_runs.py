@@ -25,6 +25,14 @@ def test_folders_are_searched_and_each_run_is_read_once(study: Path) -> None:
     assert len(runs) == len({run.path for run in runs}) == len(list(study.rglob("run.json")))
 
 
+def test_scores_of_a_shorter_length_are_named_and_left_out(tmp_path: Path) -> None:
+    run = make_runs.generator(tmp_path / "run", order="raster", images=60_000)
+    make_runs.score(run, fid=9.0, cfg=2.0, images=30_000)
+    read = read_run(run)
+    assert [score.images for score in read.scores] == [60_000]
+    assert len(read.faults) == 1 and "was measured at 30000 of 60000 images: evaluate the run again" in read.faults[0]
+
+
 def test_folders_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     names = [
         "cfg=0.25",

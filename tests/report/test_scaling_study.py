@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,21 @@ def test_the_page_has_the_chapter_and_the_table_its_numbers(sizes: Path, tmp_pat
     loss = next(row for row in rows if (row["measure"], row["against"]) == ("loss", "N"))
     assert float(loss["b"]) == pytest.approx(-0.20, rel=0.01) and float(loss["paper_b"]) == -0.20
     assert float(loss["b_low"]) <= float(loss["b"]) <= float(loss["b_high"]) and loss["points"] == "5"
+
+
+def test_a_study_says_what_its_branches_saved(tmp_path: Path) -> None:
+    """A quarter of all FLOPs; nothing where the trunks are elsewhere, whose cost counts once."""
+    for depth in DEPTHS:
+        trunk, branch = train(tmp_path / "a", depth, images=4000), train(tmp_path / "b", depth, images=2000)
+        record = json.loads((branch / "run.json").read_text())
+        flops = int(record["outcome"]["flops"] * 0.75)
+        record["parents"]["from"] = {"run": str(trunk), "file": "kept-1500.ckpt", "images": 1500, "flops": flops}
+        (branch / "run.json").write_text(json.dumps(record))
+    (together,) = find_studies(find_runs([tmp_path / "a", tmp_path / "b"]))
+    assert "FLOPs were spent, 25.0% less than" in together.saving
+    assert "25.0% less" in write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "page", title="t").html.read_text()
+    (alone,) = find_studies(find_runs([tmp_path / "b"]))
+    assert alone.saving == "" and alone.flops[0] == alone.flops[1]
 
 
 @pytest.mark.slow

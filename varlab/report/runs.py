@@ -75,7 +75,7 @@ def _without_seed(run: object) -> object:
 class Run:
     """One run directory. metrics: the lines of its metrics.jsonl. score: the one that tables show (``choose_scores``).
 
-    faults: a sentence about each of its files that cannot be read.
+    faults: a sentence about each of its files that cannot be read, or was measured before the run went on.
     """
 
     path: Path
@@ -234,7 +234,14 @@ def read_run(path: Path) -> Run:
     metrics, fault = read_log_points(path / "metrics.jsonl")
     scores, faults = _read_scores(path / "scores")
     faults += [fault] if fault else []
-    return Run(path=path, record=record, metrics=metrics, scores=tuple(scores), faults=tuple(faults))
+    trained = record.outcome.images
+    current = [score for score in scores if score.images is None or score.images >= trained]
+    faults += [
+        f"{path}/scores/{score.name}.json was measured at {score.images} of {trained} images: evaluate the run again."
+        for score in scores
+        if score not in current
+    ]
+    return Run(path=path, record=record, metrics=metrics, scores=tuple(current), faults=tuple(faults))
 
 
 def _unreadable(path: Path, why: str) -> Run:
