@@ -28,7 +28,17 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
-def test_two_ranks_reduce(varlab, workplace: Path) -> None:
+def test_two_ranks_reduce(varlab, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_over = {
+        "RANK": "1",
+        "WORLD_SIZE": "4",
+        "MASTER_PORT": "",
+        "NODE_RANK": "1",
+        "GROUP_RANK": "x",
+        "SLURM_NTASKS": "3",
+    }
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
     code, _, err = varlab("fake", *TWO, "action=all_reduce")
     assert code == 0, err
     record = read_record(workplace / "here")

@@ -92,3 +92,26 @@ def test_a_lost_job_leaves_its_reason(
     (workplace.parent / "bin" / "srun").write_text("#!/bin/bash\nexit 1\n")
     code, _, err = varlab("fake", "-m", "action=work", "out=many", *LAUNCH)
     assert code == 1 and re.search(r"Slurm job 12 ended as \w+; its log is .*12_0_log.out", err)
+
+
+def test_names_that_a_shell_would_split(
+    slurm: None, varlab: Callable[..., tuple[int, str, str]], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The current folder, ``out`` and ``--config-dir``; from the shell of another job, whose settings are not inherited."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "7")
+    sbatch = workplace.parent / "bin" / "sbatch"
+    sbatch.write_text(f'#!/bin/bash\nenv > "$QUEUE/../environment"\n{SBATCH}')
+    place = workplace / "it's $HOME; & #1"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    code, _, err = varlab("fake", "-m", "action=work", "out=my runs (1)", *LAUNCH)
+    assert code == 0, err
+    assert read_record(place / "my runs (1)" / "action=work").outcome.finished
+    assert not re.search("^SLURM_", (workplace.parent / "environment").read_text(), re.MULTILINE)
+    assert os.environ["SLURM_MEM_PER_CPU"] == "7"
+
+
+def test_names_that_slurm_would_replace(slurm: None, varlab: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = varlab("fake", "-m", "action=work", "'out=50%j'", *LAUNCH)
+    assert code == 1 and "must not contain '%'. Take another out=" in err

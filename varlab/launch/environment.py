@@ -37,28 +37,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 STARTER = "VARLAB_STARTER"
 """The variable with the process number of the starter of a rank: a rank's own children inherit it, but have another parent."""
 
-_OF_RANKS = frozenset(
-    [
-        "RANK",
-        "LOCAL_RANK",
-        "WORLD_SIZE",
-        "LOCAL_WORLD_SIZE",
-        "GROUP_RANK",
-        "GROUP_WORLD_SIZE",
-        "ROLE_RANK",
-        "ROLE_WORLD_SIZE",
-        "NODE_RANK",
-        "TORCHELASTIC_RUN_ID",
-        "JSM_NAMESPACE_RANK",
-        "SLURM_PROCID",
-        "SLURM_LOCALID",
-        "SLURM_NODEID",
-        "SLURM_NTASKS",
-        "SLURM_NPROCS",
-        "SLURM_NTASKS_PER_NODE",
-        "SLURM_STEP_NUM_TASKS",
-    ]
-)
+_OF_RANKS = {
+    *(f"{of}{what}" for of in ("", "LOCAL_", "GROUP_", "ROLE_") for what in ("RANK", "WORLD_SIZE")),
+    *("NODE_RANK", "TORCHELASTIC_RUN_ID", "JSM_NAMESPACE_RANK"),
+    *(
+        f"SLURM_{what}"
+        for what in ("PROCID", "LOCALID", "NODEID", "NTASKS", "NPROCS", "NTASKS_PER_NODE", "STEP_NUM_TASKS")
+    ),
+}
 """Variables by which launchers number the processes that they start; Lightning obeys each of them."""
 
 
@@ -133,8 +119,8 @@ def clean_environment(*, nodes: int) -> Iterator[None]:
     kept = {name for name in _OF_RANKS if place is not None and name.startswith("SLURM_") == place.is_slurm}
     if nodes > 1:
         kept.add("NODE_RANK")
-    empty = {name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)}
-    with changed_variables((_OF_RANKS - kept) | empty, _user()):
+    useless = {"MASTER_PORT"} if number_of("MASTER_PORT") is None else set()
+    with changed_variables((_OF_RANKS - kept) | useless, _user()):
         yield
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from varlab.errors import VarlabError
+from varlab.files import require_writable
 from varlab.files import sha256 as file_sha256
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def _download(url: str, path: Path, sha256: str) -> None:
     log.info("downloading %s to %s", url, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path.parent, "name a folder that can be written with TORCH_HOME=FOLDER")
     try:
         # writes a temporary file beside the path and renames it, so an interrupted download leaves nothing behind
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from varlab.errors import VarlabError
-from varlab.files import sha256
+from varlab.files import require_writable, sha256
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.types import full_precision, to_float
@@ -114,7 +114,9 @@ def _inception_file(weights: str | None) -> Path:
         return Path(weights)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(
+            path.parent, "name a folder that can be written with TORCH_HOME=FOLDER, or give extractor.weights=PATH"
+        )
         try:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix="6726825d", progress=False)
         except (OSError, RuntimeError) as error:
