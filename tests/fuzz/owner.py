@@ -44,6 +44,7 @@ _SMALL = {
         "tokenizer.code_dim=4",
         "perceptual=none",
         "discriminator=none",
+        "task.revival=null",
         "pictures.count=2",
     ),
     "generator": (
@@ -64,6 +65,8 @@ _COMMON = (
     f"data.batch={_BATCH}",
     "checkpoint.every=16",
     "tensorboard=false",
+    "task.schedule.shape=constant",  # so that a run can go on
+    "task.schedule.warmup=8",
 )
 _ROUNDING = 0.02  # by which weights differ that equal each other but for rounding, after four updates
 
@@ -280,7 +283,7 @@ class Owner:
                 return self._judge_refusal(answer, out, task)
         self._note(list(self._judge_run(out, _IMAGES)))
         if self._step.fault is not None:
-            self._note(list(self._compare(words, out, task, change)))
+            self._note(list(self._compare(words, out, task, _IMAGES)))
         self._runs.append(_Run(out, task, words))
 
     def _resume(self, words: list[str], out: str, change: str) -> tuple[list[str], Answer]:
@@ -309,11 +312,11 @@ class Owner:
             self._note([f"refused: {answer.said.strip()[-300:]}"])
         return words, self._call(words, out, plain=True)
 
-    def _compare(self, words: list[str], out: str, task: str, change: str) -> Iterator[str]:
+    def _compare(self, words: list[str], out: str, task: str, images: int) -> Iterator[str]:
         """Compare with a run that was never stopped."""
         assert self._data is not None
         straight = f"{out}-straight"
-        answer = self._call(self._words(task, straight, data=self._data.name), straight, plain=True)
+        answer = self._call(self._words(task, straight, data=self._data.name, images=images), straight, plain=True)
         if answer.code != 0:
             yield f"refused: {answer.said[-300:]}"
             return
@@ -382,6 +385,7 @@ class Owner:
         answer = self._do(words, out, can_refuse=not self._works(what))
         if answer.code == 0:
             self._note(list(self._judge_run(out, 2 * _IMAGES)))
+            self._note(list(self._compare(words, out, run.task, 2 * _IMAGES)))
             if out == run.out:
                 run.words = words
 
