@@ -109,11 +109,11 @@ def refuse_other_length(path: Path, recorded: RunRecord, asked: RunRecord) -> No
     )
 
 
-def differing_rows(recorded: RunRecord, changes: Changes) -> dict[str, tuple[object, object]]:
-    """The changes that make another run of the recorded one, those of places that hold something else among them."""
-    moved = changes.moved.items()
-    elsewhere = {key: row for key, row in moved if holds_same(recorded, key, row[1]) is False}
-    return {**changes.different, **elsewhere}
+def differing_rows(recorded: RunRecord, changes: Changes) -> Rows:
+    """The changes that make another run of a recorded training; else those of places that hold something else."""
+    if changes.different:
+        return changes.different
+    return {key: row for key, row in changes.moved.items() if holds_same(recorded, key, row[1]) is False}
 
 
 def check_resumable(path: Path, recorded: RunRecord, asked: RunRecord, extend: Extend = refuse_other_length) -> Changes:
@@ -126,7 +126,7 @@ def check_resumable(path: Path, recorded: RunRecord, asked: RunRecord, extend: E
     changes = compare_runs(recorded.config, asked.config)
     different = differing_rows(recorded, changes)
     if asked.command != "train":
-        different |= {**changes.rounded, **changes.moved, **changes.length}
+        different = {**changes.different, **changes.rounded, **changes.moved, **changes.length}
     if different:
         rows = described(different)
         more = f" and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
