@@ -105,7 +105,7 @@ def test_names_that_a_shell_would_split(
     place = workplace / "it's $HOME; & #1"
     place.mkdir()
     monkeypatch.chdir(place)
-    code, _, err = varlab("fake", "-m", "action=work", "out=my runs (1)", *LAUNCH)
+    code, _, err = varlab("fake", "-m", "action=work", "out='my runs (1)'", *LAUNCH)
     assert code == 0, err
     assert read_record(place / "my runs (1)" / "action=work").outcome.finished
     assert not re.search("^SLURM_", (workplace.parent / "environment").read_text(), re.MULTILINE)
@@ -113,5 +113,5 @@ def test_names_that_a_shell_would_split(
 
 
 def test_names_that_slurm_would_replace(slurm: None, varlab: Callable[..., tuple[int, str, str]]) -> None:
-    code, _, err = varlab("fake", "-m", "action=work", "'out=50%j'", *LAUNCH)
+    code, _, err = varlab("fake", "-m", "action=work", "out='50%j'", *LAUNCH)
     assert code == 1 and "must not contain '%'. Take another out=" in err

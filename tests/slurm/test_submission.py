@@ -89,7 +89,7 @@ def test_folders_with_blanks(cluster: Cluster, place: Path, tmp_path: Path) -> N
     words = (
         "train",
         "-m",
-        "out=all my runs/here $HOME; #1",
+        "out='all my runs/here $HOME; #1'",
         "--config-dir",
         str(own),
         "launch=mine",

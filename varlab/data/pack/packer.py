@@ -68,10 +68,7 @@ def pack(
     folder = Path(out)
     require_other_folder(source.describe().get("path"), folder)
     staging = folder / STAGING
-    # The system's locks may be missing (no /dev/shm), and one process does without them.
-    done: Synchronized[int] = (
-        multiprocessing.get_context("fork").Value("q", 0) if workers else Synchronized(c_longlong(0), threading.RLock())
-    )
+    done = _counter(workers)
     jobs = ShardJobs(source, staging, shard_size=shard_size, condition=condition, done=done)
     with write_errors(folder):
         _open_staging(staging, jobs.fingerprint())
@@ -92,6 +89,13 @@ def pack(
     done_to = {"steps": dict(index.steps), "depth": dict(index.depth)}
     shards = sum(map(len, index.splits.values()))
     return {**_summary(source, packed), "shards": shards, "hash": index.hash, **done_to}
+
+
+def _counter(workers: int) -> Synchronized[int]:
+    """A number that workers share. The system's locks may be missing (no /dev/shm), and one process does without them."""
+    if workers:
+        return multiprocessing.get_context("fork").Value("q", 0)
+    return Synchronized(c_longlong(0), threading.RLock())  # type: ignore[arg-type]  # it takes any lock
 
 
 def _open_staging(staging: Path, fingerprint: str) -> None:
