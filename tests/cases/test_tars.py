@@ -346,6 +346,13 @@ def test_row28_a_sample_that_lost_its_image_is_no_note(way: Callable[[str], Seen
     assert seen.samples == whole(range(3)) and seen.faults == {"900": "no_image", "901": "no_image"}
 
 
+@each_way
+def test_row28_meta_is_a_note_beside_samples_that_have_its_ending(way: Callable[[str], Seen]) -> None:
+    Path("X/x.tar").write_bytes(tar(Put("__meta__.json", b"{}"), *pairs(3), Put("002.json", b"{}")))
+    seen = way("X")
+    assert seen.samples == whole(range(3)) and not seen.faults
+
+
 def test_row28_the_command_does_not_count_notes_as_bad() -> None:
     Path("X/x.tar").write_bytes(tar(*NOTES[:3], *pairs(24)))
     assert main(["index", "X", "workers=0"]) == 0

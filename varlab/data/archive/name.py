@@ -56,7 +56,7 @@ _FIRM = {"png", "jpg", "jpeg", "cls", "json", "txt"}
 _PAX_HEADERS = re.compile(r"PaxHeaders?(\..+)?")  # folders, where a program did not know pax
 _NOTES = re.compile(
     r"read_?me|licen[cs]e|copying|notice|authors|citation|changelog|class(?:es)?|(?:class|label)_?(?:names|map|list)"
-    r"|labels|categories|dataset(?:_?(?:info|infos|dict))?|meta(?:_?data)?|info|index|manifest|stats|state|sizes|version",
+    r"|__.+__|labels|categories|dataset(?:_?(?:info|infos|dict))?|meta(?:_?data)?|info|index|manifest|stats|state|sizes|version",
     re.IGNORECASE,
 )
 
