@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ WORKS: dict[str, bool] = {
     "a resumed run with other settings": False,
     "a longer budget": False,
     "a branch of a run": False,
+    "a stop saves": False,
     "an index elsewhere": True,
     "a refused command leaves no directory": False,
 }
@@ -55,7 +57,9 @@ _SMALL = {
         "pictures.count=2",
     ),
 }
-_BATCH, _IMAGES = 8, 32
+_BATCH, _IMAGES, _EVERY = 8, 32, 16
+_SAVED = re.compile(r"after (\d+) images, all saved")
+_BEGINS = re.compile(r"resuming at (\d+) images; (\d+) are trained again")
 _COMMON = (
     "trainer.precision=32-true",
     "log.every=16",
@@ -63,7 +67,7 @@ _COMMON = (
     "data=shards",
     "data.workers=0",
     f"data.batch={_BATCH}",
-    "checkpoint.every=16",
+    f"checkpoint.every={_EVERY}",
     "tensorboard=false",
     "task.schedule.shape=constant",  # so that a run can go on
     "task.schedule.warmup=8",
@@ -174,7 +178,7 @@ class Owner:
 
         def words(path: str) -> list[str]:
             if kind == "shards":
-                return ["index", path, *self._world.words, f"workers={workers}"]
+                return ["index", f"path={path}", *self._world.words, f"workers={workers}"]
             name = "null" if size is None else size
             source = [f"source={kind}", f"path={path}", f"source.size={name}", "source.val_fraction=0.25"]
             return ["pack", *source, "out=data", f"workers={workers}"]
@@ -199,9 +203,8 @@ class Owner:
     def _pack_again(self) -> None:
         """The same pack again has nothing to do; shards are packed."""
         if self._day.world.kind != "shards":
-            place = self._day.world.place
             self._do(["index", "data", "workers=0"], "data")
-            self._note(list(judge_set(self._world, self._folder / "data", place, size=None)))
+            self._note(list(judge_set(self._world, self._folder / "data", self._known, size=None)))
             return
         words = [word for word in self._world.words if not word.startswith("max_bad")]
         words = [word if not word.startswith("label=") else f"source.{word}" for word in words]
@@ -209,26 +212,26 @@ class Owner:
         path = quoted(self._day.world.place)
         out = f"packed{len(self.commands)}"
         self._do(["pack", "source=tars", f"path={path}", "source.size=16", f"out={out}", "workers=0", *words], out)
-        said = "".join(member.hint for member in self._world.members)  # the index of the shards named them
-        self._note(list(judge_set(self._world, self._folder / out, said, size=16)))
+        self._note(list(judge_set(self._world, self._folder / out, self._known, size=16)))
 
     def _index_elsewhere(self) -> None:
         assert self._data is not None
         out = f"index{len(self.commands)}"
         words = self._world.words if self._day.world.kind == "shards" else []
-        self._do(["index", str(self._data.name), f"out={out}", "workers=0", *words], out)
-        said = "".join(member.hint for member in self._world.members)
-        self._note(list(judge_set(self._world, self._folder / out, said, size=None)))
+        self._do(["index", f"path={quoted(self._data.name)}", f"out={out}", "workers=0", *words], out)
+        self._note(list(judge_set(self._world, self._folder / out, self._known, size=None)))
+
+    @property
+    def _known(self) -> str:
+        """What the first command said already: all that is passed over."""
+        return " ".join(["aempty", *(member.hint for member in self._world.members)])
 
     def _check(self) -> None:
         assert self._data is not None
         out = f"check{len(self.commands)}"
-        answer = self._do(
-            ["index", self._data.name, "check=true", f"out={out}", "workers=0", "label=json:label"][
-                : 5 if self._day.world.kind != "shards" else 6
-            ],
-            out,
-        )
+        label = ["label=json:label"] if self._day.world.kind == "shards" else []
+        path = f"path={quoted(self._data.name)}"
+        answer = self._do(["index", path, "check=true", f"out={out}", "workers=0", *label], out)
         if answer.code == 0 and "is whole" not in answer.said:
             self._note([f"result: {answer.said[-200:]}"])
 
@@ -278,7 +281,9 @@ class Owner:
             if answer.code != 0:
                 return self._judge_refusal(answer, out, task)
         if answer.code != 0 or CHANGES[change] or change == "moved data":
+            stopped = answer
             words, answer = self._resume(words, out, change)
+            self._note(list(self._judge_saved(stopped, answer)))
             if answer.code != 0:
                 return self._judge_refusal(answer, out, task)
         self._note(list(self._judge_run(out, _IMAGES)))
@@ -311,6 +316,15 @@ class Owner:
         if self._works("a resumed run with other settings"):
             self._note([f"refused: {answer.said.strip()[-300:]}"])
         return words, self._call(words, out, plain=True)
+
+    def _judge_saved(self, stopped: Answer, resumed: Answer) -> Iterator[str]:
+        """What was said to be saved is there, and no more is trained again than the settings allow."""
+        saved, begins = _SAVED.search(stopped.said), _BEGINS.search(resumed.said)
+        asked = self._step.fault is not None and self._step.fault.kind in ("term", "interrupt")
+        if saved and (begins is None or begins[1] != saved[1]):
+            yield f"lost: {saved[0]}, but {begins and begins[0]}"
+        elif begins and int(begins[2]) > (0 if asked and self._works("a stop saves") else _EVERY):
+            yield f"lost: {begins[0]}"
 
     def _compare(self, words: list[str], out: str, task: str, images: int) -> Iterator[str]:
         """Compare with a run that was never stopped."""
