@@ -30,7 +30,7 @@ class NextScale(BaseOrder[NextScaleState]):
         if len(self.scales) < 2:
             raise VarlabError(
                 f"order=next_scale needs a tokenizer of several scales, but this one has {list(self.scales)}: "
-                "use tokenizer=multi, or an order such as raster."
+                "use order=raster, or the run of a tokenizer that was trained with tokenizer=multi."
             )
         self.steps = self.lengths
         self._offsets = [sum(self.lengths[:k]) for k in range(len(self.scales))]

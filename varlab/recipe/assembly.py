@@ -177,13 +177,13 @@ def build_transformer(
     if not order.fixed and transformer.position is None:
         raise VarlabError(
             f"transformer.embed.position=false hides where {type(order).__name__} goes next, which differs from sample to "
-            "sample: use embed.position=true."
+            "sample: use transformer.embed.position=true."
         )
     slots = example_slots(order, tokenizer)
     if transformer.token_inputs and bool(((slots.src_BL >= 0) & (slots.tok_BL < 0)).any()):
         raise VarlabError(
             f"transformer.token_inputs=true wants token ids as inputs, but {type(order).__name__} knows images, not tokens, "
-            "before a step: use token_inputs=false."
+            "before a step: use transformer.token_inputs=false."
         )
     return transformer
 

@@ -65,7 +65,7 @@ class ClassLabels:
 
     def _unknown(self, name: str, names: Sequence[str]) -> str:
         """The sentence about a name that no class has."""
-        if is_number(name):
+        if is_number(name) and 0 <= int(name) < len(names):
             return (
                 f"No class of this run is named '{name}', and a quoted number is a name: for the class at index {name} "
                 f"write {self._form(int(name))}. {_listed(names)}"

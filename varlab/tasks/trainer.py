@@ -78,8 +78,8 @@ def fit(
             raise VarlabError(f"The trainer refuses its settings ({' '.join(str(error).split())}).") from error
         if made.gradient_clip_val is not None and not task.automatic_optimization:
             raise VarlabError(
-                f"trainer.gradient_clip_val clips for one optimizer, and {type(task).__name__} makes its steps itself: use "
-                f"task.clip={made.gradient_clip_val}."
+                f"trainer.gradient_clip_val clips for one optimizer, and {type(task).__name__} makes its steps itself: leave "
+                f"it out and use task.clip={made.gradient_clip_val}."
             )
         made.fit(task, datamodule=data)
 

@@ -78,8 +78,8 @@ class Quantizer(nn.Module):
             raise VarlabError(f"Tokenizer beta_term={beta_term!r} is unknown: use commitment or codebook.")
         if (cosine or entropy) and len(self.scales) > 1:
             raise VarlabError(
-                f"A cosine codebook or an entropy loss needs a tokenizer of one scale, not {len(self.scales)}. "
-                "Use code_norm=true to choose codes by angle on several scales."
+                f"A cosine codebook or an entropy loss needs a tokenizer of one scale, not {len(self.scales)}: set "
+                "tokenizer.cosine=false tokenizer.entropy=null; tokenizer.code_norm=true chooses codes by angle on any scales."
             )
         self.commitment, self.codebook_weight = (beta, 1.0) if beta_term == "commitment" else (1.0, beta)
         self.entropy = entropy

@@ -10,6 +10,7 @@ from varlab.data.folders.class_names import canonical, in_order, likenesses, nam
 from varlab.data.folders.splits import SplitNames, split_words
 from varlab.data.folders.tree import BESIDE, Tree
 from varlab.errors import VarlabError
+from varlab.quotation import shell_word
 
 __all__ = ["Layout", "read_layout"]
 
@@ -98,14 +99,14 @@ class _LayoutReader:
         if others and not names.patterns.get("train"):
             raise VarlabError(
                 f"{self._tree.root} holds the split {named(splits)} beside {named(others)}: leave folders out with "
-                f"source.split.skip='{'|'.join(others[:9])}', or {_ALL_CLASSES}."
+                f"{shell_word('source.split.skip=' + '|'.join(others[:9]))}, or {_ALL_CLASSES}."
             )
         self._note("no split and passed over", [folder for folder, role in roles.items() if role is None])
         self._note("not in a pattern of split and passed over", [f for f, role in roles.items() if role == "skip"])
         if "train" not in roles.values():
             raise VarlabError(
                 f"{self._tree.root} holds the split {named(splits)} but no train: name its folder with "
-                f"source.split.train=NAME, set path={self._tree.root}/{splits[0]} to pack that alone, or {_ALL_CLASSES}."
+                f"source.split.train=NAME, set {self._path(splits[0])} to pack that alone, or {_ALL_CLASSES}."
             )
         pairs = [
             (role, self._descended(folder, role, names)) for folder, role in roles.items() if role and role != "skip"
@@ -161,18 +162,18 @@ class _LayoutReader:
         train = [folder for folder, splits in words.items() if splits == {"train"}]
         rest = [folder for folder, splits in words.items() if splits and "train" not in splits]
         if self._names is not None and train and rest and len(train) + len(rest) == len(folders):
+            remedy = " ".join(
+                shell_word(f"source.split.{split}={name}") for split, name in (("train", train[0]), ("val", rest[0]))
+            )
             raise VarlabError(
-                f"The folders {named(folders)} of {self._tree.root} look like splits: set source.split.train='{train[0]}' "
-                f"source.split.val='{rest[0]}', or {_ALL_CLASSES}."
+                f"The folders {named(folders)} of {self._tree.root} look like splits: set {remedy}, or {_ALL_CLASSES}."
             )
 
     def _check_wrapper(self, inner: Mapping[str, Mapping[str, str | None]]) -> None:
         """Raise VarlabError if the only class holds the splits of a whole data set (photos/dataset/train/cat/x.jpg)."""
         (folder, roles), *more = inner.items()
         if not more and all(self._folders(f"{folder}/{name}") for name in roles):
-            raise VarlabError(
-                f"The only folder of {self._tree.root} holds splits: set path={self._tree.root}/{folder}."
-            )
+            raise VarlabError(f"The only folder of {self._tree.root} holds splits: set {self._path(folder)}.")
 
     # -- classes and images ------------------------------------------------------------------------------------------------
 
@@ -234,8 +235,12 @@ class _LayoutReader:
             if unit.images and unit.name not in known:
                 raise VarlabError(
                     f"{self._tree.root}/{unit.folder} is a class {unit.name!r} of val, but train has none: add images of it to "
-                    f"train, or leave it out with source.split.skip={unit.name!r}."
+                    f"train, or leave it out with {shell_word(f'source.split.skip={unit.name}')}."
                 )
+
+    def _path(self, folder: str) -> str:
+        """How a shell gives a folder inside as ``path``."""
+        return shell_word(f"path={self._tree.root}/{folder}")
 
     # -- what is said ------------------------------------------------------------------------------------------------------
 

@@ -80,37 +80,37 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def assign_splits(
-    files: Sequence[str], patterns: Mapping[str, str | None], *, where: str
+    files: Sequence[str], patterns: Mapping[str, str | None], *, where: str, key: str = "split"
 ) -> tuple[dict[str, list[str]], list[str]]:
     """The files of train and of val, and sentences about those that a word decided in an unusual way.
 
     patterns: of the paths for ``skip``, ``val`` and ``train``. A pattern takes what it matches. Without one for val, a word
     of the path decides; a test set is then for val if nothing else is, and is passed over otherwise. Without one for train,
-    all the rest is for train.
+    all the rest is for train. key: what the sentences call the patterns.
 
     Raises:
         VarlabError: a file fits no pattern, or none is for train.
     """
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": [], "skip": []}
     for file in files:
-        splits[_split(file, patterns, where)].append(file)
+        splits[_split(file, patterns, where, key)].append(file)
     notes, test = [], splits["test"]
     if test and splits["val"]:
         notes.append(
-            f"passed over: {len(test)} test files ({test[0]} …); split.val='*val*|*test*' takes them for val, too"
+            f"passed over: {len(test)} test files ({test[0]} …); {key}.val='*val*|*test*' takes them for val, too"
         )
     elif test:
         splits["val"] = test
         notes.append(f"no file is named for val: {len(test)} test files are taken for it ({test[0]} …)")
     if not splits["train"] and splits["val"]:
         raise VarlabError(
-            f"All files of {where} are named for val ({splits['val'][0]} …), and none is left for train: split.val=none takes "
-            "them for train."
+            f"All files of {where} are named for val ({splits['val'][0]} …), and none is left for train: {key}.val=none "
+            "takes them for train."
         )
     return {split: splits[split] for split in ("train", "val")}, notes
 
 
-def _split(file: str, patterns: Mapping[str, str | None], where: str) -> str:
+def _split(file: str, patterns: Mapping[str, str | None], where: str, key: str) -> str:
     for split in ("skip", "val", "train"):
         pattern = patterns.get(split)
         if pattern and matches(file, pattern):
@@ -119,5 +119,5 @@ def _split(file: str, patterns: Mapping[str, str | None], where: str) -> str:
     if not patterns.get("val") and word in ("val", "test"):
         return word
     if patterns.get("train"):
-        raise VarlabError(f"{where}/{file} belongs to no split: set split.train or split.val to match it.")
+        raise VarlabError(f"{where}/{file} belongs to no split: set {key}.train or {key}.val to match it.")
     return "train"

@@ -49,11 +49,11 @@ class ScanSettings:
 
 
 def split_files(
-    folder: Path, patterns: Mapping[str, str | None], *, ending: str = "tar"
+    folder: Path, patterns: Mapping[str, str | None], *, ending: str = "tar", key: str = "split"
 ) -> tuple[dict[str, list[str]], list[str]]:
     """The files of train and val with an ending below a folder, in order of name, and sentences about what was decided.
 
-    Each real file counts once; hidden ones do not. patterns: see ``assign_splits``.
+    Each real file counts once; hidden ones do not. patterns, key: see ``assign_splits``.
 
     Raises:
         VarlabError: there is no such file, one is compressed, or one matches no pattern.
@@ -67,7 +67,7 @@ def split_files(
     if not files:
         also = "".join(f" ({sentence})" for sentence in passed)
         raise VarlabError(f"{folder} holds no *.{ending}: give the folder that contains them{also}.")
-    splits, notes = assign_splits(files, patterns, where=str(folder))
+    splits, notes = assign_splits(files, patterns, where=str(folder), key=key)
     return splits, [*passed, *notes]
 
 

@@ -172,9 +172,9 @@ def _find(
     if len(given) == 1 and given[0].is_file():
         return given[0].parent, {"train": [given[0].name], "val": []}, []
     if len(given) == 1:
-        return given[0], *split_files(given[0], patterns, ending="parquet")
+        return given[0], *split_files(given[0], patterns, ending="parquet", key="source.split")
     root = Path(commonpath([path.parent.absolute() for path in given]))
     inside = {path: [""] if path.is_file() else Tree(path).files() for path in given}
     files = [path / file for path, names in inside.items() for file in names if not file or file.endswith(".parquet")]
     names = [str(file.absolute().relative_to(root)) for file in files]
-    return root, *assign_splits(names, patterns, where=str(root))
+    return root, *assign_splits(names, patterns, where=str(root), key="source.split")

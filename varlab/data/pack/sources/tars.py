@@ -86,7 +86,7 @@ class Tars(FileSource):
         self._table, self._names, split_F = _joined(tables)
         self._files = OpenFiles(self._storage, [StoredFile(name, 0) for name in self._names])
         if any(split.values()):
-            splits, self.notes = assign_splits(self._names, split, where=str(self._root))
+            splits, self.notes = assign_splits(self._names, split, where=str(self._root), key="source.split")
             taken = {file: name for name, files in splits.items() for file in files}
             split_F = [taken.get(name, "skip") for name in self._names]
         self._rows = self._split(split_F, val_fraction, seed)
@@ -113,7 +113,7 @@ class Tars(FileSource):
         self, patterns: Mapping[str, str | None], label: str, classes: tuple[str, ...] | None
     ) -> tuple[Tables, tuple[str, ...]]:
         """The tables of a scan, and the classes."""
-        files, self.notes = split_files(self._root, patterns)
+        files, self.notes = split_files(self._root, patterns, key="source.split")
         scans = {split: [scan_tar(self._root, file, label=label) for file in files[split]] for split in SPLITS}
         every = [scan for of in scans.values() for scan in of]
         log_notes(every)
