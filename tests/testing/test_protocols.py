@@ -125,7 +125,7 @@ def test_the_tokenizers_protocol(tmp_path: Path) -> None:
     ReconstructionScores(trained.eval(), extractor=None, perceptual=None).over([batch])
     check_image_size(trained, (8, 8), "here")
     build_order({"_target_": "varlab.order.NextScale"}, trained)
-    with pytest.raises(VarlabError, match="change tokenizer"):
+    with pytest.raises(VarlabError, match=r"use data\.size=8"):
         check_image_size(trained, (9, 9), "here")
     single = only([[2, 2]])
     large = model_of(Permutation(scales=[[2, 2]], path=raster), single).enlarged((16, 16))

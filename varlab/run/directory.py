@@ -65,7 +65,7 @@ class RunDirectory:
         self._patience = LOCK_PATIENCE if patience is None else patience
         self.rank = rank
         self.resuming = False  # set by prepare: whether an earlier process began this run
-        self._absent = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._absent = [folder for folder in (self.path, *self.path.parents) if not os.path.lexists(folder)]
         self._before: set[str] | None = (
             None  # names in the directory, where this process is the first to begin a run there
         )

@@ -86,13 +86,12 @@ def _finished(config: Config) -> RunRecord:
 
 def _data(config: Config, record: RunRecord) -> DataInfo | None:
     """The images that a command names, or else those that the run was trained on; None where they are not known."""
-    given, recorded = config.get("data"), record.config.get("data")
-    asked = given or recorded
+    given = config.get("data")
+    asked, file = given or record.config.get("data"), Path(config["run"]) / FILE
     if not isinstance(asked, dict):
         return None
-    file = Path(config["run"]) / FILE
     if not given:
-        Trust.of(config.get("trust")).check(recorded, file)
+        Trust.of(config.get("trust")).check(asked, file)
     with nullcontext() if given else described_by(file, "images that can be read"):
         info = data_info(asked)
     if info is not None:
