@@ -22,7 +22,7 @@ from tiny_tasks import (
     train,
 )
 
-from varlab.checkpoint import load_weights, read_metadata
+from varlab.checkpoint import load_checkpoint, load_weights, read_metadata
 from varlab.errors import Stopped
 from varlab.types import VarlabError
 
@@ -81,6 +81,19 @@ def test_stopped_in_validation_equals_never_stopped(make: Any, tmp_path: Path) -
     assert same_state(whole.model.state_dict(), resumed.model.state_dict())
     assert same_state(whole.ema.weights(whole.model), resumed.ema.weights(resumed.model))
     assert _numbers(tmp_path / "whole") == _numbers(tmp_path / "stopped")
+
+
+def test_a_kept_state_is_the_same_after_a_stop_at_its_update(tmp_path: Path) -> None:
+    """Though the run was stopped before it could keep it."""
+    train(generator_task(), tmp_path / "whole", images=72, keep=(41,))
+    with pytest.raises(Stopped):
+        train(generator_task(), tmp_path / "stopped", images=72, every=1000, data=Interrupted(), keep=(41,))
+    assert not (tmp_path / "stopped" / "kept-48.ckpt").exists()
+    train(generator_task(), tmp_path / "stopped", images=72, keep=(41,))
+    whole, stopped = (load_checkpoint(tmp_path / name / "kept-48.ckpt") for name in ("whole", "stopped"))
+    assert same_state(whole["modules"]["model"], stopped["modules"]["model"]) and stopped["pending"] == 0
+    with pytest.raises(VarlabError, match=r"checkpoint.keep is \(0,\): give a list of images"):
+        train(generator_task(), tmp_path / "none", images=72, keep=(0,))
 
 
 def test_logging_and_validation_have_no_say_in_the_weights(tmp_path: Path) -> None:

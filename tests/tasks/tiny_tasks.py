@@ -285,10 +285,13 @@ def train(
     log_every: int = 24,
     accelerator: str = "cpu",
     deterministic: bool | str = True,
+    keep: tuple[int, ...] = (),
 ) -> Task:
     """A whole training in a directory, resumed if there is a checkpoint."""
     data = data or Data()
-    checkpointer = Checkpointer(path=directory / "last.ckpt", every=every, config_hash=config_hash, weights=directory)
+    checkpointer = Checkpointer(
+        path=directory / "last.ckpt", every=every, config_hash=config_hash, weights=directory, keep=keep
+    )
     fit(
         task,
         data,

@@ -36,7 +36,9 @@ def scaling_chapter(study: ScalingStudy, laws: Sequence[ScalingLaw]) -> Config:
 def _headline(study: ScalingStudy, laws: Sequence[ScalingLaw]) -> str:
     sizes = f"{len(study.sizes)} sizes from {si(study.sizes[0])} to {si(study.sizes[-1])} parameters, {len(study.runs)} runs"
     terms = [
-        f"({law.against} ÷ {_scale(1 / law.fit.a)})^{_exponent(law.fit.b)}" for law in laws if law.measure.key == "loss"
+        f"({law.against} ÷ {_scale(_inverse(law.fit.a))})^{_exponent(law.fit.b)}"
+        for law in laws
+        if law.measure.key == "loss"
     ]
     law = f" The loss goes as {' and '.join(terms)}." if terms else ""
     return f"{sizes}.{law} {study.saving}".rstrip()
@@ -49,8 +51,8 @@ def _row(law: ScalingLaw) -> dict[str, str]:
         "against": _AGAINST[law.against],
         "exponent": _exponent(fit.b),
         "exponent_interval": " to ".join(map(_exponent, fit.b_interval)),
-        "scale": _scale(1 / fit.a),
-        "scale_interval": " to ".join(_scale(1 / a if a else float("inf")) for a in reversed(fit.a_interval)),
+        "scale": _scale(_inverse(fit.a)),
+        "scale_interval": " to ".join(_scale(_inverse(a)) for a in reversed(fit.a_interval)),
         "correlation": minus(f"{fit.correlation:.4f}"),
         "points": str(len(fit.x)),
         "paper": "–" if law.paper is None else _exponent(law.paper),
@@ -69,6 +71,11 @@ def _compare_to_paper(law: ScalingLaw) -> str:
 
 def _exponent(x: float) -> str:
     return minus(f"{x:.3f}")
+
+
+def _inverse(a: float) -> float:
+    """Where a law is 1; infinity for a law so flat that its ``a`` is 0."""
+    return 1 / a if a else float("inf")
 
 
 def _scale(x: float) -> str:
