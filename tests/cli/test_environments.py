@@ -154,7 +154,7 @@ def test_a_user_without_a_name_or_a_home() -> None:
 @pytest.mark.parametrize("home", [{}, {"HOME": "/nonexistent", "TMPDIR": "/nonexistent"}, {"HOME": "/proc"}])
 def test_a_user_without_a_name_trains(home: dict[str, str], lab: Path, tmp_path: Path) -> None:
     needs(*NAMELESS)
-    data = f"data.path={lab.absolute() / 'digits'}"
+    data = f"data.path='{lab.absolute() / 'data' / 'source=digits'}'"
     done = command(*JUDGE, data, f"out={tmp_path / 'run'}", before=NAMELESS, cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -163,7 +163,7 @@ def test_a_user_without_a_name_trains(home: dict[str, str], lab: Path, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a batch script", "no numbers"])
 def test_what_is_left_over_when_lightning_is_imported(kind: str, lab: Path, tmp_path: Path) -> None:
-    data = f"data.path={lab.absolute() / 'digits'}"
+    data = f"data.path='{lab.absolute() / 'data' / 'source=digits'}'"
     done = command(*JUDGE, data, f"out={tmp_path / 'run'}", cwd=tmp_path, **LEFT_OVER[kind])
     assert done.returncode == 0, done.stderr
     assert read_record(tmp_path / "run").outcome.finished
@@ -243,7 +243,9 @@ def test_pack_without_the_system_s_locks(
     """No /dev/shm, or none with room: processes cannot share locks, and one process needs none."""
     from multiprocessing import synchronize
 
-    def no(*arguments: object) -> None:
+    import joblib  # noqa: F401  # it looks for locks when it is imported, and does without them ever after
+
+    def no(*arguments: object, **more: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(synchronize._multiprocessing, "SemLock", no)
@@ -257,10 +259,11 @@ def test_pack_without_the_system_s_locks(
 def test_a_small_shared_memory(lab: Path, tmp_path: Path) -> None:
     """The trainer does not wait for a batch that a worker could not send; without workers the run goes on."""
     needs(*OWN_MOUNTS)
+    data = f"data.path='{lab.absolute() / 'data' / 'source=digits'}'"
     shell = 'mount -t tmpfs -o size=100k none /dev/shm && exec "$@"'
     words = (
         *JUDGE,
-        f"data.path={lab.absolute() / 'digits'}",
+        data,
         "data.batch=640",
         "budget.images=1280",
         f"out={tmp_path / 'run'}",

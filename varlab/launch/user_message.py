@@ -109,8 +109,8 @@ def _lacks_shared_memory(error: BaseException) -> bool:
     """Whether loader processes had too little of it; their locks lie there, too, and fail by an OSError without a file."""
     if isinstance(error, RuntimeError):
         return any(text in str(error) for text in _NO_SHARED_MEMORY)
-    where = [Path(frame.filename).parent.name for frame in traceback.extract_tb(error.__traceback__)[-1:]]
-    return isinstance(error, OSError) and error.filename is None and where == ["multiprocessing"]
+    where = {Path(frame.filename).parent.name for frame in traceback.extract_tb(error.__traceback__)[-2:]}
+    return isinstance(error, OSError) and error.filename is None and "multiprocessing" in where
 
 
 def _size_of(folder: str) -> str:
