@@ -110,10 +110,13 @@ def require_plain(path: Path) -> Path:
     return path
 
 
-def remove_drafts(*folders: Path) -> None:
-    """Remove what killed processes left half written in these folders; nobody may be writing there."""
+def remove_drafts(*folders: Path, of: str = "*") -> None:
+    """Remove what killed processes left half written in these folders, where nobody may be writing now.
+
+    of: a pattern of the names that the files would have had, for a folder that is not varlab's alone.
+    """
     for folder in folders:
-        for draft in folder.glob(".*.tmp"):
+        for draft in folder.glob(f".{of}.tmp"):
             draft.unlink(missing_ok=True)
 
 

@@ -90,6 +90,15 @@ def test_the_summary_shows_what_there_is(pictures: Path, tmp_path: Path) -> None
     assert "http" not in page.replace("http-equiv", "")  # nothing is loaded from elsewhere
 
 
+def test_an_index_removes_what_a_killed_one_left_and_nothing_else(pictures: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "set"
+    assert pack(pictures, shards, "source.size=24") == 0
+    for name in (".index.json.1.tmp", ".train.samples.npy.1.tmp", ".summary.html.1.tmp", ".mine.tmp"):
+        (shards / name).write_bytes(b"half")
+    assert main(["index", str(shards), "workers=0"]) == 0
+    assert [path.name for path in shards.glob("*.tmp")] == [".mine.tmp"]
+
+
 def test_shards_that_others_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """ImageNet's way (jpg, cls), OpenImages' (jpg, json) and CC12M's (jpg, txt), in one folder below another."""
     ways = {

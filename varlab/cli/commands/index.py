@@ -18,7 +18,7 @@ from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import ScanSettings, split_files
 from varlab.data.image.depth import read_depths
-from varlab.files import require_written
+from varlab.files import remove_drafts, require_written
 from varlab.json_file import write_json
 from varlab.launch.environment import worker_count
 from varlab.launch.terminal import show_table
@@ -26,6 +26,8 @@ from varlab.run.directory import RunDirectory
 from varlab.types import Fault, VarlabError
 
 __all__ = ["run"]
+
+PAGE = "summary.html"
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ def _shards_at(folder: Path, place: Path) -> tuple[Path, Path]:
 def _make(config: Config, folder: Path, place: Path) -> Config:
     before = {**_earlier_index(folder), **_earlier_index(place)}
     splits, notes = split_files(folder, config["split"])
+    for name in (FILE, "*.samples.npy", PAGE):
+        remove_drafts(place, of=f"{name}.*")
     for note in notes:
         logger.info("%s", note)
     count = worker_count(config["workers"], jobs=sum(map(len, splits.values())))
@@ -67,7 +71,7 @@ def _make(config: Config, folder: Path, place: Path) -> Config:
     for fault in faults:
         logger.warning("left out: %s", fault)
     bad = [(f.kind, f"{f.shard} {f.key}".strip(), f.detail) for f in faults]
-    page = place / "summary.html"
+    page = place / PAGE
     duplicates = summarise(index, page, bad=bad, sheet=8, notes=notes)
     require_written(page, place / FILE, *(place / table.file for table in index.tables.values()))
     if index.steps:
