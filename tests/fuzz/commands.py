@@ -178,6 +178,8 @@ def _run(
 
         os.write(2, traceback.format_exc().encode())
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
