@@ -98,7 +98,6 @@ TRAIN = {name: shlex.join(["train", *words, "budget.images=32", "out=made"]) for
 FAST = [
     Remedy("labels=[] names no class", f"{SAMPLE} labels=[]"),
     Remedy("and a quoted number is a name", f"""{SAMPLE} "labels=['01','7']" """, r"write (.*?)\. The"),
-    Remedy("must be height and width in pixels", f"{SAMPLE} size=32"),
     Remedy(
         "smooth=true is for pictures only",
         "evaluate runs/raster extractor.run=runs/judge smooth=true n=1",
@@ -122,18 +121,23 @@ FAST = [
     Remedy("but no train", f"{FOLDER} path=no_train", r"(source\.split\.train=NAME)", {"NAME": "val"}),
     Remedy("but no train", f"{FOLDER} path=no_train", r"set (path=\S+)"),
     Remedy("look like splits", f"{FOLDER} path=seg", r"set (source\S+ source\S+),"),
-    Remedy("The only folder of", f"{FOLDER} path=wrapped", r"set (path=.*)\.$"),
+    Remedy("The only folder of", f"{FOLDER} path=wrapped", r"set (.*)\.$"),
     Remedy("have splits (", f"{FOLDER} path=mixed", r"(source\.split\.skip=NAME)", {"NAME": "dog"}),
     Remedy("have splits (", f"{FOLDER} path=mixed", r"set (source\.split=null)"),
     Remedy("but train has none", f"{FOLDER} path=new_val", r"with (.*)\.$"),
     Remedy("are named for val", "index only_val workers=0", r"(\S+=none)"),
     Remedy("are named for val", "pack source=tars path=only_val source.size=16 workers=0 out=made", r"(\S+=none)"),
     Remedy("too high for a class", "index far workers=0", r"(label=) ", {"label=": "label=none"}),
-    Remedy("condition=folder needs", "pack condition=folder condition.path=classes out=made", past="path has no value"),
+    Remedy(
+        "condition=folder needs",
+        "pack condition=folder condition.path=classes workers=0 out=made",
+        past="path has no value",
+    ),
     Remedy(
         "coordinates need source=photos",
         "pack source=digits condition=coordinates workers=0 out=made",
-        past="images into",
+        r"need (source=photos)",
+        {"photos": "photos source.train_crops=2 source.val_crops=2 source.photos=[coins,moon]"},
     ),
     Remedy("holds a run of 'varlab", "pack source=digits out=runs/judge", r"(out=)\.", {"out=": "out=made"}),
     Remedy(
@@ -168,7 +172,8 @@ MULTI = f"{TRAIN['multi']} perceptual.run=runs/perceptual"
 JUDGE = TRAIN["judge"]
 NO_VAL = "data=shards data.path=no_val data.batch=4 data.cache_bytes=0 budget.images=8"
 
-TRAININGS = [
+SLOW = [
+    Remedy("must be height and width in pixels", f"{SAMPLE} size=32"),
     Remedy("Give the length of the training", f"{JUDGE} budget.images=null", r"(budget\.images=N)", {"N": "32"}),
     Remedy("Give the length of the training", f"{JUDGE} budget.images=null", r"(budget\.flops=F)", {"=F": "=1e6"}),
     Remedy(
@@ -237,8 +242,8 @@ def test_a_remedy_that_is_followed_works(asked: Remedy, place: Path, capsys: pyt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", TRAININGS, ids=lambda asked: asked.says[:30])
-def test_a_remedy_of_a_training_works(asked: Remedy, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("asked", SLOW, ids=lambda asked: asked.says[:30])
+def test_a_slow_remedy_works(asked: Remedy, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = {"no_val": ("classes", "16"), "alone": ("classes/cat", "16"), "any_size": ("sizes", "null")}
     for name, (path, size) in packed.items():
         if f"data.path={name}" in asked.line:
@@ -318,7 +323,7 @@ def sentences() -> Iterator[str]:
 
 
 def test_every_remedy_is_followed_or_has_a_reason_not_to() -> None:
-    followed = [asked.says for asked in (*FAST, *TRAININGS)]
+    followed = [asked.says for asked in (*FAST, *SLOW)]
     known = [*followed, *(says for group in NOT_FOLLOWED.values() for says in group)]
     every = list(sentences())
     assert len(every) > 60
