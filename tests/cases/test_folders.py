@@ -224,7 +224,7 @@ def test_row3_splits_beside_classes_are_refused_with_a_remedy(capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("folders", "words"),
     [
-        (["seg_train/cat", "seg_test/cat"], "look like splits: set source.split.train='seg_train'"),
+        (["seg_train/cat", "seg_test/cat"], "look like splits: set source.split.train=seg_train "),
         (["val/cat", "test/cat"], "holds the split test, val but no train"),
         (["all/train/cat", "all/val/cat"], "holds splits: set path=X/all"),
         (["train/cat", "val/cow"], "class 'cow' of val, but train has none"),
