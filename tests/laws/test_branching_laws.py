@@ -53,7 +53,7 @@ def straight(request: pytest.FixtureRequest, lab: Path, tmp_path: Path) -> tuple
 
 
 def test_a_trunk_and_its_branch_are_a_straight_run(straight: tuple[str, Path], tmp_path: Path) -> None:
-    """Though the trunk goes on and is removed meanwhile, and the branch is stopped before its first own checkpoint."""
+    """It needs its trunk no more when it has begun, and run.json says what the trunk had trained."""
     kind, whole = straight
     trunk = train(kind, tmp_path / "trunk", *HOLD)
     run = train(kind, tmp_path / "run", *COOL, f"from={trunk}")
