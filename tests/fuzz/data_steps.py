@@ -48,10 +48,11 @@ class DataSteps(Desk):
             self._do(["index", "data", "workers=0"], "data")
             self._note(list(judge_set(self._world, self._folder / "data", self._known, size=None)))
             return
+        assert self._data is not None
         words = [word for word in self._world.words if not word.startswith("max_bad")]
         words = [word if not word.startswith("label=") else f"source.{word}" for word in words]
         words = [word if not word.startswith("classes=") else f"source.{word}" for word in words]
-        path = quoted(self._day.world.place)
+        path = quoted(self._data.name)
         out = f"packed{len(self.commands)}"
         self._do(["pack", "source=tars", f"path={path}", "source.size=16", f"out={out}", "workers=0", *words], out)
         self._note(list(judge_set(self._world, self._folder / out, self._known, size=16)))
