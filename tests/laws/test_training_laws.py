@@ -170,9 +170,7 @@ def test_the_console_command_stopped_by_a_signal(
         code = process.wait(300)
     state = small.record(run)["outcome"]
     if number == signal.SIGINT:
-        assert code == 130 and log.read_text().splitlines()[-1].startswith(
-            "varlab train: Interrupted: run the same command again"
-        )
+        assert code == 130 and log.read_text().splitlines()[-1].startswith("varlab train: Stopped by SIGINT after")
         assert (state["state"], state["images"]) == ("stopped", small.progress(run))
     else:
         assert code == -number and state["state"] == "running"

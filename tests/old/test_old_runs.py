@@ -166,3 +166,16 @@ def test_a_users_yaml_with_old_names(old_runs: Path, caplog: pytest.LogCaptureFi
     assert small.record(old_runs / "mine" / "run")["outcome"]["state"] == "finished"
     logged = " ".join(record.getMessage() for record in caplog.records)
     assert "varlab.data.tokenmodule.shards_or_tokens has moved" in logged
+
+
+def test_an_old_run_resumes_with_other_loaders_and_intervals(old_runs: Path, same_bits: bool) -> None:
+    """Its checkpoint has the hash of the configuration that the run began with, which the record does not hold."""
+    run = old_runs / "stopped" / "asked_generator"
+    record, done = small.record(run), small.progress(run)
+    answers.command("train", *record["overrides"], "data.workers=1", "checkpoint.every=64", "val.skip=true")
+    (resumed,) = small.record(run)["resumes"]
+    assert resumed["from"] == done and set(resumed["changed"]) == {"data.workers", "checkpoint.every", "val.skip"}
+    stored = {line["images"]: line["train/loss"] for line in STORED["asked_generator"]["lines"] if "train/loss" in line}
+    mine = {line["images"]: line["train/loss"] for line in small.lines(run) if "train/loss" in line}
+    assert_same(mine, stored, "asked_generator", 0 if same_bits else BOUND)
+    assert small.record(run)["checkpoint_hash"] == load_checkpoint(run / "last.ckpt")["config_hash"]

@@ -102,7 +102,7 @@ def test_a_longer_training_is_for_the_schedule_to_allow(run: Path, finished: boo
     write_record(run, record)
     longer = asked(run, budget={"images": 1280})
     with RunDirectory(run) as directory:
-        with pytest.raises(VarlabError, match="another length \\(budget.images: 640 → 1280\\)"):
+        with pytest.raises(VarlabError, match=r"another length \(budget\.images: 640 → 1280\)"):
             directory.prepare(longer)
         assert directory.prepare(longer, lambda path, recorded, wanted: None) and directory.resuming
 
@@ -111,11 +111,11 @@ def test_other_commands_resume_with_other_workers_only(run: Path) -> None:
     record = read_record(run)
     record.command = "encode"
     check_resumable(run, record, asked(run, "encode", data={"workers": 0}))
-    with pytest.raises(VarlabError, match="trainer.devices: 1 → 2"):
+    with pytest.raises(VarlabError, match=r"trainer\.devices: 1 → 2"):
         check_resumable(run, record, asked(run, "encode", trainer={"devices": 2}))
 
 
-def test_a_new_directory_is_told_of_the_run_that_could_go_on(run: Path) -> None:
+def test_the_hint_names_the_run_to_continue(run: Path) -> None:
     new = run.parent / "second"
     hint = neighbour_hint(new, asked(run, data={"workers": 4}))
     assert (

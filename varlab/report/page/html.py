@@ -211,7 +211,7 @@ def _run_details(run: Run) -> Config:
         "parents": "; ".join(f"{name}: {_one_line(parent | {'config': None})}" for name, parent in parents.items()),
         "settings resolved": _one_line(record.auto),
         "cost": _one_line(record.cost),
-        "resumed, repeating": ", ".join(f"{r.get('repeated')} images at {r.get('from')}" for r in record.resumes),
+        "resumed, repeating": "; ".join(map(_resume, record.resumes)),
         "error": run.error,
     }
     return {
@@ -220,6 +220,13 @@ def _run_details(run: Run) -> Config:
         "diff": str(code.get("diff") or "")[:_LONGEST_DIFF],
         "config": json.dumps(run.config, indent=2, default=str) if run.config else "",
     }
+
+
+def _resume(resumed: Config) -> str:
+    """Where a run was resumed, and with which changed keys."""
+    changed = f" with other {', '.join(resumed['changed'])}" if isinstance(resumed.get("changed"), dict) else ""
+    equal = f", equal {resumed['equal']}" if "equal" in resumed else ""
+    return f"{resumed.get('repeated')} images at {resumed.get('from')}{changed}{equal}"
 
 
 def _one_line(content: Mapping[str, object]) -> str:
