@@ -65,14 +65,18 @@ def interrupts() -> Iterator[None]:
 def stop_at(images: int, run: Path, *more: str, number: signal.Signals = signal.SIGINT) -> int:
     """Train in this process until a signal that comes after so many images; returns the exit code."""
 
+    ended = threading.Event()
+
     def ask() -> None:
         while small.progress(run) < images:
-            time.sleep(0.0005)
+            if ended.wait(0.0005):
+                return
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     code = main(command(run, *more))
+    ended.set()
     thread.join()
     return code
 
