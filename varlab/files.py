@@ -44,17 +44,19 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, durable: bool = True, make_folder: bool = True) -> Iterator[BinaryIO]:
     """A binary file that appears under its name only when it is complete and on disk.
 
     It is written beside ``path`` as ``.NAME.PID.tmp``, synced, and renamed over it. Raises VarlabError if the disk refuses
     (full, read-only), where the previous content of ``path`` stays, and if the file has vanished with its folder. durable:
-    False for a file that can be made again, which is not synced.
+    False for a file that can be made again, which is not synced. make_folder: False where the folder was there before, so that
+    a file does not come back alone after its folder was removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with write_errors(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if make_folder:
+                path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 yield file
                 file.flush()

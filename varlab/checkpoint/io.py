@@ -38,7 +38,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
     """Export a state dict as sealed safetensors, atomically. metadata: strings for the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     head, rest = sealed_tensors(tensors, dict(metadata))
-    with atomic_write(path) as file:
+    with atomic_write(path, make_folder=False) as file:
         file.write(head)
         file.write(rest)
 
@@ -113,7 +113,7 @@ def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
     Raises TypeError for a value that is neither a tensor nor a JSON type.
     """
     _check_types(state, "state")
-    with atomic_write(path) as file:
+    with atomic_write(path, make_folder=False) as file:
         sealed = SealedFile(file)
         write_torch(cast(IO[bytes], sealed), {_SEALED: True, **state})
         sealed.close()

@@ -66,9 +66,9 @@ class RunDirectory:
         self.rank = rank
         self.resuming = False  # set by prepare: whether an earlier process began this run
         self._absent = [folder for folder in (self.path, *self.path.parents) if not os.path.lexists(folder)]
-        self._before: set[str] | None = (
-            None  # names in the directory, where this process is the first to begin a run there
-        )
+        # names in the directory, where this process is the first to begin a run there
+        self._before: set[str] | None = None
+        self._extended: Outcome | None = None  # of a finished run, until it trains for longer
         self._held = held
         self._lock: int | None = None
 
@@ -111,6 +111,7 @@ class RunDirectory:
                 logger.info("%s resumes with changes (%s)", self.path, changes)
             if not _is_trained(self.path, record):
                 record.config = asked.config
+        self._extended = record.outcome if record.outcome.finished else None
         record.attempts += 1
         record.slurm_job = provenance.slurm_job()
         record.outcome = Outcome(values=record.outcome.values)
@@ -230,6 +231,9 @@ class RunDirectory:
     def _end(self, state: Literal["failed", "stopped"], why: str) -> None:
         with self.change() as record:
             images = images_done(self.path)
+            if self._extended is not None and images == self._extended.images:
+                record.outcome = self._extended
+                return
             record.outcome = Outcome(state, why, record.outcome.values | ({} if images is None else {"images": images}))
 
     def _write(self, record: RunRecord) -> None:

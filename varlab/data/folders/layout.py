@@ -6,11 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from varlab.config import shell_word
 from varlab.data.folders.class_names import canonical, in_order, likenesses, named
 from varlab.data.folders.splits import SplitNames, split_words
 from varlab.data.folders.tree import BESIDE, Tree
 from varlab.errors import VarlabError
-from varlab.quotation import shell_word
 
 __all__ = ["Layout", "read_layout"]
 
