@@ -93,10 +93,10 @@ def test_labels_outside_the_classes(name: str, lab: Path) -> None:
 
 def test_classes_by_name_are_those_by_number(lab: Path) -> None:
     model = varlab.load(lab / "next_scale")
-    named = model.sample(labels=["3", model.classes[1]], seed=7)
+    named = model.sample(["3", model.classes[1]], seed=7)
     assert torch.equal(named, model.sample([3, 1], seed=7))
     with pytest.raises(VarlabError, match="No class of this run is named 'cat'"):
-        model.sample(labels=["cat", 3])
+        model.sample(["cat", 3])
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 1, 16, 16), (3, 16, 16)])

@@ -67,9 +67,10 @@ class Model:
             raise VarlabError("This run is a tokenizer: sampling and logits need the run of a generator.")
         return self.transformer, self.order
 
-    def _labels(self, labels: Labels, batch: int = 1) -> Tensor:
-        self.generator()
-        return checked_labels(labels, classes=self.classes, batch=batch, device=self.device)
+    def _labels(self, label_B: Labels, batch: int = 1) -> Tensor:
+        num_classes = self.generator()[0].num_classes
+        names = self.classes if len(self.classes) == num_classes else [str(i) for i in range(num_classes)]
+        return checked_labels(label_B, classes=names, batch=batch, device=self.device)
 
     def _condition(self, cond_BN: Tensor | None, batch: int) -> Tensor | None:
         num_tokens = 0 if self.condition is None else self.condition.num_tokens
@@ -108,7 +109,7 @@ class Model:
         fields |= {name: value for name, value in (("box_B4", box_B4), ("label_B", label_B)) if value is not None}
         return self.condition.encode(**{name: value.to(self.device) for name, value in fields.items()})
 
-    def logits(self, labels: Labels, maps: Maps, *, seed: int = 0, cond_BN: Tensor | None = None) -> Tensor:
+    def logits(self, label_B: Labels, maps: Maps, *, seed: int = 0, cond_BN: Tensor | None = None) -> Tensor:
         """Teacher-forced logits_BLV in the order's sequence.
 
         seed: of the order drawn for each sample, if the order is random. cond_BN: from ``condition_tokens``, for a run
@@ -120,7 +121,7 @@ class Model:
         slots, _ = order.pack(maps, self.tokenizer, Rng(seed).stream("order", ids_B))
         if (cond_BN := self._condition(cond_BN, len(maps[0]))) is not None:
             slots = order.conditioned(slots, cond_BN, 0)
-        return transformer(slots, self._labels(labels, len(maps[0])))[:, -order.num_positions :]
+        return transformer(slots, self._labels(label_B, len(maps[0])))[:, -order.num_positions :]
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ class Model:
 
     def sample_maps(
         self,
-        labels: Labels,
+        label_B: Labels,
         *,
         seed: int,
         ids_B: Tensor | None = None,
@@ -148,22 +149,22 @@ class Model:
         growing images. The others are as for ``sample``.
         """
         transformer, order = self.generator()
-        label_B = self._labels(labels, 1 if ids_B is None else len(ids_B))
+        labels = self._labels(label_B, 1 if ids_B is None else len(ids_B))
         return self.changed_sampler(changes)(
             transformer=transformer,
             order=order,
             tokenizer=self.tokenizer,
-            label_B=label_B,
-            ids_B=torch.arange(len(label_B)) if ids_B is None else ids_B,
+            label_B=labels,
+            ids_B=torch.arange(len(labels)) if ids_B is None else ids_B,
             rng=Rng(seed),
             watch=growth,
-            cond_BN=self._condition(cond_BN, len(label_B)),
+            cond_BN=self._condition(cond_BN, len(labels)),
             force=force,
         )
 
     def sample(
         self,
-        labels: Labels,
+        label_B: Labels,
         *,
         seed: int = 0,
         ids_B: Tensor | None = None,
@@ -184,7 +185,7 @@ class Model:
         canvas = growth or Growth(order=order, tokenizer=self.tokenizer, frames=1)
         smooth = self.changed_sampler(changes).smooth
         maps = self.sample_maps(
-            labels,
+            label_B,
             seed=seed,
             ids_B=ids_B,
             growth=canvas if smooth else growth,
@@ -197,7 +198,7 @@ class Model:
 
     def sample_large(
         self,
-        labels: Labels,
+        label_B: Labels,
         *,
         size: tuple[int, int],
         seed: int = 0,
@@ -212,12 +213,12 @@ class Model:
         for a run with coordinates (default: it is the whole picture). The others are as for ``sample``.
         """
         large = self.enlarged(size)
-        label_B = self._labels(labels, 1 if ids_B is None else len(ids_B))
+        labels = self._labels(label_B, 1 if ids_B is None else len(ids_B))
         cond_BN = None
         if self.condition is not None:
-            box_B4 = self.condition.defaults(len(label_B)).get("box_B4") if box_B4 is None else box_B4
-            cond_BN = large.condition_tokens(cond_img_B3HW, box_B4, label_B=label_B)
-        return large.sample(label_B, seed=seed, ids_B=ids_B, cond_BN=cond_BN, **changes)
+            box_B4 = self.condition.defaults(len(labels)).get("box_B4") if box_B4 is None else box_B4
+            cond_BN = large.condition_tokens(cond_img_B3HW, box_B4, label_B=labels)
+        return large.sample(labels, seed=seed, ids_B=ids_B, cond_BN=cond_BN, **changes)
 
     def enlarged(self, size: tuple[int, int]) -> Model:
         """Return a model for images of ``size`` (H, W), larger than the trained one, by a sliding window (order=raster)."""
@@ -235,7 +236,7 @@ class Model:
 
     def growth(
         self,
-        labels: Labels,
+        label_B: Labels,
         *,
         seed: int = 0,
         frames: int = 8,
@@ -245,7 +246,7 @@ class Model:
         """(B, frames, 3, H, W): how each image grows over the steps of the order."""
         _, order = self.generator()
         growth = Growth(order=order, tokenizer=self.tokenizer, frames=frames)
-        self.sample_maps(labels, seed=seed, growth=growth, cond_BN=cond_BN, **changes)
+        self.sample_maps(label_B, seed=seed, growth=growth, cond_BN=cond_BN, **changes)
         return growth.images()
 
     # -- editing -------------------------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ class Model:
         self,
         img_B3HW: Tensor,
         mask_BHW: Tensor,
-        labels: Labels = None,
+        label_B: Labels = None,
         *,
         seed: int = 0,
         force_small: bool = False,
@@ -272,19 +273,19 @@ class Model:
     ) -> Tensor:
         """Repaint img_B3HW inside the mask: at every step the tokens outside are the image's own.
 
-        mask_BHW (or mask_HW, for all): 1 where to paint, in pixels. labels: what to paint; None is no class (in- and
+        mask_BHW (or mask_HW, for all): 1 where to paint, in pixels. label_B: what to paint; None is no class (in- and
         outpainting, as in VAR). force_small: also keep the scales of side ≤ 3 whatever the mask. blend: put the known
         pixels back at the end. A full mask is free sampling, an empty one the reconstruction (without force_small).
         """
         transformer, _ = self.generator()
         img_B3HW = img_B3HW.to(self.device)
-        if labels is None and not transformer.has_null_class and transformer.num_classes > 1:
+        if label_B is None and not transformer.has_null_class and transformer.num_classes > 1:
             raise VarlabError("This model has no null class to paint by: give the label of a class.")
         mask_BHW = mask_BHW.to(self.device).expand(len(img_B3HW), -1, -1)
         if mask_BHW.shape[1:] != img_B3HW.shape[2:]:
             raise VarlabError(f"The mask is {tuple(mask_BHW.shape[1:])}, the image {tuple(img_B3HW.shape[2:])} pixels.")
         painted = self.sample(
-            self._labels(labels, len(img_B3HW)).expand(len(img_B3HW)),
+            self._labels(label_B, len(img_B3HW)).expand(len(img_B3HW)),
             seed=seed,
             ids_B=ids_B,
             cond_BN=cond_BN,

@@ -62,7 +62,7 @@ def _place() -> _Place | None:
     is_slurm = os.environ.get(STARTER) != str(os.getppid()) and not os.environ.get("TORCHELASTIC_RUN_ID")
     if not is_slurm:
         numbers = number_of("RANK"), number_of("LOCAL_RANK"), number_of("WORLD_SIZE")
-    elif _is_in_shell():
+    elif "SLURM_PROCID" not in os.environ or _is_in_shell():
         return None
     else:
         # Only srun's tasks have the last of these; the batch script itself does not.
@@ -84,7 +84,7 @@ def _is_in_shell() -> bool:
     if os.environ.get("SLURM_TASK_PID") == str(os.getpid()):
         return False
     try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:
         return False
     return True
