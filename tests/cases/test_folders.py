@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.pack.loading import load_samples, load_skipped
-from varlab.cli.arguments import quote
 from varlab.cli.commands import edit
 from varlab.cli.main import main
+from varlab.cli.typed_value import in_grammar
 from varlab.data.folders.class_names import in_order, permuted
 from varlab.data.folders.splits import assign_splits, split_of_path
 from varlab.data.folders.tree import Tree
@@ -681,8 +681,7 @@ def test_row4_a_judge_of_the_same_classes_in_another_order_is_known() -> None:
 
 @pytest.mark.parametrize("name", ["tench, Tinca tinca", "it's (1)", "a=b", NFC, "12 apostles"])
 def test_row26_a_label_is_named_as_it_is_called(name: str) -> None:
-    quoted = quote(f"label={name}", multirun=False)
-    override = OverridesParser.create().parse_override(quoted)
+    override = OverridesParser.create().parse_override(f"label={in_grammar('label', name, multirun=False)}")
     assert override.value() == name and not override.is_sweep_override()
     model = types.SimpleNamespace(classes=("x", unicodedata.normalize("NFD", name)))
     assert edit._label({"label": name, "kind": "class"}, model) == 1  # type: ignore[arg-type]
@@ -690,8 +689,8 @@ def test_row26_a_label_is_named_as_it_is_called(name: str) -> None:
 
 @pytest.mark.parametrize("value", ["3", "null", "'a, b'", ""])
 def test_row26_numbers_and_quoted_names_stay_as_they_are(value: str) -> None:
-    assert quote(f"label={value}", multirun=False) == f"label={value}"
-    assert quote(f"label={value},{value}", multirun=True) == f"label={value},{value}"
+    assert in_grammar("label", value, multirun=False) == value
+    assert in_grammar("label", f"{value},{value}", multirun=True) == f"{value},{value}"
 
 
 def test_conditions_are_found_by_name_in_any_spelling_and_ending() -> None:

@@ -150,9 +150,10 @@ FAST = [
     Remedy("is {what}: unpack it", "index zipped workers=0", r"`(.*)`"),
     Remedy(
         "takes one {positional}",
-        "export runs/multi runs/single format=var out=made",
+        "export runs/multi runs/single format=var",
         r"use (varlab .*) for one",
-        past="runs failed",
+        {"-m": "-m format=vqgan out=made"},
+        past="1 of 2 runs failed",
     ),
     Remedy("Name what to check", "check", r"(order=)", {"order=": "order=raster"}),
     Remedy(
@@ -185,21 +186,19 @@ SLOW = [
     Remedy("transformer.embed.position=false hides", f"{RASTER} order=random transformer.embed.position=false"),
     Remedy("transformer.token_inputs=true wants", f"{NEXT} transformer.token_inputs=true"),
     Remedy("would see micro-batches", f"{MULTI} discriminator.norm=batch trainer.micro_batch=16", r"set (\S+) "),
-    Remedy(
-        "needs a gradient scaler",
-        f"{RASTER} trainer.precision=16-mixed",
-        r"or (32-true)",
-        {"32": "trainer.precision=32"},
-    ),
     Remedy("A cosine codebook or", f"{MULTI} tokenizer.cosine=true", r"set (.*?);"),
-    Remedy("A cosine codebook or", f"{MULTI} tokenizer.cosine=true", r"set (.*) chooses"),
     Remedy("holds no val images to validate with", f"{JUDGE} {NO_VAL}", r"add (val\.skip=true)"),
     Remedy("holds no val images to reconstruct", f"{MULTI} {NO_VAL} val.skip=true scores.every=8"),
     Remedy("are of one class", f"{JUDGE} {NO_VAL} val.skip=true data.path=alone", r"with (task=\w+)"),
     Remedy("holds images of various sizes", f"{JUDGE} {NO_VAL} val.skip=true data.path=any_size", r"(data\.size=\d+)"),
-    Remedy("leave it out and use task.clip", f"{RASTER} trainer.gradient_clip_val=1.0"),
     Remedy("data.view={view} is unknown", f"{JUDGE} data.view=x", r"use (image)", {"image": "data.view=image"}),
-    Remedy("holds no conditions to view", f"{MULTI} data.view=condition", r"\((varlab pack .*)\)", past="finished"),
+    Remedy(
+        "leave it out and use task.clip",
+        f"{MULTI} trainer.gradient_clip_val=1.0",
+        r"(leave it out and use .*)\.",
+        {"leave it out and use": "trainer.gradient_clip_val="},
+    ),
+    Remedy("holds no conditions to view", f"{MULTI} data.view=condition", r"\((.*)\)", {"edges": "edges out=edges"}),
 ]
 
 
@@ -211,7 +210,7 @@ def follow(line: str, remedy: str, asked: Remedy) -> list[str] | None:
         subprocess.run(remedy, shell=True, check=True)
         return shlex.split(line)
     if remedy.startswith("varlab "):
-        return [*shlex.split(remedy)[1:], *(word for word in shlex.split(line)[1:] if "=" in word)]
+        return shlex.split(remedy)[1:]
     words = shlex.split(line)
     for new in shlex.split(remedy):
         key, _, value = new.partition("=")
