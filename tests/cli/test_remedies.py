@@ -254,7 +254,7 @@ def test_a_slow_remedy_works(asked: Remedy, place: Path, capsys: pytest.CaptureF
 # -- none is left out --------------------------------------------------------------------------------------------------------
 
 NOT_FOLLOWED = {
-    "needs an official checkpoint; tests/parity imports such with these keys": [
+    "needs an official checkpoint of other sizes": [
         "it is not a tokenizer of this format",
         "cannot be inferred from its tensors",
         "give heads=",
@@ -266,18 +266,18 @@ NOT_FOLLOWED = {
     ],
     "needs weights that are downloaded": ["The DINO discriminator needs", "LPIPS needs images", "Could not download"],
     "needs several processes or Slurm": ["needs a process started on every node", "shards a generator's transformer"],
-    "needs a hostile record; followed in tests/attack and tests/cli/test_hostile_run.py": [
+    "needs a hostile record, as tests/cli/test_hostile_run.py has": [
         "{source} holds {what}",
         "would run {",
     ],
-    "needs files that changed or are held meanwhile; followed in tests/run and tests/tasks": [
+    "needs files that changed or are held meanwhile": [
         "is in use by another process",
         "holds other images than when",
         "have changed since",
         "is a checkpoint of another configuration",
         "Training diverged",
     ],
-    "names a command for other data, which no test has": [
+    "needs other data than the small sets here": [
         "was trained on tokens",
         "was trained on a stream",
         "are streamed and have no numbers",
@@ -288,7 +288,7 @@ NOT_FOLLOWED = {
         "with which scores compare",
         "No finished tokenizer trained on",
     ],
-    "needs a condition; followed in tests/cli/test_condition.py": [
+    "needs a run with a condition; tests/cli/test_condition.py has some of these refusals": [
         "This condition is for packing",
         "This condition needs shards",
         "holds no conditions: train with",
