@@ -182,6 +182,16 @@ SLOW = [
     ),
     Remedy("trainer.devices={devices} is neither", f"{JUDGE} trainer.devices=two"),
     Remedy("holds a run of another configuration", f"{JUDGE} seed=5 out=runs/judge", r"(out=),", {"out=": "out=made"}),
+    Remedy("has trained {reached} images already", f"{JUDGE} out=runs/judge budget.images=32", r"give (\S+=\d+)"),
+    Remedy(
+        "needs its length in images",
+        f"{JUDGE} budget.images=null budget.flops=1e6 from=runs/judge",
+        r"give (budget\.images=)",
+        {"budget.images=": "budget.images=64"},
+        past="leave out",
+    ),
+    Remedy("checkpoint.keep is {keep}", f"{JUDGE} checkpoint.keep=7", r"in (\S+)\.$"),
+    Remedy("has a hold phase already", f"{NEXT} task.schedule.cooldown=16 task.schedule.hold=0.5"),
     Remedy("order=next_scale needs", f"{RASTER} order=next_scale", r"use (\S+),"),
     Remedy("transformer.embed.position=false hides", f"{RASTER} order=random transformer.embed.position=false"),
     Remedy("transformer.token_inputs=true wants", f"{NEXT} transformer.token_inputs=true"),
@@ -265,7 +275,11 @@ NOT_FOLLOWED = {
         "labels would be permuted",
     ],
     "needs weights that are downloaded": ["The DINO discriminator needs", "LPIPS needs images", "Could not download"],
-    "needs several processes or Slurm": ["needs a process started on every node", "shards a generator's transformer"],
+    "needs several processes or Slurm": [
+        "needs a process started on every node",
+        "shards a generator's transformer",
+        "Slurm cannot use",
+    ],
     "needs a hostile record, as tests/cli/test_hostile_run.py has": [
         "{source} holds {what}",
         "would run {",
@@ -286,6 +300,8 @@ NOT_FOLLOWED = {
         "repair it (`varlab index DIR check=true`",
         "holds no {TOKENS}",
         "with which scores compare",
+        "knows {len(classes)} classes",
+        "cut them to that size",
         "No finished tokenizer trained on",
     ],
     "needs a run with a condition; tests/cli/test_condition.py has some of these refusals": [
@@ -295,6 +311,7 @@ NOT_FOLLOWED = {
         "is made for images of the trained size",
         "size= with a spatial condition",
     ],
+    "is what Python says where no command line comes to": ["holds a run of another length"],
     "needs a model that no small run is": [
         "no operation of this model can be counted",
         "A sliding window only samples",

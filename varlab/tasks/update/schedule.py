@@ -44,7 +44,7 @@ class WarmupDecay:
             if part < 0 or (isinstance(part, float) and part >= 1):
                 raise VarlabError(f"schedule.{name} is {part}: give whole images (an integer) or a fraction below 1.")
         if cooldown is not None and hold:
-            raise VarlabError(f"schedule.cooldown={cooldown} has a hold phase already: set schedule.hold=0.")
+            raise VarlabError(f"schedule.cooldown={cooldown} has a hold phase already: set task.schedule.hold=0.")
         if not 0 <= hold < 1 or not 0 <= hold_pace <= 1:
             raise VarlabError(
                 f"schedule.hold is {hold} at hold_pace {hold_pace}: give a fraction below 1, a pace up to 1."
