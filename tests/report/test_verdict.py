@@ -87,7 +87,7 @@ def test_cautions_name_what_limits_the_comparison(study: Path, tmp_path: Path) -
     assert "1,797 samples" in notes and "FID-50k" in notes
     assert "different versions" not in notes and "different machines" not in notes
     run = make_runs.generator(tmp_path / "a", order="raster")
-    edit(run, images=70_000)
+    edit(run, images=50_000)
     assert any("fewer or more images" in note for note in verdict.cautions(*load(tmp_path)))
     other = make_runs.generator(tmp_path / "b", order="raster", seed=1)
     record = json.loads((other / "run.json").read_text())
