@@ -124,7 +124,8 @@ def _judge_member(world: World, member: Member, found: list[Row], said: str) -> 
         yield f"accounting: {member.stem} ({member.hint}) is passed over without a word"
     if found and member.label is not None and len(world.labels) > 1 and found[0].label != member.label:
         yield f"label: {member.stem} of {member.label!r} has the class {found[0].label!r}"
-    if found and member.split is not None and found[0].split != member.split:
+    # of images without any val ones, packing holds some out
+    if found and world.has_val and member.split is not None and found[0].split != member.split:
         yield f"split: {member.stem} of {member.split} is in {found[0].split}"
 
 

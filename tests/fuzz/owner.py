@@ -82,7 +82,7 @@ class Owner(TrainingSteps):
         picture = draw("huge" if is_huge else self._day.world.picture_kinds[0], 50)
         file = self._folder / f"picture.{picture.ending}"
         file.write_bytes(picture.encoded)
-        what = ["task=inpaint"] if label is None else ["task=class", f"label={label[0]}"]
+        what = ["task=inpaint"] if label is None else ["task=class", f"label={quoted(label[0])}"]
         words = ["edit", run.out, f"image={file.name}", "box=[0,0,0.5,0.5]", "n=1", f"out={out}", *what]
         answer = self._do(words, out, can_refuse=is_huge)
         if answer.code == 0:

@@ -153,7 +153,7 @@ class TrainingSteps(DataSteps):
             data.rename(self._data)
         if "holds a run of another configuration" not in answer.said and change != "moved data":
             return changed, answer
-        if self._works("a resumed run with other settings"):
+        if self._works("a resumed run with other settings") and self._world.has_val:
             self._note([f"refused: {answer.said.strip()[-300:]}"])
         return words, self._call(words, out, plain=True)
 

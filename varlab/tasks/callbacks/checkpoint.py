@@ -145,7 +145,6 @@ class Resume(Callback):
             _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
             self._on_resume(resumed)
         with write_errors(self._progress):
-            self._progress.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
         self._count(task.images)
 

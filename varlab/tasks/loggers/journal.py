@@ -24,7 +24,8 @@ _LARGEST = 1 << 34  # bytes
 class Journal(Logger):
     """Writes one JSON object a line, with images, flops and seconds first; of each picture the newest.
 
-    directory: of the run. No file is opened before the first entry, so ranks that never write touch no file.
+    directory: of the run, made if it is missing. It is not made again if it is removed later: files of a run that is lost would
+    come back. No file is opened before the first entry, so ranks that never write touch no file.
     """
 
     name = version = ""
@@ -32,6 +33,8 @@ class Journal(Logger):
     def __init__(self, *, directory: Path | str):
         super().__init__()
         self._directory = Path(directory)
+        with write_errors(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
 
     @property
     def save_dir(self) -> str:
@@ -47,7 +50,7 @@ class Journal(Logger):
         """Delete the entries after ``images``: a run that resumes there writes them again."""
         lines = self._lines()
         if lines:
-            with atomic_write(self.path) as file:
+            with atomic_write(self.path, make_folder=False) as file:
                 file.writelines(line + b"\n" for line in lines if _values(line).get("images", math.inf) <= images)
 
     def last_values(self) -> dict[str, float]:
@@ -78,13 +81,15 @@ class Journal(Logger):
         clock = {name: finite.pop(name) for name in _CLOCK}
         whole = {"images": int(clock["images"]), "flops": int(clock["flops"])}
         with write_errors(self.path):
-            self._directory.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps(clock | whole | finite) + "\n")
 
     def log_image(self, key: str, images: Sequence[np.ndarray], step: int) -> None:
         """Write the newest picture (uint8, HW3) as ``pictures/<key>.png``."""
-        with atomic_write(self._directory / "pictures" / f"{key}.png") as file:
+        pictures = self._directory / "pictures"
+        with write_errors(pictures):
+            pictures.mkdir(exist_ok=True)
+        with atomic_write(pictures / f"{key}.png", make_folder=False) as file:
             Image.fromarray(images[-1]).save(file, format="PNG")
 
 
