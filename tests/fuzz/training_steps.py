@@ -97,7 +97,7 @@ class TrainingSteps(DataSteps):
             if run.task == task:
                 return run
         assert self._data is not None
-        out = f"runs/{task}"
+        out = f"runs/{task}" if not (self._folder / "runs" / task).exists() else f"runs/{task}-{len(self.commands)}"
         run = Run(out, task, self._words(task, out, data=self._data.name))
         answer = self._call(run.words, out, plain=True)
         if answer.code != 0:
@@ -146,8 +146,9 @@ class TrainingSteps(DataSteps):
             changed = [f"data.path={data.name}" if word.startswith("data.path=") else word for word in changed]
         answer = self._call_there(changed, out)
         if answer.code == 0:
-            if moved:
+            if moved:  # the runs before look for their images at the old place
                 self._data = data
+                self._runs.clear()
             return changed, answer
         if moved:
             data.rename(self._data)
