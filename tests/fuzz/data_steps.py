@@ -44,11 +44,11 @@ class DataSteps(Desk):
 
     def _pack_again(self) -> None:
         """The same pack again has nothing to do; shards are packed."""
-        if self._day.world.kind != "shards":
-            self._do(["index", "data", "workers=0"], "data")
-            self._note(list(judge_set(self._world, self._folder / "data", self._known, size=None)))
-            return
         assert self._data is not None
+        if self._day.world.kind != "shards":
+            self._do(["index", self._data.name, "workers=0"], self._data.name)
+            self._note(list(judge_set(self._world, self._data, self._known, size=None)))
+            return
         words = [word for word in self._world.words if not word.startswith("max_bad")]
         words = [word if not word.startswith("label=") else f"source.{word}" for word in words]
         words = [word if not word.startswith("classes=") else f"source.{word}" for word in words]
