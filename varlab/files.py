@@ -122,9 +122,9 @@ def remove_drafts(*folders: Path, of: str = "*") -> None:
             draft.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    r"""Write a UTF-8 text file atomically. Half characters, of file names that are no UTF-8, become ``\udce9``."""
-    with atomic_write(path, durable=durable) as file:
+def write_text(path: Path, text: str, *, durable: bool = True, make_folder: bool = True) -> None:
+    r"""Write a UTF-8 text file by ``atomic_write``. Half characters, of file names that are no UTF-8, become ``\udce9``."""
+    with atomic_write(path, durable=durable, make_folder=make_folder) as file:
         file.write(text.encode(errors="backslashreplace"))
 
 

@@ -27,10 +27,11 @@ def write_json(path: Path, value: Mapping[str, object] | Sequence[object]) -> No
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_sealed_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write a JSON object, not an empty one, atomically, below the digest of its text, which ``read_json`` compares."""
+def write_sealed_json(path: Path, value: Mapping[str, object], *, make_folder: bool = True) -> None:
+    """Write a JSON object, not an empty one, below the digest of its text, which ``read_json`` compares (``atomic_write``)."""
     lines = json.dumps(value, indent=1, ensure_ascii=False).removeprefix("{\n") + "\n"
-    write_text(path, _head(_digest(lines.encode(errors="backslashreplace"))) + lines)
+    head = _head(_digest(lines.encode(errors="backslashreplace")))
+    write_text(path, head + lines, make_folder=make_folder)
 
 
 def read_json(path: Path) -> Any:

@@ -213,5 +213,5 @@ def read_finished(run: Path) -> RunRecord:
 
 
 def write_record(run: Path, record: RunRecord) -> None:
-    """Write ``run.json`` atomically, sealed."""
-    write_sealed_json(run / FILE, record.to_json())
+    """Write ``run.json`` atomically, sealed, into a folder that is there: no record comes back without its run."""
+    write_sealed_json(run / FILE, record.to_json(), make_folder=False)

@@ -6,6 +6,7 @@ import logging
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
+from varlab.files import remove_drafts
 from varlab.flops import FlopCounter
 from varlab.json_file import write_sealed_json
 from varlab.metrics.extractors import Extractor
@@ -51,6 +52,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         result["protocol"]["leakage"] = data.duplicates.leakage
     result["images"] = run.record.outcome.images  # how far the scored run was trained
     file = run.path / "scores" / f"{protocol_name(result['protocol'])}.json"
+    remove_drafts(file.parent, of=f"{file.name}.*")  # of a killed evaluation
     write_sealed_json(file, result)
     directory.update(parents=judge | {"run": Parent(run=config["run"])})
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in result["scores"].items() if "/" not in k))
