@@ -137,3 +137,19 @@ def test_shards_that_others_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "belongs to no split" in capsys.readouterr().err
     assert main(["index", str(tmp_path / "nowhere")]) == 1
     assert "There is no folder" in capsys.readouterr().err
+
+
+def test_an_index_keeps_the_depth_of_pictures_that_were_packed_as_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for i in range(4):
+            path = tmp_path / "photos" / name / f"{i}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((16, 16), i / 4, np.float32)).save(path)
+    out = tmp_path / "data"
+    assert (
+        main(["pack", "source=folder", f"path={tmp_path / 'photos'}", "source.size=16", f"out={out}", "workers=0"]) == 0
+    )
+    before = read_index(out)
+    assert dict(before.depth) == {"float": 1}
+    assert main(["index", str(out), "workers=0"]) == 0
+    assert read_index(out).hash == before.hash

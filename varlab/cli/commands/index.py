@@ -17,7 +17,7 @@ from varlab.data.format.index_builder import build_index
 from varlab.data.format.index_check import check_index
 from varlab.data.format.labels import class_names
 from varlab.data.format.scan import ScanSettings, split_files
-from varlab.data.image.depth import read_depths
+from varlab.data.image.depth import ASSUMED, read_depths
 from varlab.files import remove_drafts, require_written
 from varlab.json_file import write_json
 from varlab.launch.environment import worker_count
@@ -61,6 +61,7 @@ def _make(config: Config, folder: Path, place: Path) -> Config:
             settings=_settings(config, before),
             source=before.get("source", {"name": "shards", "path": str(config["path"])}),
             conditions=before.get("conditions"),
+            depth=_depth_of_source(before),
             val_fraction=config["val_fraction"],
             seed=config["seed"],
             max_bad=config["max_bad"],
@@ -119,8 +120,14 @@ def _earlier_index(folder: Path) -> Config:
         raw = read_entries(folder / FILE).raw
     except (OSError, ValueError):
         return {}
-    types = {"source": dict, "classes": list, "conditions": str, "shards": str}
+    types = {"source": dict, "classes": list, "conditions": str, "shards": str, "depth": dict}
     return {key: raw[key] for key, kind in types.items() if isinstance(raw.get(key), kind)}
+
+
+def _depth_of_source(before: Config) -> dict[str, int]:
+    """The bits of pictures that were packed as bytes, which the shards do not show: without them the hash would change."""
+    depth = {} if before.get("source", {}).get("name") == "shards" else before.get("depth", {})
+    return {kind: bits for kind, bits in depth.items() if kind in ASSUMED and type(bits) is int and 1 <= bits <= 16}
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

@@ -38,13 +38,14 @@ def build_index(
     max_bad: float,
     workers: int,
     conditions: str | None = None,
+    depth: Depths | None = None,
     progress: Progress | None = None,
     place: Path | None = None,
 ) -> tuple[Index, list[Fault]]:
     """Scan all shards, and write their index and tables. Bad samples are left out, returned and counted in the index.
 
     place: the folder of the index, None if that is beside the shards. conditions: the name of the second images, if there are
-    any. val_fraction: if no shard is for val, this share of the
+    any. depth: of images before they were packed. val_fraction: if no shard is for val, this share of the
     samples, drawn by seed.
 
     Raises:
@@ -67,7 +68,7 @@ def build_index(
         faults=count_faults(faults),
         conditions=(conditions or "given") if "condition" in usual else None,
         boxes="box" in usual,
-        depth=_depths(every, settings),
+        depth={**(depth or {}), **_depths(every, settings)},
         steps=sum((scan.steps for scan in every), Counter[str]()),
         place=place,
     )
