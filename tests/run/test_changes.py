@@ -124,3 +124,9 @@ def test_the_hint_names_the_run_to_continue(run: Path) -> None:
     assert neighbour_hint(new, asked(run, data={"workers": 4, "batch": 4})) == ""
     (run / "progress").unlink()
     assert neighbour_hint(new, asked(run, data={"workers": 4})) == "", "nothing was trained there"
+
+
+def test_a_run_that_was_killed_before_it_recorded_its_data_may_take_them_from_elsewhere(run: Path) -> None:
+    record = read_record(run)
+    record.data, record.parents = None, {}
+    assert "data.path" in check_resumable(run, record, asked(run, data={"path": "moved"})).moved

@@ -66,8 +66,7 @@ class RunDirectory:
         self.rank = rank
         self.resuming = False  # set by prepare: whether an earlier process began this run
         self._absent = [folder for folder in (self.path, *self.path.parents) if not os.path.lexists(folder)]
-        # names in the directory, where this process is the first to begin a run there
-        self._before: set[str] | None = None
+        self._before: set[str] | None = None  # names in the directory, if this process is the first to begin a run there
         self._extended: Outcome | None = None  # of a finished run, until it trains for longer
         self._held = held
         self._lock: int | None = None
@@ -231,7 +230,7 @@ class RunDirectory:
     def _end(self, state: Literal["failed", "stopped"], why: str) -> None:
         with self.change() as record:
             images = images_done(self.path)
-            if self._extended is not None and images == self._extended.images:
+            if self._extended and images == self._extended.images:
                 record.outcome = self._extended
                 return
             record.outcome = Outcome(state, why, record.outcome.values | ({} if images is None else {"images": images}))

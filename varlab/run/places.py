@@ -25,14 +25,18 @@ _CARRIED = ("tokenizer.safetensors", "weights.safetensors")  # a generator's run
 
 
 def holds_same(record: RunRecord, key: str, place: object) -> bool | None:
-    """Whether a place holds what the run began with; None where only the command itself can find out (a URL, an old index).
+    """Whether a place holds what the run began with; None where only the command itself can find out.
+
+    That is so for a URL, for an old index, and for a run that was killed before it recorded its data.
 
     key: one of those that ``Use.PLACE`` leaves out. place: its new value, which may be ABSENT.
     """
+    if record.data is None:
+        return None
     place = None if place == ABSENT else place
     if role := _ROLES.get(key):
         return _holds_parent(record.parents.get(role), role, place)
-    data = record.data or {}
+    data = record.data
     if place is None:
         return not data.get("tokens")
     for file, part in (("index.json", "hash"), ("tokens.json", "tokens")):
