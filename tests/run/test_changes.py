@@ -129,4 +129,4 @@ def test_the_hint_names_the_run_to_continue(run: Path) -> None:
 def test_a_run_that_was_killed_before_it_recorded_its_data_may_take_them_from_elsewhere(run: Path) -> None:
     record = read_record(run)
     record.data, record.parents = None, {}
-    assert "data.path" in check_resumable(run, record, asked(run, data={"path": "moved"})).moved
+    assert "data.path" in check_resumable(run, record, asked(run, data={"path": str(run.parents[1] / "moved")})).moved
