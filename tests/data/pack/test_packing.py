@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import json
+import multiprocessing
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,28 @@ def test_encoded_bytes_are_stored_unchanged_and_skips_are_listed(tmp_path: Path)
         stored = tar.extractfile("k.jpg")
         assert stored is not None and stored.read() == buffer.getvalue()
         assert {m.mtime for m in tar.getmembers()} == {0}
+
+
+def test_no_worker_writes_after_a_failure(tmp_path: Path, make_images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ShardWriter.add
+
+    def add(writer: ShardWriter, key: str, *args: Any, **settings: Any) -> None:
+        if key.startswith("slow"):
+            time.sleep(0.5)
+            own(writer, key, *args, **settings)
+        else:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Uneven(Odd):
+        def entries(self, split: str) -> range:
+            return range(2)
+
+        def load(self, split: str, entry: int) -> SourceSample | Skipped:
+            return SourceSample(f"{'quick' if split == 'train' else 'slow'}{entry}", 0, GREY)
+
+    monkeypatch.setattr(ShardWriter, "add", add)
+    with pytest.raises(VarlabError, match="the disk is full") as raised:
+        pack(Uneven(), tmp_path, shard_size=2, workers=2)
+    assert not multiprocessing.active_children(), raised
+    staged = {path.name for path in (tmp_path / ".packing").iterdir()}
+    assert staged == {"of", "val-000000.tar", "val-000000.tar.json"}, "a finished shard is kept, with its note"

@@ -21,6 +21,7 @@ from varlab.data.image.depth import ASSUMED, Depths
 from varlab.data.image.picture import PixelRules, open_picture
 from varlab.data.image.png import check_png
 from varlab.data.image.resize import WRONG_ENDING
+from varlab.data.workers import worker_results
 from varlab.errors import VarlabError
 from varlab.files import sha256
 from varlab.info import Fault
@@ -82,7 +83,7 @@ def scan_shards(
         _Scans(folder, files, settings), batch_size=None, num_workers=count, multiprocessing_context=context
     )
     scans = []
-    for scan in loader:
+    for scan in worker_results(iter(loader)):
         scans.append(scan)
         if progress is not None:
             progress(len(scans), len(files))

@@ -26,6 +26,7 @@ from varlab.data.pack.conditions import ConditionMaker
 from varlab.data.pack.shard_jobs import PackedShard, ShardJobs
 from varlab.data.pack.sources.base import ImageSource
 from varlab.data.pack.sources.source_paths import require_other_folder
+from varlab.data.workers import worker_results
 from varlab.errors import VarlabError
 from varlab.files import remove_drafts, write_errors
 
@@ -131,10 +132,7 @@ def _run(jobs: ShardJobs, workers: int, done: Synchronized[int], progress: Progr
     )
     shards = iter(loader)  # starts the workers: a fork must come before the thread
     with _reporting(progress, done, jobs.total):
-        try:
-            return list(shards)
-        except VarlabError as e:  # torch puts the worker's whole traceback into its text
-            raise VarlabError(str(e).rsplit("VarlabError: ", 1)[-1].strip()) from e
+        return list(worker_results(shards))
 
 
 @contextmanager

@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from varlab.data.faults import FaultCounter
+from varlab.data.workers import worker_results
 from varlab.errors import VarlabError
 from varlab.types import Batch
 
@@ -119,19 +120,11 @@ class Loader(DataLoader[Batch]):
         self._watch = watch
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        iterator = super().__iter__()
-        try:
-            for batch in iterator:
+        with closing(worker_results(super().__iter__())) as batches:
+            for batch in batches:
                 if self._watch is not None:
                     self._watch.note(batch.faults)
                 yield batch
-        except VarlabError as e:  # torch adds the worker's traceback to the message
-            raise VarlabError(str(e).rsplit("VarlabError: ", 1)[-1].strip()) from e
-        finally:
-            # An error holds the iterator by its traceback, and the workers live as long: they ignore SIGTERM, so this
-            # process would wait for them for ever at its exit.
-            if isinstance(iterator, _MultiProcessingDataLoaderIter):
-                iterator._shutdown_workers()
 
 
 class Passes(Iterable[Batch]):
