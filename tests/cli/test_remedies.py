@@ -261,9 +261,8 @@ SLOW = [
     ),
     Remedy(
         "knows {len(classes)} classes",
-        f"{GENERATOR} {SMALL} init=runs/raster data=shards data.path=two data.batch=4",
+        f"{GENERATOR} {SMALL} order=raster init=runs/raster data=shards data.path=two data.batch=4",
         r"\((init=null .*)\)",
-        {"runs/raster": "runs/single"},
         before=(f"{FOLDER[:-4]}two path=classes",),
     ),
     Remedy(
