@@ -18,6 +18,9 @@ KINDS = {
     "tokenizer": (*small.RUNS["multi"], *WARM, "loss.gan.start=48", "task.revival.every=64", "task.revival.until=160"),
     "classifier": (*small.RUNS["judge"], *WARM, "data.batch=32"),
 }
+RANKS = ("trainer.accelerator=cpu", "trainer.devices=2")
+KINDS["generator on two ranks"] = (*KINDS["generator"], "trainer=ddp", *RANKS)
+KINDS["sharded generator"] = (*KINDS["generator"], "trainer=fsdp", *RANKS)
 COOL = ("budget.images=192", "task.schedule.cooldown=64")  # the rate falls from 128 images on
 HOLD = ("budget.images=96", "task.schedule.cooldown=0")
 
@@ -45,7 +48,7 @@ def assert_same(run: Path, straight: Path) -> None:
 
 
 @pytest.fixture(
-    params=["generator", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tokenizer", "classifier"))]
+    params=["generator", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "generator")]
 )
 def straight(request: pytest.FixtureRequest, lab: Path, tmp_path: Path) -> tuple[str, Path]:
     """(kind, one straight run with a cool-down)."""
