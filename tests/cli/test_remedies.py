@@ -28,7 +28,8 @@ class Remedy:
 
     says: a part of the sentence as the source has it. take: a pattern of the remedy; its group is ``key=value …``, or
     ``key=`` to leave out; by default the last word with ``=``. fill: what stands for the sentence's placeholders.
-    past: the next refusal, where following the remedy leads to another question.
+    past: the next refusal, where following the remedy leads to another question. before: command lines that make what the
+    refused one needs.
     """
 
     says: str
@@ -36,6 +37,7 @@ class Remedy:
     take: str = r".*[\s(](\S+=\S*[^\s,;:.)])"
     fill: Mapping[str, str] = field(default_factory=dict)
     past: str = ""
+    before: tuple[str, ...] = ()
 
 
 def picture(path: Path, value: int = 0, size: int = 16) -> None:
@@ -172,6 +174,18 @@ NEXT = f"{TRAIN['next_scale']} tokenizer_run=runs/multi"
 MULTI = f"{TRAIN['multi']} perceptual.run=runs/perceptual"
 JUDGE = TRAIN["judge"]
 NO_VAL = "data=shards data.path=no_val data.batch=4 data.cache_bytes=0 budget.images=8"
+PACK_NO_VAL = f"{FOLDER[:-4]}no_val path=classes source.val_fraction=0"
+TOKEN_INPUTS = {"token_inputs": "transformer.token_inputs"}
+GENERATOR = shlex.join(["train", *small.GENERATOR])
+SHARDS = {"DIR": "runs/data/source=digits"}
+SMALL = "budget.images=32 out=made"
+ENCODED = "encode runs/single out=tokens device=cpu"
+ON_TOKENS = f"{RASTER} data=tokens data.path=tokens data.batch=32 out=on_tokens"
+TIED = f"{RASTER} transformer.tied=true transformer.token_inputs=true out=tied"
+STREAM = (
+    "data=stream data.train=runs/data/source=digits/train-000000.tar data.val=runs/data/source=digits/val-000000.tar "
+    "data.classes=10 data.size=16 data.train_images=600 data.val_images=64 data.batch=32 data.workers=0 budget.images=32"
+)
 
 SLOW = [
     Remedy("must be height and width in pixels", f"{SAMPLE} size=32"),
@@ -207,6 +221,112 @@ SLOW = [
         f"{MULTI} trainer.gradient_clip_val=1.0",
         r"(leave it out and use .*)\.",
         {"leave it out and use": "trainer.gradient_clip_val="},
+    ),
+    Remedy("needs a model with a null class", "sample tied n=2 grown=1 cfg=1 out=made", r"(cfg=0)", before=(TIED,)),
+    Remedy("smooth=true mixes codes", "sample tied n=2 grown=1 cfg=0 smooth=true out=made", before=(TIED,)),
+    Remedy("by the table of the", f"{RASTER} transformer.tied=true", r"(token_inputs=true)", TOKEN_INPUTS),
+    Remedy(
+        "holds no {TOKENS}",
+        f"{ON_TOKENS} data.path=later",
+        r"`(.*)`",
+        {"runs/tokenizer": "runs/single device=cpu"},
+    ),
+    Remedy(
+        "was trained on a stream",
+        "encode streamed device=cpu out=made",
+        r"give (data=shards .*)\.$",
+        SHARDS,
+        before=(f"{TRAIN['single']} perceptual.run=runs/perceptual {STREAM} out=streamed",),
+    ),
+    Remedy(
+        "holds no conditions: train with",
+        f"{ON_TOKENS} condition=coordinates",
+        r"\((data=shards)\)",
+        {"data=shards": "condition= data=shards data.path=runs/data/source=digits"},
+        before=(ENCODED,),
+    ),
+    Remedy(
+        "with which scores compare",
+        "evaluate runs/raster extractor.run=runs/judge n=16 data=shards data.path=no_val",
+        r"give (.*) of some",
+        SHARDS,
+        before=(PACK_NO_VAL,),
+    ),
+    Remedy(
+        "cut them to that size",
+        "evaluate runs/multi extractor.run=runs/judge data=shards data.path=large",
+        r"with (.*)\.$",
+        before=("pack source=folder path=classes source.size=32 workers=0 out=large",),
+        past="knows 10 classes, large has 2",
+    ),
+    Remedy(
+        "knows {len(classes)} classes",
+        f"{GENERATOR} {SMALL} init=runs/raster data=shards data.path=two data.batch=4",
+        r"\((init=null .*)\)",
+        {"runs/raster": "runs/single"},
+        before=(f"{FOLDER[:-4]}two path=classes",),
+    ),
+    Remedy(
+        "No finished tokenizer trained on",
+        f"{GENERATOR} {SMALL} order=raster data=shards data.path=two data.batch=4",
+        r"with (tokenizer_run=DIR)",
+        {"DIR": "runs/single"},
+        before=(f"{FOLDER[:-4]}two path=classes",),
+    ),
+    Remedy(
+        "holds other images than when",
+        f"{JUDGE} {NO_VAL} val.skip=true data.path=again",
+        r"(out=)\.",
+        {"out=": "out=later"},
+        before=(
+            f"{FOLDER[:-4]}again path=seg source.split=null",
+            f"{JUDGE} {NO_VAL} val.skip=true data.path=again",
+            f"{FOLDER[:-4]}again path=classes",
+        ),
+    ),
+    Remedy(
+        "have changed since",
+        f"{RASTER} tokenizer_run=own out=made",
+        r"(out=)\.",
+        {"out=": "out=later"},
+        before=(
+            f"{TRAIN['single']} perceptual.run=runs/perceptual out=own",
+            f"{RASTER} tokenizer_run=own",
+            "~ rm -r own",
+            f"{TRAIN['single']} perceptual.run=runs/perceptual seed=9 out=own",
+        ),
+    ),
+    Remedy(
+        "Training diverged",
+        f"{JUDGE} optimizer.lr=1e30 out=made",
+        r"in another (out=)",
+        {"out=": "optimizer.lr=1e-3 out=later"},
+    ),
+    Remedy(
+        "shards a generator's transformer",
+        f"{JUDGE} trainer=fsdp trainer.accelerator=cpu trainer.devices=2",
+        r"use (trainer=ddp)",
+    ),
+    Remedy("LPIPS needs images", f"{MULTI} perceptual=lpips", r"use (\S+)\."),
+    Remedy(
+        "This condition is for packing",
+        f"{RASTER} condition=edges",
+        r"with (condition=\S+)",
+        past="needs shards with conditions",
+    ),
+    Remedy(
+        "needs shards with conditions",
+        f"{RASTER} condition=spatial condition.tokenizer_run=runs/single",
+        r"\(varlab (pack .*?)\)",
+        {"pack": "varlab pack source=digits out=made"},
+    ),
+    Remedy(
+        "store the place of each image",
+        f"{RASTER} condition=coordinates",
+        r"with (varlab .*?)\.$",
+        {
+            "coordinates": "coordinates source.train_crops=2 source.val_crops=2 source.photos=[coins,moon] workers=0 out=made"
+        },
     ),
     Remedy("holds no conditions to view", f"{MULTI} data.view=condition", r"\((.*)\)", {"edges": "edges out=edges"}),
 ]
@@ -258,6 +378,12 @@ def test_a_slow_remedy_works(asked: Remedy, place: Path, capsys: pytest.CaptureF
         if f"data.path={name}" in asked.line:
             line = f"pack source=folder path={path} source.size={size} source.val_fraction=0 workers=0 out={name}"
             assert main(line.split()) == 0
+    for line in asked.before:
+        if line.startswith("~ "):
+            subprocess.run(line[2:], shell=True, check=True)
+        else:
+            assert main(shlex.split(line)) == 0, line
+    capsys.readouterr()
     check(asked, capsys)
 
 
@@ -274,10 +400,9 @@ NOT_FOLLOWED = {
         "Give the tokenizer's checkpoint",
         "labels would be permuted",
     ],
-    "needs weights that are downloaded": ["The DINO discriminator needs", "LPIPS needs images", "Could not download"],
+    "needs weights that are downloaded": ["The DINO discriminator needs", "Could not download"],
     "needs several processes or Slurm": [
         "needs a process started on every node",
-        "shards a generator's transformer",
         "Slurm cannot use",
     ],
     "needs a hostile record, as tests/cli/test_hostile_run.py has": [
@@ -286,28 +411,16 @@ NOT_FOLLOWED = {
     ],
     "needs files that changed or are held meanwhile": [
         "is in use by another process",
-        "holds other images than when",
-        "have changed since",
         "is a checkpoint of another configuration",
-        "Training diverged",
     ],
     "needs other data than the small sets here": [
         "was trained on tokens",
-        "was trained on a stream",
         "are streamed and have no numbers",
         "was not trained on shards",
         "random samples in a row are bad",
         "repair it (`varlab index DIR check=true`",
-        "holds no {TOKENS}",
-        "with which scores compare",
-        "knows {len(classes)} classes",
-        "cut them to that size",
-        "No finished tokenizer trained on",
     ],
     "needs a run with a condition; tests/cli/test_condition.py has some of these refusals": [
-        "This condition is for packing",
-        "This condition needs shards",
-        "holds no conditions: train with",
         "is made for images of the trained size",
         "size= with a spatial condition",
     ],
@@ -315,9 +428,6 @@ NOT_FOLLOWED = {
     "needs a model that no small run is": [
         "no operation of this model can be counted",
         "A sliding window only samples",
-        "by the table of the",
-        "needs a model with a null class",
-        "smooth=true mixes codes",
     ],
 }
 

@@ -47,6 +47,8 @@ class Condition(ABC, nn.Module):
 
     def check(self, info: DataInfo) -> None:
         """Raise VarlabError unless the shards hold what the condition needs."""
+        if info.tokens is not None and set(self.needs) != {"label_B"}:
+            raise VarlabError(f"{info.path} holds no conditions: train with a condition from images (data=shards).")
         if "cond_u8_B3HW" in self.needs and info.condition is None:
             raise VarlabError(
                 f"This condition needs shards with conditions, and {info.path} has none: pack some "
@@ -57,8 +59,6 @@ class Condition(ABC, nn.Module):
                 f"This condition needs shards that store the place of each image in its picture; {info.path} does not: "
                 "pack them with varlab pack source=photos condition=coordinates."
             )
-        if info.tokens is not None and set(self.needs) != {"label_B"}:
-            raise VarlabError(f"{info.path} holds no conditions: train with a condition from images (data=shards).")
 
     def describe(self, info: DataInfo) -> str:
         """Name the condition in the protocol of a score."""
