@@ -281,33 +281,21 @@ SLOW = [
         before=(
             f"{FOLDER[:-4]}again path=seg source.split=null",
             f"{JUDGE} {NO_VAL} val.skip=true data.path=again",
+            "~ rm -r again",
             f"{FOLDER[:-4]}again path=classes",
         ),
     ),
     Remedy(
-        "have changed since",
-        f"{RASTER} tokenizer_run=own out=made",
-        r"(out=)\.",
-        {"out=": "out=later"},
-        before=(
-            f"{TRAIN['single']} perceptual.run=runs/perceptual out=own",
-            f"{RASTER} tokenizer_run=own",
-            "~ rm -r own",
-            f"{TRAIN['single']} perceptual.run=runs/perceptual seed=9 out=own",
-        ),
-    ),
-    Remedy(
         "Training diverged",
-        f"{JUDGE} optimizer.lr=1e30 out=made",
+        f"{JUDGE} task.optimizer.lr=1e30 out=made",
         r"in another (out=)",
-        {"out=": "optimizer.lr=1e-3 out=later"},
+        {"out=": "task.optimizer.lr=1e-3 out=later"},
     ),
     Remedy(
         "shards a generator's transformer",
         f"{JUDGE} trainer=fsdp trainer.accelerator=cpu trainer.devices=2",
         r"use (trainer=ddp)",
     ),
-    Remedy("LPIPS needs images", f"{MULTI} perceptual=lpips", r"use (\S+)\."),
     Remedy(
         "This condition is for packing",
         f"{RASTER} condition=edges",
@@ -400,7 +388,7 @@ NOT_FOLLOWED = {
         "Give the tokenizer's checkpoint",
         "labels would be permuted",
     ],
-    "needs weights that are downloaded": ["The DINO discriminator needs", "Could not download"],
+    "needs weights that are downloaded": ["The DINO discriminator needs", "LPIPS needs images", "Could not download"],
     "needs several processes or Slurm": [
         "needs a process started on every node",
         "Slurm cannot use",
@@ -411,6 +399,7 @@ NOT_FOLLOWED = {
     ],
     "needs files that changed or are held meanwhile": [
         "is in use by another process",
+        "have changed since",
         "is a checkpoint of another configuration",
     ],
     "needs other data than the small sets here": [
