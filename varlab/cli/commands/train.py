@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 
+from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.files import digest
+from varlab.launch.environment import local_rank, started_ranks
 from varlab.recipe.budget import budget_images, images_per_second
 from varlab.recipe.course.branch import trunk_cost
 from varlab.recipe.objects import make
@@ -41,24 +44,23 @@ def run(config: Config, directory: RunDirectory) -> Config:
     journal = Journal(directory=directory.path)
     loggers, profiler = [journal, *make_loggers(config)], make_profiler(config)
     data: BaseDataModule = make(config["data"])
-    _check_same_data(data.info, directory)
-    require_val(config, data.info)
+    _check_same_data(info := data.info, directory)
+    require_val(config, info)
     leakage = _leakage(data, directory)
 
-    training = make_plan(config, data, directory)
-    task = training.task
+    training = make_plan(config | {"trainer": trainer}, data, directory)
+    task, data = training.task, _tokens_of(training, data, trainer)
     images = budget_images(
         config["budget"],
         task,
         data.batch,
         pace=lambda: images_per_second(make_plan(config, data, directory), data, trainer),
         known=record.budget.get("images"),
+        updates=dev_batches(trainer),
     )
-    if updates := dev_batches(trainer):
-        images = min(images, updates * data.batch)
     checkpoint_hash = _checkpoint_hash(record, auto)
     directory.update(
-        data=_data_record(data.info) | ({"leakage": leakage} if leakage else {}),
+        data=_data_record(info) | ({"leakage": leakage} if leakage else {}),
         auto=auto,
         build=training.build,
         parents={**training.parents, **trunk_cost(record, task.flops_at)},
@@ -89,6 +91,20 @@ def run(config: Config, directory: RunDirectory) -> Config:
         "seconds": round(task.stopwatch.seconds, 3),
         **(training.conclude(journal.last_values()) if directory.rank == 0 else {}),
     }
+
+
+def _tokens_of(training: Plan, data: BaseDataModule, trainer: Config) -> BaseDataModule:
+    """The data to train from: the tokens of the images where the plan encodes these once, which happens here."""
+    if training.cache is None:
+        return data
+    on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
+    with progress_bar("encoding") as progress:
+        return training.cache.fill(
+            world=started_ranks() or 1,
+            device=f"cuda:{local_rank() or 0}" if on_gpu else "cpu",
+            threads=trainer.get("threads"),
+            progress=progress,
+        )
 
 
 def _leakage(data: BaseDataModule, directory: RunDirectory) -> str:
