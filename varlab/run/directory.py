@@ -44,7 +44,6 @@ _TRACES = frozenset(
 )
 """What a run writes before it produces anything."""
 
-
 Branch: TypeAlias = Callable[[RunRecord, Path], RunRecord]
 
 
@@ -66,9 +65,8 @@ class RunDirectory:
         self.rank = rank
         self.resuming = False  # set by prepare: whether an earlier process began this run
         self._absent = [folder for folder in (self.path, *self.path.parents) if not os.path.lexists(folder)]
-        self._before: set[str] | None = (
-            None  # names in the directory, if this process is the first to begin a run there
-        )
+        # names in the directory, if this process is the first to begin a run there
+        self._before: set[str] | None = None
         self._extended: Outcome | None = None  # of a finished run, until it trains for longer
         self._held = held
         self._lock: int | None = None

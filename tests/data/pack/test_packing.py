@@ -179,7 +179,7 @@ def test_encoded_bytes_are_stored_unchanged_and_skips_are_listed(tmp_path: Path)
         assert {m.mtime for m in tar.getmembers()} == {0}
 
 
-def test_no_worker_writes_after_a_failure(tmp_path: Path, make_images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_writes_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, started = ShardWriter.add, multiprocessing.get_context("fork").Event()
 
     def add(writer: ShardWriter, key: str, *args: Any, **settings: Any) -> None:

@@ -45,8 +45,8 @@ def build_index(
     """Scan all shards, and write their index and tables. Bad samples are left out, returned and counted in the index.
 
     place: the folder of the index, None if that is beside the shards. conditions: the name of the second images, if there are
-    any. depth: of images before they were packed. val_fraction: if no shard is for val, this share of the
-    samples, drawn by seed.
+    any. depth: of images before they were packed. val_fraction: if no shard is for val, this share of the samples, drawn by
+    seed.
 
     Raises:
         VarlabError: the share of bad samples is above ``max_bad``; there is no sample at all; labels don't fit the classes.
