@@ -12,7 +12,7 @@ Images are float in [-1, 1] unless the name says ``u8`` (uint8, 0..255).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -127,6 +127,14 @@ class Batch:
         if size is None or size >= len(self):
             return [self]
         return [self._map(itemgetter(slice(i, i + size))) for i in range(0, len(self), size)]
+
+
+def without_padding(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on a device, without padding; none of them is empty."""
+    for padded in batches:
+        batch = padded.only(padded.valid_B).to(device)
+        if len(batch):
+            yield batch
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from varlab.data.pack.packer import pack
 from varlab.data.shard_module import ShardDataModule
+from varlab.tasks import TrainerData
 from varlab.types import VarlabError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -22,9 +23,9 @@ Make = Callable[..., ShardDataModule]
 
 
 def test_lightning_hooks_use_the_trainers_ranks(made_set: Path, make_module: Make) -> None:
-    data: Any = make_module(made_set)
+    data: Any = TrainerData(make_module(made_set), stop=24)
     data.trainer = SimpleNamespace(global_rank=1, world_size=2)
-    data.start, data.stop = 8, 24
+    data.start = 8
     loader = data.train_dataloader()
     assert len(loader) == 2
     assert next(iter(loader)).position_B.tolist() == [12, 13, 14, 15]

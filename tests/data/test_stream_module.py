@@ -28,6 +28,7 @@ from varlab.data.image.crop import RandomCrop
 from varlab.data.shard_module import ShardDataModule
 from varlab.data.stream_module import StreamDataModule
 from varlab.rng import Rng
+from varlab.tasks import TrainerData
 from varlab.types import Batch, VarlabError
 
 PLAIN = Augment(flip=False, crop=1.0, noise=0.0)
@@ -212,9 +213,9 @@ def test_val_is_the_first_so_many(made_set: Path, make_module: MakeIndexed) -> N
 
 
 def test_lightning_hooks_use_the_trainers_ranks(made_set: Path) -> None:
-    data: Any = stream(made_set)
+    data: Any = TrainerData(stream(made_set), stop=24)
     data.trainer = SimpleNamespace(global_rank=1, world_size=2)
-    data.start, data.stop = 8, 24
+    data.start = 8
     assert next(iter(data.train_dataloader())).position_B.tolist() == [12, 13, 14, 15]
     assert next(iter(data.val_dataloader())).position_B.tolist() == [4, 5, 6, 7]
 

@@ -13,7 +13,7 @@ from tiny_tasks import BATCH, Data, classifier_task, fingerprint, generator_task
 
 from lightning.pytorch import Trainer
 
-from varlab.tasks import Task
+from varlab.tasks import Task, TrainerData
 from varlab.tasks.distributed import collectives
 
 TASKS: dict[str, Any] = {"classifier": classifier_task, "generator": generator_task, "tokenizer": held_back_task}
@@ -36,7 +36,7 @@ def stock(task: Task, folder: Path, strategy: str) -> Task:
         default_root_dir=folder,
         **look,
     )
-    trainer.fit(task, datamodule=Data())
+    trainer.fit(task, datamodule=TrainerData(Data()))
     return task
 
 

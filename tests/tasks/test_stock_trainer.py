@@ -29,7 +29,7 @@ from tiny_tasks import (
     train,
 )
 
-from varlab.tasks import Task
+from varlab.tasks import Task, TrainerData
 from varlab.tasks.loggers import Journal
 from varlab.types import Batch, VarlabError
 
@@ -46,6 +46,10 @@ class Plain(LightningDataModule):
 
     def val_dataloader(self) -> Iterable[Batch]:
         return loader(0, IMAGES, batch=1)
+
+
+def own_data() -> TrainerData:
+    return TrainerData(Data())
 
 
 def stock(folder: Path, **settings: Any) -> Trainer:
@@ -82,7 +86,7 @@ def test_twenty_updates_have_the_losses_and_weights_of_fit(make: Any, tmp_path: 
     task = make()
     loggers = [CSVLogger(tmp_path / "csv"), Journal(directory=tmp_path / "journal")]
     trainer = stock(tmp_path, max_steps=UPDATES, logger=loggers, log_every_n_steps=1)
-    trainer.fit(task, datamodule=Data())
+    trainer.fit(task, datamodule=own_data())
     assert trainer.global_step == UPDATES and task.images == task.total_images == UPDATES * BATCH
     assert same(everything(task), everything(ours))
     lines, others = (
@@ -102,29 +106,29 @@ def test_twenty_updates_have_the_losses_and_weights_of_fit(make: Any, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("make", "data"),
+    ("make", "make_data"),
     [
         pytest.param(make, data, marks=pytest.mark.slow if (make, data) == (held_back_task, Plain) else ())
         for make in TASKS
-        for data in (Plain, Data)
+        for data in (Plain, own_data)
     ],
 )
-def test_a_checkpoint_of_lightnings_continues_to_the_same_bits(make: Any, data: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_of_lightnings_continues_to_the_same_bits(make: Any, make_data: Any, tmp_path: Path) -> None:
     """After an epoch with a plain loader, which begins again there; in the middle of one with a data module of ours."""
     settings = {"max_steps": UPDATES, "logger": CSVLogger(tmp_path), "enable_checkpointing": True}
     every = (
         {"every_n_train_steps": 13}
-        if data is Data
+        if make_data is own_data
         else {"monitor": "val/loss" if make is not held_back_task else "val/l1"}
     )
     saver = ModelCheckpoint(tmp_path / "saved", filename="{step}", save_top_k=-1, **every)
     whole = make()
-    stock(tmp_path, callbacks=[saver], **settings).fit(whole, datamodule=data())
-    first = 13 if data is Data else 10
+    stock(tmp_path, callbacks=[saver], **settings).fit(whole, datamodule=make_data())
+    first = 13 if make_data is own_data else 10
     resumed = make()
     torch.manual_seed(99)  # a resumed process has another global state
     trainer = stock(tmp_path, **(settings | {"enable_checkpointing": False}))
-    trainer.fit(resumed, datamodule=data(), ckpt_path=tmp_path / "saved" / f"step={first}.ckpt")
+    trainer.fit(resumed, datamodule=make_data(), ckpt_path=tmp_path / "saved" / f"step={first}.ckpt")
     assert trainer.global_step == UPDATES and resumed.images == UPDATES * BATCH
     assert same(everything(whole), everything(resumed))
 
@@ -188,7 +192,7 @@ def test_what_a_task_cannot_follow_is_refused(tmp_path: Path) -> None:
 def test_the_trainers_clipping_replaces_the_tasks(tmp_path: Path) -> None:
     tasks = [generator_task(clip=None), generator_task(clip=None), generator_task(clip=0.5)]
     for task, value in zip(tasks, (0.5, None, None), strict=True):
-        stock(tmp_path, max_steps=4, gradient_clip_val=value).fit(task, datamodule=Data())
+        stock(tmp_path, max_steps=4, gradient_clip_val=value).fit(task, datamodule=own_data())
     a, b, c = (task.model.state_dict() for task in tasks)
     assert same_state(a, c) and not same_state(a, b)
 

@@ -22,7 +22,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> type[BaseDataModule]:
-    """Import a data module on first use: packing needs none of them, and Lightning is slow to import."""
+    """Import a data module on first use: packing needs none of them."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
     data_module: type[BaseDataModule] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

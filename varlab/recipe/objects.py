@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.metrics.own_metrics import OwnMetrics
 from varlab.renames import resolve_targets
+
+if TYPE_CHECKING:
+    from varlab.metrics.own_metrics import OwnMetrics
 
 
 def make(config: Config, **live: Any) -> Any:
@@ -70,6 +72,8 @@ def target_of(config: Config) -> Callable[..., Any]:
 
 def own_metrics(config: Config | None) -> OwnMetrics:
     """Build the metrics of ``metrics.own``, by name; none without that part."""
+    from varlab.metrics.own_metrics import OwnMetrics  # imports torchmetrics, which only scores need
+
     return OwnMetrics({name: make(one) for name, one in ((config or {}).get("own") or {}).items()})
 
 

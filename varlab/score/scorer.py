@@ -14,8 +14,7 @@ from varlab.metrics.own_metrics import OwnMetrics
 from varlab.rng import Rng
 from varlab.score.image_sampler import ImageSampler
 from varlab.tasks.distributed import collectives
-from varlab.tasks.validation import without_padding
-from varlab.types import VarlabError
+from varlab.types import VarlabError, without_padding
 
 
 class GeneratorScorer:

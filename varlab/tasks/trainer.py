@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
@@ -19,8 +19,8 @@ from varlab.data import BaseDataModule
 from varlab.tasks.base import Task
 from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume
 from varlab.tasks.callbacks.stop import Stop
-from varlab.tasks.distributed.collectives import RanksStrategy, cluster_environment
-from varlab.types import VarlabError
+from varlab.tasks.distributed.strategy import RanksStrategy, cluster_environment
+from varlab.types import Batch, VarlabError
 
 _KNOWN_WARNINGS = (
     "does not have many workers",
@@ -30,6 +30,62 @@ _KNOWN_WARNINGS = (
     "is smaller than the logging interval",
     "returned a view tensor",  # of sharded weights; nothing here writes to them
 )
+
+
+class TrainerData(LightningDataModule):
+    """The batches of a data module, as Lightning's Trainer asks for them.
+
+    A training epoch is a pass over as many images as the split holds. It begins where the task's clock stands (``images`` of
+    the LightningModule), so a resumed training reads what it would have read.
+
+    stop: the training is one epoch from the position ``start`` until this one instead (in images).
+    """
+
+    def __init__(self, data: BaseDataModule, *, stop: int | None = None):
+        super().__init__()
+        self._data, self._stop = data, stop
+        self.start = 0
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        """The batches of the trainer's ranks."""
+        if self._stop is None:
+            batch = self._data.batch
+            length = -(-self._data.info.counts["train"] // batch)
+            return _Passes(length, lambda: self._pass(length * batch))
+        loader = self._data.train_loader(self.start, self._stop, *self._ranks())
+        # If Lightning knew that there is no batch, it would not call on_train_start, where pending actions run.
+        return loader if self.start < self._stop else iter(())
+
+    def _pass(self, images: int) -> Iterable[Batch]:
+        """An epoch of so many images, from the clock on; of a module without a clock, after the earlier epochs."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        start = getattr(module, "images", epoch * images)
+        return self._data.train_loader(start, start + images, *self._ranks())
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        """The val split on the trainer's ranks, if there is one."""
+        if not self._data.info.counts.get("val"):
+            return []
+        loader = self._data.eval_loader("val", *self._ranks())
+        return _Passes(len(loader), lambda: loader)
+
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+class _Passes(Iterable[Batch]):
+    """So many batches in every pass, each of a new loader. Not a DataLoader: Lightning would share its samples again."""
+
+    def __init__(self, length: int, loader: Callable[[], Iterable[Batch]]):
+        self._length, self._loader = length, loader
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader())
 
 
 def fit(
@@ -56,7 +112,7 @@ def fit(
     """
     if shard:
         task.shards()  # refuses a task that cannot be sharded
-    task.total_images = data.stop = -(-images // data.batch) * data.batch
+    task.total_images = -(-images // data.batch) * data.batch
     with _process_settings(threads):
         try:
             made = trainer(
@@ -81,7 +137,7 @@ def fit(
                 f"trainer.gradient_clip_val clips for one optimizer, and {type(task).__name__} makes its steps itself: leave "
                 f"it out and use task.clip={made.gradient_clip_val}."
             )
-        made.fit(task, datamodule=data)
+        made.fit(task, datamodule=TrainerData(data, stop=task.total_images))
 
 
 @contextmanager

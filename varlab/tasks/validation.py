@@ -15,7 +15,7 @@ from varlab.tasks.distributed import fsdp
 from varlab.tasks.update.counters import Stopwatch
 from varlab.tasks.update.ema import EMA
 from varlab.tasks.update.stop_request import StopRequest
-from varlab.types import Batch
+from varlab.types import Batch, without_padding
 
 
 class Validator(Protocol):
@@ -108,11 +108,3 @@ class ValidatedModule(LightningModule):
 def as_metrics(values: Mapping[str, float]) -> dict[str, Tensor]:
     """Numbers for ``self.log``, which would round a Python float to float32."""
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
-
-
-def without_padding(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches on a device, without padding; none of them is empty."""
-    for padded in batches:
-        batch = padded.only(padded.valid_B).to(device)
-        if len(batch):
-            yield batch

@@ -26,8 +26,7 @@ from varlab.run.trust import Trust
 from varlab.score.image_sampler import Rejection
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks.likelihood import likelihood
-from varlab.tasks.validation import without_padding
-from varlab.types import VarlabError
+from varlab.types import VarlabError, without_padding
 
 __all__ = ["run"]
 

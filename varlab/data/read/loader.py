@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from varlab.data.workers import worker_results
 from varlab.errors import VarlabError
 from varlab.types import Batch
 
-__all__ = ["BatchDataset", "EvalBatches", "Loader", "Passes", "SplitDataset", "TrainBatches"]
+__all__ = ["BatchDataset", "EvalBatches", "Loader", "SplitDataset", "TrainBatches"]
 
 T = TypeVar("T")
 
@@ -125,19 +125,6 @@ class Loader(DataLoader[Batch]):
                 if self._watch is not None:
                     self._watch.note(batch.faults)
                 yield batch
-
-
-class Passes(Iterable[Batch]):
-    """So many batches in every pass, each of a new loader. Not a DataLoader: Lightning would share its samples again."""
-
-    def __init__(self, length: int, loader: Callable[[], Iterable[Batch]]):
-        self._length, self._loader = length, loader
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader())
 
 
 def _start_worker(worker: int) -> None:

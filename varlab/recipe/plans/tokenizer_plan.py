@@ -19,8 +19,8 @@ from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.trust import Trust
 from varlab.tasks import TokenizerTask
-from varlab.tasks.validation import without_padding
 from varlab.tokenizer import VQTokenizer
+from varlab.types import without_padding
 
 
 def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
