@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,6 +111,59 @@ def test_light_rooms_import_no_torch() -> None:
 def test_report_runs_without_torch() -> None:
     code = "import sys, varlab.report.page.html; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# what torchmetrics imports by itself (torch-fidelity and torchvision among it)
+OF_TORCHMETRICS = {
+    *("torch", "torchmetrics", "torch_fidelity", "torchvision", "torch.onnx", "torch._inductor", "torch._dynamo"),
+    *("matplotlib", "scipy.stats", "scipy.special"),
+}
+HEAVY = OF_TORCHMETRICS | {"lightning", "tensorboard", "webdataset", "sklearn", "skimage", "pandas"}
+SHOW = f"""
+import importlib, sys
+from varlab.cli.command_table import COMMANDS
+from varlab.cli.main import main
+name, *rest = sys.argv[1:]
+if name in COMMANDS:
+    importlib.import_module(COMMANDS[name].module)
+if rest or name not in COMMANDS:
+    assert main([name, *rest]) == 0
+print()
+print(*(set({sorted(HEAVY)}) & sys.modules.keys()))
+"""
+
+
+def heavy_imports(folder: Path, *arguments: str) -> set[str]:
+    """Which of the heavy packages a command has imported: as a module, with arguments also by running it."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("--help", set()),
+        *((command, {"torch"}) for command in ("pack", "index", "encode", "edit", "export")),
+        ("report", {"matplotlib", "scipy.stats", "scipy.special"}),
+        pytest.param("train", OF_TORCHMETRICS | {"lightning"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_command_imports_only_what_it_uses(command: str, expected: set[str], tmp_path: Path) -> None:
+    assert heavy_imports(tmp_path, command) == expected
+
+
+def test_sampling_imports_torch_alone(lab: Path, tmp_path: Path) -> None:
+    """From the command line to the last picture."""
+    assert heavy_imports(lab.parent, "sample", "runs/next_scale", "n=2", "grown=1", f"out={tmp_path}") == {"torch"}
+
+
+@pytest.mark.slow
+def test_scores_import_torchmetrics_and_no_lightning(lab: Path, tmp_path: Path) -> None:
+    assert heavy_imports(lab.parent, "evaluate", "runs/multi", f"out={tmp_path}") == OF_TORCHMETRICS
 
 
 def test_only_the_command_line_prints() -> None:

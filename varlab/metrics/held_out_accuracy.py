@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from scipy.special import bdtrc
-
 from varlab.config import Config
 
 __all__ = ["HeldOutAccuracy"]
@@ -56,6 +54,8 @@ class HeldOutAccuracy:
         """
         if self.accuracy is None or self.majority is None:
             return None
+        from scipy.special import bdtrc  # slow to import, and most commands read no judge
+
         right = round(self.accuracy * self.images)
         return bool(bdtrc(right - 1, self.images, min(self.majority, 1.0)) < _LEVEL)
 

@@ -13,7 +13,6 @@ import torch
 from varlab.checkpoint import load_weights
 from varlab.config import Config
 from varlab.data import ShardDataModule
-from varlab.data.sequential.shard_stream import refuse_commands
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, build_tokenizer
 from varlab.recipe.objects import make
@@ -99,7 +98,10 @@ class FinishedRun:
         if trust.everything:
             return config
         trust.check(config, self.path / FILE)
-        refuse_commands(config)
+        if config.keys() & {"train", "val"}:  # streamed shards
+            from varlab.data.sequential.shard_stream import refuse_commands  # imports webdataset
+
+            refuse_commands(config)
         # Where copies of remote shards are kept is not for a record to say.
         return {key: value for key, value in config.items() if key != "remote_cache"}
 

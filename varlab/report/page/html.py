@@ -17,8 +17,8 @@ from varlab.report import sweep_table, tables
 from varlab.report.page import verdict
 from varlab.report.page.charts import charts
 from varlab.report.page.gallery import galleries
+from varlab.report.page.palette import PALETTE
 from varlab.report.page.scaling import scaling_chapter
-from varlab.report.page.style import PALETTE
 from varlab.report.page.template import render_template
 from varlab.report.run_kind import RunKind
 from varlab.report.runs import Run, Score

@@ -15,24 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from varlab.report.page.palette import PALETTE
 from varlab.report.text import minus, si, significant
 
 __all__ = [
-    "DASHES", "INK", "PALETTE", "PAPER", "TITLE",
+    "DASHES", "INK", "PAPER", "TITLE",
     "clock_axis", "colour", "dashes", "draw_figure", "is_drawn", "value_axis",
 ]  # fmt: skip
-
-PALETTE = (
-    ("#0072b2", "#56a8e8"),
-    ("#d55e00", "#ff9147"),
-    ("#009e73", "#3ecfa2"),
-    ("#b0549a", "#e793cf"),
-    ("#c48a00", "#f2c14e"),
-    ("#5b5bd6", "#a3a3ff"),
-    ("#3d8c95", "#7fd3dc"),
-    ("#7a6a58", "#c9b8a3"),
-)
-"""(on light, on dark), after Okabe & Ito (2008): distinct for colour-blind readers. Further variants repeat it, dashed."""
 
 LineStyle: TypeAlias = str | tuple[int, tuple[float, ...]]
 

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from varlab.files import printable
-from varlab.report.page.style import PALETTE
+from varlab.report.page.palette import PALETTE
 
 __all__ = ["render_template"]
 
