@@ -22,7 +22,7 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _signed(number: int) -> int:
@@ -31,9 +31,10 @@ def _signed(number: int) -> int:
 
 
 def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _MIX_1
-    z = (z ^ _shift(z, 27)) * _MIX_2
-    return z ^ _shift(z, 31)
+    # in place: most draws are of a few numbers, where the memory of a result costs more than its arithmetic
+    z = _shift(z, 30).bitwise_xor_(z).mul_(_MIX_1)
+    z = _shift(z, 27).bitwise_xor_(z).mul_(_MIX_2)
+    return _shift(z, 31).bitwise_xor_(z)
 
 
 class Stream:
@@ -60,13 +61,13 @@ class Stream:
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) float32 in [0, 1), 24 bits."""
         bits = _shift(self._bits(math.prod(shape)), 40)
-        return bits.to(torch.float32).mul(2.0**-24).view(-1, *shape)
+        return bits.to(torch.float32).mul_(2.0**-24).view(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) standard normal float32, by Box and Muller."""
         n = math.prod(shape)
-        u = _shift(self._bits(2 * n), 11).to(torch.float64).add(0.5).mul(2.0**-53)
-        radius, angle = u[:, :n].log().mul(-2).sqrt(), u[:, n:].mul(2 * math.pi)
+        u = _shift(self._bits(2 * n), 11).to(torch.float64).add_(0.5).mul_(2.0**-53)
+        radius, angle = u[:, :n].log().mul_(-2).sqrt_(), u[:, n:].mul(2 * math.pi)
         return (radius * angle.cos()).to(torch.float32).view(-1, *shape)
 
     def integers(self, high: int, *shape: int) -> Tensor:
