@@ -218,8 +218,7 @@ class Task(ResumableModule):
         """
         grads = gradients(optimizer)
         scalars = torch.stack([value.detach().float() for value in values.values()])
-        own = [] if self._strategy_averages else [grad for grad in grads if not fsdp.is_sharded(grad)]
-        collectives.average([*own, scalars])
+        collectives.average([*self.not_averaged(grads), scalars])
         norm = fsdp.total_norm(grads)
         names, numbers = (*values, norm_name), torch.cat([scalars, norm.view(1)])
         if "train/loss" in values:
@@ -229,6 +228,10 @@ class Task(ResumableModule):
             return None
         self.means.add(names, numbers)
         return norm
+
+    def not_averaged(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients that the backward pass has not averaged over the ranks."""
+        return [] if self._strategy_averages else [grad for grad in grads if not fsdp.is_sharded(grad)]
 
     @property
     def _strategy_averages(self) -> bool:

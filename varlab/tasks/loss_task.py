@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from varlab.tasks.base import Task
-from varlab.tasks.distributed import fsdp
+from varlab.tasks.distributed import collectives, fsdp
+from varlab.tasks.distributed.backward_average import BackwardAverage
 from varlab.tasks.update.counters import accumulate
 from varlab.types import Batch, full_precision
 
@@ -28,6 +30,7 @@ class LossTask(Task):
         self.automatic_optimization = True
         self._values: dict[str, Tensor] = {}  # this rank's means of the present update
         self._norm: Tensor | None = None  # of its gradients; None if it is to be skipped
+        self._backward_average: BackwardAverage | None = None  # with several ranks
 
     @abstractmethod
     def loss(self, chunk: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -66,7 +69,18 @@ class LossTask(Task):
             with full_precision(loss):
                 loss.backward()
         fsdp.reduce_gradients(self.model, True)
-        return self._weighted(last, batch)
+        loss = self._weighted(last, batch)
+        if collectives.world_size() > 1 and not self.is_sharded and not self._strategy_averages:
+            self._backward_average = self._backward_average or BackwardAverage(self.parameters())
+            self._backward_average.begin()
+        return loss
+
+    def not_averaged(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """None: the backward pass averages all, and ends here."""
+        if self._backward_average is None:
+            return super().not_averaged(grads)
+        self._backward_average.finish()
+        return []
 
     def _weighted(self, chunk: Batch, batch: Batch) -> Tensor:
         share = len(chunk) / len(batch)

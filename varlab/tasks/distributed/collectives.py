@@ -13,6 +13,7 @@ from varlab.types import Batch, VarlabError
 
 _BUCKET = 1 << 24  # elements sent at once: 64 MiB of float32
 T = TypeVar("T")
+S = TypeVar("S", bound=Tensor)
 
 
 def world_size() -> int:
@@ -32,27 +33,42 @@ def _grouped() -> bool:
 @torch.no_grad()
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over the ranks, in place: the ranks' shares of a batch are equally large."""
-    if world_size() == 1:
-        return
-    for bucket in _buckets(tensors):
-        flat = torch.cat([t.reshape(-1) for t in bucket])
-        dist.all_reduce(flat)
-        flat.div_(world_size())
-        for tensor, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+    if world_size() > 1:
+        for bucket in buckets(tensors, first=_BUCKET, rest=_BUCKET):
+            Averaging(bucket).finish()
+
+
+class Averaging:
+    """The averages of some tensors of one type, which are on their way. ``finish`` puts them in place of the tensors."""
+
+    @torch.no_grad()
+    def __init__(self, tensors: Sequence[Tensor]):
+        self._tensors = tensors
+        self._flat = torch.cat([t.reshape(-1) for t in tensors])
+        self._work = dist.all_reduce(self._flat, async_op=True)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Wait for the sum, and divide it. On a GPU its stream waits, not the host."""
+        assert self._work is not None
+        self._work.wait()
+        means = self._flat.div_(world_size()).split([t.numel() for t in self._tensors])
+        for tensor, mean in zip(self._tensors, means, strict=True):
             tensor.copy_(mean.view_as(tensor))
 
 
-def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Consecutive tensors of one type, together until a bucket is full."""
-    buckets: list[list[Tensor]] = []
+def buckets(tensors: Sequence[S], *, first: int, rest: int) -> list[list[S]]:
+    """Consecutive tensors of one type, together until a bucket is full. first, rest: the elements of a full bucket."""
+    made: list[list[S]] = []
     size = 0
     for tensor in tensors:
-        if not buckets or buckets[-1][0].dtype != tensor.dtype or size + tensor.numel() > _BUCKET:
-            buckets.append([])
+        full = first if len(made) < 2 else rest
+        if not made or made[-1][0].dtype != tensor.dtype or size + tensor.numel() > full:
+            made.append([])
             size = 0
-        buckets[-1].append(tensor)
+        made[-1].append(tensor)
         size += tensor.numel()
-    return buckets
+    return made
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

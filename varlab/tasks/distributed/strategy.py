@@ -18,9 +18,10 @@ class RanksStrategy(DDPStrategy):
     """A process group without DistributedDataParallel around the module.
 
     DDP averages gradients inside every backward pass. An update here may have several (accumulation, the gradients that the
-    adaptive λ compares, generator and discriminator), and needs exactly one average, after the last of them and before
-    clipping: ``collectives.average``. The weights need no broadcast either: initialisation is a function of the seed, and every
-    rank makes the same update. shard: shards the module on this rank (``Task.shard``), or None.
+    adaptive λ compares, generator and discriminator), and needs exactly one average before clipping: in the last pass of a
+    task with one loss (``BackwardAverage``), else after it (``collectives.average``). The weights need no broadcast either:
+    initialisation is a function of the seed, and every rank makes the same update. shard: shards the module on this rank
+    (``Task.shard``), or None.
     """
 
     def __init__(self, *, shard: Callable[[], None] | None):
