@@ -22,6 +22,7 @@ from varlab.data.token_reader import TokenReader
 from varlab.data.tokens import read_tokens
 from varlab.files import sha256
 from varlab.recipe.objects import make
+from varlab.recipe.token_shards.token_writer import TokenWriter
 from varlab.types import VarlabError, to_float
 
 SEEN = ("data.augment.flip=true", "data.augment.noise=3.0", "crop@data.crop=random")  # each image in its own ways
@@ -158,17 +159,15 @@ def test_a_stopped_encoding_goes_on(
     damaged: bool, plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """What was written is verified, and encoded again where it is not what was written."""
-    from varlab.cli.commands import encode as module
-
-    out, plain_encode, done = tmp_path / "out", module._encode, []
+    out, plain_encode, done = tmp_path / "out", TokenWriter._encode, []
 
     def stops(*arguments: Any) -> Any:
         if len(done) == 3:
             raise KeyboardInterrupt
-        done.append(arguments[2].file)
+        done.append(arguments[1].file)
         return plain_encode(*arguments)
 
-    monkeypatch.setattr(module, "_encode", stops)
+    monkeypatch.setattr(TokenWriter, "_encode", stops)
     arguments = (f"data.path={sharded}", "data=digits")
     assert encode(out, *arguments) != 0
     with pytest.raises(VarlabError, match=r"holds no tokens\.json"):
@@ -178,7 +177,7 @@ def test_a_stopped_encoding_goes_on(
     if damaged:
         first.write_bytes(first.read_bytes()[:-1] + b"x")
         done.remove(first.name)
-    monkeypatch.setattr(module, "_encode", lambda *a: (done.append(a[2].file), plain_encode(*a))[1])
+    monkeypatch.setattr(TokenWriter, "_encode", lambda *a: (done.append(a[1].file), plain_encode(*a))[1])
     assert encode(out, *arguments) == 0
     assert sorted(done) == sorted(shard.file for of in read_tokens(plain).splits.values() for shard in of)
     assert read_tokens(out).hash == read_tokens(plain).hash
@@ -188,13 +187,11 @@ def test_a_stopped_encoding_goes_on(
 def test_a_damaged_token_shard_is_mended_as_the_sentence_says(
     plain: Path, lab: Path, sharded: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from varlab.cli.commands import encode as module
-
-    out, plain_encode, done = tmp_path / "out", module._encode, []
+    out, plain_encode, done = tmp_path / "out", TokenWriter._encode, []
     shutil.copytree(plain, out)
     (out / "val-000001.npy").write_bytes(b"x")
     (out / "run.json").unlink()
-    monkeypatch.setattr(module, "_encode", lambda *a: (done.append(a[2].file), plain_encode(*a))[1])
+    monkeypatch.setattr(TokenWriter, "_encode", lambda *a: (done.append(a[1].file), plain_encode(*a))[1])
     assert encode(out, f"data.path={sharded}", "data=digits") == 0
     assert done == ["val-000001.npy"] and read_tokens(out).hash == read_tokens(plain).hash
     assert (out / "val-000001.npy").read_bytes() == (plain / "val-000001.npy").read_bytes()

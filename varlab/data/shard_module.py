@@ -180,6 +180,22 @@ class ShardDataModule(BaseDataModule):
         return self._loader(split, samples, BatchSampler(items, batch, drop_last=False))
 
     @property
+    def looks(self) -> int:
+        """In how many fixed ways a training image is seen; 0 where each time is a new one."""
+        return self.views or (self._augment.looks if self.crop is None else 0)
+
+    @property
+    def loading_arguments(self) -> Config:
+        """The arguments with which another data module gives the same samples in the same batches."""
+        return {
+            "batch": self.batch,
+            "eval_batch": self.eval_batch,
+            "seed": self._seed,
+            "workers": self._workers,
+            "open_shards": self._open_shards,
+        }
+
+    @property
     def reading_arguments(self) -> Config:
         """The arguments, in JSON types, with which another data module reads the same images."""
         return {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from varlab.data.shard_module import ShardDataModule
 from varlab.data.token_reader import TokenReader
 from varlab.data.tokens import TokenSet, read_tokens
 from varlab.errors import VarlabError
+from varlab.rng import Rng
 from varlab.types import Batch, DataInfo
 
 __all__ = ["TokenDataModule", "shards_or_tokens"]
@@ -128,13 +129,14 @@ class TokenDataModule(BaseDataModule):
         order = EpochOrder(
             seed=self._seed, shard_N=reader.shard_N, views=self.tokens.views, open_shards=self._open_shards
         )
-        return _TokenStream(reader, order)
+        mirrored = self.tokens.origin.get("mirrored")
+        return _TokenStream(reader, order, partial(Augment.flips, rng=Rng(self._seed)) if mirrored else order.view)
 
     def eval_samples(self, split: str) -> SplitDataset:
-        """The images, with their tokens unless these were made from augmented views."""
+        """The images, with their tokens unless these were made from augmented views, or of other splits alone."""
         images = self.shards.eval_samples(split)
         augmented = split == "train" and self.tokens.origin.get("views")
-        return images if augmented else _WithTokens(images, self.reader(split))
+        return images if augmented or split not in self.tokens.splits else _WithTokens(images, self.reader(split))
 
 
 def shards_or_tokens(*, tokens: str | None, **shards: Any) -> BaseDataModule:
@@ -152,12 +154,12 @@ def shards_or_tokens(*, tokens: str | None, **shards: Any) -> BaseDataModule:
 class _TokenStream(BatchDataset):
     """Training tokens by position; images that could not be encoded are replaced as ``TrainStream`` replaces bad ones."""
 
-    def __init__(self, reader: TokenReader, order: EpochOrder):
-        self._reader, self._order = reader, order
+    def __init__(self, reader: TokenReader, order: EpochOrder, view: Callable[[Tensor], Tensor]):
+        self._reader, self._order, self._view = reader, order, view
 
     def at(self, position_B: Tensor) -> Batch:
         """Without images."""
-        index_B, view_B = self._order.locate(position_B), self._order.view(position_B)
+        index_B, view_B = self._order.locate(position_B), self._view(position_B)
         tokens_BP, valid_B = self._reader.read(index_B, view_B)
         for row_b, index_b in self._order.substitutes(position_B, valid_B):
             index_B[row_b] = index_b

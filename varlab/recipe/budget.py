@@ -30,12 +30,18 @@ BATCHES, WARM_UP = 32, 8  # of the trial; the first updates allocate and compile
 
 
 def budget_images(
-    budget: Config, task: Task, batch: int, *, pace: Callable[[], float], known: int | None = None
+    budget: Config,
+    task: Task,
+    batch: int,
+    *,
+    pace: Callable[[], float],
+    known: int | None = None,
+    updates: int = 0,
 ) -> int:
     """Convert ``conf/train.yaml``'s budget into images, rounded up to whole batches.
 
     pace: measures images a second; called only for a budget of seconds. known: the images of an earlier attempt, which
-    a budget of seconds keeps.
+    a budget of seconds keeps. updates: how many at most; 0 for any number.
     """
     name, value = asked_budget(budget)
     if name == "flops" and not task.flops_at(batch):
@@ -43,11 +49,11 @@ def budget_images(
             "budget.flops cannot be kept: no operation of this model can be counted. Use budget.images=N."
         )
     if name == "flops":
-        return batch * bisect_left(range(1 << 62), value, lo=1, key=lambda batches: task.flops_at(batches * batch))
-    images = value
-    if name == "seconds":
-        images = known or _images_in(value, pace())
-    return math.ceil(images / batch) * batch
+        batches = bisect_left(range(1 << 62), value, lo=1, key=lambda batches: task.flops_at(batches * batch))
+    else:
+        images = value if name == "images" else known or _images_in(value, pace())
+        batches = math.ceil(images / batch)
+    return (min(batches, updates) if updates else batches) * batch
 
 
 def _images_in(seconds: float, pace: float) -> int:

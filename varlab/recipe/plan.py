@@ -17,6 +17,7 @@ from varlab.data import BaseDataModule
 from varlab.files import require_room
 from varlab.recipe.objects import make
 from varlab.recipe.preflight.train_checks import require_kind
+from varlab.recipe.token_shards.token_cache import TokenCache
 from varlab.recipe.trainer.settings import trainer_maker
 from varlab.renames import current_targets
 from varlab.rng import Rng
@@ -34,7 +35,7 @@ class Plan:
 
     build, parents, cost: what run.json stores. tokenizer_flops: spent on the tokenizer, by the number of trained images.
     draw, scores: make the pictures and the scores during training, if there are any. conclude: what the outcome says beside
-    the costs, from the last value of each metric.
+    the costs, from the last value of each metric. cache: fills itself with the tokens to train from; None trains from the data.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class Plan:
     draw: Callable[[], Mapping[str, Tensor]] | None = None
     scores: Scores | None = None
     conclude: Callable[[Mapping[str, float]], Config] = lambda values: {}
+    cache: TokenCache | None = None
 
     def fit(
         self,

@@ -111,6 +111,7 @@ _UNCOUNTED: Mapping[str, Use] = {
     "checkpoint": _HOW,
     "tensorboard": Use.IDENTITY | Use.SCALING,
     # how the same samples are read
+    "encode_once": _EVERYWHERE,
     "workers": Use.IDENTITY,
     "data.timeout": _EVERYWHERE,
     "data.workers": _HOW,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 
+from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.files import digest
+from varlab.launch.environment import local_rank, started_ranks
 from varlab.launch.terminal import show_table
 from varlab.recipe.budget import budget_images, images_per_second
 from varlab.recipe.course.branch import trunk_cost
@@ -45,28 +48,29 @@ def run(config: Config, directory: RunDirectory) -> Config:
     check_keys(trainer)
     loggers, profiler = make_loggers(config), make_profiler(config)
     data: BaseDataModule = make(config["data"])
-    _check_same_data(data.info, record, directory)
-    require_val(config, data.info)
+    _check_same_data(info := data.info, record, directory)
+    require_val(config, info)
     leakage = _leakage(data, directory)
 
-    training = make_plan(config, data, directory)
+    training = make_plan(config | {"trainer": trainer}, data, directory)
     task = training.task
+    if not config.get("dry"):
+        data = _tokens_of(training, data, trainer)
     images = budget_images(
         config["budget"],
         task,
         data.batch,
         pace=lambda: images_per_second(make_plan(config, data, directory), data, trainer),
         known=record.budget.get("images"),
+        updates=dev_batches(trainer),
     )
-    if updates := dev_batches(trainer):
-        images = min(images, updates * data.batch)
     if config.get("dry"):
         show_table(str(directory.path), ("", ""), forecast(training, data, trainer, images=images).rows())
         return {}
     journal = Journal(directory=directory.path)
     checkpoint_hash = _checkpoint_hash(record, auto)
     directory.update(
-        data=_data_record(data.info) | ({"leakage": leakage} if leakage else {}),
+        data=_data_record(info) | ({"leakage": leakage} if leakage else {}),
         auto=auto,
         build=training.build,
         parents={**training.parents, **trunk_cost(record, task.flops_at)},
@@ -103,6 +107,20 @@ def _outcome(training: Plan, journal: Journal | None) -> Config:
         "seconds": round(task.stopwatch.seconds, 3),
         **({} if journal is None else training.conclude(journal.last_values())),
     }
+
+
+def _tokens_of(training: Plan, data: BaseDataModule, trainer: Config) -> BaseDataModule:
+    """The data to train from: the tokens of the images where the plan encodes these once, which happens here."""
+    if training.cache is None:
+        return data
+    on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
+    with progress_bar("encoding") as progress:
+        return training.cache.fill(
+            world=started_ranks() or 1,
+            device=f"cuda:{local_rank() or 0}" if on_gpu else "cpu",
+            threads=trainer.get("threads"),
+            progress=progress,
+        )
 
 
 def _leakage(data: BaseDataModule, directory: RunDirectory) -> str:

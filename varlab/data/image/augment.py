@@ -34,6 +34,16 @@ class Augment:
         """Augment uint8 images; the result has the same shape, and the input may be overwritten."""
         return self._noisy(self.moved(img_u8_B3HW, ids_B, rng), ids_B, rng)
 
+    @property
+    def looks(self) -> int:
+        """In how many ways an image may look: 1, 2 where it may be mirrored, 0 for any number of ways."""
+        return 0 if self._crop > 1 or self._noise else 1 + self._flip
+
+    @staticmethod
+    def flips(ids_B: Tensor, rng: Rng) -> Tensor:
+        """Which images are mirrored where any are: int64 0 or 1."""
+        return (rng.stream("augment", ids=ids_B).uniform(3)[:, 0] < 0.5).long()
+
     def moved(self, img_u8_B3HW: Tensor, ids_B: Tensor, rng: Rng) -> Tensor:
         """Crop and flip alone, equal for an image and its condition. The input may be overwritten."""
         if not self._flip and self._crop == 1:

@@ -11,11 +11,14 @@ from varlab.data.folders.class_names import permuted
 from varlab.flops import TRAINING, FlopCounter
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, check_image_size, example_slots, image_sampler
+from varlab.recipe.budget import budget_images
 from varlab.recipe.init_weights import InitWeights
 from varlab.recipe.objects import make, metric_settings
 from varlab.recipe.parents import Parents
 from varlab.recipe.plan import Plan, Scores, parameters
 from varlab.recipe.plans import training_pictures
+from varlab.recipe.token_shards.token_cache import TokenCache, token_cache
+from varlab.recipe.trainer.settings import dev_batches
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
@@ -42,6 +45,11 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     count = FlopCounter()
     cost = generator_cost(model, data.info, count)
     task.train_flops_per_image = cost["train_flops_per_image"]
+    cache = _token_cache(config, data, task, model, parents.used["tokenizer"], directory)
+    cost["encoded_images"] = data.info.encoded if cache is None else cache.images
+    cost["encode_flops_per_image"] = (
+        0 if cost["encoded_images"] else count.encode(model.tokenizer, data.info.image_size)
+    )
     source = image_sampler(model, data, seed=rng.seed, batch=data.eval_batch, check=task.stop_request.check)
     scores = _generator_scores(config, data, source, parents)
     if directory.rank == 0:  # nothing below refuses the run
@@ -54,7 +62,20 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
         tokenizer_flops=_tokenizer_flops(model.tokenizer, data.info, parents, cost),
         draw=lambda: training_pictures.samples(source, data, count=config["pictures"]["count"]),
         scores=scores,
+        cache=cache,
     )
+
+
+def _token_cache(
+    config: Config, data: BaseDataModule, task: GeneratorTask, model: Model, tokenizer: Parent, run: RunDirectory
+) -> TokenCache | None:
+    """The tokens that the training encodes once; None where it does not."""
+    trainer, images = config["trainer"], None
+    if config["budget"].get("seconds") is None:
+        images = budget_images(config["budget"], task, data.batch, pace=lambda: 0.0, updates=dev_batches(trainer))
+    share = data.batch // (trainer["devices"] * trainer["num_nodes"])
+    batch = min(share, task.micro_batch or share)
+    return token_cache(config, data, model, tokenizer, run, images=images, batch=batch)
 
 
 def _generator_model(config: Config, data: BaseDataModule, rng: Rng, parents: Parents) -> tuple[Build, Model]:
@@ -126,7 +147,6 @@ def generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[str
     forward = count.transformer(transformer, slots)
     return {
         "train_flops_per_image": TRAINING * forward,
-        "encode_flops_per_image": count.encode(model.tokenizer, info.image_size) if info.tokens is None else 0,
         "condition_flops_per_image": sum(count.encode(tokenizer, info.image_size) for tokenizer in own),
         "sampling_flops_per_image": count.sampling(
             forward, model.tokenizer, guided=model.sampler.guides(transformer.num_classes)
@@ -142,7 +162,8 @@ def _tokenizer_flops(
 ) -> Callable[[int], int]:
     """FLOPs by trained images: the tokenizers' training, stored tokens once, and what each image is encoded with."""
     trained = sum(parents.used[role].flops for role in ("tokenizer", "condition") if role in parents.used)
-    once = info.encoded * FlopCounter().encode(tokenizer, info.image_size) if info.encoded else 0
+    encoded = cost["encoded_images"]
+    once = encoded * FlopCounter().encode(tokenizer, info.image_size) if encoded else 0
     each = cost["encode_flops_per_image"] + cost["condition_flops_per_image"]
     return lambda images: trained + once + images * each
 
