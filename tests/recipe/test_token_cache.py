@@ -23,7 +23,7 @@ from varlab.run.record import Parent, RunRecord, write_record
 
 SMALL = ("transformer.width=16", "transformer.depth=1", "transformer.heads=2", "pictures.count=10")
 COMMON = ("task=generator", *small.FAST[:2], *SMALL, "order=next_scale", "tokenizer_run=runs/multi", "task.pkeep=0.9")
-LENGTH = ("data.batch=128", "data.eval_batch=360", "budget.images=1664", "log.every=128")  # longer than an epoch
+LENGTH = ("data.batch=128", "data.eval_batch=360", "budget.images=640", "log.every=128")
 
 
 @pytest.fixture
@@ -49,11 +49,12 @@ def test_each_image_is_encoded_once_with_the_same_result(lab: Path, tmp_path: Pa
     records = [small.record(run) for run in (once, again, online)]
     assert [record["cost"]["encoded_images"] for record in records] == [2 * 1438, 2 * 1438, 0]
     spent = [record["outcome"]["tokenizer_flops"] - before for record in records]
-    assert spent == [2 * 1438 * each, 2 * 1438 * each, 1664 * each]
+    assert spent == [2 * 1438 * each, 2 * 1438 * each, 640 * each]
     assert len({record["outcome"]["flops"] for record in records}) == 1
     assert all(record["data"]["tokens"] is None for record in records)
 
 
+@pytest.mark.slow
 def test_a_stopped_encoding_goes_on_and_a_damaged_shard_is_encoded_again(
     lab: Path, tmp_path: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

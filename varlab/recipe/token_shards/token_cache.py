@@ -143,10 +143,12 @@ def token_cache(
     return _refused(asked, why) if why else cache
 
 
-def _refused(asked: object, why: str) -> None:
+def _refused(asked: object, why: str) -> TokenCache | None:
+    """None, and a sentence why."""
     if asked is True:
         raise VarlabError(f"encode_once=true cannot be kept: {why}. Use encode_once=auto.")
     logger.info("each batch is encoded when it is trained on (encode_once=%s): %s", asked, why)
+    return None
 
 
 def _endless(data: BaseDataModule, model: Model) -> str:
