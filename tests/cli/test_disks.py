@@ -103,16 +103,16 @@ def test_encode_does_not_wait_for_shards_that_vanished(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The folder is removed between two shards: the second makes it again, and nobody writes the first again."""
-    from varlab.cli.commands import encode
+    from varlab.recipe.token_shards.token_writer import TokenWriter
 
-    plain = encode._encode
+    plain = TokenWriter._encode
 
-    def vanish(model: Any, data: Any, part: Any, batch: int) -> Any:
+    def vanish(writer: TokenWriter, part: Any) -> Any:
         if part.split == "val":
             shutil.rmtree(disk.folder / "out")
-        return plain(model, data, part, batch)
+        return plain(writer, part)
 
-    monkeypatch.setattr(encode, "_encode", vanish)
+    monkeypatch.setattr(TokenWriter, "_encode", vanish)
     code = call("encode", disk, 0, 0)
     check("encode", code, disk, capsys.readouterr().err)
 

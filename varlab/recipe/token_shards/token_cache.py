@@ -82,6 +82,7 @@ class TokenCache:
         before, home = torch.get_num_threads(), self.tokenizer.last_layer.device
         torch.set_num_threads(threads or before)
         self.tokenizer.to(device)
+        self.data.reader("train")  # opens its counter of bad samples, which ranks sum, on all ranks
         try:
             with RunDirectory(self.folder, rank=self.run.rank, patience=math.inf) as directory:
                 directory.lock()
