@@ -23,7 +23,12 @@ def here(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("asked", "trained"), [(small.GENERATOR, "next_scale"), (small.CLASSIFIER, "judge"), (small.TOKENIZER, "multi")]
+    ("asked", "trained"),
+    [
+        ((*small.GENERATOR, "encode_once=true"), "next_scale"),
+        (small.CLASSIFIER, "judge"),
+        (small.TOKENIZER, "multi"),
+    ],
 )
 def test_it_says_what_a_training_needs_and_leaves_nothing(
     asked: tuple[str, ...], trained: str, here: Path, capfd: pytest.CaptureFixture[str]
@@ -34,6 +39,7 @@ def test_it_says_what_a_training_needs_and_leaves_nothing(
     assert files(here / "runs") == before and {path.name for path in here.iterdir()} == {"runs"}
     cost = small.record(next((here / "runs").rglob(f"{trained}*/run.json")).parent)["cost"]
     assert re.search(rf"parameters │ {cost['parameters']:,} │", said)
+    assert ("encoded once │ 1,438 training images" in said) == ("encode_once=true" in asked)
     for name in ("weights", "gradients", "moments", "average", "activations", "peak of a device"):
         assert float(re.search(rf"memory: {name} │ ([\d.]+) MiB", said)[1]) > 0
     assert re.search(r"minutes │ [\d.,]+ \(measured: \d+ updates\)", said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,10 +101,11 @@ def decide(
         "data": small.record(lab / "multi")["config"]["data"] | changes,
         "trainer": {"precision": "32-true", "accelerator": "cpu"},
     }
-    write_record(tmp_path, RunRecord(cost=cost or {}))
+    (tmp_path / "run").mkdir(exist_ok=True)
+    write_record(tmp_path / "run", RunRecord(cost=cost or {}))
     data: BaseDataModule = make(config["data"])
     parent = Parent(run="runs/multi", weights_sha256="0")
-    directory = RunDirectory(tmp_path)
+    directory = RunDirectory(tmp_path / "run")
     return token_cache(config, data, varlab.load(lab / "multi"), parent, directory, images=images, batch=32)
 
 
@@ -139,20 +140,27 @@ def test_images_are_encoded_once_where_it_pays(
     assert (cache.images if cache else 0) == encoded
 
 
-def test_a_small_disk_and_what_cannot_be(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(VarlabError, match=r"encode_once=true cannot be kept: data\.crop or data\.augment changes"):
-        decide(lab, tmp_path, images=64, asked=True, crop=RANDOM)
-    with pytest.raises(VarlabError, match="encode_once=maybe is unknown"):
-        decide(lab, tmp_path, images=64, asked="maybe")
-    said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"crop": RANDOM}, r"encode_once=true cannot be kept: data\.crop or data\.augment changes"),
+        ({"images": None}, r"encode_once=true cannot be kept: budget\.seconds counts"),
+        ({"asked": "maybe"}, "encode_once=maybe is unknown: use auto, true or false"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], why: str, lab: Path, tmp_path: Path) -> None:
+    with pytest.raises(VarlabError, match=why):
+        decide(lab, tmp_path, **{"images": 64, "asked": True} | changes)
+
+
+def test_tokens_go_where_there_is_room_and_where_the_user_may_write(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = decide(lab, tmp_path, images=64, asked=True)
+    assert cache is not None and cache.folder.parents[1] == tmp_path
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path != tmp_path)
+        assert cache.folder.parents[1] == tmp_path / "run"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    logger = logging.getLogger("varlab.recipe.token_shards.token_cache")
-    logger.addHandler(handler)
-    try:
-        assert decide(lab, tmp_path, images=10**6) is None
-    finally:
-        logger.removeHandler(handler)
-    (sentence,) = said
-    assert sentence.endswith("(encode_once=auto): the tokens take 0.1 MB, and 0.0 MB of the disk are free")
+    with pytest.raises(VarlabError, match=r"needs 0\.1 MB or more.*, or use encode_once=false\.$"):
+        cache.fill(world=1, device="cpu", threads=1, progress=lambda done, total: None)

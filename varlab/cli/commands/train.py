@@ -60,7 +60,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         config["budget"],
         task,
         data.batch,
-        pace=lambda: images_per_second(make_plan(config, data, directory), data, trainer),
+        pace=lambda: images_per_second(make_plan(config | {"encode_once": False}, data, directory), data, trainer),
         known=record.budget.get("images"),
         updates=dev_batches(trainer),
     )

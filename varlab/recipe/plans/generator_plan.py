@@ -47,9 +47,8 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     task.train_flops_per_image = cost["train_flops_per_image"]
     cache = _token_cache(config, data, task, model, parents.used["tokenizer"], directory)
     cost["encoded_images"] = data.info.encoded if cache is None else cache.images
-    cost["encode_flops_per_image"] = (
-        0 if cost["encoded_images"] else count.encode(model.tokenizer, data.info.image_size)
-    )
+    if cache is not None:
+        cost["encode_flops_per_image"] = 0
     source = image_sampler(model, data, seed=rng.seed, batch=data.eval_batch, check=task.stop_request.check)
     scores = _generator_scores(config, data, source, parents)
     if directory.rank == 0:  # nothing below refuses the run
@@ -147,6 +146,7 @@ def generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[str
     forward = count.transformer(transformer, slots)
     return {
         "train_flops_per_image": TRAINING * forward,
+        "encode_flops_per_image": count.encode(model.tokenizer, info.image_size) if info.tokens is None else 0,
         "condition_flops_per_image": sum(count.encode(tokenizer, info.image_size) for tokenizer in own),
         "sampling_flops_per_image": count.sampling(
             forward, model.tokenizer, guided=model.sampler.guides(transformer.num_classes)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-import time
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from varlab.config import Config
 from varlab.data import BaseDataModule, ShardDataModule, TokenDataModule
 from varlab.data.tokens import dtype_for
 from varlab.errors import VarlabError
-from varlab.files import digest, remove_drafts
+from varlab.files import digest, remove_drafts, require_room
 from varlab.model import Model
 from varlab.recipe.token_shards.token_writer import TokenWriter, origin_of
 from varlab.run.directory import RunDirectory
@@ -29,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 PAYS = 1.5
 """``auto`` encodes once if the training would encode so many times as many images in its batches: it saves a third or more."""
-
-_POLL = 0.1  # seconds
 
 Progress = Callable[[int, int], None]
 
@@ -51,8 +48,9 @@ class TokenCache:
 
     @property
     def folder(self) -> Path:
-        """``tokens/HASH`` beside the run."""
-        return self.run.path.parent / "tokens" / digest(self.origin)[:16]
+        """``tokens/HASH`` beside the run, or in the run where nothing can be written beside it."""
+        places = [base / "tokens" / digest(self.origin)[:16] for base in (self.run.path.parent, self.run.path)]
+        return next(filter(_can_write, places), places[-1])
 
     @property
     def images(self) -> int:
@@ -65,15 +63,10 @@ class TokenCache:
         tokens = sum(h * w for h, w in self.tokenizer.scales)
         return self.images * tokens * dtype_for(self.tokenizer.vocab_size).itemsize
 
-    def unwise(self, images: int | None) -> str:
-        """Why a training of so many images (None: not known yet) had better encode each batch; empty if it had not."""
-        if images is None:
-            return "budget.seconds does not say how many images are trained on"
-        if images < PAYS * self.images:
-            return f"{images:,} images are trained on, and {self.images:,} would be encoded"
-        if (free := shutil.disk_usage(self.run.path).free) < 2 * self.size:
-            return f"the tokens take {self.size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB of the disk are free"
-        return ""
+    def __str__(self) -> str:
+        """Number of images, size and folder."""
+        ways = f" (each in {self.data.looks} ways)" if self.data.looks > 1 else ""
+        return f"{self.data.info.counts['train']:,} training images{ways}, {self.size / 1e6:,.1f} MB in {self.folder}"
 
     def fill(
         self, *, world: int, device: torch.device | str, threads: int | None, progress: Progress
@@ -105,10 +98,18 @@ class TokenCache:
         )
         if directory.rank == 0:
             remove_drafts(directory.path)
-            what = "reading the tokens of" if writer.finished else "encoding once, before the first update,"
-            size = f"{self.images:,} images, {self.size / 1e6:,.1f} MB"
-            logger.info("%s %s: %s (encode_once=false: each batch is encoded)", what, size, self.folder)
+            if not writer.finished:
+                self._require_room()
+            what = "training from the tokens of" if writer.finished else "encoding once, before the first update:"
+            logger.info("%s %s (encode_once=false encodes each batch instead)", what, self)
         writer.write(world=world, progress=progress)
+
+    def _require_room(self) -> None:
+        there = sum(shard.stat().st_size for shard in self.folder.glob("*.npy"))
+        try:
+            require_room(self.folder, self.size - there)
+        except VarlabError as error:
+            raise VarlabError(f"{str(error)[:-1]}, or use encode_once=false.") from error
 
 
 def token_cache(
@@ -121,7 +122,7 @@ def token_cache(
     images: int | None,
     batch: int,
 ) -> TokenCache | None:
-    """Decide whether a training encodes its images once; None where each batch is encoded, or brings tokens.
+    """Decide whether a training encodes its images once; None where it encodes each batch, or where ``data`` brings tokens.
 
     images: how many the budget trains on; None if that is not known. batch: see ``TokenCache``. A resumed run does as it
     began. Raises VarlabError if ``encode_once=true`` is asked for and cannot be.
@@ -131,41 +132,35 @@ def token_cache(
         raise VarlabError(f"encode_once={asked} is unknown: use auto, true or false.")
     if not asked or isinstance(data, TokenDataModule):
         return None
-    if type(data) is not ShardDataModule or not data.looks or model.condition is not None:
-        return _refused(asked, _endless(data, model))
     began = run.record().cost
-    if began and not began.get("encoded_images"):
-        return _refused("auto", "this run began so")
-    origin = origin_of(data, config["data"], model.tokenizer, run=parent.run, weights_sha256=parent.weights_sha256)
-    origin |= {"mirrored": not data.views and data.looks == 2, "batch": batch}
-    origin |= {name: config["trainer"][name] for name in ("precision", "accelerator")}
-    cache = TokenCache(data=data, tokenizer=model.tokenizer, origin=origin, run=run, batch=batch)
-    why = _agreed(cache, images) if asked == "auto" and not began else ""
-    return _refused(asked, why) if why else cache
-
-
-def _refused(asked: object, why: str) -> TokenCache | None:
-    """None, and a sentence why."""
-    if asked is True:
+    why = "this run began so" if began and not began.get("encoded_images") else _obstacle(data, model, images)
+    if not why:
+        assert isinstance(data, ShardDataModule) and images is not None
+        origin = origin_of(data, config["data"], model.tokenizer, run=parent.run, weights_sha256=parent.weights_sha256)
+        origin |= {"mirrored": not data.views and data.looks == 2, "batch": batch}
+        origin |= {name: config["trainer"][name] for name in ("precision", "accelerator")}
+        cache = TokenCache(data=data, tokenizer=model.tokenizer, origin=origin, run=run, batch=batch)
+        if began or asked != "auto" or images >= PAYS * cache.images:
+            return cache
+        why = f"the budget trains on {images:,} images, and {cache.images:,} would be encoded"
+    elif asked != "auto" and not began:
         raise VarlabError(f"encode_once=true cannot be kept: {why}. Use encode_once=auto.")
-    logger.info("each batch is encoded when it is trained on (encode_once=%s): %s", asked, why)
+    logger.info("encode_once=%s encodes each batch: %s", asked, why)
     return None
 
 
-def _endless(data: BaseDataModule, model: Model) -> str:
-    """Why the images of a training cannot be encoded once."""
+def _obstacle(data: BaseDataModule, model: Model, images: int | None) -> str:
+    """Why the images of a training cannot be encoded once; empty if they can."""
+    if type(data) is not ShardDataModule:
+        return f"{data.path} is no indexed shard set"
     if model.condition is not None:
         return "the condition is made from the images"
-    varies = type(data) is ShardDataModule
-    return "data.crop or data.augment changes an image each time" if varies else f"{data.path} is no indexed shard set"
+    if not data.looks:
+        return "data.crop or data.augment changes an image each time"
+    return "" if images is not None else "budget.seconds counts the seconds of encoding, update by update"
 
 
-def _agreed(cache: TokenCache, images: int | None) -> str:
-    """Why each batch had better be encoded, as rank 0 sees it: the free room may differ between ranks, which read run.json."""
-    if cache.run.rank == 0:
-        why = cache.unwise(images)
-        cache.run.update(cost={"encoded_images": 0 if why else cache.images})
-        return why
-    while "encoded_images" not in (cost := cache.run.record().cost):
-        time.sleep(_POLL)
-    return "" if cost["encoded_images"] else "rank 0 says why"
+def _can_write(folder: Path) -> bool:
+    """Whether this user may write there, or make the folder; a token set of another user may be there already."""
+    there = next(path for path in (folder / ".lock", folder, *folder.parents) if path.exists())
+    return os.access(there, os.W_OK)

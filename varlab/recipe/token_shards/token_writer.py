@@ -111,7 +111,7 @@ class TokenWriter:
         self._agree("begun", world)
         mine = parts[rank::world]
         todo = [part for part in mine if not self._check(part)]
-        if len(todo) < len(mine):
+        if 0 < len(todo) < len(mine):
             logger.info("%d of %d token shards exist already", len(mine) - len(todo), len(mine))
         done, total = 0, sum(map(len, todo))
         for part in todo:

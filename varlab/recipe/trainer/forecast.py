@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
+from varlab.flops import FlopCounter
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.budget import images_per_second
 from varlab.recipe.plan import Plan, parameters
+from varlab.recipe.token_shards.token_cache import TokenCache
 from varlab.recipe.trainer.memory import Devices, LiveBytes, Memory, tensor_bytes, training_memory
 from varlab.tasks import GeneratorTask, Task
 from varlab.types import Batch
@@ -30,7 +33,8 @@ _SIDE = 1024  # of the matrices whose product is measured
 class Forecast:
     """seconds: of training alone. rate: FLOPs a second of matrix products. measured: updates of the trial, 0 for none.
 
-    memory: of each device; None where activations are known only by a trial, and there was none.
+    memory: of each device; None where activations are known only by a trial, and there was none. encoded: what is encoded
+    before the first update, if anything is; its time counts.
     """
 
     parameters: int
@@ -41,6 +45,7 @@ class Forecast:
     seconds: float
     rate: float
     measured: int
+    encoded: str = ""
 
     def rows(self) -> list[Sequence[str]]:
         """A table of names and values."""
@@ -51,6 +56,7 @@ class Forecast:
             ("updates", f"{self.updates:,}"),
             ("FLOPs of an update", f"{self.flops / self.updates:.3g}"),
             ("FLOPs in all", f"{self.flops:.3g}"),
+            *([("encoded once", self.encoded)] if self.encoded else []),
         ]
         if self.memory is not None:
             rows += [(f"memory: {name}", _size(value)) for name, value in vars(self.memory).items() if value]
@@ -63,20 +69,25 @@ class Forecast:
 
 def forecast(plan: Plan, data: BaseDataModule, trainer: Config, *, images: int) -> Forecast:
     """Forecast a training. plan: made for this alone, since a trial trains its weights. trainer: as for its ``fit``."""
-    task, ranks = plan.task, trainer["devices"] * trainer["num_nodes"]
-    flops, spent = task.flops_at(images), plan.cost.get("encode_flops_per_image", 0)
+    task, ranks, cache = plan.task, trainer["devices"] * trainer["num_nodes"], plan.cache
+    flops, each = task.flops_at(images), plan.cost.get("encode_flops_per_image", 0)
+    encoded = images if cache is None else cache.images
+    if cache is not None:  # the trial encodes each batch
+        each = FlopCounter().encode(cache.tokenizer, data.info.image_size)
     rate = matrix_rate(trainer)
     memory = _generator_memory(task, trainer, data.batch // ranks) if isinstance(task, GeneratorTask) else None
-    update = (flops / images + spent) * data.batch / rate
+    update = (flops / images + each) * data.batch / rate
     trial = next((trial for trial in _TRIALS if trial[0] * update <= _SHORT), None) if ranks == 1 else None
     if trial is None or (memory is not None and memory.total > _free_bytes(trainer)):
-        seconds, measured = (flops + images * spent) / rate / ranks, 0
+        seconds, measured = (flops + encoded * each) / rate / ranks, 0
     else:
         peak, (measured, warm_up) = _Peak(), trial
         pace = images_per_second(plan, data, trainer, batches=measured, warm_up=warm_up, callbacks=[peak])
         # a tokenizer's later updates may cost more: its discriminator begins to learn
         early = task.flops_at(measured * data.batch) / (measured * data.batch)
         seconds = images / pace * (flops / images / early if early else 1)
+        if cache is not None:
+            seconds -= (images - encoded) * _encoding_seconds(cache, trainer)
         memory = memory or _measured_memory(task, peak.bytes)
     return Forecast(
         parameters=parameters(task.model),
@@ -87,23 +98,39 @@ def forecast(plan: Plan, data: BaseDataModule, trainer: Config, *, images: int) 
         seconds=seconds,
         rate=rate,
         measured=measured,
+        encoded="" if cache is None else str(cache),
     )
 
 
 def matrix_rate(trainer: Config) -> float:
     """Measure FLOPs a second of matrix products in the precision and with the threads of a training."""
-    device = torch.device("cpu" if trainer["accelerator"] == "cpu" or not torch.cuda.is_available() else "cuda")
+    dtype = torch.bfloat16 if str(trainer["precision"]).startswith("bf16") else torch.float32
+    a, b = (torch.ones(_SIDE, _SIDE, dtype=dtype, device=_device(trainer)) for _ in range(2))
+    return 2 * _SIDE**3 / _fastest(lambda: (a @ b)[0, 0], trainer)
+
+
+def _encoding_seconds(cache: TokenCache, trainer: Config) -> float:
+    """Measure the seconds of encoding an image."""
+    tokenizer = cache.tokenizer.to(_device(trainer))
+    img_B3HW = torch.zeros(cache.batch, 3, *cache.data.info.image_size, device=_device(trainer))
+    return _fastest(lambda: tokenizer.encode(img_B3HW)[0][0, 0], trainer) / cache.batch
+
+
+def _fastest(compute: Callable[[], Tensor], trainer: Config) -> float:
+    """Seconds of the fastest of five calls, with the threads of a training. compute: returns one number."""
     before = torch.get_num_threads()
     torch.set_num_threads(trainer.get("threads") or before)
-    dtype = torch.bfloat16 if str(trainer["precision"]).startswith("bf16") else torch.float32
-    a, b = (torch.ones(_SIDE, _SIDE, dtype=dtype, device=device) for _ in range(2))
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        float((a @ b)[0, 0])  # waits for a GPU
+        compute().item()  # waits for a GPU
         times.append(time.perf_counter() - start)
     torch.set_num_threads(before)
-    return 2 * _SIDE**3 / min(times)
+    return min(times)
+
+
+def _device(trainer: Config) -> torch.device:
+    return torch.device("cpu" if trainer["accelerator"] == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
 class _Peak(Callback):
