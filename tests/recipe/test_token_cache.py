@@ -73,7 +73,7 @@ def test_a_stopped_encoding_goes_on_and_a_damaged_shard_is_encoded_again(
     assert encoded == files[:2] and small.record(tmp_path / "run")["outcome"]["state"] == "stopped"
     assert small.train(tmp_path / "run", *ways) == 0
     assert encoded == files
-    (tokens,) = (tmp_path / "tokens").iterdir()
+    (tokens,) = (tmp_path / ".tokens").iterdir()
     (tokens / files[3]).write_bytes(b"x")
     assert small.train(tmp_path / "other", *ways, "data.workers=1") == 0
     assert encoded == [*files, files[3]]
@@ -89,7 +89,7 @@ def test_ranks_and_jobs_share_one_encoding(lab: Path, tmp_path: Path) -> None:
     assert small.lines(once) == small.lines(online) and small.weights(once) == small.weights(online)
     jobs = (*COMMON, *LENGTH, "launch=joblib", "seed=0,1", "encode_once=true")
     assert main(["train", "-m", f"out={tmp_path / 'jobs'}", *jobs]) == 0
-    assert len(list((tmp_path / "jobs" / "tokens").iterdir())) == 1
+    assert len(list((tmp_path / "jobs" / ".tokens").iterdir())) == 1
 
 
 def decide(

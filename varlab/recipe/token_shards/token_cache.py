@@ -48,8 +48,8 @@ class TokenCache:
 
     @property
     def folder(self) -> Path:
-        """``tokens/HASH`` beside the run, or in the run where nothing can be written beside it."""
-        places = [base / "tokens" / digest(self.origin)[:16] for base in (self.run.path.parent, self.run.path)]
+        """``.tokens/HASH`` beside the run, or in the run where nothing can be written beside it."""
+        places = [base / ".tokens" / digest(self.origin)[:16] for base in (self.run.path.parent, self.run.path)]
         return next(filter(_can_write, places), places[-1])
 
     @property
