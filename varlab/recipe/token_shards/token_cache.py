@@ -66,7 +66,7 @@ class TokenCache:
     def __str__(self) -> str:
         """Number of images, size and folder."""
         ways = f" (each in {self.data.looks} ways)" if self.data.looks > 1 else ""
-        return f"{self.data.info.counts['train']:,} training images{ways}, {self.size / 1e6:,.1f} MB in {self.folder}"
+        return f"{self.data.info.counts['train']:,} training images{ways}, {self.size / 1e6:,.2f} MB in {self.folder}"
 
     def fill(
         self, *, world: int, device: torch.device | str, threads: int | None, progress: Progress
