@@ -39,8 +39,8 @@ class Group:
 
 
 def step_groups(step_L: Tensor) -> tuple[Group, ...]:
-    """The groups of a sequence; none if its steps decrease somewhere, or if it is too short to gain from groups."""
-    if len(step_L) <= _ROWS or bool((step_L[1:] < step_L[:-1]).any()):
+    """The groups of a sequence, a short one in a single group; none for a single step, or if steps decrease somewhere."""
+    if step_L[0] == step_L[-1] or bool((step_L[1:] < step_L[:-1]).any()):
         return ()
     bounds, start, end = [0], 0, 0
     for length in torch.unique_consecutive(step_L, return_counts=True)[1].tolist():
@@ -103,6 +103,13 @@ def _flash_gradients(
     calls: tuple[Group, ...],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if len(calls) == 1:
+        (g,) = calls
+        rest = {"attn_mask": g.mask(q_BhLd.dtype), "scale": scale}
+        whole: tuple[Tensor, Tensor, Tensor] = _flash_backward(
+            grad_BhLd, q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL, 0.0, g.causal, **rest
+        )
+        return whole
     dq_BhLd, dk_BhLd, dv_BhLd = torch.empty_like(q_BhLd), torch.zeros_like(k_BhLd), torch.zeros_like(v_BhLd)
     for g in calls:
         grad, q, out, lse = (x[:, :, g.start : g.end] for x in (grad_BhLd, q_BhLd, out_BhLd, lse_BhL))
