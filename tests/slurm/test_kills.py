@@ -72,8 +72,8 @@ def test_ranks_killed(nodes: int, cluster: Cluster, place: Path, whole: Callable
     with job(cluster, "killed", *spread) as (run, process, log):
         for kill, moment in enumerate(moments("killed")):
             waits.append(advance(run, process, moment, log))
+            until(lambda: len(cluster.ranks_of(cluster.job_of(run))) == 2, HANG, f"two ranks: {log.read_text()}")
             ranks = cluster.ranks_of(cluster.job_of(run))
-            assert len(ranks) == 2, (ranks, log.read_text())
             os.kill(ranks[int(Rng(kill).stream("victim").integers(2))], signal.SIGKILL)
             until(lambda ranks=ranks: not any(map(alive, ranks)), HANG, "all ranks are gone")
         finished(process, run, whole(*LONG, "trainer.devices=2"), log)
