@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from varlab.tokenizer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm
+from varlab.tokenizer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm, norm_silu
 
 
 def _stage(widths: Sequence[int], *, groups: int, attention: bool) -> nn.Sequential:
@@ -63,8 +63,8 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
-        h = self.middle(self.stages(self.conv_in(img_B3HW)))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_in(img_B3HW.contiguous(memory_format=torch.channels_last))
+        return self.conv_out(norm_silu(self.norm_out, self.middle(self.stages(h))))
 
 
 class Decoder(nn.Module):
@@ -98,5 +98,5 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
 
     def forward(self, z_BZhw: Tensor) -> Tensor:
-        h = self.stages(self.middle(self.conv_in(z_BZhw)))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_in(z_BZhw.contiguous(memory_format=torch.channels_last))
+        return self.conv_out(norm_silu(self.norm_out, self.stages(self.middle(h))))

@@ -38,9 +38,8 @@ class Codebook(nn.Module):
         """z_NC → idx_N, the first of equally near codes."""
         if self.normalise:
             return (F.normalize(z_NC, dim=-1) @ F.normalize(self.weight, dim=-1).T).argmax(1)
-        size_V = self.weight.square().sum(1)
-        distance_NV = torch.addmm(z_NC.square().sum(1, keepdim=True) + size_V, z_NC, self.weight.T, alpha=-2)
-        return distance_NV.argmin(1)
+        distance_NV = z_NC.square().sum(1, keepdim=True) + self.weight.square().sum(1)
+        return distance_NV.addmm_(z_NC, self.weight.T, alpha=-2).argmin(1)
 
     @torch.no_grad()
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.errors import VarlabError
+from varlab.types import full_precision
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -14,6 +15,12 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
         raise VarlabError(f"groups is {groups!r:.40}, but must be at least 1.")
     most = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
     return nn.GroupNorm(most, channels, eps=1e-6)
+
+
+def norm_silu(norm: nn.GroupNorm, x_BChw: Tensor) -> Tensor:
+    """SiLU of the normalized x_BChw. Without gradients it needs no second tensor."""
+    h = norm(x_BChw)
+    return F.silu(h, inplace=not h.requires_grad)
 
 
 class ResBlock(nn.Module):
@@ -29,8 +36,8 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x_BChw)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(norm_silu(self.norm1, x_BChw))
+        h = self.conv2(norm_silu(self.norm2, h))
         return self.shortcut(x_BChw) + h
 
 
@@ -70,4 +77,6 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x_BChw, scale_factor=2.0, mode="nearest"))
+        with full_precision(x_BChw):  # autocast would copy pixels as float32
+            large = F.interpolate(x_BChw, scale_factor=2.0, mode="nearest")
+        return self.conv(large)

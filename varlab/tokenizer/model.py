@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from varlab.config import Config
 from varlab.rng import Stream
 from varlab.tokenizer.cnn import Decoder, Encoder
+from varlab.tokenizer.inference import infer
 from varlab.tokenizer.quantizer import CODE_DIM, Quantizer
-from varlab.types import Maps, Quantized, Tokenizer, VarlabError
+from varlab.types import Maps, Quantized, Tokenizer, VarlabError, full_precision
 
 
 class VQTokenizer(nn.Module):
@@ -93,7 +94,9 @@ class VQTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, img_B3HW: Tensor) -> Maps:
         """img_B3HW → token maps, one idx_Bl a scale."""
-        return self.quantizer.encode(self.latents(img_B3HW))
+        z_BZhw = infer(self.encoder, img_B3HW, pixels=img_B3HW[0, 0].numel())
+        with full_precision(z_BZhw):
+            return self.quantizer.encode(self.quant_conv(z_BZhw.float()))
 
     def embed(self, idx_Bl: Tensor) -> Tensor:
         """idx_Bl → h_BlC, the codes (of length 1 in a cosine codebook)."""
@@ -109,7 +112,8 @@ class VQTokenizer(nn.Module):
 
     def decode(self, f_hat_BChw: Tensor) -> Tensor:
         """f_hat_BChw → img_B3HW in [-1, 1]."""
-        return self.decoder(self.post_quant_conv(f_hat_BChw)).clamp(-1, 1)
+        z_BZhw = self.post_quant_conv(f_hat_BChw)
+        return infer(self.decoder, z_BZhw, pixels=z_BZhw[0, 0].numel() * self.downsample**2).clamp(-1, 1)
 
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:
         """Replace dead codes; returns how many. See ``Codebook.revive``."""
