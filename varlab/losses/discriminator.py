@@ -83,7 +83,7 @@ class PatchGAN(nn.Module):
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
         """img_B3HW in [-1, 1] → logits_B1hw, one for each patch: positive where it looks real."""
-        return self.net(img_B3HW)
+        return self.net(img_B3HW.contiguous(memory_format=torch.channels_last))
 
 
 def _init(module: nn.Module) -> None:

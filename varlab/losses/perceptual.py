@@ -10,16 +10,18 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from varlab.errors import VarlabError
 from varlab.losses.weights import as_constants, fetch_weights, read_state
 from varlab.types import full_precision
 
 _EPS = 1e-8  # inside the square root, so that the gradient of a zero vector's length is zero, not NaN
+_CACHED = 2**20  # numbers of a map that are worked on at a time, so that they stay in a CPU's cache
 _VGG_TAPS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 in torchvision's vgg16.features
 _VGG_SMALLEST = 16  # pixels; four poolings come before relu5
 
@@ -30,9 +32,39 @@ class FeatureNet(Protocol):
     def feature_maps(self, img_B3HW: Tensor) -> list[Tensor]: ...
 
 
-def _unit(f_BCHW: Tensor) -> Tensor:
-    """Normalize the channel vector of every position to length one."""
-    return f_BCHW / f_BCHW.square().sum(1, keepdim=True).add(_EPS).sqrt()
+def _unit(f_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row normalized to length one, and its length; in float32."""
+    f_NC = f_NC.float()
+    length_N1 = f_NC.square().sum(1, keepdim=True).add_(_EPS).sqrt_()
+    return f_NC / length_N1, length_N1
+
+
+class _MapDistance(torch.autograd.Function):
+    """d_B between two maps, in float32. The gradient by fx_BCHW is made at once, so that nothing else is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, fx_BCHW: Tensor, fy_BCHW: Tensor, weight_C: Tensor) -> Tensor:
+        B, C, H, W = fx_BCHW.shape
+        x_NC, y_NC = (f.permute(0, 2, 3, 1).reshape(-1, C) for f in (fx_BCHW, fy_BCHW))
+        grad_NC = torch.empty_like(x_NC) if ctx.needs_input_grad[0] else None
+        distances = []
+        for rows in torch.arange(len(x_NC)).split(_CACHED // C if x_NC.device.type == "cpu" else len(x_NC)):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            (x, length), (y, _) = _unit(x_NC[part]), _unit(y_NC[part])
+            change = x - y
+            weighted = change * weight_C
+            distances.append(change.mul_(weighted).sum(1))
+            if grad_NC is not None:
+                along = torch.mul(x, weighted, out=change).sum(1, keepdim=True)
+                grad_NC[part] = weighted.sub_(x.mul_(along)).mul_(2 / (H * W) / length)
+        ctx.save_for_backward(None if grad_NC is None else grad_NC.view(B, H, W, C).permute(0, 3, 1, 2))
+        return torch.cat(distances).view(B, -1).mean(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, None, None]:
+        (gradient_BCHW,) = ctx.saved_tensors
+        return gradient_BCHW * grad_B.view(-1, 1, 1, 1).to(gradient_BCHW.dtype), None, None
 
 
 class PerceptualDistance(nn.Module):
@@ -42,17 +74,18 @@ class PerceptualDistance(nn.Module):
 
     @abstractmethod
     def distance(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
-        """d_B (float32, >= 0) for each pair of images in [-1, 1]; zero for equal images."""
+        """d_B (float32, >= 0) for each pair of images in [-1, 1]; zero for equal images. In float32 also under autocast."""
 
     def forward(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
-        """Mean distance over the batch: a scalar."""
+        """Mean distance over the batch, a scalar: the loss of x_B3HW. y_B3HW gets no gradient."""
         return self.distance(x_B3HW, y_B3HW).mean()
 
 
 class FeatureDistance(PerceptualDistance):
     """The distance above, on the feature maps of any network.
 
-    It has no parameters and an empty state dict, stays in evaluation mode, and computes in float32 under autocast.
+    It has no parameters and an empty state dict, and stays in evaluation mode. Under autocast, the network of the loss
+    (``forward``) computes in bf16, but not that of the ``distance`` that is reported.
     weights: for each feature map a tensor (C,), or (1,) for equal channels.
     """
 
@@ -61,14 +94,14 @@ class FeatureDistance(PerceptualDistance):
         self.net = as_constants(copy.deepcopy(cast(nn.Module, net)))
         self.count = len(weights)
         for i, weight_C in enumerate(weights):
-            self.register_buffer(f"weight_{i}", weight_C.detach().float().view(-1, 1, 1), persistent=False)
+            self.register_buffer(f"weight_{i}", weight_C.detach().float(), persistent=False)
 
     def train(self, mode: bool = True) -> FeatureDistance:
         """Stay in evaluation mode, so that the distance does not change during training."""
         return super().train(False)
 
     def _maps(self, img_B3HW: Tensor) -> list[Tensor]:
-        maps = cast(FeatureNet, self.net).feature_maps(img_B3HW.float())
+        maps = cast(FeatureNet, self.net).feature_maps(img_B3HW.float().contiguous(memory_format=torch.channels_last))
         if len(maps) != self.count:
             raise VarlabError(
                 f"The perceptual network has {len(maps)} feature maps and {self.count} weights: give as many weights."
@@ -78,12 +111,19 @@ class FeatureDistance(PerceptualDistance):
     def distance(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
         """d_B (float32, >= 0) for each pair of images in [-1, 1]; zero for equal images."""
         with full_precision(x_B3HW):
-            d_B = torch.zeros(x_B3HW.shape[0], device=x_B3HW.device)
-            pairs = zip(self._maps(x_B3HW), self._maps(y_B3HW), strict=True)
-            for i, (fx_BCHW, fy_BCHW) in enumerate(pairs):
-                squared_BCHW = (_unit(fx_BCHW) - _unit(fy_BCHW)).square()
-                d_B = d_B + (squared_BCHW * self.get_buffer(f"weight_{i}")).sum(1).mean((1, 2))
-            return d_B
+            return self._distance(x_B3HW, y_B3HW)
+
+    def forward(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
+        """Mean distance over the batch, a scalar: the loss of x_B3HW. y_B3HW gets no gradient."""
+        return self._distance(x_B3HW, y_B3HW).mean()
+
+    def _distance(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
+        d_B = torch.zeros(x_B3HW.shape[0], device=x_B3HW.device)
+        with torch.no_grad():
+            y_maps = self._maps(y_B3HW)
+        for i, (fx_BCHW, fy_BCHW) in enumerate(zip(self._maps(x_B3HW), y_maps, strict=True)):
+            d_B = d_B + cast(Tensor, _MapDistance.apply(fx_BCHW, fy_BCHW, self.get_buffer(f"weight_{i}")))
+        return d_B
 
 
 class VGG16Features(nn.Module):
