@@ -13,6 +13,7 @@ from torch import nn
 
 from tests.bounds import SAME, float64
 from varlab.errors import VarlabError
+from varlab.losses import perceptual
 from varlab.losses.perceptual import LPIPS, ClassifierPerceptual
 from varlab.losses.weights import fetch_weights, read_state
 from varlab.rng import Rng
@@ -175,3 +176,27 @@ def test_damaged_or_hostile_files_are_refused(tmp_path: Path) -> None:
     for path in (damaged, hostile, other):
         with pytest.raises(VarlabError, match=path.name):
             read_state(path)
+
+
+def test_the_loss_computes_in_bf16_under_autocast_and_keeps_its_gradient() -> None:
+    distance, x, y = ClassifierPerceptual(classifier=TinyNet(), weights=[1.0, 1.0]), images("x"), images("y")
+
+    def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = x.clone().requires_grad_()
+        loss = distance(leaf, y)
+        return loss.detach(), *torch.autograd.grad(loss, leaf)
+
+    exact, gradient = loss_and_gradient()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, found_gradient = loss_and_gradient()
+    assert found.dtype == torch.float32 and 0 < (found - exact).abs() <= 0.02 * exact
+    # a map that is nearly zero has a gradient without bounds, so its direction is compared
+    assert torch.cosine_similarity(found_gradient.flatten(), gradient.flatten(), 0) >= 0.7
+
+
+def test_the_gradient_is_that_of_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptual, "_CACHED", 40)  # several parts an image
+    with float64():
+        distance = ClassifierPerceptual(classifier=TinyNet(), weights=[1.0, 0.5])
+        x, y = images("x", 8, 1).double().requires_grad_(), images("y", 8, 1).double()
+        assert torch.autograd.gradcheck(lambda x: distance.distance(x, y), (x,))

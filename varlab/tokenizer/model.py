@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ class VQTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, img_B3HW: Tensor) -> Maps:
         """img_B3HW → token maps, one idx_Bl a scale."""
-        z_BZhw = infer(self.encoder, img_B3HW, pixels=img_B3HW[0, 0].numel())
+        z_BZhw = infer(self.encoder, img_B3HW, pixels=math.prod(img_B3HW.shape[2:]))
         with full_precision(z_BZhw):
             return self.quantizer.encode(self.quant_conv(z_BZhw.float()))
 
@@ -113,7 +114,7 @@ class VQTokenizer(nn.Module):
     def decode(self, f_hat_BChw: Tensor) -> Tensor:
         """f_hat_BChw → img_B3HW in [-1, 1]."""
         z_BZhw = self.post_quant_conv(f_hat_BChw)
-        return infer(self.decoder, z_BZhw, pixels=z_BZhw[0, 0].numel() * self.downsample**2).clamp(-1, 1)
+        return infer(self.decoder, z_BZhw, pixels=math.prod(z_BZhw.shape[2:]) * self.downsample**2).clamp(-1, 1)
 
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:
         """Replace dead codes; returns how many. See ``Codebook.revive``."""

@@ -1,0 +1,107 @@
+"""The fast paths of the tokenizer's networks equal the plain ones, and cast and keep no more than they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from varlab.rng import Rng
+from varlab.tokenizer import VQTokenizer
+from varlab.tokenizer.layers import group_norm, norm_silu
+
+
+def small_tokenizer() -> VQTokenizer:
+    with Rng(0).scope("init"):
+        return VQTokenizer(
+            channels=4, channel_mult=[1, 1, 2, 2, 2], groups=2, code_dim=4, vocab_size=64, code_init=64.0
+        ).eval()
+
+
+def images(batch: int) -> Tensor:
+    """256 pixels: two of them are too large to go through at a time."""
+    return Rng(0).stream("images", torch.arange(batch)).uniform(3, 256, 256) * 2 - 1
+
+
+class KernelCasts(TorchDispatchMode):
+    """Counts the casts of float32 kernels to bf16."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.kernels = {p.data_ptr() for p in module.parameters() if p.ndim == 4}
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.kernels
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_images_go_through_in_parts_and_tokens_stay_equal() -> None:
+    tokenizer, img_B3HW = small_tokenizer(), images(3)
+    plain = tokenizer.quantizer.encode(tokenizer.latents(img_B3HW))
+    assert all(torch.equal(a, b) for a, b in zip(tokenizer.encode(img_B3HW), plain, strict=True))
+    f_hat_BChw = tokenizer.latents(img_B3HW)
+    rec_B3HW = tokenizer.decoder(tokenizer.post_quant_conv(f_hat_BChw)).clamp(-1, 1)
+    assert (tokenizer.decode(f_hat_BChw) - rec_B3HW).norm() <= 1e-4 * rec_B3HW.norm()
+    with torch.autocast("cpu", torch.bfloat16):
+        # random weights amplify roundings, so the measure is torch's own autocast of the whole batch
+        plain_B3HW = tokenizer.decoder(tokenizer.post_quant_conv(f_hat_BChw)).clamp(-1, 1)
+        error, plain_error = (float((rec - rec_B3HW).norm()) for rec in (tokenizer.decode(f_hat_BChw), plain_B3HW))
+        assert error <= 1.1 * plain_error
+        found = torch.cat(tokenizer.encode(img_B3HW), 1)
+        autocast = torch.cat(tokenizer.quantizer.encode(tokenizer.latents(img_B3HW)), 1)
+    exact = torch.cat(plain, 1)
+    assert (found == exact).float().mean() >= (autocast == exact).float().mean(), "the last layers are float32"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+def test_each_kernel_is_cast_once_a_call(batch: int) -> None:
+    tokenizer, img_B3HW = small_tokenizer().requires_grad_(False), images(batch)
+    kernels = sum(p.ndim == 4 for p in tokenizer.encoder.parameters())
+    with KernelCasts(tokenizer) as casts, torch.autocast("cpu", torch.bfloat16):
+        tokenizer.encode(img_B3HW)
+    assert casts.count == kernels
+
+
+def test_convolutions_see_channels_last_and_weights_keep_their_format() -> None:
+    tokenizer, seen = small_tokenizer(), []
+
+    def note(module: nn.Module, args: tuple[Tensor]) -> None:
+        seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
+
+    for network in (tokenizer.encoder, tokenizer.decoder):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(note)
+    rec_B3HW, quantized = tokenizer(images(1))
+    (rec_B3HW.square().mean() + quantized.vq_loss).backward()
+    assert len(seen) > 40 and all(seen)
+    assert all(p.is_contiguous() and p.grad is not None and p.grad.is_contiguous() for p in tokenizer.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-2)])
+def test_norm_and_silu_equal_torch_and_keep_only_their_input(dtype: torch.dtype, bound: float) -> None:
+    norm = group_norm(16, 4).double()
+    draw = Rng(0).stream("x", torch.arange(2))
+    nn.init.uniform_(norm.weight, 0.5, 2.0)
+    x_BChw = (draw.uniform(16, 8, 8) * 3 + 1).double().to(memory_format=torch.channels_last)
+    grad_BChw = draw.at(1).uniform(16, 8, 8).double()
+
+    def gradients(function: Any, dtype: torch.dtype) -> list[Tensor]:
+        x = x_BChw.to(dtype).requires_grad_()
+        return [t.double() for t in torch.autograd.grad(function(x), [x, *norm.parameters()], grad_BChw.to(dtype))]
+
+    expected = gradients(lambda x: F.silu(norm(x)), torch.float64)
+    norm = norm.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        found = gradients(lambda x: norm_silu(norm, x), dtype)
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() <= bound * b.norm()
+    assert sum(n == x_BChw.numel() for n in kept) == 1
