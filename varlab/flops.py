@@ -170,7 +170,7 @@ class _Counter(TorchDispatchMode):
     ) -> object:
         kwargs = kwargs or {}
         name = func.name().partition(".")[0].replace("::", ".")
-        formula = flop_registry.get(getattr(func, "overloadpacket", func))
+        formula = flop_registry.get(_out_of_place(func))
         self.last = name
         if formula is None and isinstance(func, OpOverload):
             with self:
@@ -183,6 +183,13 @@ class _Counter(TorchDispatchMode):
         elif func.namespace not in _TORCH or _PRODUCTS.match(name.partition(".")[2]):
             self.unknown.add(name)
         return out
+
+
+def _out_of_place(func: OpOverload) -> object:
+    """The operation that torch has a formula for: ``addmm`` for ``addmm_``."""
+    packet = getattr(func, "overloadpacket", func)
+    name = getattr(packet, "__name__", "")
+    return getattr(torch.ops.aten, name[:-1], packet) if name.endswith("_") and func.namespace == "aten" else packet
 
 
 class _UncountedShapes(TorchDispatchMode):

@@ -85,8 +85,9 @@ def test_convolutions_see_channels_last_and_weights_keep_their_format() -> None:
     assert all(p.is_contiguous() and p.grad is not None and p.grad.is_contiguous() for p in tokenizer.parameters())
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-2)])
-def test_norm_and_silu_equal_torch_and_keep_only_their_input(dtype: torch.dtype, bound: float) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_norm_and_silu_equal_torch_and_keep_only_their_input(dtype: torch.dtype) -> None:
+    """In bf16 they may err twice as far as torch, which rounds less often in its backward pass."""
     norm = group_norm(16, 4).double()
     draw = Rng(0).stream("x", torch.arange(2))
     nn.init.uniform_(norm.weight, 0.5, 2.0)
@@ -99,9 +100,10 @@ def test_norm_and_silu_equal_torch_and_keep_only_their_input(dtype: torch.dtype,
 
     expected = gradients(lambda x: F.silu(norm(x)), torch.float64)
     norm = norm.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    plain = gradients(lambda x: F.silu(norm(x)), dtype)
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         found = gradients(lambda x: norm_silu(norm, x), dtype)
-    for a, b in zip(found, expected, strict=True):
-        assert (a - b).norm() <= bound * b.norm()
+    for mine, torchs, exact in zip(found, plain, expected, strict=True):
+        assert (mine - exact).norm() <= 2 * (torchs - exact).norm() + 1e-12 * exact.norm()
     assert sum(n == x_BChw.numel() for n in kept) == 1

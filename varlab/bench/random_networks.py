@@ -58,9 +58,11 @@ def perceptual(config: Config, device: torch.device) -> PerceptualDistance | Non
     made: PerceptualDistance
     if target == "LPIPS" and "://" in asked["vgg"]:
         with Rng(config["seed"]).scope("init/perceptual"):
-            made = FeatureDistance(net=VGG16Features(), weights=[torch.ones(n) for n in _VGG_CHANNELS])
+            weights = [torch.ones(n) for n in _VGG_CHANNELS]
+            made = FeatureDistance(net=VGG16Features(), weights=weights, autocast=asked["autocast"])
     elif target == "classifier_distance":
-        made = ClassifierPerceptual(classifier=_classifier(config, asked["run"]), weights=asked["weights"])
+        classifier, options = _classifier(config, asked["run"]), ("weights", "autocast")
+        made = ClassifierPerceptual(classifier=classifier, **{key: asked[key] for key in options})
     else:
         made = make(asked)
     return made.to(device)

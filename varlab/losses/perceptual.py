@@ -40,31 +40,35 @@ def _unit(f_NC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _MapDistance(torch.autograd.Function):
-    """d_B between two maps, in float32. The gradient by fx_BCHW is made at once, so that nothing else is kept for it."""
+    """d_B between two maps, in float32. Its gradients are made at once, so that nothing else is kept for them."""
 
     @staticmethod
     def forward(ctx: Any, fx_BCHW: Tensor, fy_BCHW: Tensor, weight_C: Tensor) -> Tensor:
         B, C, H, W = fx_BCHW.shape
         x_NC, y_NC = (f.permute(0, 2, 3, 1).reshape(-1, C) for f in (fx_BCHW, fy_BCHW))
-        grad_NC = torch.empty_like(x_NC) if ctx.needs_input_grad[0] else None
+        grads = [
+            torch.empty_like(f) if needed else None
+            for f, needed in zip((x_NC, y_NC), ctx.needs_input_grad[:2], strict=True)
+        ]
         distances = []
         for rows in torch.arange(len(x_NC)).split(_CACHED // C if x_NC.device.type == "cpu" else len(x_NC)):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            (x, length), (y, _) = _unit(x_NC[part]), _unit(y_NC[part])
-            change = x - y
+            units = _unit(x_NC[part]), _unit(y_NC[part])
+            change = units[0][0] - units[1][0]
             weighted = change * weight_C
             distances.append(change.mul_(weighted).sum(1))
-            if grad_NC is not None:
-                along = torch.mul(x, weighted, out=change).sum(1, keepdim=True)
-                grad_NC[part] = weighted.sub_(x.mul_(along)).mul_(2 / (H * W) / length)
-        ctx.save_for_backward(None if grad_NC is None else grad_NC.view(B, H, W, C).permute(0, 3, 1, 2))
+            for (unit, length), grad_NC, sign in zip(units, grads, (2, -2), strict=True):
+                if grad_NC is not None:
+                    along = torch.mul(unit, weighted, out=change).sum(1, keepdim=True)
+                    grad_NC[part] = torch.sub(weighted, unit.mul_(along), out=change).mul_(sign / (H * W) / length)
+        ctx.save_for_backward(*(g if g is None else g.view(B, H, W, C).permute(0, 3, 1, 2) for g in grads))
         return torch.cat(distances).view(B, -1).mean(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, None, None]:
-        (gradient_BCHW,) = ctx.saved_tensors
-        return gradient_BCHW * grad_B.view(-1, 1, 1, 1).to(gradient_BCHW.dtype), None, None
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        grad_B111 = grad_B.view(-1, 1, 1, 1)
+        return *(g if g is None else g * grad_B111.to(g.dtype) for g in ctx.saved_tensors), None
 
 
 class PerceptualDistance(nn.Module):
@@ -77,20 +81,21 @@ class PerceptualDistance(nn.Module):
         """d_B (float32, >= 0) for each pair of images in [-1, 1]; zero for equal images. In float32 also under autocast."""
 
     def forward(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
-        """Mean distance over the batch, a scalar: the loss of x_B3HW. y_B3HW gets no gradient."""
+        """Mean distance over the batch: a scalar."""
         return self.distance(x_B3HW, y_B3HW).mean()
 
 
 class FeatureDistance(PerceptualDistance):
     """The distance above, on the feature maps of any network.
 
-    It has no parameters and an empty state dict, and stays in evaluation mode. Under autocast, the network of the loss
-    (``forward``) computes in bf16, but not that of the ``distance`` that is reported.
-    weights: for each feature map a tensor (C,), or (1,) for equal channels.
+    It has no parameters and an empty state dict, and stays in evaluation mode. ``distance`` computes in float32.
+    weights: for each feature map a tensor (C,), or (1,) for equal channels. autocast: whether the network of the loss
+    (``forward``) computes in the training's precision, as a wide network may; otherwise the loss is float32, too.
     """
 
-    def __init__(self, *, net: FeatureNet, weights: Sequence[Tensor]):
+    def __init__(self, *, net: FeatureNet, weights: Sequence[Tensor], autocast: bool | None):
         super().__init__()
+        self.autocast = autocast
         self.net = as_constants(copy.deepcopy(cast(nn.Module, net)))
         self.count = len(weights)
         for i, weight_C in enumerate(weights):
@@ -114,14 +119,13 @@ class FeatureDistance(PerceptualDistance):
             return self._distance(x_B3HW, y_B3HW)
 
     def forward(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
-        """Mean distance over the batch, a scalar: the loss of x_B3HW. y_B3HW gets no gradient."""
-        return self._distance(x_B3HW, y_B3HW).mean()
+        """Mean distance over the batch: a scalar."""
+        return self._distance(x_B3HW, y_B3HW).mean() if self.autocast else super().forward(x_B3HW, y_B3HW)
 
     def _distance(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
         d_B = torch.zeros(x_B3HW.shape[0], device=x_B3HW.device)
-        with torch.no_grad():
-            y_maps = self._maps(y_B3HW)
-        for i, (fx_BCHW, fy_BCHW) in enumerate(zip(self._maps(x_B3HW), y_maps, strict=True)):
+        maps = zip(self._maps(x_B3HW), self._maps(y_B3HW), strict=True)
+        for i, (fx_BCHW, fy_BCHW) in enumerate(maps):
             d_B = d_B + cast(Tensor, _MapDistance.apply(fx_BCHW, fy_BCHW, self.get_buffer(f"weight_{i}")))
         return d_B
 
@@ -160,10 +164,13 @@ class LPIPS(FeatureDistance):
     """LPIPS v0.1 with VGG16, the perceptual loss of VQGAN and VAR.
 
     vgg: torchvision's vgg16 weights. lpips: the authors' linear layers (``lpips/weights/v0.1/vgg.pth``). Both are paths or
-    URLs, checked against a sha256 or a prefix of it. Raises VarlabError for a missing or wrong file.
+    URLs, checked against a sha256 or a prefix of it. autocast: see ``FeatureDistance``. Raises VarlabError for a
+    missing or wrong file.
     """
 
-    def __init__(self, *, vgg: str, vgg_sha256: str | None, lpips: str, lpips_sha256: str | None):
+    def __init__(
+        self, *, vgg: str, vgg_sha256: str | None, lpips: str, lpips_sha256: str | None, autocast: bool | None = True
+    ):
         linear, backbone = fetch_weights(lpips, lpips_sha256), fetch_weights(vgg, vgg_sha256)
         net = VGG16Features()
         state = read_state(backbone)
@@ -171,7 +178,7 @@ class LPIPS(FeatureDistance):
             net.load_state_dict({key: state[key] for key in net.state_dict()})
         except (KeyError, RuntimeError) as error:
             raise VarlabError(f"{backbone} does not hold the weights of torchvision's vgg16: {error}.") from error
-        super().__init__(net=net, weights=self._linear_layers(linear))
+        super().__init__(net=net, weights=self._linear_layers(linear), autocast=autocast)
 
     @staticmethod
     def _linear_layers(path: Path) -> list[Tensor]:
@@ -186,8 +193,9 @@ class ClassifierPerceptual(FeatureDistance):
     """The same distance on a small classifier that was trained on the user's images: no download.
 
     classifier: an ``nn.Module`` with ``feature_maps``; it is copied. weights: a number >= 0 for each feature map, finest
-    first.
+    first. autocast: see ``FeatureDistance``.
     """
 
-    def __init__(self, *, classifier: FeatureNet, weights: Sequence[float]):
-        super().__init__(net=classifier, weights=[torch.tensor([float(weight)]) for weight in weights])
+    def __init__(self, *, classifier: FeatureNet, weights: Sequence[float], autocast: bool | None = None):
+        numbers = [torch.tensor([float(weight)]) for weight in weights]
+        super().__init__(net=classifier, weights=numbers, autocast=autocast)

@@ -43,9 +43,12 @@ def judge(*, parents: Parents, run: str) -> ClassifierExtractor:
     return ClassifierExtractor(classifier=classifier, hash=parent.weights_sha256, held_out=held_out)
 
 
-def classifier_distance(*, parents: Parents, run: str, weights: Sequence[float]) -> ClassifierPerceptual:
-    """Load a classifier as the perceptual distance. run: its directory, or auto. weights: see ``ClassifierPerceptual``."""
-    return ClassifierPerceptual(classifier=parents.classifier("perceptual", run), weights=weights)
+def classifier_distance(
+    *, parents: Parents, run: str, weights: Sequence[float], autocast: bool | None = None
+) -> ClassifierPerceptual:
+    """Load a classifier as the perceptual distance. run: its directory, or auto. The others: see ``ClassifierPerceptual``."""
+    classifier = parents.classifier("perceptual", run)
+    return ClassifierPerceptual(classifier=classifier, weights=weights, autocast=autocast)
 
 
 def load_classifier(run: Path, trust: Trust | None = None) -> Classifier:

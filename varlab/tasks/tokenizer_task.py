@@ -39,7 +39,7 @@ TURNS = ("real", "fake", "generator")
 class TokenizerTask(Task):
     """L = rec + w_vq·vq + λ·w_gan·gan for the tokenizer, hinge or vanilla for the discriminator (VQGAN, eq. 4 to 7).
 
-    discriminator, perceptual: None leaves their losses out. λ, the quantizer and the perceptual distance are float32.
+    discriminator, perceptual: None leaves their losses out. λ and the quantizer are float32.
     Raises VarlabError for a discriminator whose BatchNorm would see micro-batches.
     """
 

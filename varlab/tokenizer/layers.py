@@ -61,9 +61,10 @@ class _NormSiLU(torch.autograd.Function):
         def broad(t_BGc: Tensor) -> Tensor:
             return t_BGc.expand(B, ctx.groups, C // ctx.groups).reshape(B, C, 1, 1).to(x_BChw.dtype)
 
-        g_BChw.mul_(broad(rstd_BG1 * weight_Gc)).addcmul_(x_BChw, broad(slope_BG1)).add_(broad(shift_BG1))
+        grad_x = torch.addcmul(broad(shift_BG1), x_BChw, broad(slope_BG1), out=y_BChw)
+        grad_x.addcmul_(g_BChw, broad(rstd_BG1 * weight_Gc))
         weight_grad = (rstd_BG1 * (along_BGc - mean_BG1 * sum_BGc)).sum(0).flatten()
-        return g_BChw, weight_grad, sum_BC.sum(0), None, None
+        return grad_x, weight_grad, sum_BC.sum(0), None, None
 
 
 class ResBlock(nn.Module):

@@ -28,7 +28,8 @@ def works(config: Config, device: torch.device) -> Works:
         turn=turn,
         flops_per_image=count.encode(tokenizer, size),
         parts=[
-            Part(name="encoder", owner=tokenizer, method="latents"),
+            Part(name="encoder", owner=tokenizer.encoder, method="forward"),
+            Part(name="encoder", owner=tokenizer.quant_conv, method="forward"),
             Part(name="quantizer", owner=tokenizer.quantizer, method="encode"),
         ],
     )
