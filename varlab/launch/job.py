@@ -19,7 +19,14 @@ from varlab.config import Config
 from varlab.errors import Stopped, VarlabError
 from varlab.files import sha256
 from varlab.launch import sweep, terminal
-from varlab.launch.environment import clean_environment, global_rank, import_from, needs_ranks, started_ranks
+from varlab.launch.environment import (
+    clean_environment,
+    global_rank,
+    import_from,
+    keep_freed_memory,
+    needs_ranks,
+    started_ranks,
+)
 from varlab.launch.exits import exit_at_signals, exit_failed, exit_stopped, leave_process_group
 from varlab.launch.local import run_ranks
 from varlab.launch.slurm_attempt import Attempt
@@ -214,5 +221,6 @@ def _weights_hash(run: object) -> str | None:
 
 def execute(module: str, config: Config, directory: RunDirectory) -> Config:
     """Call a command's ``run`` in this process."""
+    keep_freed_memory()
     outcome: Config = importlib.import_module(module).run(config, directory) or {}
     return outcome
