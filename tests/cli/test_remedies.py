@@ -266,6 +266,10 @@ SLOW = [
         before=(f"{FOLDER[:-4]}two path=classes",),
     ),
     Remedy(
+        "encode_once=true cannot be kept",
+        f"{GENERATOR} {SMALL} order=raster tokenizer_run=runs/single encode_once=true data.augment.crop=1.125",
+    ),
+    Remedy(
         "No finished tokenizer trained on",
         f"{GENERATOR} {SMALL} order=raster data=shards data.path=two data.batch=4",
         r"with (tokenizer_run=DIR)",

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from varlab.order import NextScale
 from varlab.testing import order_contract
 from varlab.testing.order_contract import CLASSES, OrderCase
 from varlab.transformer.attention import Visible
+from varlab.transformer.step_groups import Group
 from varlab.types import Order, Tokenizer, VarlabError
 
 from .conftest import World, load, names, small_tokenizer
@@ -49,17 +51,25 @@ def test_no_peeking(modelled: tuple[World, str]) -> None:
 
 def test_prefix_slots_are_seen_by_all() -> None:
     step_L = torch.tensor([-2, -1, 0, 1, 1])
-    allowed = Visible.of(step_L, step_L).allowed_qk
-    assert allowed is not None
-    assert torch.equal(allowed, step_L[None, :] <= step_L[:, None])
+    assert torch.equal(shown(Visible.of(step_L, step_L), len(step_L)), step_L[None, :] <= step_L[:, None])
 
 
 def test_visible_rules_agree_with_the_mask() -> None:
     for steps in ([0, 1, 2, 3], [0, 1, 1, 2], [0, 0], [5]):
         step_L = torch.tensor(steps)
         rule, mask = Visible.of(step_L, step_L), step_L[None, :] <= step_L[:, None]
-        as_mask = torch.ones_like(mask).tril() if rule.causal else torch.ones_like(mask)
-        assert torch.equal(rule.allowed_qk if rule.allowed_qk is not None else as_mask, mask)
+        assert torch.equal(shown(rule, len(steps)), mask)
+        assert not rule.causal or torch.equal(torch.ones_like(mask).tril(), mask)
+
+
+def shown(rule: Visible, slots: int) -> Tensor:
+    """Which keys each slot may read, by the mask, by the groups, or because there is neither."""
+    if rule.allowed_qk is not None:
+        return rule.allowed_qk
+    shown_qk = torch.zeros(slots, slots, dtype=torch.bool)
+    for group in rule.groups or (Group(0, slots),):
+        shown_qk[group.start : group.end, : group.end] = True if group.mask_qk is None else group.mask_qk == 0
+    return shown_qk if rule.groups or not rule.causal else shown_qk.tril()
 
 
 def test_an_order_that_does_not_fit_says_so() -> None:
