@@ -25,6 +25,8 @@ from varlab.errors import VarlabError
 from varlab.info import DataInfo, Fault
 from varlab.rng import Stream
 
+_LARGE = 64 * 64  # pixels
+
 __all__ = [
     "Batch",
     "DataInfo",
@@ -36,6 +38,7 @@ __all__ = [
     "Tokenizer",
     "VarlabError",
     "full_precision",
+    "image_layout",
     "to_float",
     "to_uint8",
 ]
@@ -229,3 +232,13 @@ def to_float(img_u8: Tensor) -> Tensor:
 def to_uint8(img: Tensor) -> Tensor:
     """Float in [-1, 1] (clamped) → uint8, rounded to nearest: what every metric and picture sees."""
     return img.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def image_layout(x_BChw: Tensor, scale: int = 1) -> Tensor:
+    """The same numbers in channels_last for a CNN over large images, which computes faster so, and else contiguous.
+
+    scale: pixels of the image along a cell of x_BChw. Small images have so few numbers that copies between layouts cost more.
+    """
+    h, w = x_BChw.shape[-2:]
+    large = h * w * scale**2 >= _LARGE
+    return x_BChw.contiguous(memory_format=torch.channels_last if large else torch.contiguous_format)

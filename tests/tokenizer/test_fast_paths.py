@@ -85,6 +85,15 @@ def test_convolutions_see_channels_last_and_weights_keep_their_format() -> None:
     assert all(p.is_contiguous() and p.grad is not None and p.grad.is_contiguous() for p in tokenizer.parameters())
 
 
+def test_small_images_keep_the_plain_layout_in_which_they_are_faster() -> None:
+    tokenizer, seen = small_tokenizer(), []
+    for module in (m for m in tokenizer.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)):
+        module.register_forward_pre_hook(lambda module, args: seen.append(args[0].is_contiguous()))
+    small_BZhw = tokenizer.encoder(images(1)[:, :, :32, :32])
+    tokenizer.decoder(torch.zeros_like(small_BZhw))
+    assert len(seen) > 40 and all(seen)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_norm_and_silu_equal_torch_and_keep_only_their_input(dtype: torch.dtype) -> None:
     """In bf16 they may err twice as far as torch, which rounds less often in its backward pass."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from varlab.errors import VarlabError
+from varlab.types import image_layout
 
 _SLOPE = 0.2  # of the leaky ReLUs, in the paper and every implementation
 _WIDEST = 8  # channels stop growing at 8 * width
@@ -83,7 +84,7 @@ class PatchGAN(nn.Module):
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
         """img_B3HW in [-1, 1] → logits_B1hw, one for each patch: positive where it looks real."""
-        return self.net(img_B3HW.contiguous(memory_format=torch.channels_last))
+        return self.net(image_layout(img_B3HW))
 
 
 def _init(module: nn.Module) -> None:

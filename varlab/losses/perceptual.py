@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from varlab.errors import VarlabError
 from varlab.losses.weights import as_constants, fetch_weights, read_state
-from varlab.types import full_precision
+from varlab.types import full_precision, image_layout
 
 _EPS = 1e-8  # inside the square root, so that the gradient of a zero vector's length is zero, not NaN
 _CACHED = 2**20  # numbers of a map that are worked on at a time, so that they stay in a CPU's cache
@@ -106,7 +106,7 @@ class FeatureDistance(PerceptualDistance):
         return super().train(False)
 
     def _maps(self, img_B3HW: Tensor) -> list[Tensor]:
-        maps = cast(FeatureNet, self.net).feature_maps(img_B3HW.float().contiguous(memory_format=torch.channels_last))
+        maps = cast(FeatureNet, self.net).feature_maps(image_layout(img_B3HW.float()))
         if len(maps) != self.count:
             raise VarlabError(
                 f"The perceptual network has {len(maps)} feature maps and {self.count} weights: give as many weights."

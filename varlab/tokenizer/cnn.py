@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from varlab.tokenizer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm, norm_silu
+from varlab.types import image_layout
 
 
 def _stage(widths: Sequence[int], *, groups: int, attention: bool) -> nn.Sequential:
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
-        h = self.conv_in(img_B3HW.contiguous(memory_format=torch.channels_last))
+        h = self.conv_in(image_layout(img_B3HW))
         return self.conv_out(norm_silu(self.norm_out, self.middle(self.stages(h))))
 
 
@@ -83,6 +83,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         widths = [channels * m for m in reversed(channel_mult)]
+        self.scale = 2 ** (len(widths) - 1)  # pixels of the image along a cell of z
         attend = {len(widths) - 1 - i for i in attending(attention, len(widths))}
         self.conv_in = nn.Conv2d(z_channels, widths[0], 3, padding=1)
         self.middle = _middle(widths[0], groups=groups, attention=mid_attention)
@@ -98,5 +99,5 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
 
     def forward(self, z_BZhw: Tensor) -> Tensor:
-        h = self.conv_in(z_BZhw.contiguous(memory_format=torch.channels_last))
+        h = self.conv_in(image_layout(z_BZhw, scale=self.scale))
         return self.conv_out(norm_silu(self.norm_out, self.stages(self.middle(h))))
