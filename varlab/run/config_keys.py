@@ -100,6 +100,8 @@ _UNCOUNTED: Mapping[str, Use] = {
     "trainer.limit_val_batches": Use.IDENTITY,
     "trainer.detect_anomaly": _HOW,
     "trainer.enable_model_summary": _HOW,
+    "trainer.recompute": _HOW,
+    "task.recompute": _HOW,
     "log": Use.IDENTITY,
     "val.every": Use.IDENTITY,
     "val.skip": Use.IDENTITY,

@@ -28,7 +28,7 @@ class GeneratorTask(LossTask):
     checkpoint of this task. label_drop: probability that a sample trains the null class (Ho & Salimans 2022, for
     classifier-free guidance); the condition stays. A model of one class is unconditional: none is dropped. pkeep: probability
     that an input token is kept; the others are replaced by uniform ones (VQGAN). 1 keeps all; the condition's tokens are
-    always kept. condition: its tokens come first and are never predicted.
+    always kept. condition: its tokens come first and are never predicted. recompute: see ``Transformer.forward``.
     """
 
     model: Transformer
@@ -49,12 +49,13 @@ class GeneratorTask(LossTask):
         micro_batch: int | None,
         rng: Rng,
         condition: Condition | None = None,
+        recompute: bool = False,
     ):
         super().__init__(
             model=transformer, schedule=schedule, clip=clip, ema_decay=ema_decay, micro_batch=micro_batch, rng=rng
         )
         self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.order, self.condition = order, condition
+        self.order, self.condition, self.recompute = order, condition, recompute
         self.label_drop = label_drop if transformer.num_classes > 1 else 0.0
         self.label_smoothing, self.pkeep = label_smoothing, pkeep
         self.optims = [build_optimizer(optimizer, transformer)]
@@ -83,7 +84,8 @@ class GeneratorTask(LossTask):
         slots, targets_BL = self.pack(batch)
         dropped_B = self.rng.stream("label_drop", batch.position_B).uniform() < self.label_drop
         label_B = batch.label_B.masked_fill(dropped_B, self.model.num_classes)
-        logits_BLV, level_L = predict(self.model, slots, targets_BL, label_B, rng=self.rng, ids_B=batch.position_B)
+        random = {"rng": self.rng, "ids_B": batch.position_B}
+        logits_BLV, level_L = predict(self.model, slots, targets_BL, label_B, **random, recompute=self.recompute)
         return logits_BLV, targets_BL, level_L
 
     def pack(self, batch: Batch) -> tuple[Slots, Tensor]:

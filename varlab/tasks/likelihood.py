@@ -56,10 +56,11 @@ def predict(
     *,
     rng: Rng | None = None,
     ids_B: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Float32 logits_BLV of the targets, and the level_L of each. rng, ids_B: of dropout, in training."""
+    """Float32 logits_BLV of the targets, and the level_L of each. rng, ids_B, recompute: in training."""
     tokens = targets_BL.shape[1]  # prefix slots come first and predict nothing
-    logits_BLV = transformer(slots, label_B, rng=rng, ids_B=ids_B)
+    logits_BLV = transformer(slots, label_B, rng=rng, ids_B=ids_B, recompute=recompute)
     return logits_BLV[:, -tokens:].float(), slots.level_L[-tokens:].to(targets_BL.device)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from varlab.rng import Rng
 from varlab.transformer.attention import Cache, Visible
@@ -208,21 +209,27 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         rng: Rng | None = None,
         ids_B: Tensor | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """logits_BLV of the slots' tokens.
 
         label_B: int64 in [0, num_classes], the last for "no class". cache: slots of earlier steps, extended in place.
-        rng with ids_B (one id a sample): dropout and stochastic depth, in training only.
+        rng with ids_B (one id a sample): dropout and stochastic depth, in training only. recompute: keep only the inputs of
+        blocks for the backward pass, which runs each block once more (activation checkpointing, Chen et al. 2016). All bits
+        stay the same, since random draws depend on no state.
         """
         cond_BD = self.classes(label_B)
         context = self.context(slots, cond_BD, cache=cache, rng=rng, ids_B=ids_B)
-        return self.trunk(self.embed(slots, cond_BD), context)
+        return self.trunk(self.embed(slots, cond_BD), context, recompute=recompute)
 
-    def trunk(self, x_BLD: Tensor, context: Context) -> Tensor:
+    def trunk(self, x_BLD: Tensor, context: Context, *, recompute: bool = False) -> Tensor:
         """logits_BLV of embedded slots."""
         if context.rng is not None and self.dropout > 0:
             keep_BLD = context.rng.at(-1).uniform(*x_BLD.shape[1:]).to(x_BLD.device) >= self.dropout
             x_BLD = x_BLD * keep_BLD.to(x_BLD.dtype) / (1 - self.dropout)
         for block in self.blocks:
-            x_BLD = block(x_BLD, context)
+            if recompute:
+                x_BLD = checkpoint(block, x_BLD, context, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BLD = block(x_BLD, context)
         return self.head(self.head_norm(x_BLD, context)).float()
