@@ -127,7 +127,7 @@ def _meta_run(
     """Make the copies that ``run_on_meta`` runs on; returns the run."""
     named = [*module.named_parameters(), *module.named_buffers()]
     weights = {f"module.{name}": t.detach().to("meta") for name, t in named}
-    call, inputs = _Call(module, method), tuple(a.to("meta") for a in args)
+    call, inputs = MethodCall(module, method), tuple(a.to("meta") for a in args)
 
     def run() -> None:
         with _UncountedShapes(), torch.no_grad():
@@ -198,7 +198,7 @@ class _UncountedShapes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Call(nn.Module):
+class MethodCall(nn.Module):
     """A module whose ``forward`` is any method of another one: functional_call calls nothing else."""
 
     def __init__(self, module: nn.Module, method: Callable[..., object]):
