@@ -116,7 +116,7 @@ def _peaks(transformer: Transformer, slots: Slots, devices: Devices) -> tuple[in
     options = {"rng": Rng(0), "ids_B": label_B, "recompute": devices.recompute}
 
     def update(model: nn.Module) -> tuple[int, int]:
-        with _Live() as live:
+        with LiveBytes() as live:
             with torch.autocast("cpu", torch.bfloat16, enabled=devices.precision.startswith("bf16")):
                 logits_BLV = model(inputs, label_B, **options)
                 loss = F.cross_entropy(logits_BLV.flatten(0, 1), inputs.pos_BL.flatten())
@@ -138,7 +138,7 @@ def _drop(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-class _Live(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Follows the bytes of all storages that operations make, until the last tensor on each is gone."""
 
     def __init__(self) -> None:

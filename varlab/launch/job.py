@@ -133,9 +133,9 @@ def _run_in_directory(
 ) -> None:
     """hint: whether to name a run elsewhere that this command could continue."""
     attempt, path = Attempt.current(), directory.path
-    if not command.recorded:
+    if not command.recorded or config.get("dry"):
         _check(command, config, directory)
-        execute(command.module, config, directory)
+        execute(command.module, _trusting(config, trusted), directory)
         return
     asked = RunRecord(
         command=command.name,

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
@@ -59,7 +59,8 @@ def _images_in(seconds: float, pace: float) -> int:
 class _Clock(Callback):
     """Measures the seconds of an update: each rank's median, and the mean of these, the same on all ranks."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: int) -> None:
+        self._warm_up = warm_up
         self._times: list[float] = []
         self.seconds = math.nan
 
@@ -69,21 +70,30 @@ class _Clock(Callback):
 
     def on_train_end(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
         """Agree with the other ranks."""
-        times = self._times[WARM_UP:]
+        times = self._times[self._warm_up :]
         spent = [b - a for a, b in zip(times, times[1:], strict=False)]
         self.seconds = statistics.fmean(collectives.gather_objects(statistics.median(spent)))
 
 
-def images_per_second(plan: Plan, data: BaseDataModule, trainer: Config) -> float:
+def images_per_second(
+    plan: Plan,
+    data: BaseDataModule,
+    trainer: Config,
+    *,
+    batches: int = BATCHES,
+    warm_up: int = WARM_UP,
+    callbacks: Sequence[Callback] = (),
+) -> float:
     """Measure the median pace of the first updates of a training, on all ranks, in a folder that is deleted afterwards.
 
-    plan: one made for this trial, which trains its weights. trainer: as for its ``fit``.
+    plan: one made for this trial, which trains its weights. trainer: as for its ``fit``. batches: of the trial; the first
+    ``warm_up`` are not measured.
     Raises Stopped after a signal; there is nothing to save then.
     """
-    clock = _Clock()
+    clock = _Clock(warm_up)
     with tempfile.TemporaryDirectory() as name:
         try:
-            plan.fit(data, Path(name), images=BATCHES * data.batch, trainer=trainer, callbacks=[clock])
+            plan.fit(data, Path(name), images=batches * data.batch, trainer=trainer, callbacks=[clock, *callbacks])
         except Stopped as stop:
             raise Stopped(stop.number, "before the first update") from stop
     return data.batch / clock.seconds

@@ -88,6 +88,7 @@ _UNCOUNTED: Mapping[str, Use] = {
     # what only watches a training
     "logger": _EVERYWHERE,
     "trust": _EVERYWHERE,
+    "dry": _EVERYWHERE | Use.DIRECTORY,
     "profiler": _EVERYWHERE,
     "checkpoint.keep": _EVERYWHERE,
     "from": _EVERYWHERE,  # a branch has the bits of a run that trained from its beginning

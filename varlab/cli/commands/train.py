@@ -10,11 +10,13 @@ from rich.console import Console
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.files import digest
+from varlab.launch.terminal import show_table
 from varlab.recipe.budget import budget_images, images_per_second
 from varlab.recipe.course.branch import trunk_cost
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
 from varlab.recipe.preflight.data_facts import require_val
+from varlab.recipe.trainer.forecast import forecast
 from varlab.recipe.trainer.parts import make_callbacks, make_loggers, make_profiler
 from varlab.recipe.trainer.settings import check_keys, dev_batches
 from varlab.run.changes import compare_runs
@@ -34,14 +36,16 @@ def run(config: Config, directory: RunDirectory) -> Config:
 
     The planner that ``conf/task`` names makes the task, whose method ``update`` computes the loss.
     """
-    record = directory.record()
+    if config["dry"]:
+        directory = RunDirectory(directory.path, rank=1)  # of which only rank 0 writes
+    record = RunRecord(config=config) if config["dry"] else directory.record()
     auto = record.auto or {"precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])}
     trainer = config["trainer"] | auto
     check_keys(trainer)
     journal = Journal(directory=directory.path)
     loggers, profiler = [journal, *make_loggers(config)], make_profiler(config)
     data: BaseDataModule = make(config["data"])
-    _check_same_data(data.info, directory)
+    _check_same_data(data.info, record, directory)
     require_val(config, data.info)
     leakage = _leakage(data, directory)
 
@@ -56,6 +60,11 @@ def run(config: Config, directory: RunDirectory) -> Config:
     )
     if updates := dev_batches(trainer):
         images = min(images, updates * data.batch)
+    if config["dry"]:
+        show_table(
+            f"{config['kind']}: {directory.path}", ("", ""), forecast(training, data, trainer, images=images).rows()
+        )
+        return {}
     checkpoint_hash = _checkpoint_hash(record, auto)
     directory.update(
         data=_data_record(data.info) | ({"leakage": leakage} if leakage else {}),
@@ -82,12 +91,18 @@ def run(config: Config, directory: RunDirectory) -> Config:
         on_resume=lambda resumed: _note_resume(directory, config, resumed),
     )
     logger.info("%s: %d images in %.0f s", directory.path, task.images, task.stopwatch.seconds)
+    return _outcome(training, journal if directory.rank == 0 else None)
+
+
+def _outcome(training: Plan, journal: Journal | None) -> Config:
+    """What the training cost, and on rank 0 (``journal``) what it concludes."""
+    task = training.task
     return {
         "images": task.images,
         "flops": task.flops_at(task.images),
         "tokenizer_flops": training.tokenizer_flops(task.images),
         "seconds": round(task.stopwatch.seconds, 3),
-        **(training.conclude(journal.last_values()) if directory.rank == 0 else {}),
+        **({} if journal is None else training.conclude(journal.last_values())),
     }
 
 
@@ -132,9 +147,9 @@ def _callbacks(config: Config, data: BaseDataModule, training: Plan, directory: 
     )
 
 
-def _check_same_data(info: DataInfo, directory: RunDirectory) -> None:
+def _check_same_data(info: DataInfo, record: RunRecord, directory: RunDirectory) -> None:
     """Raise VarlabError if a resumed run began with other images."""
-    before = directory.record().data
+    before = record.data
     if before is not None and (before["hash"], before.get("tokens")) != (info.hash, info.tokens):
         raise VarlabError(
             f"{info.path} holds other images than when {directory.path} began: start a new run with another out=."

@@ -1,0 +1,168 @@
+"""What a training needs on this machine, before it begins: operations, updates, memory and time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from varlab.config import Config
+from varlab.data import BaseDataModule
+from varlab.memory import Devices, LiveBytes, Memory, tensor_bytes, training_memory
+from varlab.recipe.assembly import example_slots
+from varlab.recipe.budget import images_per_second
+from varlab.recipe.plan import Plan, parameters
+from varlab.tasks import GeneratorTask, Task
+from varlab.types import Batch
+
+__all__ = ["Forecast", "forecast"]
+
+_SHORT = 20.0  # seconds that a trial may take, if it computed nothing but matrix products
+_TRIALS = ((32, 8), (8, 3))  # updates, and how many of the first ones are not measured
+_SIDE = 1024  # of the matrices whose product is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """seconds: of training alone. rate: FLOPs a second of matrix products. measured: updates of the trial, 0 for none.
+
+    memory: of each device; None where activations are known only by a trial, and there was none.
+    """
+
+    parameters: int
+    images: int
+    updates: int
+    flops: int
+    memory: Memory | None
+    seconds: float
+    rate: float
+    measured: int
+
+    def rows(self) -> list[Sequence[str]]:
+        """A table of names and values."""
+        minutes = f"{self.seconds / 60:,.1f}"
+        rows: list[Sequence[str]] = [
+            ("parameters", f"{self.parameters:,}"),
+            ("images", f"{self.images:,}"),
+            ("updates", f"{self.updates:,}"),
+            ("FLOPs of an update", f"{self.flops / self.updates:.3g}"),
+            ("FLOPs in all", f"{self.flops:.3g}"),
+        ]
+        if self.memory is not None:
+            rows += [(f"memory: {name}", _gib(value)) for name, value in vars(self.memory).items() if value]
+            rows.append(("memory: peak of a device", _gib(self.memory.total)))
+        if self.measured:
+            return [*rows, ("minutes", f"{minutes} (measured: {self.measured} updates)")]
+        products = f"{self.rate / 1e9:,.0f} GFLOP/s of matrix products"
+        return [*rows, ("minutes", f"at least {minutes} (not measured: from {products})")]
+
+
+def forecast(plan: Plan, data: BaseDataModule, trainer: Config, *, images: int) -> Forecast:
+    """Forecast a training. plan: made for this alone, since a trial trains its weights. trainer: as for its ``fit``."""
+    task, ranks = plan.task, trainer["devices"] * trainer["num_nodes"]
+    flops, spent = task.flops_at(images), plan.cost.get("encode_flops_per_image", 0)
+    rate = matrix_rate(trainer)
+    memory = _generator_memory(task, trainer, data.batch // ranks) if isinstance(task, GeneratorTask) else None
+    update = (flops / images + spent) * data.batch / rate
+    trial = next((trial for trial in _TRIALS if trial[0] * update <= _SHORT), None) if ranks == 1 else None
+    if trial is None or (memory is not None and memory.total > _free_bytes(trainer)):
+        seconds, measured = (flops + images * spent) / rate / ranks, 0
+    else:
+        peak, (measured, warm_up) = _Peak(), trial
+        pace = images_per_second(plan, data, trainer, batches=measured, warm_up=warm_up, callbacks=[peak])
+        # a tokenizer's later updates may cost more: its discriminator begins to learn
+        early = task.flops_at(measured * data.batch) / (measured * data.batch)
+        seconds = images / pace * (flops / images / early if early else 1)
+        memory = memory or _measured_memory(task, peak.bytes)
+    return Forecast(
+        parameters=parameters(task.model),
+        images=images,
+        updates=-(-images // data.batch),
+        flops=flops,
+        memory=memory,
+        seconds=seconds,
+        rate=rate,
+        measured=measured,
+    )
+
+
+def matrix_rate(trainer: Config) -> float:
+    """Measure FLOPs a second of matrix products in the precision and with the threads of a training."""
+    device = torch.device("cpu" if trainer["accelerator"] == "cpu" or not torch.cuda.is_available() else "cuda")
+    before = torch.get_num_threads()
+    torch.set_num_threads(trainer.get("threads") or before)
+    dtype = torch.bfloat16 if str(trainer["precision"]).startswith("bf16") else torch.float32
+    a, b = (torch.ones(_SIDE, _SIDE, dtype=dtype, device=device) for _ in range(2))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for a GPU
+        times.append(time.perf_counter() - start)
+    torch.set_num_threads(before)
+    return 2 * _SIDE**3 / min(times)
+
+
+class _Peak(Callback):
+    """Follows the memory of the last update of a trial: weights, moments and average exist then."""
+
+    def __init__(self) -> None:
+        self._live = LiveBytes()
+        self.bytes = 0
+
+    def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+        """Begin before the last update."""
+        if task.device.type == "cpu" and task.images + len(batch) == task.total_images:
+            self._live.__enter__()
+
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+        """End after it."""
+        if task.device.type == "cpu" and task.images == task.total_images:
+            self._live.__exit__(None, None, None)
+            self.bytes = self._live.peak
+
+
+def _generator_memory(task: GeneratorTask, trainer: Config, share: int) -> Memory:
+    slots = example_slots(task.order, task.tokenizer, task.condition)
+    micro_batch = min(task.micro_batch or share, share)
+    devices = Devices(
+        world=trainer["devices"] * trainer["num_nodes"],
+        shard=trainer.get("shard", False),
+        recompute=task.recompute,
+        precision=str(trainer["precision"]),
+        micro_batch=micro_batch,
+        whole=micro_batch == share,
+        average=task.ema.decay > 0,
+    )
+    return training_memory(task.model, slots, devices)
+
+
+def _measured_memory(task: Task, peak: int) -> Memory | None:
+    """peak: bytes alive at once in an update, gradients among them; 0 if it was not followed."""
+    own = tensor_bytes(p for p in task.parameters() if p.requires_grad)
+    return (
+        None
+        if not peak
+        else Memory(
+            weights=tensor_bytes(task.parameters()),
+            gradients=min(own, peak),
+            moments=2 * own,
+            average=tensor_bytes(task.model.state_dict().values()) if task.ema.decay else 0,
+            gathered=0,
+            activations=max(peak - own, 0),
+        )
+    )
+
+
+def _free_bytes(trainer: Config) -> int:
+    if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.3f} GiB"
