@@ -40,6 +40,7 @@ FLOORS = {  # a module may import what stands on a lower floor, and its own room
     "model": 4,
     "testing": 5,
     "recipe": 5,
+    "bench": 6,
     "launch": 6,
     "cli": 7,
 }

@@ -283,6 +283,12 @@ def task(name: str, lab: Path, tmp_path: Path) -> None:
     assert list(planned) == ["config", "data", "rng", "directory"]
 
 
+def what(name: str, lab: Path, tmp_path: Path) -> None:
+    """tests/bench measures each of them."""
+    config = composed("bench", f"what={name}")
+    assert config.what == name and config.works._partial_ and config.batch > 0
+
+
 def trainer(name: str, lab: Path, tmp_path: Path) -> None:
     config = train_config(f"trainer={name}")["trainer"]
     check_keys(config)
@@ -351,6 +357,7 @@ CHECKS = {
         tokenizer,
         trainer,
         transformer,
+        what,
     )
 }
 # Those of the fast tests show each kind of task; the other experiments are the same tasks with other numbers.
@@ -381,7 +388,8 @@ def test_every_file_becomes_what_it_stands_for(folder: str, name: str, lab: Path
 def test_no_file_is_left_out() -> None:
     grouped = {CONF / folder / f"{name}.yaml" for folder, name in (param.values for param in EVERY)}
     commands = {CONF / f"{name}.yaml" for name in COMMANDS}
-    assert set(CONF.rglob("*.yaml")) == grouped | commands | {CONF / "alternatives.yaml", CONF / "typed_values.yaml"}
+    tables = {CONF / f"{name}.yaml" for name in ("alternatives", "cards", "typed_values")}
+    assert set(CONF.rglob("*.yaml")) == grouped | commands | tables
 
 
 @pytest.mark.parametrize("command", COMMANDS)

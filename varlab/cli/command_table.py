@@ -51,8 +51,8 @@ _COMMANDS = (
     ),
     Command(
         "bench",
-        "the speed of reading samples, part by part, beside plain webdataset",
-        "varlab bench data.path=runs/data/photos crop@data.crop=random_resized",
+        "the speed of a piece of varlab's work on this machine, part by part",
+        "varlab bench what=train tokenizer=var transformer=var_d16",
         recorded=False,
         check="varlab.recipe.preflight.file_checks.check_bench",
     ),

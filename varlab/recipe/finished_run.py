@@ -83,7 +83,7 @@ class FinishedRun:
         self.path = Path(config["run"])
         self.record = read_finished(self.path)
         self.model = load(
-            self.path, weights=config["weights"], device=_device(config["device"]), trust=config.get("trust")
+            self.path, weights=config["weights"], device=device_of(config["device"]), trust=config.get("trust")
         )
 
     @property
@@ -134,7 +134,7 @@ class FinishedRun:
         return changed
 
 
-def _device(setting: str) -> torch.device:
+def device_of(setting: str) -> torch.device:
     """The device that ``device=`` names; ``auto`` is a GPU if there is one."""
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

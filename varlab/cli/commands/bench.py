@@ -1,21 +1,20 @@
-"""``varlab bench``: measure how fast samples are read, part by part, beside webdataset's own pipeline on the same files."""
+"""``varlab bench``: measure how fast one kind of varlab's work is done here, and what its time is spent on."""
 
 from __future__ import annotations
 
 import logging
-import statistics
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
 
-import cv2
-import torch
-
+from varlab.bench.device import resolved, settings_of
+from varlab.bench.line import add_lines, clock, measured_lines, partner, read_lines, times_as_fast
+from varlab.bench.memory import held
+from varlab.bench.work import Works
 from varlab.config import Config
-from varlab.data import ShardDataModule, TokenDataModule
 from varlab.files import require_writable
 from varlab.json_file import write_json
 from varlab.launch.terminal import show_table
-from varlab.recipe.benchmark import Work, image_works, loader_work, plain_work
+from varlab.recipe.finished_run import device_of
 from varlab.recipe.objects import make
 from varlab.run.directory import RunDirectory
 
@@ -23,59 +22,78 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
+
 _TOGETHER, _PLAIN = "all together", "webdataset, Pillow, torchvision"
 
 
 def run(config: Config, directory: RunDirectory) -> Config:
-    """Measure ``config["data"]`` on one core: each part takes its turn in every round, and its median counts."""
+    """Measure the work of ``conf/what``: a line of JSON for each, and their rates in bench.json."""
     require_writable(directory.path, "give another folder for the figures with out=DIR")
-    torch.set_num_threads(config["threads"])
-    cv2.setNumThreads(0)
-    data: ShardDataModule | TokenDataModule = make(config["data"] | {"batch": config["batch"], "workers": 0})
-    rates = _rates(_works(data, config), rounds=config["rounds"], seconds=config["seconds"])
-    _show(rates, data.info.source)
-    figures = {"images_per_second": rates, "path": data.path, "hash": data.info.hash, "batch": config["batch"]}
-    write_json(directory.path / "bench.json", figures)
-    return figures
+    earlier = None if config["against"] is None else read_lines(Path(config["against"]))
+    device = device_of(config["device"])
+    config = config | {"precision": resolved(config["precision"], device)}
+    before = held(device)
+    with settings_of(config, device):
+        works: Works = make(config["works"])(config=config, device=device)
+        lines = measured_lines(config, works, device, before)
+    _show(config["what"], works, lines)
+    rates = {line["work"]: line["images_per_second"] for line in lines}
+    write_json(directory.path / "bench.json", {"images_per_second": rates, **works.facts, "batch": config["batch"]})
+    add_lines(directory.path / "bench.jsonl", lines)
+    if earlier is not None:
+        _compare(lines, earlier, config["against"])
+    return {"images_per_second": rates}
 
 
-def _works(data: ShardDataModule | TokenDataModule, config: Config) -> dict[str, Work]:
-    if isinstance(data, TokenDataModule):
-        return {"tokens, all together": loader_work(data)}
-    works = image_works(data, images=config["images"], batch=config["batch"])
-    _warm(data, config["warm_bytes"])
-    return works | ({_PLAIN: plain_work(data, batch=config["batch"])} if config["pipeline"] else {})
-
-
-def _warm(data: ShardDataModule, most_bytes: int) -> None:
-    """Read the samples once, up to ``most_bytes``, so that the disk is not measured."""
-    reader = data.reader("train")
-    for i in range(len(reader)):
-        most_bytes -= len(reader.encoded(i))
-        if most_bytes < 0:
-            return
-
-
-def _rates(works: Mapping[str, Work], *, rounds: int, seconds: float) -> dict[str, float]:
-    """Images a second of each work: the median over the rounds."""
-    measured: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():  # the first calls open files and fill caches
-        work()
-        work()
-    for _ in range(rounds):
-        for name, work in works.items():
-            done, start = 0, time.perf_counter()
-            while (spent := time.perf_counter() - start) < seconds:
-                done += work()
-            measured[name].append(done / spent)
-    return {name: round(statistics.median(values), 1) for name, values in measured.items()}
-
-
-def _show(rates: Mapping[str, float], source: str) -> None:
-    rows = [(name, f"{rate:,.0f}", f"{1e6 / max(rate, 1e-9):,.1f}") for name, rate in rates.items()]
-    show_table(source, ("on one core", "images/s", "µs/image"), rows)
+def _show(what: str, works: Works, lines: Sequence[Config]) -> None:
+    place = f"{lines[0]['device']}, {lines[0]['threads']} threads, {lines[0]['precision']}"
+    header = ("work", "images/s", "ms/image", "CPU ms/image", "rounds", "TFLOP/s", "of products", "of card")
+    show_table(f"{what}, {works.title}: {place}", header, [_row(line) for line in lines])
+    for line in lines:
+        parts = {name: part[clock(line)] for name, part in line["parts"].items()}
+        if len(parts) > 1:
+            whole = max(sum(parts.values()), 1e-9)
+            largest_first = sorted(parts.items(), key=lambda item: -item[1])
+            shares = ", ".join(f"{name} {part / whole:.0%}" for name, part in largest_first)
+            logger.info("%s: %s", line["work"], shares)
+    logger.info("at most %.0f MB of memory", max(line["peak_memory"] for line in lines) / 1e6)
+    rates = {line["work"]: line["images_per_second"] for line in lines}
     alone, together, plain = (rates.get(name) for name in ("decode and crop", _TOGETHER, _PLAIN))
     if alone and together:
         logger.info("%s is %.0f%% of decode and crop alone", _TOGETHER, 100 * together / alone)
     if plain and together:
         logger.info("%s is %.2f times webdataset with Pillow and torchvision", _TOGETHER, together / plain)
+
+
+def _row(line: Config) -> tuple[str, ...]:
+    """A line of the table. rounds: the fastest and the slowest one as shares of the median."""
+    of_rounds = line[clock(line)]
+    least, most = (of_rounds[name] / max(of_rounds["median"], 1e-9) for name in ("min", "max"))
+    return (
+        line["work"],
+        f"{line['images_per_second']:,.4g}",
+        *(f"{1e3 * line[name]['median'] / line['images']:,.4g}" for name in ("seconds", "cpu_seconds")),
+        f"{least:.2f}-{most:.2f}",
+        f"{line['tflops_per_second']:.3g}" if "tflops_per_second" in line else "",
+        f"{line['share_of_product']:.0%}" if "share_of_product" in line else "",
+        f"{line['mfu']:.0%}" if line.get("mfu") is not None else "",
+    )
+
+
+def _compare(lines: Sequence[Config], earlier: Sequence[Config], source: str) -> None:
+    """Print how many times as fast each line is as its partner, and name those that have none."""
+    rows, alone = [], []
+    for line in lines:
+        other = partner(line, earlier)
+        if other is None:
+            alone.append(line["work"])
+            continue
+        wall, cpu = times_as_fast(line, other)
+        place = other["device"] if other["device"] != line["device"] else ""
+        rows.append((line["work"], f"{wall:.2f}", f"{cpu:.2f}", str(other["commit"] or other["version"])[:8], place))
+    if rows:
+        show_table(
+            f"times as fast as {source}", ("work", "by seconds", "by CPU seconds", "code", "on another device"), rows
+        )
+    if alone:
+        logger.warning("%s has no line with the same settings in %s", " and ".join(alone), source)

@@ -40,7 +40,7 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
         transformer=transformer, order=order, tokenizer=model.tokenizer, rng=rng, condition=model.condition
     )
     count = FlopCounter()
-    cost = _generator_cost(model, data.info, count)
+    cost = generator_cost(model, data.info, count)
     task.train_flops_per_image = cost["train_flops_per_image"]
     source = image_sampler(model, data, seed=rng.seed, batch=data.eval_batch, check=task.stop_request.check)
     scores = _generator_scores(config, data, source, parents)
@@ -116,7 +116,8 @@ def _check_tokens(data: BaseDataModule, parent: Parent, tokenizer: VQTokenizer) 
         raise VarlabError(f"{data.path} holds token maps of {origin['scales']}, not of {list(tokenizer.scales)}.")
 
 
-def _generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[str, int]:
+def generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[str, int]:
+    """FLOPs of an image in training, encoding and sampling; parameters, tokens and steps."""
     transformer, order = model.generator()
     assert model.sampler is not None
     slots = example_slots(order, model.tokenizer, model.condition)

@@ -1,24 +1,30 @@
-"""What ``varlab bench`` measures: reading samples part by part, and webdataset's own pipeline on the same files."""
+"""Reading samples from shards, part by part and all together, and webdataset's own pipeline on the same files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 import webdataset
 from torch import Tensor
 from torchvision import transforms
 
+from varlab.bench.work import Part, Work, Works
+from varlab.config import Config
 from varlab.data import ShardDataModule, TokenDataModule
 from varlab.data.image.crop import Centre, RandomResizedCrop, box_choices
 from varlab.data.image.decode import crop_into, decode
 from varlab.data.image.picture import PixelRules
+from varlab.data.read import reader as shard_reader
+from varlab.data.read.epoch_order import EpochOrder
+from varlab.data.read.stream import TrainStream
+from varlab.data.storage.open_files import OpenFiles
+from varlab.recipe.objects import make
 
-__all__ = ["Work", "image_works", "loader_work", "plain_work"]
-
-Work = Callable[[], int]
+Turn = Callable[[], int]
 """Do a piece of work; return how many images it was."""
 
 T = TypeVar("T")
@@ -26,7 +32,44 @@ T = TypeVar("T")
 _RULES = PixelRules(most_pixels=1 << 30)
 
 
-def image_works(data: ShardDataModule, *, images: int, batch: int) -> dict[str, Work]:
+def works(config: Config, device: torch.device) -> Works:
+    """The parts of reading the training split of ``data``, and all of them together."""
+    cv2.setNumThreads(0)
+    data: ShardDataModule | TokenDataModule = make(config["data"] | {"batch": config["batch"], "workers": 0})
+    if isinstance(data, TokenDataModule):
+        turns = {"tokens, all together": _loader(data)}
+    else:
+        turns = _image_turns(data, images=config["images"], batch=config["batch"])
+        _warm(data, config["warm_bytes"])
+    if isinstance(data, ShardDataModule) and config["pipeline"]:
+        turns |= {"webdataset, Pillow, torchvision": _plain(data, batch=config["batch"])}
+    together = {"all together": _PARTS}
+    return Works(
+        title=data.info.source,
+        works=[Work(name=name, turn=turn, parts=together.get(name, ())) for name, turn in turns.items()],
+        facts={"path": data.path, "hash": data.info.hash},
+    )
+
+
+_PARTS = (
+    Part(name="which sample is next", owner=EpochOrder, method="locate"),
+    Part(name="read and verify", owner=OpenFiles, method="read"),
+    Part(name="decode and crop", owner=shard_reader, method="decode_into"),
+    Part(name="decode and crop", owner=shard_reader, method="decode"),
+    Part(name="augment", owner=TrainStream, method="augmented"),
+)
+
+
+def _warm(data: ShardDataModule, most_bytes: int) -> None:
+    """Read the samples once, up to ``most_bytes``, so that the disk is not measured."""
+    reader = data.reader("train")
+    for i in range(len(reader)):
+        most_bytes -= len(reader.encoded(i))
+        if most_bytes < 0:
+            return
+
+
+def _image_turns(data: ShardDataModule, *, images: int, batch: int) -> dict[str, Turn]:
     """Return the parts of reading the training split, one by one, and all together.
 
     images: how many are kept in memory, for the parts that read nothing. batch: images of one piece of work.
@@ -50,7 +93,7 @@ def image_works(data: ShardDataModule, *, images: int, batch: int) -> dict[str, 
         _ = reader.label_N[index_B]
         return batch
 
-    def each(part: Callable[[int, int], object]) -> Work:
+    def each(part: Callable[[int, int], object]) -> Turn:
         """Work on the next images in memory. part: called with the row of an image, and its place in the batch."""
         firsts = _endless(lambda: range(0, max(len(order) - batch + 1, 1), batch))
 
@@ -71,17 +114,17 @@ def image_works(data: ShardDataModule, *, images: int, batch: int) -> dict[str, 
             lambda row, place: crop_into(out_BHW3[place], decode(encoded[row], _RULES), boxes[row])
         ),
         "batch and augment": rest,
-        "all together": loader_work(data),
+        "all together": _loader(data),
     }
 
 
-def loader_work(data: ShardDataModule | TokenDataModule) -> Work:
+def _loader(data: ShardDataModule | TokenDataModule) -> Turn:
     """Load the next training batch."""
     batches = _endless(lambda: data.train_loader(0, 1 << 40, 0, 1))
     return lambda: len(next(batches))
 
 
-def plain_work(data: ShardDataModule, *, batch: int) -> Work:
+def _plain(data: ShardDataModule, *, batch: int) -> Turn:
     """Load the next batch (img_B3HW uint8, label_B) of the training shards as webdataset's documentation does it.
 
     It decodes with Pillow, crops with torchvision, and shuffles each epoch, on one core.

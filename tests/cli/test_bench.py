@@ -1,0 +1,59 @@
+"""``varlab bench`` from the command line: lines of JSON, ratios against an earlier run, and refusals in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from varlab.cli.main import main
+
+TINY = ("batch=2", "rounds=1", "seconds=0.001", "product.cpu=32", "precision=32-true")
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "bench.jsonl").read_text().splitlines()]
+
+
+def test_ratios_are_of_equal_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    decode = ("bench", "what=decode", *TINY)
+    assert main([*decode, f"out={tmp_path}"]) == 0
+    assert main([*decode, f"out={tmp_path}", f"against={tmp_path / 'bench.jsonl'}", "rounds=2"]) == 0
+    said = capsys.readouterr().err
+    assert "times as fast as" in said and "has no line" not in said
+    first, second = lines(tmp_path)
+    assert first["settings"] == second["settings"] and first["what"] == "decode" and second["rounds"] == 2
+    rates = json.loads((tmp_path / "bench.json").read_text())["images_per_second"]
+    assert rates == {"images of token maps": second["images_per_second"]}
+
+    other = ("bench", "what=decode", *TINY, "tokenizer.channels=8", f"out={tmp_path / 'other'}")
+    assert main([*other, f"against={tmp_path / 'bench.jsonl'}"]) == 0
+    said = capsys.readouterr().err
+    assert "images of token maps has no line with the same settings in" in said and "times as fast" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("what=nothing",), "what has no 'nothing'"),
+        (("what=tokenize", "precision=16-mixed"), "use bf16-mixed or 32-true"),
+        (("what=tokenize", "against={here}/none.jsonl"), "name a bench.jsonl of varlab bench"),
+        (("what=tokenize", "against={here}/other.jsonl"), "holds no lines of varlab bench"),
+        (("what=sample", "run={here}/none"), "is not a run directory"),
+        (("what=train", "device=abacus"), "device=abacus cannot be used here"),
+    ],
+)
+def test_refusals(words: tuple[str, ...], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
+    asked = [word.format(here=tmp_path) for word in words]
+    assert main(["bench", *asked, f"out={tmp_path / 'out'}"]) == 1
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("varlab bench:")]
+    assert sentence in said and not (tmp_path / "out" / "bench.jsonl").exists()
+
+
+def test_a_run_is_measured_in_place_of_random_weights(lab: Path, tmp_path: Path) -> None:
+    for kind, run in (("tokenize", "multi"), ("train", "raster")):
+        assert main(["bench", f"what={kind}", *TINY, f"run=runs/{run}", f"out={tmp_path / kind}"]) == 0
+        (line,) = lines(tmp_path / kind)
+        assert line["settings"]["run"] == f"runs/{run}" and line["images"] == 2
