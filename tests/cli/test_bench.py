@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,16 @@ def test_a_run_is_measured_in_place_of_random_weights(lab: Path, tmp_path: Path)
         assert main(["bench", f"what={kind}", *TINY, f"run=runs/{run}", f"out={tmp_path / kind}"]) == 0
         (line,) = lines(tmp_path / kind)
         assert line["settings"]["run"] == f"runs/{run}" and line["images"] == 2
+
+
+def test_a_kind_of_ones_own(tmp_path: Path) -> None:
+    """The example of docs/speed.md, as it is written there."""
+    page = (Path(__file__).parents[2] / "docs" / "speed.md").read_text()
+    texts = re.findall(r"```(?:yaml|python)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "what").mkdir()
+    for file, text in zip(("what/doubling.yaml", "doubling.py"), texts, strict=True):
+        (tmp_path / file).write_text(text)
+    asked = ("bench", "--config-dir", str(tmp_path), "what=doubling", "rounds=1", "seconds=0.001")
+    assert main([*asked, f"out={tmp_path / 'out'}"]) == 0
+    (line,) = lines(tmp_path / "out")
+    assert line["work"] == "doubled images" and set(line["parts"]) == {"double", "rest"}

@@ -41,10 +41,22 @@ def settings_of(config: Config, device: torch.device) -> Iterator[None]:
         if config["precision"] == "tf32":
             torch.set_float32_matmul_precision("high")
         if config.get("deterministic"):
+            stack.enter_context(_no_filling())
             torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
         if config["precision"] == "bf16-mixed":
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
         yield
+
+
+@contextmanager
+def _no_filling() -> Iterator[None]:
+    """Without writing to new tensors, which determinism would do, and which a training does not."""
+    before = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
 
 
 def product(config: Config, device: torch.device) -> Work:

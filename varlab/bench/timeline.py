@@ -87,8 +87,8 @@ class Timeline:
 
 
 def _between(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
-    if isinstance(before, float):
-        return cast(float, after) - before
+    if isinstance(before, float) or isinstance(after, float):
+        return cast(float, after) - cast(float, before)
     return before.elapsed_time(after) / 1000  # milliseconds
 
 
@@ -97,11 +97,11 @@ def _replaced(owner: object, name: str, new: object) -> Iterator[None]:
     """With another attribute of a module, a class or an object (also a frozen one), inside the block."""
     kind = type if isinstance(owner, type) else object
     before = vars(owner).get(name, _ABSENT)
-    kind.__setattr__(owner, name, new)  # type: ignore[arg-type]
+    kind.__setattr__(owner, name, new)
     try:
         yield
     finally:
         if before is _ABSENT:
-            kind.__delattr__(owner, name)  # type: ignore[arg-type]
+            kind.__delattr__(owner, name)
         else:
-            kind.__setattr__(owner, name, before)  # type: ignore[arg-type]
+            kind.__setattr__(owner, name, before)

@@ -38,7 +38,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         lines = measured_lines(config, works, device, before)
     _show(config["what"], works, lines)
     rates = {line["work"]: line["images_per_second"] for line in lines}
-    write_json(directory.path / "bench.json", {"images_per_second": rates, **works.facts, "batch": config["batch"]})
+    write_json(directory.path / "bench.json", {"images_per_second": rates, **works.facts, "batch": config.get("batch")})
     add_lines(directory.path / "bench.jsonl", lines)
     if earlier is not None:
         _compare(lines, earlier, config["against"])
