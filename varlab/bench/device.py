@@ -78,8 +78,6 @@ def device_name(device: torch.device, processor: str) -> str:
 
 def datasheet_rate(name: str, precision: str) -> float | None:
     """TFLOP/s of ``conf/cards.yaml`` for a card at a precision; None for a device that is not in it."""
-    for card in OmegaConf.load(conf_dir() / "cards.yaml"):
-        if name in card.names:
-            rate = card[_TYPES[precision][0]]
-            return None if rate is None else float(rate)
-    return None
+    cards: list[Config] = OmegaConf.to_container(OmegaConf.load(conf_dir() / "cards.yaml"))  # type: ignore[assignment]
+    rates = [card[_TYPES[precision][0]] for card in cards if name in card["names"]]
+    return rates[0] if rates else None

@@ -30,7 +30,8 @@ def works(config: Config, device: torch.device) -> Works:
     ).to(device)
 
     def turn() -> int:
-        scores.update_fake(*extract(samples.img_u8_B3HW), samples.label_B)
+        features_BF, logits_BK = extract(samples.img_u8_B3HW)
+        scores.update_fake(features_BF, logits_BK, samples.label_B)
         return batch
 
     update = Work(
