@@ -12,30 +12,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.transformer.rotary import rotate
+from varlab.transformer.step_groups import Group, GroupedAttention, step_groups
 from varlab.types import VarlabError
 
 if TYPE_CHECKING:
     from varlab.transformer.context import Context
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Visible:
-    """Which of all slots so far the new slots may see. ``allowed_qk`` is None if ``causal`` or "all" gives the same."""
+    """Which of all slots so far the new slots may see.
+
+    ``allowed_qk`` is None if ``causal`` or "all" gives the same, or if there are ``groups``, which the CPU prefers.
+    """
 
     allowed_qk: Tensor | None
     causal: bool
-
-    def to(self, device: torch.device) -> Visible:
-        """Move the mask to the device of the attention."""
-        return self if self.allowed_qk is None else Visible(self.allowed_qk.to(device), self.causal)
+    groups: tuple[Group, ...] = ()
 
     @staticmethod
-    def of(new_L: Tensor, all_L: Tensor) -> Visible:
-        """From the steps of the new slots and those of all slots up to and including them, both on the CPU."""
-        if len(new_L) == len(all_L) and bool((new_L[1:] > new_L[:-1]).all()):
-            return Visible(None, causal=len(new_L) > 1)
+    def of(new_L: Tensor, all_L: Tensor, device: torch.device = _CPU) -> Visible:
+        """From the steps of the new slots and those of all slots up to and including them, both on the CPU.
+
+        device: of the attention, where the mask will lie.
+        """
+        whole = len(new_L) == len(all_L)
+        causal = whole and len(new_L) > 1 and bool((new_L[1:] > new_L[:-1]).all())
+        groups = step_groups(new_L) if whole and device.type == "cpu" else ()
+        if causal or groups:
+            return Visible(None, causal, groups)
         allowed_qk = all_L[None, :] <= new_L[:, None]
-        return Visible(None if bool(allowed_qk.all()) else allowed_qk, causal=False)
+        return Visible(None if bool(allowed_qk.all()) else allowed_qk.to(device), causal)
 
 
 @dataclass
@@ -121,8 +130,19 @@ class Attention(nn.Module):
             k, v = context.cache.extend(layer, k, v)
         if self.kv_heads < self.heads:
             k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
-        visible = context.visible
-        attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible.allowed_qk, is_causal=visible.causal, scale=self.softmax_scale
+        return self.proj(self._attend(q, k, v, context.visible).transpose(1, 2).flatten(2))
+
+    def _attend(self, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, visible: Visible) -> Tensor:
+        if visible.groups:
+            attended: Tensor = GroupedAttention.apply(
+                q_BhLd, k_BhLd, v_BhLd, visible.groups, visible.causal, self.softmax_scale
+            )
+            return attended
+        return F.scaled_dot_product_attention(
+            q_BhLd,
+            k_BhLd,
+            v_BhLd,
+            attn_mask=visible.allowed_qk,
+            is_causal=visible.causal,
+            scale=self.softmax_scale,
         )
-        return self.proj(attended.transpose(1, 2).flatten(2))

@@ -194,7 +194,7 @@ class Transformer(nn.Module):
             shared_B16D = make() if cache is None else cache.modulated(SHARED, make)
         return Context(
             cond_BD=cond_BD,
-            visible=Visible.of(step_L, all_L).to(cond_BD.device),
+            visible=Visible.of(step_L, all_L, cond_BD.device),
             cache=cache,
             rng=None if rng is None or ids_B is None else rng.stream("dropout", ids_B),
             rotary_BLd2=rotary_BLd2,

@@ -1,0 +1,107 @@
+"""Grouped attention equals attention under the dense mask, and computes only the pairs that steps may see."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from varlab.transformer.attention import Visible
+from varlab.transformer.step_groups import GroupedAttention, step_groups
+
+TEN_SCALES = tuple(n * n for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+lengths = st.lists(st.one_of(st.integers(1, 8), st.integers(50, 90)), min_size=1, max_size=6)
+
+
+def steps(lengths) -> Tensor:
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+
+
+def attended_and_gradients(step_L: Tensor, scale: float, dtype: torch.dtype, *, grouped: bool) -> list[Tensor]:
+    """The result and the gradients of queries, keys and values; ``grouped`` or by the formula under a dense mask."""
+    rng = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, len(step_L), 12, 8, generator=rng).transpose(1, 2).to(dtype)  # strided, as the model's are
+    inputs = [x.detach().requires_grad_() for x in qkv.split(4, 1)]
+    visible = Visible.of(step_L, step_L)
+    if grouped:
+        out = GroupedAttention.apply(*inputs, visible.groups, visible.causal, scale)
+    else:
+        q, k, v = (x.double() for x in inputs)
+        logits = (q @ k.mT * scale).masked_fill(step_L[None, :] > step_L[:, None], -torch.inf)
+        out = logits.softmax(-1) @ v
+    weight = torch.randn(out.shape, generator=rng)
+    return [out.detach(), *torch.autograd.grad(out, inputs, weight.to(dtype).to(out.dtype))]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float64, 1e-12)])
+@given(lengths=lengths, scale=st.sampled_from([1.0, 0.3]))
+@settings(max_examples=6, deadline=None)
+def test_grouped_attention_equals_the_dense_mask(
+    dtype: torch.dtype, bound: float, lengths: list[int], scale: float
+) -> None:
+    step_L = steps([*lengths, 65])
+    own = attended_and_gradients(step_L, scale, dtype, grouped=True)
+    for mine, reference in zip(own, attended_and_gradients(step_L, scale, dtype, grouped=False), strict=True):
+        assert (mine.double() - reference.double()).norm() <= bound * reference.double().norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_grouped_attention_of_single_tokens(dtype: torch.dtype) -> None:
+    step_L = torch.arange(-30, 120)
+    assert Visible.of(step_L, step_L).causal
+    own = attended_and_gradients(step_L, 0.3, dtype, grouped=True)
+    for mine, reference in zip(own, attended_and_gradients(step_L, 0.3, dtype, grouped=False), strict=True):
+        assert (mine.double() - reference.double()).norm() <= 2e-2 * reference.double().norm()
+
+
+@given(lengths=lengths)
+@settings(max_examples=50, deadline=None)
+def test_groups_cover_each_slot_once_and_see_what_its_step_may_see(lengths: list[int]) -> None:
+    step_L = steps(lengths)
+    groups = step_groups(step_L)
+    assert bool(groups) == (len(step_L) > 64)
+    for group in groups:
+        shown_qk = torch.ones(group.end - group.start, group.end, dtype=torch.bool)
+        if group.mask_qk is not None:
+            shown_qk = group.mask_qk == 0
+        allowed_qk = step_L[None, :] <= step_L[group.start : group.end, None]
+        assert torch.equal(F.pad(shown_qk, (0, len(step_L) - group.end)), allowed_qk)
+    assert not groups or [g.start for g in groups] + [len(step_L)] == [0] + [g.end for g in groups]
+
+
+def test_decreasing_steps_use_the_mask() -> None:
+    step_L = torch.arange(100).flip(0)
+    visible = Visible.of(step_L, step_L)
+    assert not visible.groups
+    assert visible.allowed_qk is not None
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most elements of a result, and of a result with as many rows as columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.square, self.all = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for x in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(x, Tensor) and x.ndim >= 2:
+                self.all = max(self.all, x.numel())
+                self.square = max(self.square, x.shape[-1] if x.shape[-1] == x.shape[-2] else 0)
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ten_scales_compute_few_hidden_pairs_and_no_dense_mask(dtype: torch.dtype) -> None:
+    step_L = steps(TEN_SCALES)
+    seen = sum(length * int((step_L <= k).sum()) for k, length in enumerate(TEN_SCALES))
+    assert sum(group.pairs for group in Visible.of(step_L, step_L).groups) <= 1.02 * seen
+    with Largest() as largest:
+        attended_and_gradients(step_L, 1.0, dtype, grouped=True)
+    assert largest.square <= 91
+    assert largest.all <= 2 * 4 * 256 * 680
