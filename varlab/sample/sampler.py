@@ -14,7 +14,7 @@ from varlab.sample import guidance
 from varlab.sample.draws import AddressedDraws, TokenDraws
 from varlab.sample.filter import filter_logits
 from varlab.sample.smooth_codes import all_codes, soft_codes
-from varlab.transformer import Cache, Transformer
+from varlab.transformer import Cache, Transformer, working_copy
 from varlab.types import Maps, Order, Tokenizer, VarlabError
 
 Force = Callable[[object, int], tuple[Tensor, Tensor]]
@@ -68,11 +68,13 @@ class Sampler:
         """Whether a model of so many classes is guided: with one class, both branches would be the same model."""
         return self.cfg > 0 and num_classes > 1
 
-    def _guided(self, logits: Tensor, k: int, steps: int) -> Tensor:
-        """Apply guidance to the logits of the conditional and the null branch."""
-        off = self.cfg_steps is not None and k >= self.cfg_steps
-        t = 0.0 if off else RAMPS[self.ramp](self.cfg, k / max(steps - 1, 1))
-        return guidance.guide(logits, t)
+    def strengths(self, steps: int) -> list[float]:
+        """The strength t of guidance at each step, up to the last step that is guided."""
+        guided = steps if self.cfg_steps is None else min(self.cfg_steps, steps)
+        strengths = [RAMPS[self.ramp](self.cfg, k / max(steps - 1, 1)) for k in range(guided)]
+        while strengths and strengths[-1] == 0:
+            strengths.pop()
+        return strengths
 
     @torch.no_grad()
     def __call__(
@@ -98,18 +100,22 @@ class Sampler:
             raise VarlabError(f"cfg={self.cfg} needs a model with a null class, and this model has none: use cfg=0.")
         if self.smooth and transformer.token_inputs:
             raise VarlabError("smooth=true mixes codes, but this model's inputs are token ids: use smooth=false.")
-        branches = 2 if guided else 1
-        labels = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])[: branches * len(label_B)]
-        cache = Cache(length=sum(order.steps) + transformer.cond_tokens) if order.cached else None
+        strengths, B = self.strengths(K) if guided else [], len(label_B)
+        both_B = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])
+        cache = Cache(length=sum(order.steps[:-1]) + transformer.cond_tokens) if order.cached else None
+        model = working_copy(transformer, label_B.device)
         draws = draws or AddressedDraws(rng.stream("sample", ids_B))
-        state = order.start(len(label_B), tokenizer, rng.stream("order", ids_B))
+        state = order.start(B, tokenizer, rng.stream("order", ids_B))
         for k, length in enumerate(order.steps):
             slots = order.inputs(state, k, tokenizer)
             if cond_BN is not None:
                 slots = order.conditioned(slots, cond_BN, k)
-            logits = transformer(slots.repeat_batch(branches), labels, cache=cache)[:, -length:]
-            if guided:
-                logits = self._guided(logits, k, K)
+            if k < len(strengths):
+                logits = guidance.guide(model(slots.repeat_batch(2), both_B, cache=cache)[:, -length:], strengths[k])
+            else:  # no later step is guided, so none reads the null branch again
+                if k == len(strengths) and cache is not None:
+                    cache.keep(B)
+                logits = model(slots, label_B, cache=cache)[:, -length:]
             logits = self.filter(logits, k)
             idx_Bl = draws.pick(logits, k)
             h_BlC = None

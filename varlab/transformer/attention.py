@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varlab.transformer.cast_linear import CastLinear
 from varlab.transformer.rotary import rotate
 from varlab.transformer.step_groups import Group, GroupedAttention, step_groups
 from varlab.types import VarlabError
@@ -47,41 +47,8 @@ class Visible:
         return Visible(None if bool(allowed_qk.all()) else allowed_qk.to(device), causal)
 
 
-@dataclass
-class Cache:
-    """Keys and values of the slots seen so far, layer by layer; passed in by the sampler, filled by the transformer.
-
-    length: slots of the whole sequence, so that each layer allocates once.
-    """
-
-    length: int
-    step_L: Tensor | None = None
-    modulation: dict[int, Tensor] = field(default_factory=dict)  # AdaLN's, constant over a sample's steps
-    _layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _filled: dict[int, int] = field(default_factory=dict)
-
-    def extend(self, layer: int, k_BhLd: Tensor, v_BhLd: Tensor) -> tuple[Tensor, Tensor]:
-        """Append one layer's keys and values; returns all so far."""
-        if layer not in self._layers:
-            shape = (*k_BhLd.shape[:2], self.length, k_BhLd.shape[3])
-            self._layers[layer] = (k_BhLd.new_empty(shape), v_BhLd.new_empty(shape))
-        keys, values = self._layers[layer]
-        start = self._filled.get(layer, 0)
-        end = start + k_BhLd.shape[2]
-        keys[:, :, start:end], values[:, :, start:end] = k_BhLd, v_BhLd
-        self._filled[layer] = end
-        return keys[:, :, :end], values[:, :, :end]
-
-    def modulated(self, layer: int, make: Callable[[], Tensor]) -> Tensor:
-        """A layer's modulation, made once."""
-        if layer not in self.modulation:
-            self.modulation[layer] = make()
-        return self.modulation[layer]
-
-    def see(self, step_L: Tensor) -> Tensor:
-        """Note the steps of the new slots; returns those of all so far."""
-        self.step_L = step_L if self.step_L is None else torch.cat([self.step_L, step_L])
-        return self.step_L
+EVERYTHING = Visible(None, causal=False)
+"""All new slots see all slots, as at a step of sampling."""
 
 
 class Attention(nn.Module):
@@ -111,12 +78,17 @@ class Attention(nn.Module):
         self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(4.0))) if qk_norm else None
         self.softmax_scale = 1.0 if qk_norm else scale / math.sqrt(self.head_dim)
 
+    def qkv_bias(self) -> Tensor | None:
+        """The bias of queries, keys and values, if they have one."""
+        if self.q_bias is None or self.v_bias is None:
+            return None
+        return torch.cat([self.q_bias, self.k_bias, self.v_bias])
+
     def _project(self, x_BLD: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, (B, heads, L, d) each."""
-        bias = None
-        if self.q_bias is not None and self.v_bias is not None:
-            bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
-        qkv = F.linear(x_BLD, self.qkv.weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        cast = isinstance(self.qkv, CastLinear)
+        qkv = self.qkv(x_BLD) if cast else F.linear(x_BLD, self.qkv.weight, self.qkv_bias())
+        qkv = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         return qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)
 
     def forward(self, x_BLD: Tensor, context: Context, layer: int) -> Tensor:

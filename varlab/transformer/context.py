@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from varlab.rng import Stream
-from varlab.transformer.attention import Cache, Visible
+from varlab.transformer.attention import Visible
+from varlab.transformer.cache import Cache
 
 HEAD, SHARED = -1, -2
 """Layer numbers in a cache for modulations that belong to no block."""
@@ -15,7 +16,7 @@ HEAD, SHARED = -1, -2
 
 @dataclass(frozen=True)
 class Context:
-    """cond_BD: the class. visible, cache: see ``varlab.transformer.attention``. rng: of dropout, in training only.
+    """cond_BD: the class. visible: see ``varlab.transformer.attention``. rng: of dropout, in training only.
 
     rotary_BLd2: cosine and sine of the rotation of queries and keys (``varlab.transformer.rotary``), None without
     rotation. shared_B16D: the modulation that all blocks share, None if each has its own.

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from varlab.rng import Rng
-from varlab.transformer.attention import Cache, Visible
+from varlab.transformer.attention import EVERYTHING, Visible
 from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, BlockFactory, modulation
+from varlab.transformer.cache import Cache
 from varlab.transformer.context import SHARED, Context
 from varlab.transformer.rotary import rotary_table
 from varlab.types import Slots, VarlabError
@@ -165,7 +166,7 @@ class Transformer(nn.Module):
 
     def _unmasked(self, step_L: Tensor, cache: Cache | None) -> Tensor:
         """The steps, with the first ``unmasked`` slots in one common step."""
-        if self.unmasked < 2 or (cache is not None and cache.step_L is not None):
+        if self.unmasked < 2 or (cache is not None and cache.steps):
             return step_L
         if cache is not None and len(step_L) < self.unmasked:
             raise VarlabError(
@@ -194,7 +195,7 @@ class Transformer(nn.Module):
             shared_B16D = make() if cache is None else cache.modulated(SHARED, make)
         return Context(
             cond_BD=cond_BD,
-            visible=Visible.of(step_L, all_L, cond_BD.device),
+            visible=EVERYTHING if all_L is None else Visible.of(step_L, all_L, cond_BD.device),
             cache=cache,
             rng=None if rng is None or ids_B is None else rng.stream("dropout", ids_B),
             rotary_BLd2=rotary_BLd2,

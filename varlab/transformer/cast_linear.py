@@ -1,0 +1,34 @@
+"""Linear layers in autocast's type whose weights are cast once, for a call that uses them many times."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CastLinear(nn.Module):
+    """What ``linear`` computes under autocast to ``dtype``, from a copy of its weight that no step casts again.
+
+    On a processor the copy is in the layout of the matrix product, which otherwise reorders it at every call.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype):
+        super().__init__()
+        self._dtype = dtype
+        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._weight = weight.detach().to(dtype)
+        self._bias = None if bias is None else bias.detach().to(dtype)
+        if self._packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, None)
+
+    @property
+    def weight(self) -> Tensor:
+        """The cast weight, in its usual layout."""
+        return self._weight.to_dense() if self._packed else self._weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self._dtype)
+        if not self._packed:
+            return F.linear(x, self._weight, self._bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
