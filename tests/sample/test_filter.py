@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sample.reference import reference_filter
 from varlab.rng import Rng
 from varlab.sample import Sampler, filter_logits, pick
 from varlab.types import VarlabError
@@ -34,6 +35,17 @@ def test_top_p_removes_the_ascending_tail(row: list[float], p: float) -> None:
     expected[-1] = True
     assert torch.equal(kept[order], expected)
     assert kept.any()
+
+
+@pytest.mark.parametrize(("levels", "V"), [(0, 500), (0, 1003), (400, 500), (40, 500), (1, 100)])
+@pytest.mark.parametrize(("top_k", "top_p"), [(100, 0.9), (50, 0.5), (0, 0.96), (490, 0.99), (60, 1.0)])
+def test_filters_equal_a_full_sort_ties_included(levels: int, V: int, top_k: int, top_p: float) -> None:
+    """levels: how many values the logits have, so that many are tied (0: all differ)."""
+    logits = torch.randn(4, 20, V, generator=torch.Generator().manual_seed(levels)) * 3
+    if levels:
+        logits = (logits * levels / 9).round() * 9 / levels
+    settings = {"temperature": 1.1, "top_k": top_k, "top_p": top_p}
+    assert torch.equal(filter_logits(logits, **settings), reference_filter(logits, **settings))
 
 
 @given(rows, st.floats(0, 1, exclude_max=True, width=32))

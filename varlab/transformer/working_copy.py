@@ -28,9 +28,9 @@ def _cast(module: Module, dtype: torch.dtype) -> Module:
     clone = module.__new__(type(module))
     clone.__dict__ = {**module.__dict__, "_modules": {}, "_compiled_call_impl": None}
     for name, child in module.named_children():
-        clone._modules[name] = (
-            CastLinear(child.weight, child.bias, dtype) if type(child) is nn.Linear else _cast(child, dtype)
-        )
-    if isinstance(module, Attention):
-        clone._modules["qkv"] = CastLinear(module.qkv.weight, module.qkv_bias(), dtype)
+        if type(child) is nn.Linear:
+            bias = module.qkv_bias() if isinstance(module, Attention) and name == "qkv" else child.bias
+            clone._modules[name] = CastLinear(child.weight, bias, dtype)
+        else:
+            clone._modules[name] = _cast(child, dtype)
     return clone

@@ -1,0 +1,176 @@
+"""The sampling loop equals a plain one, and does no work twice: counted by operation, not by time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.sample.reference import reference_sample
+from varlab.order import NextScale, Permutation
+from varlab.order.paths import raster
+from varlab.rng import Rng
+from varlab.sample import Sampler
+from varlab.tokenizer import VQTokenizer
+from varlab.transformer import Cache, LlamaBlock, RMSHeadNorm, SharedAdaLNBlock, Transformer, working_copy
+from varlab.transformer.cast_linear import CastLinear
+
+V, CLASSES, B = 64, 5, 3
+SCALES = {"next_scale": [[1, 1], [2, 2], [3, 3], [4, 4]], "shared": [[1, 1], [2, 2], [4, 4]], "raster": [[4, 4]]}
+LLAMA = dict(
+    token_inputs=True,
+    embed={"start": False, "position": False, "level": False},
+    rotary=10000.0,
+    head_bias=False,
+    block=partial(LlamaBlock, mlp_ratio=4.0, multiple_of=16, kv_heads=2, norm_eps=1e-5, dropout=0.0),
+    head_norm=partial(RMSHeadNorm, norm_eps=1e-5),
+)
+KINDS = {"next_scale": {}, "shared": {"block": SharedAdaLNBlock}, "raster": LLAMA}
+
+
+def parts(kind: str) -> dict:
+    """Order, tokenizer and a transformer whose logits differ enough to matter."""
+    with Rng(0).scope("init"):
+        tokenizer = VQTokenizer(
+            scales=SCALES[kind], vocab_size=V, code_dim=8, channels=8, channel_mult=[1, 1], groups=4, code_init=50.0
+        )
+        order = Permutation(scales=SCALES[kind], path=raster) if kind == "raster" else NextScale(scales=SCALES[kind])
+        transformer = Transformer(
+            vocab_size=V,
+            code_dim=8,
+            num_classes=CLASSES,
+            positions_P3=order.positions_P3,
+            source_positions=False,
+            width=32,
+            depth=3,
+            heads=4,
+            **KINDS[kind],
+        )
+        for weight in transformer.parameters():
+            nn.init.normal_(weight, std=0.15)
+    return {"transformer": transformer.eval(), "order": order, "tokenizer": tokenizer.eval()}
+
+
+def whom() -> dict:
+    return {"label_B": torch.arange(B), "ids_B": torch.arange(B) + 7, "rng": Rng(3)}
+
+
+SETTINGS = [
+    {"cfg": 1.5, "ramp": "linear", "top_k": 20, "top_p": 0.9},
+    {"cfg": 2.0, "ramp": "constant", "top_k": 0, "top_p": 1.0},
+    {"cfg": 1.0, "ramp": "constant", "top_k": 7, "top_p": 0.96, "cfg_steps": 2},
+    {"cfg": 1.5, "ramp": "linear", "top_k": 1, "top_p": 1.0, "cfg_steps": 1},
+    {"cfg": 0.0, "top_k": 0, "top_p": 0.8, "temperature": 1.3},
+]
+
+
+class Steps(Sampler):
+    """A sampler that keeps the logits it filters."""
+
+    def filter(self, logits_BlV: Tensor, k: int) -> Tensor:
+        self.__dict__.setdefault("logits", []).append(logits_BlV)
+        return super().filter(logits_BlV, k)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_tokens_and_logits_equal_the_plain_loop(kind: str, settings: dict) -> None:
+    sampler, expected = Steps(**settings), []
+    maps = sampler(**parts(kind), **whom())
+    plain = reference_sample(sampler, **parts(kind), **whom(), logits_of_steps=expected)
+    assert all(torch.equal(a, b) for a, b in zip(maps, plain, strict=True))
+    for logits, exact in zip(sampler.__dict__["logits"], expected, strict=True):
+        assert (logits - exact).norm() <= 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_under_autocast_are_near_float32(kind: str) -> None:
+    """Greedily, along the tokens that float32 would choose first."""
+    sampler, expected = Steps(cfg=0.0, top_k=1, top_p=1.0), []
+    reference_sample(sampler, **parts(kind), **whom(), logits_of_steps=expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        sampler(**parts(kind), **whom())
+    first = sampler.__dict__["logits"][0]
+    assert first.dtype == torch.float32
+    assert 0 < (first - expected[0]).norm() <= 2e-2 * expected[0].norm()
+
+
+class Count(TorchDispatchMode):
+    """Counts casts to bf16 by shape, and calls by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.casts: Counter[tuple[int, ...]] = Counter()
+        self.allocated: list[tuple[int, ...]] = []
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.name()
+        if name.startswith("aten::_to_copy") and out.dtype == torch.bfloat16:
+            self.casts[tuple(out.shape)] += 1
+        if name.startswith("aten::new_empty") and out.ndim == 4:
+            self.allocated.append(tuple(out.shape))
+        if name.startswith(("aten::addmm", "aten::mm")):
+            self.rows.append(args[-2].shape[0])
+        return out
+
+
+def test_weights_are_cast_once_a_call_whatever_the_steps() -> None:
+    made = parts("raster")
+    weights = Counter(tuple(m.weight.shape) for m in made["transformer"].modules() if type(m) is nn.Linear)
+    before = {name: weight.clone() for name, weight in made["transformer"].state_dict().items()}
+    made["transformer"].requires_grad_(False)  # then autocast itself would cast at every use
+    with Count() as count, torch.autocast("cpu", torch.bfloat16):
+        Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0)(**made, **whom())
+    assert {shape: count.casts[shape] for shape in weights} == dict(weights)
+    after = made["transformer"].state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cache_holds_the_slots_that_are_read_again(kind: str) -> None:
+    made = parts(kind)
+    with Count() as count:
+        Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0)(**made, **whom())
+    slots, heads = sum(made["order"].steps[:-1]), 2 if kind == "raster" else 4
+    assert [shape for shape in count.allocated if shape[-1] == 8] == [(2 * B, heads, slots, 8)] * 2 * 3
+
+
+def test_modulation_is_made_once_and_the_null_branch_ends_with_guidance() -> None:
+    made = parts("next_scale")
+    calls: Counter[str] = Counter()
+    rows: list[int] = []
+    for name, module in made["transformer"].named_modules():
+        if name.endswith("modulate"):
+            module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    made["transformer"].head.register_forward_hook(lambda _m, args, _o: rows.append(len(args[0])))
+    Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0, cfg_steps=2)(**made, **whom())
+    assert len(calls) == 4 and set(calls.values()) == {1}
+    assert rows == [2 * B, 2 * B, B, B]
+
+
+def test_a_cast_linear_is_the_layer_under_autocast() -> None:
+    layer, x = nn.Linear(24, 40), torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(0))
+    cast = CastLinear(layer.weight, layer.bias, torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(cast(x), layer(x), rtol=1e-2, atol=1e-2)
+    assert torch.equal(cast.weight, layer.weight.detach().bfloat16())
+
+
+def test_without_autocast_the_working_copy_is_the_module() -> None:
+    layer = nn.Linear(2, 2)
+    assert working_copy(layer, torch.device("cpu")) is layer
+
+
+def test_a_cache_sees_slots_beyond_its_length_and_does_not_keep_them() -> None:
+    k = torch.randn(1, 2, 5, 4)
+    cache = Cache(length=3)
+    cache.extend(0, k[:, :, :3], k[:, :, :3])
+    for _ in range(2):
+        keys, values = cache.extend(0, k[:, :, 3:], -k[:, :, 3:])
+        assert torch.equal(keys, k) and torch.equal(values[:, :, 3:], -k[:, :, 3:])
