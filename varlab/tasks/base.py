@@ -223,7 +223,9 @@ class Task(ResumableModule):
         names, numbers = (*values, norm_name), torch.cat([scalars, norm.view(1)])
         if "train/loss" in values:
             self._last_loss = numbers[names.index("train/loss")]
-        if not self._check(norm_name, names, numbers):
+        if self.postpone(optimizer, norm_name, names, numbers):
+            return norm
+        if not self.check(norm_name, names, numbers):
             optimizer.zero_grad(set_to_none=True)
             return None
         self.means.add(names, numbers)
@@ -241,10 +243,14 @@ class Task(ResumableModule):
             trainer is not None and self.automatic_optimization and isinstance(trainer.model, DistributedDataParallel)
         )
 
-    def _check(self, norm_name: str, names: Sequence[str], numbers: Tensor) -> bool:
+    def postpone(self, optimizer: Optimizer, norm_name: str, names: Sequence[str], numbers: Tensor) -> bool:
+        """Whether the device decides if the optimizer steps, so that the host need not wait for these numbers now."""
+        return False
+
+    def check(self, norm_name: str, names: Sequence[str], numbers: Tensor, *, known: bool | None = None) -> bool:
         """Whether all numbers are finite. Raises DivergedError, with the post-mortem kept, after too many that are not."""
         try:
-            return self.skipped.check(norm_name, names, numbers, self.images)
+            return self.skipped.check(norm_name, names, numbers, self.images, known=known)
         except DivergedError as error:
             self.post_mortem = {
                 "state": self._before,
@@ -281,6 +287,7 @@ class Task(ResumableModule):
 
     def log_values(self) -> dict[str, float]:
         """``train/*`` since the last log point, equal on all ranks. The next update begins new means."""
+        self.settle()
         self.logged = True
         rate, skipped = float(self.optims[0].param_groups[0]["lr"]), float(self.skipped.total)
         return {**self.means.values(), "train/lr": rate, "train/nonfinite": skipped}

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from varlab.tasks.base import Task
 from varlab.tasks.distributed import collectives, fsdp
 from varlab.tasks.distributed.backward_average import BackwardAverage
-from varlab.tasks.update.counters import accumulate
+from varlab.tasks.update.counters import HostFlag, accumulate
+from varlab.tasks.update.ema import EMA
 from varlab.types import Batch, full_precision
 
 
@@ -26,10 +27,14 @@ class LossTask(Task):
     """
 
     def __init__(self, **settings: Any):
+        self._made: tuple[str, Sequence[str], Tensor, HostFlag] | None = (
+            None  # the numbers of the last update, if nobody read them
+        )
         super().__init__(**settings)
         self.automatic_optimization = True
         self._values: dict[str, Tensor] = {}  # this rank's means of the present update
         self._norm: Tensor | None = None  # of its gradients; None if it is to be skipped
+        self._unread: tuple[str, Sequence[str], Tensor, HostFlag] | None = None  # of the present update
         self._backward_average: BackwardAverage | None = None  # with several ranks
 
     @abstractmethod
@@ -113,8 +118,44 @@ class LossTask(Task):
     def optimizer_zero_grad(self, *arguments: Any) -> None:
         """Do nothing: Lightning asks between forward and backward, when micro-batches have left gradients."""
 
+    def postpone(self, optimizer: Optimizer, norm_name: str, names: Sequence[str], numbers: Tensor) -> bool:
+        """Leave it to an optimizer that can skip a step on the device, unless the last update was skipped.
+
+        Its numbers are read when the next update has been sent to the device, or when anybody asks for the state.
+        """
+        self.settle()
+        if not getattr(optimizer, "_step_supports_amp_scaling", False) or self.is_sharded or self.skipped.in_doubt:
+            return False
+        finite = numbers.isfinite().all()
+        optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
+        self._unread = norm_name, names, numbers, HostFlag(finite)
+        return True
+
+    def settle(self) -> None:
+        """Count the last update: as skipped, or in the means and the average of the weights."""
+        if self._made is not None:
+            (norm_name, names, numbers, finite), self._made = self._made, None
+            if self.check(norm_name, names, numbers, known=finite.read()):
+                self.means.add(tuple(names), numbers)
+                self._average.update(self.model)
+
+    @property
+    def ema(self) -> EMA:  # type: ignore[override]
+        """The average of the weights after all updates so far."""
+        self.settle()
+        return self._average
+
+    @ema.setter
+    def ema(self, average: EMA) -> None:
+        self._average = average
+
     def _complete(self) -> None:
-        if self._norm is not None:
+        if self._unread is not None:
+            del self.optims[0].found_inf  # type: ignore[attr-defined]
+            self._made, self._unread = self._unread, None
+            if self.observing:
+                self.settle()
+        elif self._norm is not None:
             self.ema.update(self.model)
         if self.observing and (values := self.observed()):
             self.observe(values)

@@ -35,6 +35,9 @@ class ResumableModule(ValidatedModule):
         """Trained modules other than ``model``; checkpoints hold them too."""
         return {}
 
+    def settle(self) -> None:
+        """Finish what the last update left for later: its result is not read at once."""
+
     def own_state(self) -> Config:
         """What else a task needs to resume: tensors and JSON types."""
         return {}
@@ -47,12 +50,14 @@ class ResumableModule(ValidatedModule):
 
         All ranks must call it. One that does not ``keep`` the result (rank 0 writes it) may get less.
         """
+        self.settle()
         modules = {name: module.state_dict() for name, module in self._trained().items()}
         optimizers = [optimizer.state_dict() for optimizer in self.optims]
         tensors: Config = {"modules": modules, "ema": self.ema.state(), "optimizers": optimizers}
         return (fsdp.full_state(tensors, keep=keep) if self.is_sharded else tensors) | self._progress()
 
     def _progress(self) -> Config:
+        self.settle()
         return {
             "images": self.images,
             "pending": self.pending,

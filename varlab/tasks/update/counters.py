@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -75,13 +76,17 @@ class SkippedUpdates:
         self.total = 0
         self._in_a_row: dict[str, int] = {}
 
-    def check(self, optimizer: str, names: Sequence[str], values_N: Tensor, images: int) -> bool:
+    def check(
+        self, optimizer: str, names: Sequence[str], values_N: Tensor, images: int, *, known: bool | None = None
+    ) -> bool:
         """Whether all values are finite, so that the named optimizer may step. VarlabError if three in a row are not.
 
-        Waits for one number of the device; the values themselves are read only if one is not finite.
+        Waits for one number of the device unless the answer is ``known``; reads the values only if one is not finite.
         """
-        finite_N = values_N.isfinite()
-        bad = [] if finite_N.all() else [name for name, good in zip(names, finite_N.tolist(), strict=True) if not good]
+        good = bool(values_N.isfinite().all()) if known is None else known
+        bad = (
+            [] if good else [name for name, value in zip(names, values_N.tolist(), strict=True) if not isfinite(value)]
+        )
         self._in_a_row[optimizer] = self._in_a_row.get(optimizer, 0) + 1 if bad else 0
         self.total += bool(bad)
         if self._in_a_row[optimizer] >= _PATIENCE:
@@ -92,6 +97,11 @@ class SkippedUpdates:
                 bad,
             )
         return not bad
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the last update was skipped."""
+        return any(self._in_a_row.values())
 
     @property
     def next_one_ends(self) -> bool:
@@ -105,6 +115,22 @@ class SkippedUpdates:
     def load_state(self, state: Config) -> None:
         """Restore ``state``."""
         self.total, self._in_a_row = state["total"], dict(state["in_a_row"])
+
+
+class HostFlag:
+    """A boolean of the device, on its way to the host, which waits only for what was computed before it."""
+
+    def __init__(self, flag: Tensor):
+        self._value = flag.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if flag.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def read(self) -> bool:
+        """The value."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return bool(self._value)
 
 
 class Stopwatch:
