@@ -33,7 +33,6 @@ FLOORS = {  # a module may import what stands on a lower floor, and its own room
     **dict.fromkeys(ROOMS, 1),
     **dict.fromkeys(["sample", "checkpoint"], 2),
     "flops": 3,
-    "memory": 4,
     "tasks": 3,
     "run": 3,
     "score": 4,

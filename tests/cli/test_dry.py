@@ -12,7 +12,7 @@ from varlab.cli.main import main
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.resolve().rglob("*")}
+    return {str(path) for path in folder.resolve().rglob("*")}
 
 
 @pytest.fixture

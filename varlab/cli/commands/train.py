@@ -34,11 +34,10 @@ logger = logging.getLogger(__name__)
 def run(config: Config, directory: RunDirectory) -> Config:
     """Train to the end of the budget. A stopped run continues from its last checkpoint.
 
-    The planner that ``conf/task`` names makes the task, whose method ``update`` computes the loss.
+    The planner that ``conf/task`` names makes the task, whose method ``update`` computes the loss. ``dry``: only say what
+    the training needs.
     """
-    if config["dry"]:
-        directory = RunDirectory(directory.path, rank=1)  # of which only rank 0 writes
-    record = RunRecord(config=config) if config["dry"] else directory.record()
+    directory, record = _begin(config, directory)
     auto = record.auto or {"precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])}
     trainer = config["trainer"] | auto
     check_keys(trainer)
@@ -61,9 +60,8 @@ def run(config: Config, directory: RunDirectory) -> Config:
     if updates := dev_batches(trainer):
         images = min(images, updates * data.batch)
     if config["dry"]:
-        show_table(
-            f"{config['kind']}: {directory.path}", ("", ""), forecast(training, data, trainer, images=images).rows()
-        )
+        rows = forecast(training, data, trainer, images=images).rows()
+        show_table(f"{config['kind']}: {directory.path}", ("", ""), rows)
         return {}
     checkpoint_hash = _checkpoint_hash(record, auto)
     directory.update(
@@ -92,6 +90,13 @@ def run(config: Config, directory: RunDirectory) -> Config:
     )
     logger.info("%s: %d images in %.0f s", directory.path, task.images, task.stopwatch.seconds)
     return _outcome(training, journal if directory.rank == 0 else None)
+
+
+def _begin(config: Config, directory: RunDirectory) -> tuple[RunDirectory, RunRecord]:
+    """The directory and its record; for ``dry``, a directory in which nothing is written, and a new record."""
+    if config["dry"]:
+        return RunDirectory(directory.path, rank=1), RunRecord(config=config)  # only rank 0 writes
+    return directory, directory.record()
 
 
 def _outcome(training: Plan, journal: Journal | None) -> Config:

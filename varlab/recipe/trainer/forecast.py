@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, Trainer
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
-from varlab.memory import Devices, LiveBytes, Memory, tensor_bytes, training_memory
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.budget import images_per_second
 from varlab.recipe.plan import Plan, parameters
+from varlab.recipe.trainer.memory import Devices, LiveBytes, Memory, tensor_bytes, training_memory
 from varlab.tasks import GeneratorTask, Task
 from varlab.types import Batch
 

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.laws.conftest import load
-from varlab.memory import Devices, LiveBytes, Memory, activation_bytes, tensor_bytes, training_memory
 from varlab.order import NextScale
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.objects import make
+from varlab.recipe.trainer.memory import Devices, LiveBytes, Memory, activation_bytes, tensor_bytes, training_memory
 from varlab.rng import Rng
 from varlab.transformer import Transformer
 from varlab.types import Slots
 
-CARD, DOCS = 80e9, Path(__file__).parents[1] / "docs" / "cluster.md"
+CARD, DOCS = 80e9, Path(__file__).parents[2] / "docs" / "cluster.md"
 PRESETS = {"var_d30": "var", "var_d36_512": "var_512"}
 PLANS = {"var_d30": {1: 64, 2: 64, 8: 64}, "var_d36_512": {1: 16, 2: 32, 8: 32}}
 """The micro-batch of each number of cards."""
