@@ -22,6 +22,7 @@ from varlab.recipe.trainer.settings import check_keys, dev_batches
 from varlab.run.changes import compare_runs
 from varlab.run.config_keys import Use, counted
 from varlab.run.directory import RunDirectory
+from varlab.run.dry_directory import DryDirectory
 from varlab.run.record import RunRecord
 from varlab.tasks.loggers import Journal
 from varlab.types import DataInfo, VarlabError
@@ -37,12 +38,13 @@ def run(config: Config, directory: RunDirectory) -> Config:
     The planner that ``conf/task`` names makes the task, whose method ``update`` computes the loss. ``dry``: only say what
     the training needs.
     """
-    directory, record = _begin(config, directory)
+    if config["dry"]:
+        directory = DryDirectory(directory.path, RunRecord(config=config))
+    record = directory.record()
     auto = record.auto or {"precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])}
     trainer = config["trainer"] | auto
     check_keys(trainer)
-    journal = Journal(directory=directory.path)
-    loggers, profiler = [journal, *make_loggers(config)], make_profiler(config)
+    loggers, profiler = make_loggers(config), make_profiler(config)
     data: BaseDataModule = make(config["data"])
     _check_same_data(data.info, record, directory)
     require_val(config, data.info)
@@ -63,6 +65,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         rows = forecast(training, data, trainer, images=images).rows()
         show_table(f"{config['kind']}: {directory.path}", ("", ""), rows)
         return {}
+    journal = Journal(directory=directory.path)
     checkpoint_hash = _checkpoint_hash(record, auto)
     directory.update(
         data=_data_record(data.info) | ({"leakage": leakage} if leakage else {}),
@@ -80,7 +83,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         images=images,
         trainer=trainer,
         callbacks=_callbacks(config, data, training, directory),
-        loggers=loggers,
+        loggers=[journal, *loggers],
         profiler=profiler,
         checkpoint_every=config["checkpoint"]["every"],
         checkpoint_minutes=config["checkpoint"].get("minutes"),
@@ -90,13 +93,6 @@ def run(config: Config, directory: RunDirectory) -> Config:
     )
     logger.info("%s: %d images in %.0f s", directory.path, task.images, task.stopwatch.seconds)
     return _outcome(training, journal if directory.rank == 0 else None)
-
-
-def _begin(config: Config, directory: RunDirectory) -> tuple[RunDirectory, RunRecord]:
-    """The directory and its record; for ``dry``, a directory in which nothing is written, and a new record."""
-    if config["dry"]:
-        return RunDirectory(directory.path, rank=1), RunRecord(config=config)  # only rank 0 writes
-    return directory, directory.record()
 
 
 def _outcome(training: Plan, journal: Journal | None) -> Config:

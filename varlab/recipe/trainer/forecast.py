@@ -53,8 +53,8 @@ class Forecast:
             ("FLOPs in all", f"{self.flops:.3g}"),
         ]
         if self.memory is not None:
-            rows += [(f"memory: {name}", _gib(value)) for name, value in vars(self.memory).items() if value]
-            rows.append(("memory: peak of a device", _gib(self.memory.total)))
+            rows += [(f"memory: {name}", _size(value)) for name, value in vars(self.memory).items() if value]
+            rows.append(("memory: peak of a device", _size(self.memory.total)))
         if self.measured:
             return [*rows, ("minutes", f"{minutes} (measured: {self.measured} updates)")]
         products = f"{self.rate / 1e9:,.0f} GFLOP/s of matrix products"
@@ -164,5 +164,5 @@ def _free_bytes(trainer: Config) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.3f} GiB"
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 1 << 30 else f"{size / 2**20:,.2f} MiB"
