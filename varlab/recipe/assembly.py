@@ -20,7 +20,7 @@ from varlab.score.image_sampler import ImageSampler, Rejection, ValConditions
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
 from varlab.transformer import Transformer
-from varlab.types import Slots, Tokenizer, VarlabError
+from varlab.types import Order, Slots, Tokenizer, VarlabError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ def build_transformer(
 
 
 @torch.no_grad()
-def example_slots(order: BaseOrder, tokenizer: Tokenizer, condition: Condition | None = None) -> Slots:
+def example_slots(order: Order, tokenizer: Tokenizer, condition: Condition | None = None) -> Slots:
     """Return the slots of one sample of zeros, its condition's first, on the CPU: for counting and for checks."""
     device = tokenizer.blank(1).device
     maps = [torch.zeros(1, length, dtype=torch.int64, device=device) for length in order.lengths]

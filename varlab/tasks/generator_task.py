@@ -84,8 +84,9 @@ class GeneratorTask(LossTask):
         slots, targets_BL = self.pack(batch)
         dropped_B = self.rng.stream("label_drop", batch.position_B).uniform() < self.label_drop
         label_B = batch.label_B.masked_fill(dropped_B, self.model.num_classes)
-        random = {"rng": self.rng, "ids_B": batch.position_B}
-        logits_BLV, level_L = predict(self.model, slots, targets_BL, label_B, **random, recompute=self.recompute)
+        logits_BLV, level_L = predict(
+            self.model, slots, targets_BL, label_B, rng=self.rng, ids_B=batch.position_B, recompute=self.recompute
+        )
         return logits_BLV, targets_BL, level_L
 
     def pack(self, batch: Batch) -> tuple[Slots, Tensor]:

@@ -140,7 +140,7 @@ class LossTask(Task):
                 self._average.update(self.model)
 
     @property
-    def ema(self) -> EMA:  # type: ignore[override]
+    def ema(self) -> EMA:
         """The average of the weights after all updates so far."""
         self.settle()
         return self._average

@@ -35,8 +35,7 @@ logger = logging.getLogger(__name__)
 def run(config: Config, directory: RunDirectory) -> Config:
     """Train to the end of the budget. A stopped run continues from its last checkpoint.
 
-    The planner that ``conf/task`` names makes the task, whose method ``update`` computes the loss. ``dry``: only say what
-    the training needs.
+    The planner that ``conf/task`` names makes the task. ``dry``: only say what the training needs.
     """
     if config["dry"]:
         directory = DryDirectory(directory.path, RunRecord(config=config))
@@ -62,8 +61,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     if updates := dev_batches(trainer):
         images = min(images, updates * data.batch)
     if config["dry"]:
-        rows = forecast(training, data, trainer, images=images).rows()
-        show_table(f"{config['kind']}: {directory.path}", ("", ""), rows)
+        show_table(str(directory.path), ("", ""), forecast(training, data, trainer, images=images).rows())
         return {}
     journal = Journal(directory=directory.path)
     checkpoint_hash = _checkpoint_hash(record, auto)

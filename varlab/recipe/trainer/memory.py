@@ -6,6 +6,7 @@ import copy
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -158,10 +159,10 @@ class LiveBytes(TorchDispatchMode):
         for storage in (tensor.untyped_storage() for tensor in made):
             key, size = storage._cdata, storage.nbytes()
             if key not in before and key not in self._known:
-                self._known[key] = weakref.ref(storage, lambda _, key=key, size=size: self._forget(key, size))
+                self._known[key] = weakref.ref(storage, partial(self._forget, key, size))
                 self.now += size
         self.peak = max(self.peak, self.now)
 
-    def _forget(self, key: int, size: int) -> None:
+    def _forget(self, key: int, size: int, _: object) -> None:
         del self._known[key]
         self.now -= size
