@@ -86,9 +86,11 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
+        q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL = ctx.saved_tensors
+        kept = (q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL)
         if grad_BhLd.dtype == torch.bfloat16:
-            return *_product_gradients(grad_BhLd, *ctx.saved_tensors, ctx.groups, ctx.scale), None, None, None
-        return *_flash_gradients(grad_BhLd, *ctx.saved_tensors, ctx.calls, ctx.scale), None, None, None
+            return *_product_gradients(grad_BhLd, *kept, ctx.groups, ctx.scale), None, None, None
+        return *_flash_gradients(grad_BhLd, *kept, ctx.calls, ctx.scale), None, None, None
 
 
 def _flash_gradients(
