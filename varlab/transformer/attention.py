@@ -110,10 +110,6 @@ class Attention(nn.Module):
                 q_BhLd, k_BhLd, v_BhLd, visible.groups, visible.causal, self.softmax_scale
             )
             return attended
-        dtype = q_BhLd.dtype
-        if dtype == torch.bfloat16 and q_BhLd.shape[2] == 1 and q_BhLd.device.type == "cpu":
-            # torch's kernel for bf16 takes several times as long for one slot as that for float32
-            q_BhLd, k_BhLd, v_BhLd = q_BhLd.float(), k_BhLd.float(), v_BhLd.float()
         return F.scaled_dot_product_attention(
             q_BhLd,
             k_BhLd,
@@ -121,4 +117,4 @@ class Attention(nn.Module):
             attn_mask=visible.allowed_qk,
             is_causal=visible.causal,
             scale=self.softmax_scale,
-        ).to(dtype)
+        )
