@@ -84,7 +84,7 @@ def test_a_plan_counts_the_tensors_of_the_model(name: str, world: int) -> None:
     model, _ = preset(name)
     numbers = sum(-(-len(p) // world) * p[0].numel() for p in model.parameters())
     assert tensor_bytes(model.parameters(), world) == 4 * numbers
-    assert tensor_bytes(model.parameters()) <= world * 4 * numbers < 1.001 * tensor_bytes(model.parameters())
+    assert tensor_bytes(model.parameters()) <= world * 4 * numbers < 1.01 * tensor_bytes(model.parameters())
 
 
 @pytest.mark.parametrize("recompute", [False, True])
