@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from varlab.bench.clock import measure
 from varlab.bench.device import datasheet_rate, resolved, settings_of
-from varlab.bench.memory import held, peak, reset_peak
+from varlab.bench.peak_memory import held, peak, reset_peak
 from varlab.bench.timeline import Timeline
 from varlab.bench.work import REST, Part, Work
 from varlab.cli.app import conf_dir

@@ -1,4 +1,4 @@
-"""The plain sampling loop that the fast one must equal: no cache, a dense mask, a full stable sort, both branches."""
+"""The plain sampling loop that the fast one must equal: no cache, a dense mask, a full sort, both branches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from varlab.types import Maps, Order, Slots, Tokenizer
 
 
 def reference_filter(logits: Tensor, *, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """The rule in one sort; of equal logits, top-p removes those of the lowest index first."""
+    """The rule in one sort, whose order decides which of equal logits top-p removes."""
     logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.sort(-1).values[..., -top_k, None], -torch.inf)
     if 0 < top_p < 1:
-        ascending, where = logits.sort(dim=-1, stable=True)
+        ascending, where = logits.sort(dim=-1)
         tail = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
         tail[..., -1] = False
         logits = logits.masked_fill(tail.scatter(-1, where, tail), -torch.inf)

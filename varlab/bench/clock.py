@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from varlab.bench.memory import peak, reset_peak
+from varlab.bench.peak_memory import peak, reset_peak
 from varlab.bench.timeline import Seconds, Timeline
 from varlab.bench.work import Work
 from varlab.config import Config

@@ -12,8 +12,7 @@ def filter_logits(logits_BlV: Tensor, *, temperature: float, top_k: int, top_p: 
     """Logits with excluded tokens at -inf.
 
     temperature > 0 divides the logits first. top_k > 0 keeps the k largest, and ties with the k-th. 0 < top_p < 1 removes
-    the least likely tokens, as long as their probabilities sum to at most 1 - top_p; the most likely token always stays. Of
-    equally likely tokens it removes those with the lowest index first.
+    the least likely tokens, as long as their probabilities sum to at most 1 - top_p; the most likely token always stays.
     """
     logits_BlV = logits_BlV / temperature
     V, by_p = logits_BlV.shape[-1], 0 < top_p < 1
@@ -41,9 +40,9 @@ def _tail(ascending_BlV: Tensor, top_p: float) -> Tensor:
 
 
 def _in_full(logits_BlV: Tensor, least_Bl1: Tensor, top_p: float) -> Tensor:
-    """Both filters with a stable sort of the whole vocabulary: only then are ties removed in their order."""
+    """Both filters with a sort of the whole vocabulary, whose order decides which of equally likely tokens are removed."""
     logits_BlV = logits_BlV.masked_fill(logits_BlV < least_Bl1, -torch.inf)
-    ascending, where = logits_BlV.sort(dim=-1, stable=True)
+    ascending, where = logits_BlV.sort(dim=-1)
     tail = _tail(ascending, top_p)
     return logits_BlV.masked_fill(tail.scatter(-1, where, tail), -torch.inf)
 

@@ -49,13 +49,13 @@ class GeneratorTask(LossTask):
         micro_batch: int | None,
         rng: Rng,
         condition: Condition | None = None,
-        recompute: bool = False,
+        recompute: bool | None = None,
     ):
         super().__init__(
             model=transformer, schedule=schedule, clip=clip, ema_decay=ema_decay, micro_batch=micro_batch, rng=rng
         )
         self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.order, self.condition, self.recompute = order, condition, recompute
+        self.order, self.condition, self.recompute = order, condition, bool(recompute)
         self.label_drop = label_drop if transformer.num_classes > 1 else 0.0
         self.label_smoothing, self.pkeep = label_smoothing, pkeep
         self.optims = [build_optimizer(optimizer, transformer)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from varlab.bench.device import resolved, settings_of
 from varlab.bench.line import add_lines, clock, measured_lines, partner, read_lines, times_as_fast
-from varlab.bench.memory import held
+from varlab.bench.peak_memory import held
 from varlab.bench.work import Works
 from varlab.config import Config
 from varlab.files import require_writable

@@ -37,7 +37,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
 
     The planner that ``conf/task`` names makes the task. ``dry``: only say what the training needs.
     """
-    if config["dry"]:
+    if config.get("dry"):
         directory = DryDirectory(directory.path, RunRecord(config=config))
     record = directory.record()
     auto = record.auto or {"precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])}
@@ -60,7 +60,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     )
     if updates := dev_batches(trainer):
         images = min(images, updates * data.batch)
-    if config["dry"]:
+    if config.get("dry"):
         show_table(str(directory.path), ("", ""), forecast(training, data, trainer, images=images).rows())
         return {}
     journal = Journal(directory=directory.path)
