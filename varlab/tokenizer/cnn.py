@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varlab.tokenizer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm
+from varlab.rng import Stream
+from varlab.tokenizer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm, run
 
 
 def _stage(widths: Sequence[int], *, groups: int, attention: bool) -> nn.Sequential:
@@ -62,8 +63,9 @@ class Encoder(nn.Module):
         self.norm_out = group_norm(before, groups)
         self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)
 
-    def forward(self, img_B3HW: Tensor) -> Tensor:
-        h = self.middle(self.stages(self.conv_in(img_B3HW)))
+    def forward(self, img_B3HW: Tensor, stream: Stream | None = None) -> Tensor:
+        """stream: of the dropout, in training."""
+        h = run(self.middle, run(self.stages, self.conv_in(img_B3HW), stream), stream)
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
@@ -97,6 +99,7 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(before, groups)
         self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
 
-    def forward(self, z_BZhw: Tensor) -> Tensor:
-        h = self.stages(self.middle(self.conv_in(z_BZhw)))
+    def forward(self, z_BZhw: Tensor, stream: Stream | None = None) -> Tensor:
+        """stream: of the dropout, in training."""
+        h = run(self.stages, run(self.middle, self.conv_in(z_BZhw), stream), stream)
         return self.conv_out(F.silu(self.norm_out(h)))

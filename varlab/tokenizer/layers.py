@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.errors import VarlabError
+from varlab.rng import Stream
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -17,7 +18,12 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """(B, in, h, w) → (B, out, h, w): norm, SiLU, conv, twice, plus a shortcut (1×1 where the width changes)."""
+    """(B, in, h, w) → (B, out, h, w): norm, SiLU, conv, twice, plus a shortcut (1×1 where the width changes).
+
+    dropout: rate before the second convolution. place: a number of its own among the blocks of a network, by which it draws.
+    """
+
+    dropout, place = 0.0, 0
 
     def __init__(self, *, in_channels: int, out_channels: int, groups: int):
         super().__init__()
@@ -28,10 +34,12 @@ class ResBlock(nn.Module):
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x_BChw: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x_BChw)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.shortcut(x_BChw) + h
+    def forward(self, x_BChw: Tensor, stream: Stream | None = None) -> Tensor:
+        """stream: of the dropout, in training."""
+        h = F.silu(self.norm2(self.conv1(F.silu(self.norm1(x_BChw)))))
+        if stream is not None and self.dropout > 0:
+            h = h * stream.at(self.place).keep(self.dropout, *h.shape[1:]).to(h)
+        return self.shortcut(x_BChw) + self.conv2(h)
 
 
 class AttnBlock(nn.Module):
@@ -71,3 +79,13 @@ class Upsample(nn.Module):
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         return self.conv(F.interpolate(x_BChw, scale_factor=2.0, mode="nearest"))
+
+
+def run(layers: nn.Sequential, x_BChw: Tensor, stream: Stream | None) -> Tensor:
+    """The layers one after another, residual blocks with the draws of their dropout."""
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            x_BChw = run(layer, x_BChw, stream)
+        else:
+            x_BChw = layer(x_BChw, stream) if isinstance(layer, ResBlock) else layer(x_BChw)
+    return x_BChw
