@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 
 from varlab.config import Config
 from varlab.data import BaseDataModule, TokenDataModule
@@ -42,6 +43,8 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     count = FlopCounter()
     cost = generator_cost(model, data.info, count)
     task.train_flops_per_image = cost["train_flops_per_image"]
+    if task.stages is not None:
+        task.stage_flops = stage_flops(model, count)
     source = image_sampler(model, data, seed=rng.seed, batch=data.eval_batch, check=task.stop_request.check)
     scores = _generator_scores(config, data, source, parents)
     if directory.rank == 0:  # nothing below refuses the run
@@ -135,6 +138,14 @@ def generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[str
         "tokens_per_image": order.num_positions,
         "steps_per_image": len(order.steps),
     }
+
+
+def stage_flops(model: Model, count: FlopCounter) -> list[int]:
+    """FLOPs of an image in training, up to each scale."""
+    transformer, order = model.generator()
+    slots = example_slots(order, model.tokenizer, model.condition)
+    ends = accumulate(order.lengths, initial=len(slots) - order.num_positions)
+    return [TRAINING * count.transformer(transformer, slots.first(end)) for end in list(ends)[1:]]
 
 
 def _tokenizer_flops(
