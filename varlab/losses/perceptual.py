@@ -123,6 +123,8 @@ class LPIPS(FeatureDistance):
     URLs, checked against a sha256 or a prefix of it. Raises VarlabError for a missing or wrong file.
     """
 
+    hash = "LPIPS 0.1, VGG16"
+
     def __init__(self, *, vgg: str, vgg_sha256: str | None, lpips: str, lpips_sha256: str | None):
         linear, backbone = fetch_weights(lpips, lpips_sha256), fetch_weights(vgg, vgg_sha256)
         net = VGG16Features()
