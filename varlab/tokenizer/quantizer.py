@@ -53,8 +53,9 @@ class Quantizer(nn.Module):
     scales: (h, w) per scale, coarse to fine. vocab_size: codes (V). code_dim: numbers per code (C). beta: weight of the
     commitment term, or of the codebook term if ``beta_term`` is "codebook" (as in the official VQGAN code unless
     legacy=False). phi_count: how many φ the scales share (0: none; 1: one for all; K: one each). phi_ratio: see ``Phi``.
-    code_init, code_norm, cosine, ema: see ``Codebook``. code_range: the codes start in ± this number, in place of code_init/V. A cosine codebook also brings the latents to length 1, so it needs a
-    single scale. entropy: {weight, temperature} of ``entropy_loss`` (None: no such loss); it needs a single scale, too.
+    code_init, code_norm, cosine, ema: see ``Codebook``. code_range: the codes start in ± this number, in place of
+    code_init/V. A cosine codebook also brings the latents to length 1, so it needs a single scale. entropy: {weight,
+    temperature} of ``entropy_loss`` (None: no such loss); it needs a single scale, too.
     """
 
     def __init__(
