@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from varlab.transformer.attention import Visible
-from varlab.transformer.step_groups import GroupedAttention, step_groups
+from varlab.transformer.step_groups import FEW, GroupedAttention, attention_of_bfloat16, step_groups
 
 TEN_SCALES = tuple(n * n for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
 lengths = st.lists(st.one_of(st.integers(1, 8), st.integers(50, 90)), min_size=1, max_size=6)
@@ -105,3 +105,17 @@ def test_ten_scales_compute_few_hidden_pairs_and_no_dense_mask(dtype: torch.dtyp
         attended_and_gradients(step_L, 1.0, dtype, grouped=True)
     assert largest.square <= 91
     assert largest.all <= 2 * 4 * 256 * 680
+
+
+@pytest.mark.parametrize("queries", [1, FEW, FEW + 1, 64])
+def test_attention_of_bfloat16_is_that_of_float32_rounded_also_under_autocast(queries: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, L, 16, generator=draw).bfloat16() for L in (queries, 80, 80))
+    wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=0.25)
+    for keys, values in ((k, v), (k.float(), v.float())):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = attention_of_bfloat16(q, keys, values, 0.25)
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), wide, rtol=2e-2, atol=1e-2)
+    if queries <= FEW:  # rounded once
+        assert torch.equal(out, wide.bfloat16())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from varlab.transformer.cast_linear import CastLinear
 from varlab.transformer.rotary import rotate
-from varlab.transformer.step_groups import Group, GroupedAttention, step_groups
+from varlab.transformer.step_groups import Group, GroupedAttention, attention_of_bfloat16, step_groups
 from varlab.types import VarlabError
 
 if TYPE_CHECKING:
@@ -105,6 +105,9 @@ class Attention(nn.Module):
         return self.proj(self._attend(q, k, v, context.visible).transpose(1, 2).flatten(2))
 
     def _attend(self, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, visible: Visible) -> Tensor:
+        if q_BhLd.dtype == torch.bfloat16 and q_BhLd.device.type == "cpu" and visible == EVERYTHING:
+            return attention_of_bfloat16(q_BhLd, k_BhLd, v_BhLd, self.softmax_scale)
+        k_BhLd, v_BhLd = k_BhLd.to(q_BhLd.dtype), v_BhLd.to(q_BhLd.dtype)  # a cache may be of another type
         if visible.groups:
             attended: Tensor = GroupedAttention.apply(
                 q_BhLd, k_BhLd, v_BhLd, visible.groups, visible.causal, self.softmax_scale

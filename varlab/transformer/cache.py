@@ -14,10 +14,11 @@ class Cache:
     """Keys and values of the slots seen so far, layer by layer; passed in by the sampler, filled by the transformer.
 
     length: slots that later steps see again. Each layer allocates so many, once. Slots beyond them are seen by their own
-    step and not kept: those of the last step.
+    step and not kept: those of the last step. dtype: what narrower keys and values are kept in, if not in their own type.
     """
 
     length: int
+    dtype: torch.dtype | None = None
     steps: list[Tensor] = field(default_factory=list)  # step_L of each call
     modulation: dict[int, Tensor] = field(default_factory=dict)  # AdaLN's, constant over a sample's steps
     _layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -32,7 +33,8 @@ class Cache:
             return k_BhLd, v_BhLd
         if layer not in self._layers:
             shape = (*k_BhLd.shape[:2], self.length, k_BhLd.shape[3])
-            self._layers[layer] = (k_BhLd.new_empty(shape), v_BhLd.new_empty(shape))
+            dtype = torch.promote_types(k_BhLd.dtype, self.dtype or k_BhLd.dtype)
+            self._layers[layer] = (k_BhLd.new_empty(shape, dtype=dtype), v_BhLd.new_empty(shape, dtype=dtype))
         keys, values = self._layers[layer]
         if end > self.length:
             return torch.cat([keys[:, :, :start], k_BhLd], 2), torch.cat([values[:, :, :start], v_BhLd], 2)

@@ -13,6 +13,8 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 _ROWS = 64  # steps of fewer slots are joined: matrix products of fewer rows cost more than the masked pairs
+FEW = 16
+"""Slots of a step whose attention is faster in float32 on a processor, also if all else is in bfloat16."""
 _PAIRS = 1 << 21  # of query and key at once in the backward pass, so that they stay in the processor's cache
 
 
@@ -91,6 +93,22 @@ class GroupedAttention(torch.autograd.Function):
         if grad_BhLd.dtype == torch.bfloat16:
             return *_product_gradients(grad_BhLd, *kept, ctx.groups, ctx.scale), None, None, None
         return *_flash_gradients(grad_BhLd, *kept, ctx.calls, ctx.scale), None, None, None
+
+
+def attention_of_bfloat16(q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, scale: float) -> Tensor:
+    """Attention of all slots to all keys. torch's kernel is slow in bfloat16: fourfold at one slot, a third at many.
+
+    Of few slots it is computed in float32, of many as matrix products (of which each shape costs memory: its program).
+    """
+    if q_BhLd.shape[2] <= FEW:
+        qkv = (x_BhLd.float() for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
+        out_BhLd: Tensor = _flash(*qkv, scale=scale)[0]  # autocast would cast what it calls by name back
+        return out_BhLd.to(q_BhLd.dtype)
+    q_NLd, k_NLd, v_NLd = (x.to(q_BhLd.dtype).flatten(0, 1) for x in (q_BhLd * scale, k_BhLd, v_BhLd))
+    heads = max(1, _PAIRS // (q_NLd.shape[1] * k_NLd.shape[1]))
+    parts = zip(q_NLd.split(heads), k_NLd.split(heads), v_NLd.split(heads), strict=True)
+    out_NLd = torch.cat([torch.bmm(torch.bmm(q, k.mT).softmax(-1), v) for q, k, v in parts])
+    return out_NLd.unflatten(0, q_BhLd.shape[:2])
 
 
 def _flash_gradients(
