@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varlab.losses.token_loss import token_loss
 from varlab.rng import Rng
 from varlab.tasks.distributed import collectives
 from varlab.tasks.distributed.collectives import SumScores
@@ -68,7 +68,7 @@ class GeneratorTask(LossTask):
     def loss(self, chunk: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode, order, predict."""
         logits_BLV, targets_BL, level_L = self.predict(chunk)
-        loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)
+        loss = token_loss(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)
         if self.observing:
             self._level_sums.append(level_sums(logits_BLV.detach(), targets_BL, level_L))
         return loss, {}
@@ -80,7 +80,7 @@ class GeneratorTask(LossTask):
         return {f"train/{name}": value for name, value in means.items() if name != "loss"}
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Float32 logits_BLV, their targets_BL and the level_L of each; with dropped labels and corrupted inputs."""
+        """logits_BLV, their targets_BL and the level_L of each; with dropped labels and corrupted inputs."""
         slots, targets_BL = self.pack(batch)
         dropped_B = self.rng.stream("label_drop", batch.position_B).uniform() < self.label_drop
         label_B = batch.label_B.masked_fill(dropped_B, self.model.num_classes)
