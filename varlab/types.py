@@ -25,8 +25,6 @@ from varlab.errors import VarlabError
 from varlab.info import DataInfo, Fault
 from varlab.rng import Stream
 
-_LARGE = 64 * 64  # pixels
-
 __all__ = [
     "Batch",
     "DataInfo",
@@ -42,6 +40,8 @@ __all__ = [
     "to_float",
     "to_uint8",
 ]
+
+_LARGE = 64 * 64  # pixels from which channels_last pays on a CPU
 
 Maps = list[Tensor]
 """Token maps of a batch: one int64 ``idx_Bl`` per scale, coarse to fine, each row by row."""
