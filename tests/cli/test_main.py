@@ -50,10 +50,15 @@ def test_every_command_has_its_configuration() -> None:
         assert command.purpose in usage(COMMANDS)
 
 
+def words(text: str) -> str:
+    """A text on one line, for comparison."""
+    return " ".join(text.split())
+
+
 def test_command_help_lists_choices_and_keys(varlab) -> None:
     code, out, _ = varlab("fake", "--help")
     assert code == 0
-    assert "flavour: plain, salty  [plain]" in out and "taste: none" in out and "action: work" in out
+    assert words("flavour=plain others: salty") in words(out) and "taste=none" in out and "action=work" in out
     assert "torch" not in outside("pack", "--help").stderr
 
 

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from varlab.cli.alternatives import LayeredLoader, read_alternatives
 from varlab.cli.arguments import rewrite
 from varlab.cli.command_table import Command
+from varlab.cli.help_page import choices, help_page
 from varlab.config import conf_dir
 from varlab.errors import Stopped, VarlabError
 from varlab.launch import sweep, terminal
@@ -121,7 +122,7 @@ def _act(hydra: Hydra, command: Command, args: argparse.Namespace) -> int:
     overrides = [*_HYDRA_SETTINGS, *args.overrides]
     with _suggestions(hydra, name, overrides):
         if args.help:
-            terminal.say(_help(hydra, command, name, overrides))
+            terminal.say(help_page(hydra, command, name, overrides))
         elif args.hydra_help:
             hydra.hydra_help(config_name=name, args_parser=get_args_parser(), args=args)
         elif args.cfg:
@@ -208,30 +209,5 @@ def _neighbours(hydra: Hydra, name: str, overrides: list[str], key: str) -> str:
     node = OmegaConf.select(cfg, parent) if parent else cfg
     if not isinstance(node, DictConfig):
         return f"'{parent}' has no keys"
-    names = {str(k) for k in node} - {"hydra"} | (set() if parent else set(_choices(cfg)))
+    names = {str(k) for k in node} - {"hydra"} | (set() if parent else set(choices(cfg)))
     return one_of(last, names, prefix=f"{parent}." if parent else "")
-
-
-def _choices(cfg: DictConfig) -> dict[str, str | None]:
-    """The option of each config group, without Hydra's own groups."""
-    return {str(k): v for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
-
-
-def _help(hydra: Hydra, command: Command, name: str, overrides: list[str]) -> str:
-    """The help of a command: its purpose, the options of its config groups, and its keys with their values."""
-    cfg = compose(hydra, name, overrides)
-    lines = [f"varlab {command.name}: {command.purpose}", "", f"example: {command.example}"]
-    lines += ["", "choices (group=option):"]
-    for key, chosen in sorted(_choices(cfg).items()):
-        options = hydra.config_loader.get_group_options(key.partition("@")[0])
-        lines.append(f"  {key}: {', '.join(sorted(options))}" + (f"  [{chosen}]" if chosen else ""))
-    keys = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    lines += ["", "keys (key=value; a.b=value inside):", *(f"  {x}" for x in OmegaConf.to_yaml(keys).splitlines())]
-    return "\n".join([*lines, "", *_HELP_FOOTER])
-
-
-_HELP_FOOTER = (
-    "-m                one run for every combination of the values with commas: key=a,b,c",
-    "--config-dir DIR  your own YAML: DIR/order/mine.yaml makes order=mine an option; its _target_ finds DIR/mine.py",
-    "--cfg job         show the configuration instead of running it",
-)
