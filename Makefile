@@ -20,7 +20,7 @@ GPU_PYTHON ?=
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report test test-slow attack fuzz numerics slurm-test gpu-check check format clean
+.PHONY: help env demo report docs test test-slow attack fuzz numerics slurm-test gpu-check check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -40,6 +40,9 @@ demo: env  ## run the main job, end to end, on real data
 
 report: env  ## write one page about everything under runs/
 	$(BIN)/varlab report runs out=runs/report/all
+
+docs: env  ## build the pages of docs/ as a site: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: env  ## run the tests of every law and contract
 	$(PYTEST) -n 2 --dist worksteal -m "not slow and not slurm"
@@ -80,5 +83,5 @@ format: env  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove caches and builds, but not runs/ and .venv
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find varlab tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
