@@ -21,5 +21,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     if page.file.src_uri.startswith(_FOLDER):
-        return re.sub(r"\]\((?:\.\./)+docs/", "](../../", markdown)
+        lines = re.sub(r"(?<=\S)\n(?=\*\*[A-Z])", "  \n", markdown)  # **Question.** and **Cost.** on lines of their own
+        return re.sub(r"\]\((?:\.\./)+docs/", "](../../", lines)
     return markdown.replace(f"](../{_FOLDER}/", f"]({_FOLDER}/")
