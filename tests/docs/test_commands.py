@@ -10,15 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 from varlab.cli.command_table import COMMANDS
 from varlab.cli.main import main
+from varlab.config import conf_dir
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("experiments/*/README.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 OTHERS = {"cd", "git", "source", "tensorboard", "srun", "open", "xdg-open", "export", "apt-get", "brew", "curl"}
 """Programs that are not varlab's."""
+FILE = re.compile(r"\.(jsonl?|safetensors|py|yaml|ckpt|npy|csv|html|png|log)$")
 
 
 def commands(text: str) -> Iterator[str]:
@@ -121,3 +124,32 @@ def test_commands_are_found() -> None:
         ["a=1", "b=[1,2]", "c.d=1"],
         ["a=2", "b=[1,2]", "c.d=1"],
     ]
+
+
+def known_keys() -> set[str]:
+    """The dotted keys of all files of conf/, placed as Hydra places them."""
+    keys: set[str] = set()
+    for file in conf_dir().rglob("*.yaml"):
+        text, group = file.read_text(), file.relative_to(conf_dir()).parent.as_posix()
+        root = yaml.compose(text)
+        places = [""] if group == "." or text.startswith("# @package _global_") else [f"{group}."]
+        keys |= {f"{place}{key}" for place in places for key in nodes(root)}
+    return keys
+
+
+def nodes(node: yaml.Node | None, prefix: str = "") -> Iterator[str]:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        yield f"{prefix}{key.value}"
+        yield from nodes(value, f"{prefix}{key.value}.")
+
+
+def test_keys_in_sentences_exist() -> None:
+    known = known_keys()
+    tops = {key.partition(".")[0] for key in known if "." in key} - {"trainer"}  # which takes any key
+    wrong = {
+        (page.name, key)
+        for page in PAGES
+        for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?:=[^`]*)?`", page.read_text())
+        if key.partition(".")[0] in tops and key not in known and not FILE.search(key)
+    }
+    assert not wrong
