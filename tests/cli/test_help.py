@@ -72,6 +72,8 @@ def test_help_shows_the_comments_of_a_folder_of_ones_own(tmp_path: Path, help_of
     out = words(help_of("train", "--config-dir", str(tmp_path), "order=mine"))
     assert "order=mine A path of mine. others:" in out and "order.turns=3 to the left" in out
     assert "first does it learn?" in out
+    (tmp_path / "experiment" / "second.yaml").write_bytes(b"# no \xff UTF-8\n")
+    assert "second no" in words(help_of("train", "--config-dir", str(tmp_path)))
 
 
 def test_misspelt_keys_are_named_in_help_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,12 +85,13 @@ def test_comments_are_found_beside_and_above(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(
         "# @package _global_\n# What it is\n#   in two lines\ndefaults:\n  - override /crop@crop: centre # which part\n"
+        "  - optional order: null # maybe\n"
         "  - _self_\n\nname: 'a # b' # its name\nplain: 1\n# of both\n# keys\nlist: [1,\n  2] # two\ninside: # a block\n"
         "  # over it\n  key: null\n  flow: {a: 1} # one line\n"
     )
     comments = read_comments(file, "data")
     assert description(file) == ["What it is", "  in two lines"]
-    assert comments.groups == {"crop@data.crop": "which part"}
+    assert comments.groups == {"crop@data.crop": "which part", "order": "maybe"}
     assert comments.keys == {
         "data.name": "its name",
         "data.list": "of both keys two",

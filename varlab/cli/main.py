@@ -73,7 +73,7 @@ def usage(commands: Mapping[str, Command]) -> str:
             "examples:",
             *(f"  {command.example}" for command in commands.values()),
             "",
-            "varlab COMMAND --help  lists a command's keys and choices",
+            "varlab COMMAND --help  explains a command's choices and keys, and lists its experiments",
             "-m                     one run for every combination of values: order=next_scale,raster seed=0,1",
             "out=DIR                the run's directory (default runs/<name>/<overrides>); the same command resumes the run",
             "varlab --version       the version",

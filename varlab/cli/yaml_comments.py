@@ -28,9 +28,9 @@ class Comments:
 
 
 def description(file: Path) -> list[str]:
-    """The lines of the comment at the top of a file."""
+    """The lines of the comment at the top of a file, which need not be YAML."""
     lines: list[str] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith("# @package"):
@@ -70,7 +70,7 @@ class _Reader:
     def groups(self, node: Node, prefix: str) -> Iterator[tuple[str, str]]:
         items = node.value if isinstance(node, SequenceNode) else ()
         for key, value in (pair for item in items if isinstance(item, MappingNode) for pair in item.value):
-            group, at, package = key.value.removeprefix("override ").lstrip("/").partition("@")
+            group, at, package = key.value.split(" ")[-1].lstrip("/").partition("@")
             if comment := self._comment(key, value):
                 yield f"{group}@{prefix}{package}" if at else group, comment
 
