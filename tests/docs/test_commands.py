@@ -153,3 +153,9 @@ def test_keys_in_sentences_exist() -> None:
         if key.partition(".")[0] in tops and key not in known and not FILE.search(key)
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
