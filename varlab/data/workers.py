@@ -1,17 +1,31 @@
-"""The results of torch's DataLoader, whose workers end with the reading."""
+"""The worker processes of torch's DataLoader: how they start, and that they end with the reading."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from varlab.errors import VarlabError
 
-__all__ = ["worker_results"]
+__all__ = ["IGNORED", "hide_signals", "worker_results"]
 
 T = TypeVar("T")
+IGNORED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+"""The signals that Slurm and Ctrl-C send to every process; workers ignore them, since they end with the trainer."""
+
+
+@contextmanager
+def hide_signals() -> Iterator[None]:
+    """Keep the ignored signals from the processes that start inside; this process gets them afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def worker_results(iterator: Iterator[T]) -> Generator[T]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import getpass
+import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -28,6 +30,7 @@ __all__ = [
     "needs_ranks",
     "number_of",
     "requested_ranks",
+    "start_workers_apart",
     "started_ranks",
     "worker_count",
 ]
@@ -64,6 +67,18 @@ def keep_freed_memory() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None and mallopt(_MMAP_THRESHOLD, _KEPT):
             mallopt(_TRIM_THRESHOLD, _KEPT)
+
+
+def start_workers_apart() -> None:
+    """Start this process's later workers from a server without threads, where a fork beside threads may hang.
+
+    Before CPython 3.11.10 a forked child waits for a lock that another thread, such as gloo's, held at the fork
+    (https://github.com/python/cpython/issues/112275). Call it before the first worker of a rank starts.
+    """
+    if sys.version_info < (3, 11, 10):
+        multiprocessing.set_start_method("forkserver", force=True)
+        multiprocessing.set_forkserver_preload(["varlab.launch.local_rank", "varlab.data.shard_module", "cv2"])
+        resource_tracker.ensure_running()  # later, it would let signals through to the server (see hide_signals)
 
 
 class _Place(NamedTuple):

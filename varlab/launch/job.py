@@ -25,6 +25,7 @@ from varlab.launch.environment import (
     import_from,
     keep_freed_memory,
     needs_ranks,
+    start_workers_apart,
     started_ranks,
 )
 from varlab.launch.exits import exit_at_signals, exit_failed, exit_stopped, leave_process_group
@@ -222,5 +223,7 @@ def _weights_hash(run: object) -> str | None:
 def execute(module: str, config: Config, directory: RunDirectory) -> Config:
     """Call a command's ``run`` in this process."""
     keep_freed_memory()
+    if (started_ranks() or 1) > 1:
+        start_workers_apart()
     outcome: Config = importlib.import_module(module).run(config, directory) or {}
     return outcome

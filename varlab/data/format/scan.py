@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -78,7 +79,7 @@ def scan_shards(
     """Scan the shards of each split with ``workers`` processes (0: in this one)."""
     files = [file for of in splits.values() for file in of]
     count = min(workers, len(files))
-    context = "fork" if count else None
+    context = multiprocessing.get_start_method(allow_none=True) or "fork" if count else None
     loader = DataLoader(
         _Scans(folder, files, settings), batch_size=None, num_workers=count, multiprocessing_context=context
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TypeVar
@@ -13,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from varlab.data.faults import FaultCounter
-from varlab.data.workers import worker_results
+from varlab.data.workers import IGNORED, hide_signals, worker_results
 from varlab.errors import VarlabError
 from varlab.types import Batch
 
@@ -120,7 +123,9 @@ class Loader(DataLoader[Batch]):
         self._watch = watch
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        with closing(worker_results(super().__iter__())) as batches:
+        with hide_signals():  # a signal may come before a worker ignores it
+            iterator = super().__iter__()
+        with closing(worker_results(iterator)) as batches:
             for batch in batches:
                 if self._watch is not None:
                     self._watch.note(batch.faults)
@@ -128,12 +133,21 @@ class Loader(DataLoader[Batch]):
 
 
 def _start_worker(worker: int) -> None:
-    """Use one thread, and ignore the signals that Slurm and Ctrl-C send to every process: workers end with the trainer."""
+    """Use one thread, ignore the signals that are sent to every process, and end with the trainer."""
     import cv2
 
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """End this worker when the trainer has ended. Torch looks only at the process that forked this one."""
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    trainer.join()
+    os._exit(1)
 
 
 def _shared(batch: T) -> T:
