@@ -187,6 +187,9 @@ def test_what_a_task_cannot_follow_is_refused(tmp_path: Path) -> None:
         stock(tmp_path, max_steps=2, accumulate_grad_batches=2).fit(generator_task(), datamodule=Plain())
     with pytest.raises(VarlabError, match="bf16-mixed or 32-true"):
         stock(tmp_path, max_steps=2, precision="16-true").fit(generator_task(), datamodule=Plain())
+    not_wrapped: Any = Data()
+    with pytest.raises(VarlabError, match=r"datamodule=TrainerData\(data\)"):
+        stock(tmp_path, max_steps=2).fit(generator_task(), datamodule=not_wrapped)
 
 
 def test_the_trainers_clipping_replaces_the_tasks(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from varlab.data.faults import FaultCounter
 from varlab.data.format.duplicates import Duplicates
 from varlab.data.limits import require_at_least
 from varlab.data.read.loader import BatchDataset, EvalBatches, Loader, SplitDataset, TrainBatches
+from varlab.errors import VarlabError
 from varlab.types import Batch, DataInfo
 
 __all__ = ["BaseDataModule"]
@@ -49,6 +50,13 @@ class BaseDataModule:
     def duplicates(self) -> Duplicates:
         """Images that occur more than once, as far as is known without reading them."""
         return Duplicates()
+
+    @property
+    def on_exception(self) -> None:
+        """Lightning's Trainer asks for this when it cannot use what it was given as a LightningDataModule."""
+        raise VarlabError(
+            "Lightning's Trainer reads varlab's data through TrainerData: fit(task, datamodule=TrainerData(data))."
+        )
 
     def train_samples(self, *, rank: int = 0, start: int = 0) -> BatchDataset:
         """The training samples by position, for a rank that reads from ``start`` on."""
