@@ -31,6 +31,8 @@ MOVED = {
     "varlab.data.tars": "varlab.data.pack.sources.tars",
     "varlab.data.tokenmodule": "varlab.data.token_module",
     "varlab.losses.augment": "varlab.losses.diff_augment",
+    "varlab.order.paths.spiral_in": "varlab.order.paths.corner_spiral_in",
+    "varlab.order.paths.spiral_out": "varlab.order.paths.corner_spiral_out",
     "varlab.sample.Known": "varlab.sample.KnownTokens",
     "varlab.sample.edit": "varlab.sample.known_tokens",
     "varlab.sample.edit.Known": "varlab.sample.known_tokens.KnownTokens",

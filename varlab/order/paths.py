@@ -1,7 +1,7 @@
 """Paths over an h×w grid: each returns (h·w,) int64, the cells (row by row numbers) in the order they are visited.
 
-Raster, spirals, z-curve, alternate and subsample are the orders VQGAN compares (Esser et al. 2021, fig. "orderings"). A new
-path is one function here, or in any importable module, and one YAML in ``conf/order``.
+Raster, VQGAN's spirals, z-curve, alternate and subsample are the orders VQGAN compares (Esser et al. 2021, fig. "orderings"),
+cell by cell as in its code. A new path is one function here, or in any importable module, and one YAML in ``conf/order``.
 """
 
 from __future__ import annotations
@@ -31,18 +31,35 @@ def alternate(h: int, w: int) -> Tensor:
     return grid.reshape(-1)
 
 
-def spiral_in(h: int, w: int) -> Tensor:
-    """Clockwise from the top left corner towards the centre."""
-    grid, ring = torch.arange(h * w).view(h, w), []
+def _clockwise(grid: Tensor) -> Tensor:
+    """The cells of a grid clockwise from its upper left corner towards the centre."""
+    rings = []
     while grid.numel():
-        ring.append(grid[0])
+        rings.append(grid[0])
         grid = grid[1:].T.flip(0)  # drop the row just walked, turn the next side to the top
-    return torch.cat(ring)
+    return torch.cat(rings)
 
 
-def spiral_out(h: int, w: int) -> Tensor:
-    """From the centre outwards: ``spiral_in`` backwards."""
-    return spiral_in(h, w).flip(0)
+def vqgan_spiral_in(h: int, w: int) -> Tensor:
+    """Anticlockwise from the bottom right corner, upwards first, towards the centre: ``vqgan_spiral_out`` backwards."""
+    return _clockwise(torch.arange(h * w).view(h, w).T.flip(0, 1))
+
+
+def vqgan_spiral_out(h: int, w: int) -> Tensor:
+    """Clockwise from the centre to the bottom right corner. In a square of even sides it begins at the lower left of the
+    four central cells, upwards.
+    """
+    return vqgan_spiral_in(h, w).flip(0)
+
+
+def corner_spiral_in(h: int, w: int) -> Tensor:
+    """Clockwise from the top left corner towards the centre."""
+    return _clockwise(torch.arange(h * w).view(h, w))
+
+
+def corner_spiral_out(h: int, w: int) -> Tensor:
+    """From the centre to the top left corner: ``corner_spiral_in`` backwards."""
+    return corner_spiral_in(h, w).flip(0)
 
 
 def z_curve(h: int, w: int) -> Tensor:
