@@ -15,10 +15,16 @@ from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.layers import group_norm, norm_silu
 
 
-def small_tokenizer() -> VQTokenizer:
+def small_tokenizer(dropout: float | None = None) -> VQTokenizer:
     with Rng(0).scope("init"):
         return VQTokenizer(
-            channels=4, channel_mult=[1, 1, 2, 2, 2], groups=2, code_dim=4, vocab_size=64, code_init=64.0
+            channels=4,
+            channel_mult=[1, 1, 2, 2, 2],
+            groups=2,
+            code_dim=4,
+            vocab_size=64,
+            code_init=64.0,
+            dropout=dropout,
         ).eval()
 
 
@@ -69,8 +75,9 @@ def test_each_kernel_is_cast_once_a_call(batch: int) -> None:
     assert casts.count == kernels
 
 
-def test_convolutions_see_channels_last_and_weights_keep_their_format() -> None:
-    tokenizer, seen = small_tokenizer(), []
+@pytest.mark.parametrize("dropout", [None, 0.1])
+def test_convolutions_see_channels_last_and_weights_keep_their_format(dropout: float | None) -> None:
+    tokenizer, seen = small_tokenizer(dropout), []
 
     def note(module: nn.Module, args: tuple[Tensor]) -> None:
         seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
@@ -79,7 +86,7 @@ def test_convolutions_see_channels_last_and_weights_keep_their_format() -> None:
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_pre_hook(note)
-    rec_B3HW, quantized = tokenizer(images(1))
+    rec_B3HW, quantized = tokenizer(images(1), Rng(0).stream("dropout") if dropout else None)
     (rec_B3HW.square().mean() + quantized.vq_loss).backward()
     assert len(seen) > 40 and all(seen)
     assert all(p.is_contiguous() and p.grad is not None and p.grad.is_contiguous() for p in tokenizer.parameters())

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from varlab.tokenizer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm, norm_silu
+from varlab.rng import Stream
+from varlab.tokenizer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm, norm_silu, run
 from varlab.types import image_layout
 
 
@@ -62,9 +63,10 @@ class Encoder(nn.Module):
         self.norm_out = group_norm(before, groups)
         self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)
 
-    def forward(self, img_B3HW: Tensor) -> Tensor:
-        h = self.conv_in(image_layout(img_B3HW))
-        return self.conv_out(norm_silu(self.norm_out, self.middle(self.stages(h))))
+    def forward(self, img_B3HW: Tensor, stream: Stream | None = None) -> Tensor:
+        """stream: of the dropout, in training."""
+        h = run(self.stages, self.conv_in(image_layout(img_B3HW)), stream)
+        return self.conv_out(norm_silu(self.norm_out, run(self.middle, h, stream)))
 
 
 class Decoder(nn.Module):
@@ -98,6 +100,7 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(before, groups)
         self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
 
-    def forward(self, z_BZhw: Tensor) -> Tensor:
-        h = self.conv_in(image_layout(z_BZhw, scale=self.scale))
-        return self.conv_out(norm_silu(self.norm_out, self.stages(self.middle(h))))
+    def forward(self, z_BZhw: Tensor, stream: Stream | None = None) -> Tensor:
+        """stream: of the dropout, in training."""
+        h = run(self.middle, self.conv_in(image_layout(z_BZhw, scale=self.scale)), stream)
+        return self.conv_out(norm_silu(self.norm_out, run(self.stages, h, stream)))

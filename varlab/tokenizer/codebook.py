@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from varlab.rng import Stream
 
-_EPS = 1e-5  # LlamaGen's, so that no logarithm meets zero
+_EPS = 1e-5  # in LlamaGen's entropies and in VQGAN's averages, so that nothing meets zero
 
 
 class Codebook(nn.Module):
@@ -16,13 +16,23 @@ class Codebook(nn.Module):
 
     init: the codes start uniform in ±init/V (VQGAN: 1). normalise: the nearest code is chosen by angle, not by distance.
     cosine: the codes also have length 1 wherever they are used (LlamaGen; Yu et al. 2021, "Vector-quantized image modeling
-    with improved VQGAN").
+    with improved VQGAN"); they start with it, too. ema: the codes are moving averages of the vectors that chose them, with
+    this decay, and are not trained by gradients (van den Oord et al. 2017, appendix A.1; None: they are trained).
     """
 
-    def __init__(self, *, vocab_size: int, code_dim: int, init: float, normalise: bool, cosine: bool):
+    count_V: Tensor
+    sum_VC: Tensor
+
+    def __init__(
+        self, *, vocab_size: int, code_dim: int, init: float, normalise: bool, cosine: bool, ema: float | None = None
+    ):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, code_dim).uniform_(-init / vocab_size, init / vocab_size))
-        self.normalise, self.cosine = normalise or cosine, cosine
+        weight_VC = torch.empty(vocab_size, code_dim).uniform_(-init / vocab_size, init / vocab_size)
+        self.weight = nn.Parameter(F.normalize(weight_VC, dim=-1) if cosine else weight_VC, requires_grad=ema is None)
+        self.normalise, self.cosine, self.ema = normalise or cosine, cosine, ema
+        if ema is not None:
+            self.register_buffer("count_V", torch.zeros(vocab_size))
+            self.register_buffer("sum_VC", self.weight.detach().clone())
 
     def codes(self) -> Tensor:
         """codes_VC; of length 1 in a cosine codebook."""
@@ -42,6 +52,19 @@ class Codebook(nn.Module):
         return distance_NV.addmm_(z_NC, self.weight.T, alpha=-2).argmin(1)
 
     @torch.no_grad()
+    def average(self, count_V: Tensor, sum_VC: Tensor) -> None:
+        """Move the averages by an update's counts and sums of the vectors that chose each code, over all ranks.
+
+        Codes are their sums over their counts; counts are smoothed, so that one that nobody chose is not divided by 0.
+        """
+        assert self.ema is not None
+        self.count_V.lerp_(count_V.to(self.count_V), 1 - self.ema)
+        self.sum_VC.lerp_(sum_VC.to(self.sum_VC), 1 - self.ema)
+        total = self.count_V.sum()
+        smooth_V = (self.count_V + _EPS) / (total + len(count_V) * _EPS) * total
+        self.weight.copy_(self.sum_VC / smooth_V[:, None])
+
+    @torch.no_grad()
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:
         """Put encoder vectors, drawn from the candidates, in the place of the codes marked dead. Returns how many."""
         dead = dead_V.nonzero().squeeze(1)
@@ -49,6 +72,8 @@ class Codebook(nn.Module):
             return 0
         chosen = stream.integers(len(candidates_NC), len(dead))[0].to(candidates_NC.device)
         self.weight[dead] = candidates_NC[chosen].to(self.weight)
+        if self.ema is not None:
+            self.sum_VC[dead], self.count_V[dead] = self.weight[dead], 1.0
         return len(dead)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from varlab.errors import VarlabError
+from varlab.rng import Stream
 from varlab.types import full_precision
 
 
@@ -68,7 +69,12 @@ class _NormSiLU(torch.autograd.Function):
 
 
 class ResBlock(nn.Module):
-    """(B, in, h, w) → (B, out, h, w): norm, SiLU, conv, twice, plus a shortcut (1×1 where the width changes)."""
+    """(B, in, h, w) → (B, out, h, w): norm, SiLU, conv, twice, plus a shortcut (1×1 where the width changes).
+
+    dropout: rate before the second convolution. place: a number of its own among the blocks of a network, by which it draws.
+    """
+
+    dropout, place = 0.0, 0
 
     def __init__(self, *, in_channels: int, out_channels: int, groups: int):
         super().__init__()
@@ -79,10 +85,12 @@ class ResBlock(nn.Module):
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x_BChw: Tensor) -> Tensor:
-        h = self.conv1(norm_silu(self.norm1, x_BChw))
-        h = self.conv2(norm_silu(self.norm2, h))
-        return self.shortcut(x_BChw) + h
+    def forward(self, x_BChw: Tensor, stream: Stream | None = None) -> Tensor:
+        """stream: of the dropout, in training."""
+        h = norm_silu(self.norm2, self.conv1(norm_silu(self.norm1, x_BChw)))
+        if stream is not None and self.dropout > 0:
+            h = h * stream.at(self.place).keep(self.dropout, *h.shape[1:]).to(h)
+        return self.shortcut(x_BChw) + self.conv2(h)
 
 
 class AttnBlock(nn.Module):
@@ -124,3 +132,13 @@ class Upsample(nn.Module):
         with full_precision(x_BChw):  # autocast would copy pixels as float32
             large = F.interpolate(x_BChw, scale_factor=2.0, mode="nearest")
         return self.conv(large)
+
+
+def run(layers: nn.Sequential, x_BChw: Tensor, stream: Stream | None) -> Tensor:
+    """The layers one after another, residual blocks with the draws of their dropout."""
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            x_BChw = run(layer, x_BChw, stream)
+        else:
+            x_BChw = layer(x_BChw, stream) if isinstance(layer, ResBlock) else layer(x_BChw)
+    return x_BChw

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from varlab.config import Config
 from varlab.rng import Stream
 from varlab.tokenizer.cnn import Decoder, Encoder
 from varlab.tokenizer.inference import infer
+from varlab.tokenizer.layers import ResBlock
 from varlab.tokenizer.quantizer import CODE_DIM, Quantizer
 from varlab.types import Maps, Quantized, Tokenizer, VarlabError, full_precision
 
@@ -27,7 +29,8 @@ class VQTokenizer(nn.Module):
     encoder's). res_blocks: residual blocks per stage (one more in the decoder). z_channels: channels between the CNNs and
     the quantizer's convolutions (None: code_dim, as in VAR). groups: of the GroupNorms. attention: the stages that attend
     (0: the finest, -1: the lowest resolution). mid_attention: whether the middle attends. quant_kernel: kernel size of the
-    two convolutions around the quantizer.
+    two convolutions around the quantizer. dropout: rate in the residual blocks, in training (None: 0). init_gain: the
+    convolutions start as Xavier normals of that gain with biases of 0 (None: as torch makes them).
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class VQTokenizer(nn.Module):
         attention: Sequence[int] = (-1,),
         mid_attention: bool = True,
         quant_kernel: int = 3,
+        dropout: float | None = None,
+        init_gain: float | None = None,
         **quantizer_arguments: Any,
     ):
         super().__init__()
@@ -67,6 +72,11 @@ class VQTokenizer(nn.Module):
         self.decoder = Decoder(channel_mult=decoder_channel_mult or channel_mult, **cnn)
         self.scales, self.code_dim = self.quantizer.scales, code_dim
         self.vocab_size = self.quantizer.vocab_size
+        self.dropout = dropout or 0.0
+        for place, block in enumerate(m for m in self.modules() if isinstance(m, ResBlock)):
+            block.dropout, block.place = self.dropout, place
+        if init_gain is not None:
+            self.apply(partial(_xavier, gain=init_gain))
 
     @property
     def last_layer(self) -> Tensor:
@@ -79,18 +89,21 @@ class VQTokenizer(nn.Module):
         h, w = self.scales[-1]
         return h * self.downsample, w * self.downsample
 
-    def latents(self, img_B3HW: Tensor) -> Tensor:
-        """f_BChw: the latents before quantization."""
-        return self.quant_conv(self.encoder(img_B3HW))
+    def latents(self, img_B3HW: Tensor, stream: Stream | None = None) -> Tensor:
+        """f_BChw: the latents before quantization. stream: of the dropout, in training."""
+        return self.quant_conv(self.encoder(img_B3HW, stream))
 
     def quantize(self, f_BChw: Tensor) -> Quantized:
         """Token maps, f_hat with the straight-through gradient, the VQ loss and the counts of the codes."""
         return self.quantizer(f_BChw)
 
-    def forward(self, img_B3HW: Tensor) -> tuple[Tensor, Quantized]:
-        """Training: the reconstruction (not clamped, so that its gradient is nowhere zero) and the quantizer's output."""
-        quantized = self.quantize(self.latents(img_B3HW))
-        return self.decoder(self.post_quant_conv(quantized.f_hat_BChw)), quantized
+    def forward(self, img_B3HW: Tensor, stream: Stream | None = None) -> tuple[Tensor, Quantized]:
+        """Training: the reconstruction (not clamped, so that its gradient is nowhere zero) and the quantizer's output.
+
+        stream: of the dropout, with one id a sample; without it, nothing is dropped.
+        """
+        quantized = self.quantize(self.latents(img_B3HW, stream))
+        return self.decoder(self.post_quant_conv(quantized.f_hat_BChw), stream), quantized
 
     @torch.no_grad()
     def encode(self, img_B3HW: Tensor) -> Maps:
@@ -129,6 +142,13 @@ class VQTokenizer(nn.Module):
         large = copy.deepcopy(self)
         large.scales = large.quantizer.scales = (grid,)
         return large
+
+
+def _xavier(module: nn.Module, *, gain: float) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.xavier_normal_(module.weight, gain=gain)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def grid_of(tokenizer: Tokenizer, size: tuple[int, int]) -> tuple[int, int]:

@@ -53,7 +53,7 @@ class Quantizer(nn.Module):
     scales: (h, w) per scale, coarse to fine. vocab_size: codes (V). code_dim: numbers per code (C). beta: weight of the
     commitment term, or of the codebook term if ``beta_term`` is "codebook" (as in the official VQGAN code unless
     legacy=False). phi_count: how many φ the scales share (0: none; 1: one for all; K: one each). phi_ratio: see ``Phi``.
-    code_init, code_norm, cosine: see ``Codebook``. A cosine codebook also brings the latents to length 1, so it needs a
+    code_init, code_norm, cosine, ema: see ``Codebook``. A cosine codebook also brings the latents to length 1, so it needs a
     single scale. entropy: {weight, temperature} of ``entropy_loss`` (None: no such loss); it needs a single scale, too.
     """
 
@@ -71,6 +71,7 @@ class Quantizer(nn.Module):
         code_norm: bool = False,
         cosine: bool = False,
         entropy: Mapping[str, float] | None = None,
+        ema: float | None = None,
     ):
         super().__init__()
         self.scales, self.vocab_size, self.code_dim = check_scales(scales), vocab_size, code_dim
@@ -82,9 +83,11 @@ class Quantizer(nn.Module):
                 "tokenizer.cosine=false tokenizer.entropy=null; tokenizer.code_norm=true chooses codes by angle on any scales."
             )
         self.commitment, self.codebook_weight = (beta, 1.0) if beta_term == "commitment" else (1.0, beta)
+        if ema is not None and phi_count == 0:  # nothing is trained by the codebook term
+            self.codebook_weight = 0.0
         self.entropy = entropy
         self.codebook = Codebook(
-            vocab_size=vocab_size, code_dim=code_dim, init=code_init, normalise=code_norm, cosine=cosine
+            vocab_size=vocab_size, code_dim=code_dim, init=code_init, normalise=code_norm, cosine=cosine, ema=ema
         )
         self.phi = nn.ModuleList(Phi(code_dim=code_dim, ratio=phi_ratio) for _ in range(phi_count))
         self._phi_of_scale = phi_of_scale(len(self.scales), phi_count) if phi_count else []

@@ -84,6 +84,8 @@ def check_tokenizer(name: str, config: Config) -> None:
         reason = f"is a {kind}"
     elif "quantizer" in config:
         reason = f"has a quantizer of its own, {config['quantizer']['_target_']}"
+    elif config.get("ema") is not None:
+        reason = "has codes that are moving averages"
     elif name == "var" and config["phi_count"] == 0:
         reason = "has no φ"
     elif name != "var" and (config["phi_count"] or len(config["scales"]) > 1):
