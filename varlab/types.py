@@ -69,6 +69,11 @@ class Slots:
         along = {"x_BLC": 1, "tok_BL": 1, "src_BL": 1, "pos_BL": 1, "level_L": 0, "step_L": 0}
         return Slots(**{name: torch.cat([getattr(p, name) for p in parts], dim) for name, dim in along.items()})
 
+    def first(self, length: int) -> Slots:
+        """The first slots, those of a condition among them."""
+        cut = {name: getattr(self, name)[:, :length] for name in ("x_BLC", "tok_BL", "src_BL", "pos_BL")}
+        return Slots(**cut, level_L=self.level_L[:length], step_L=self.step_L[:length])
+
     def to(self, device: torch.device | str) -> Slots:
         """Move the slots to a device. ``step_L`` stays on the CPU, so that masks do not wait for a GPU."""
         return self._map(lambda t: t.to(device), keep=("step_L",))

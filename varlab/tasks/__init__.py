@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from varlab.tasks.tokenizer_task import TokenizerTask
     from varlab.tasks.trainer import TrainerData, fit
     from varlab.tasks.update.code_use import Revival
+    from varlab.tasks.update.scale_stages import ScaleStages
     from varlab.tasks.update.schedule import WarmupDecay
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "LossWeights",
     "Revival",
     "Rotation",
+    "ScaleStages",
     "Task",
     "TokenizerTask",
     "TrainerData",
@@ -39,6 +41,7 @@ _MODULES = {
     "LossWeights": "gan",
     "Revival": "update.code_use",
     "Rotation": "target",
+    "ScaleStages": "update.scale_stages",
     "Task": "base",
     "TokenizerTask": "tokenizer_task",
     "TrainerData": "trainer",

@@ -19,7 +19,7 @@ from varlab.tasks.distributed import collectives, fsdp
 from varlab.tasks.resume_state import ResumableModule
 from varlab.tasks.update.counters import DivergedError, Means, SkippedUpdates, Stopwatch
 from varlab.tasks.update.ema import EMA
-from varlab.tasks.update.optimizer import gradients, scale_learning_rate
+from varlab.tasks.update.optimizer import anneal_weight_decay, gradients, scale_learning_rate
 from varlab.tasks.update.schedule import WarmupDecay
 from varlab.tasks.update.stop_request import StopRequest
 from varlab.tasks.validation import as_metrics
@@ -33,7 +33,8 @@ class Task(ResumableModule):
 
     model: the module that is trained, averaged and exported (other modules of a task are helpers). clip: the largest
     gradient norm (over all parameters of an optimizer), or None. micro_batch: samples of a rank's share that go through
-    the model at once, or None for all.
+    the model at once, or None for all. weight_decay_end: the model's weight decay at the end, to which it moves along half a
+    cosine (VAR: from .05 to .08); None leaves it as it is.
 
     The caller may set ``train_flops_per_image``, and ``total_images`` (the length of the training, in whole batches), which
     otherwise follows from the Trainer.
@@ -48,11 +49,12 @@ class Task(ResumableModule):
         ema_decay: float,
         micro_batch: int | None,
         rng: Rng,
+        weight_decay_end: float | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
-        self.schedule = schedule
+        self.schedule, self.weight_decay_end = schedule, weight_decay_end
         self.clip, self.micro_batch, self.rng = clip, micro_batch, rng
         self.ema = EMA(model, decay=ema_decay)
         self.optims: list[Optimizer] = []
@@ -145,11 +147,17 @@ class Task(ResumableModule):
             self.reset_log()
         if self._trainer is not None:
             self._follow_trainer(batch)
-        for optimizer in self.optims:
-            scale_learning_rate(optimizer, self.schedule.factor(self.images, self.total_images))
+        for optimizer, factor in zip(self.optims, self.rates(), strict=True):
+            scale_learning_rate(optimizer, factor)
+        if self.weight_decay_end is not None:
+            anneal_weight_decay(self.optims[0], self.weight_decay_end, self.images / self.total_images)
         self._batch = batch
         if self.skipped.next_one_ends:
             self._before = copy.deepcopy(self.state(keep=collectives.rank() == 0))
+
+    def rates(self) -> list[float]:
+        """The learning rate of each optimizer for the next update, as a factor of its base rate."""
+        return [self.schedule.factor(self.images, self.total_images)] * len(self.optims)
 
     def finish(self) -> None:
         """Advance the clock, and log if this update is a log point of the Trainer."""

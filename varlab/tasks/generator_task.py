@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,12 @@ from varlab.tasks.distributed.collectives import SumScores
 from varlab.tasks.likelihood import level_means, level_sums, likelihood, pack, predict
 from varlab.tasks.loss_task import LossTask
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
+from varlab.tasks.update.scale_stages import ScaleStages
 from varlab.tasks.update.schedule import WarmupDecay
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
 from varlab.transformer import Transformer
-from varlab.types import Batch, Maps, Order, Slots
+from varlab.types import Batch, Maps, Order, Slots, VarlabError
 
 
 class GeneratorTask(LossTask):
@@ -28,7 +30,9 @@ class GeneratorTask(LossTask):
     checkpoint of this task. label_drop: probability that a sample trains the null class (Ho & Salimans 2022, for
     classifier-free guidance); the condition stays. A model of one class is unconditional: none is dropped. pkeep: probability
     that an input token is kept; the others are replaced by uniform ones (VQGAN). 1 keeps all; the condition's tokens are
-    always kept. condition: its tokens come first and are never predicted. recompute: see ``Transformer.forward``.
+    always kept. condition: its tokens come first and are never predicted. recompute: see ``Transformer.forward``. stages:
+    how the training proceeds from few scales to all (None: all from the beginning). no_decay: names of parameters without
+    weight decay, or patterns. Raises VarlabError for a label_drop without a null class.
     """
 
     model: Transformer
@@ -50,25 +54,57 @@ class GeneratorTask(LossTask):
         rng: Rng,
         condition: Condition | None = None,
         recompute: bool | None = None,
+        stages: ScaleStages | None = None,
+        no_decay: Sequence[str] | None = None,
+        weight_decay_end: float | None = None,
     ):
         super().__init__(
-            model=transformer, schedule=schedule, clip=clip, ema_decay=ema_decay, micro_batch=micro_batch, rng=rng
+            model=transformer,
+            schedule=schedule,
+            clip=clip,
+            ema_decay=ema_decay,
+            micro_batch=micro_batch,
+            rng=rng,
+            weight_decay_end=weight_decay_end,
         )
+        require_null_class(label_drop, transformer)
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.order, self.condition, self.recompute = order, condition, bool(recompute)
         self.label_drop = label_drop if transformer.num_classes > 1 else 0.0
         self.label_smoothing, self.pkeep = label_smoothing, pkeep
-        self.optims = [build_optimizer(optimizer, transformer)]
+        self.optims = [build_optimizer(optimizer, transformer, no_decay)]
+        self.stages = None if stages is None else stages.checked(order.lengths)
+        self.stage_flops: Sequence[int] = ()  # forward and backward of an image up to each scale; the caller sets them
         self._level_sums: list[dict[str, Tensor]] = []  # of the micro-batches of a log point
 
     def shards(self) -> Sequence[nn.Module]:
         """The transformer's blocks."""
         return list(self.model.blocks)
 
+    def flops_at(self, images: int) -> int:
+        """Stages with fewer scales cost less."""
+        if self.stages is None or not self.stage_flops:
+            return super().flops_at(images)
+        begins = self.stages.begins(*self._length(images))
+        shares = [min(end, images) - min(begin, images) for begin, end in pairwise([*begins, images])]
+        return sum(n * flops for n, flops in zip(shares, self.stage_flops, strict=True))
+
+    def _length(self, images: int = 0) -> tuple[int, float]:
+        """Images of the training (if not known yet, those given) and of the learning rate's warm-up."""
+        total = self.total_images or images
+        return total, self.schedule.warmup_images(total)
+
     def loss(self, chunk: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode, order, predict."""
         logits_BLV, targets_BL, level_L = self.predict(chunk)
-        loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)
+        if self.stages is None:
+            loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)
+        else:
+            weight_L = self.stages.weights(self.images, *self._length())[: targets_BL.shape[1]]
+            nll_BL = F.cross_entropy(
+                logits_BLV.transpose(1, 2), targets_BL, label_smoothing=self.label_smoothing, reduction="none"
+            )
+            loss = (nll_BL * weight_L.to(nll_BL)).sum(1).mean()
         if self.observing:
             self._level_sums.append(level_sums(logits_BLV.detach(), targets_BL, level_L))
         return loss, {}
@@ -90,8 +126,8 @@ class GeneratorTask(LossTask):
         return logits_BLV, targets_BL, level_L
 
     def pack(self, batch: Batch) -> tuple[Slots, Tensor]:
-        """Slots with corrupted inputs, and clean targets_BL."""
-        return pack(
+        """Slots with corrupted inputs, and clean targets_BL; of the scales that are trained now."""
+        slots, targets_BL = pack(
             batch,
             order=self.order,
             tokenizer=self.tokenizer,
@@ -99,6 +135,10 @@ class GeneratorTask(LossTask):
             rng=self.rng,
             corrupt=self.corrupt if self.pkeep < 1 else None,
         )
+        if self.stages is None:
+            return slots, targets_BL
+        tokens = self.stages.tokens(self.images, *self._length())
+        return slots.first(len(slots) - targets_BL.shape[1] + tokens), targets_BL[:, :tokens]
 
     def corrupt(self, maps: Maps, position_B: Tensor) -> Maps:
         """Token maps with each token kept with probability pkeep, else drawn uniformly from the vocabulary."""
@@ -123,3 +163,12 @@ class GeneratorTask(LossTask):
         super().train(mode)
         self.tokenizer.eval()
         return self
+
+
+def require_null_class(label_drop: float, transformer: Transformer) -> None:
+    """Raise VarlabError if labels would be dropped, and the transformer has no class for those that are."""
+    if label_drop > 0 and not transformer.has_null_class and transformer.num_classes > 1:
+        raise VarlabError(
+            f"task.label_drop={label_drop} trains the null class, which transformer.tied=true does not have: set "
+            "task.label_drop=0 (and sample without guidance), or transformer.tied=false."
+        )

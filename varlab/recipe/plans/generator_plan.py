@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 
 from varlab.config import Config
 from varlab.data import BaseDataModule, TokenDataModule
@@ -45,6 +46,8 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
     count = FlopCounter()
     cost = generator_cost(model, data.info, count)
     task.train_flops_per_image = cost["train_flops_per_image"]
+    if task.stages is not None:
+        task.stage_flops = stage_flops(model, count)
     cache = _token_cache(config, data, task, model, parents.used["tokenizer"], directory)
     cost["encoded_images"] = data.info.encoded if cache is None else cache.images
     if cache is not None:
@@ -155,6 +158,14 @@ def generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[str
         "tokens_per_image": order.num_positions,
         "steps_per_image": len(order.steps),
     }
+
+
+def stage_flops(model: Model, count: FlopCounter) -> list[int]:
+    """FLOPs of an image in training, up to each scale."""
+    transformer, order = model.generator()
+    slots = example_slots(order, model.tokenizer, model.condition)
+    ends = accumulate(order.lengths, initial=len(slots) - order.num_positions)
+    return [TRAINING * count.transformer(transformer, slots.first(end)) for end in list(ends)[1:]]
 
 
 def _tokenizer_flops(

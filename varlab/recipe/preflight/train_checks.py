@@ -77,6 +77,7 @@ def _tokenizer(config: Config, info: DataInfo, near: Path) -> None:
 
 
 def _generator(config: Config, info: DataInfo, near: Path) -> None:
+    _require_null_class(config, info)
     setting = config["tokenizer_run"]
     if config.get("init"):
         require_classes_of(config["init"], read_init(Path(config["init"]), "generator"), info)
@@ -97,3 +98,13 @@ def _require_size(tokenizer: object, scales: list[list[int]] | None, info: DataI
     )
     if grid is not None:
         require_fitting_size(*grid, image_size=info.image_size, where=info.path, key=key)
+
+
+def _require_null_class(config: Config, info: DataInfo) -> None:
+    """Raise VarlabError for dropped labels without a class for them, as the task does later for any transformer."""
+    drop, tied = config["task"].get("label_drop"), (config.get("transformer") or {}).get("tied")
+    if drop and tied and info.num_classes > 1 and not config.get("init"):
+        raise VarlabError(
+            f"task.label_drop={drop} trains the null class, which transformer.tied=true does not have: set "
+            "task.label_drop=0 (and sample without guidance), or transformer.tied=false."
+        )

@@ -56,7 +56,7 @@ class WarmupDecay:
 
     def factor(self, images: int, total_images: int) -> float:
         """The factor for the update that begins after ``images`` of ``total_images``."""
-        warmup = _images(self.warmup, total_images)
+        warmup = self.warmup_images(total_images)
         if images < warmup:
             return self.start + (1.0 - self.start) * images / warmup
         begin = warmup if self.cooldown is None else max(total_images - _images(self.cooldown, total_images), warmup)
@@ -64,6 +64,10 @@ class WarmupDecay:
             return 1.0
         progress = (images - begin) / max(total_images - begin, 1)
         return _SHAPES[self.shape](self._decayed(min(progress, 1.0)), self.end)
+
+    def warmup_images(self, total_images: int) -> int | float:
+        """How many images the warm-up takes."""
+        return _images(self.warmup, total_images)
 
     def _decayed(self, progress: float) -> float:
         """The done fraction of the decay after a fraction of its time: two straight lines that meet at ``hold``."""
