@@ -111,7 +111,7 @@ class Interrupted(Data):
             yield batch
 
 
-def tokenizer(scales: list[list[int]] = SCALES) -> VQTokenizer:
+def tokenizer(scales: list[list[int]] = SCALES, **changes: Any) -> VQTokenizer:
     with RNG.scope("init/tokenizer"):
         return VQTokenizer(
             scales=scales,
@@ -134,6 +134,7 @@ def tokenizer(scales: list[list[int]] = SCALES) -> VQTokenizer:
             code_norm=False,
             cosine=False,
             entropy=None,
+            **changes,
         )
 
 

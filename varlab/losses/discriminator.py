@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +63,11 @@ class PatchGAN(nn.Module):
     width: channels of the first convolution, doubled in each layer up to eight times. layers: convolutions with stride 2; a
     logit sees a patch of 34 pixels with 2 layers, of 70 with 3. norm: batch, group, actnorm or none; not batch with gradient
     accumulation, because BatchNorm takes its statistics from the micro-batch. Weights start as N(0, 0.02), norm gains as
-    N(1, 0.02). Raises VarlabError for an unknown norm.
+    N(1, 0.02). torch_bias: whether the convolutions' biases start as torch makes them, as in pix2pix's and VQGAN's code (None:
+    at 0). Raises VarlabError for an unknown norm.
     """
 
-    def __init__(self, *, width: int, layers: int, norm: str):
+    def __init__(self, *, width: int, layers: int, norm: str, torch_bias: bool | None = None):
         super().__init__()
         if norm not in _norms():
             raise VarlabError(f"discriminator.norm is {norm!r}: use one of {', '.join(_norms())}.")
@@ -80,17 +82,17 @@ class PatchGAN(nn.Module):
             before = channels
         sequence += [nn.Conv2d(before, 1, 4, stride=1, padding=1)]
         self.net = nn.Sequential(*sequence)
-        self.apply(_init)
+        self.apply(partial(_init, torch_bias=bool(torch_bias)))
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
         """img_B3HW in [-1, 1] → logits_B1hw, one for each patch: positive where it looks real."""
         return self.net(image_layout(img_B3HW))
 
 
-def _init(module: nn.Module) -> None:
+def _init(module: nn.Module, *, torch_bias: bool) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
+        if module.bias is not None and not torch_bias:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)

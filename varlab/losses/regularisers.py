@@ -1,11 +1,14 @@
-"""Regularisers against overfitting of a discriminator: balanced consistency and LeCam."""
+"""Regularisers against overfitting of a discriminator: balanced consistency, LeCam and R1."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from varlab.types import full_precision
 
 
 def consistency(plain: Tensor, augmented: Tensor) -> Tensor:
@@ -13,10 +16,22 @@ def consistency(plain: Tensor, augmented: Tensor) -> Tensor:
     return (plain.float() - augmented.float()).square().mean()
 
 
-class LeCam:
-    """LeCam regularisation (Tseng et al. 2021, eq. 4): pulls real logits towards the average fake one, and fake to real.
+def gradient_penalty(judge: Callable[[Tensor], Tensor], img_B3HW: Tensor) -> Tensor:
+    """E |∇ D(x)|² over real images (R1, Mescheder et al. 2018, eq. 9), a scalar in float32 with a graph for its own gradient.
 
-    E max(0, D(x) - a_fake)² + E max(0, a_real - D(G))², with moving averages of the logits. decay: of the averages.
+    judge: images → logits, of which each sample's sum is differentiated.
+    """
+    with full_precision(img_B3HW), sdpa_kernel(SDPBackend.MATH):  # the other kernels cannot be differentiated twice
+        img_B3HW = img_B3HW.detach().requires_grad_()
+        (grad_B3HW,) = torch.autograd.grad(judge(img_B3HW).sum(), img_B3HW, create_graph=True)
+        return grad_B3HW.square().sum((1, 2, 3)).mean()
+
+
+class LeCam:
+    """LeCam regularisation (Tseng et al. 2021): pulls real logits towards the average fake one, and fake to real.
+
+    E max(0, D(x) - a_fake)² + E max(0, a_real - D(G))², with moving averages of the logits. This is the form of the authors'
+    code; the paper's eq. 4 has no maximum. decay: of the averages.
     """
 
     def __init__(self, *, decay: float):

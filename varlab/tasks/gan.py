@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from varlab.losses.adaptive_weight import adaptive_weight, discriminator_factor
 from varlab.losses.adversarial import discriminator_loss
 from varlab.losses.diff_augment import DiffAugment
-from varlab.losses.regularisers import LeCam, consistency
+from varlab.losses.regularisers import LeCam, consistency, gradient_penalty
 from varlab.tasks.distributed import collectives
 from varlab.tasks.update.counters import accumulate
 from varlab.types import VarlabError, full_precision
@@ -43,6 +43,12 @@ class GanLoss:
     delta, clamp (lowest, highest): of λ. warmup: images from ``start`` on during which only the discriminator learns; ramp:
     images over which the generator's weight then grows to its full size. augment: of all images that the discriminator gets.
     bcr, lecam: weights of balanced consistency (which needs ``augment``) and of LeCam; lecam_decay: of LeCam's averages.
+
+    The others are as in VQGAN where they are None. disc_factor: of the sum of both terms of the discriminator's loss (None:
+    1/2). joint: whether images and reconstructions go through the discriminator as one batch. evaluated: whether it judges in
+    evaluation mode in the generator's turn. fade: images from ``start`` on over which a blur of what ``augment`` gets fades
+    out. strong: a second augmentation, with which balanced consistency compares the first (without it, the plain images).
+    r1: weight γ of γ/2·E|∇D|² on images, added every ``r1_every`` updates, that many times as large.
     """
 
     kind: str
@@ -57,6 +63,13 @@ class GanLoss:
     bcr: float = 0.0
     lecam: float = 0.0
     lecam_decay: float = 0.99
+    disc_factor: float | None = None
+    joint: bool | None = None
+    evaluated: bool | None = None
+    fade: int | None = None
+    strong: DiffAugment | None = None
+    r1: float | None = None
+    r1_every: int | None = None
 
     def __post_init__(self) -> None:
         if self.bcr > 0 and self.augment is None:
@@ -68,6 +81,15 @@ class GanLoss:
         if not self.active(images) or done < 0:
             return 0.0
         return min((done + 1) / self.ramp, 1.0) if self.ramp else 1.0
+
+    def blur(self, images: int) -> float:
+        """The share of the blur that is left, in [0, 1]."""
+        return max(1 - (images - self.start) / self.fade, 0.0) if self.fade else 0.0
+
+    def penalty(self, updates: int) -> float:
+        """The factor of R1's E|∇D|² in the discriminator's update that follows so many; 0 where it is left out."""
+        every = self.r1_every or 1
+        return self.r1 / 2 * every if self.r1 and updates % every == 0 else 0.0
 
     @property
     def passes(self) -> int:
@@ -111,23 +133,54 @@ def measure_lambda(grad_rec: Tensor, grad_gan: Tensor, gan: GanLoss) -> dict[str
 
 
 def discriminate(
-    drafts: Sequence[Draft], discriminator: nn.Module, gan: GanLoss, *, augment: Augment, lecam: LeCam | None
+    drafts: Sequence[Draft],
+    discriminator: nn.Module,
+    gan: GanLoss,
+    *,
+    augment: Augment,
+    lecam: LeCam | None,
+    penalty: float = 0.0,
 ) -> dict[str, Tensor]:
-    """The discriminator's losses on images and detached reconstructions; leaves gradients in its parameters."""
+    """The discriminator's losses on images and detached reconstructions; leaves gradients in its parameters.
+
+    penalty: the factor of R1 in this update.
+    """
     values: dict[str, Tensor] = {}
     for draft in drafts:
-        real = discriminator(augment(draft.img_B3HW, draft.position_B, "real"))
-        fake = discriminator(augment(draft.rec_B3HW, draft.position_B, "fake"))
+        real, fake = _judged(draft, discriminator, gan, augment, ("real", "fake"))
         loss = discriminator_loss(gan.kind, real, fake)
+        loss = loss if gan.disc_factor is None else 2 * gan.disc_factor * loss
         parts = {"disc_loss": loss, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
         if gan.bcr > 0:
-            parts["bcr"] = consistency(discriminator(draft.img_B3HW), real)
-            parts["bcr"] = parts["bcr"] + consistency(discriminator(draft.rec_B3HW), fake)
+            again = ("real_again", "fake_again") if gan.strong is not None else ("", "")
+            other_real, other_fake = _judged(draft, discriminator, gan, augment, again)
+            parts["bcr"] = consistency(other_real, real)
+            parts["bcr"] = parts["bcr"] + consistency(other_fake, fake)
             loss = loss + gan.bcr * parts["bcr"]
         if lecam is not None:
             parts["lecam"] = lecam(real, fake)
             loss = loss + gan.lecam * parts["lecam"]
+        if penalty:
+            where_B = draft.position_B
+            parts["r1"] = gradient_penalty(
+                lambda img, where_B=where_B: discriminator(augment(img, where_B, "real")), draft.img_B3HW
+            )
+            loss = loss + penalty * parts["r1"]
         with full_precision(loss):
             (loss * draft.share).backward()
         accumulate(values, {f"train/{name}": part.detach() for name, part in parts.items()}, draft.share)
     return values
+
+
+def _judged(
+    draft: Draft, discriminator: nn.Module, gan: GanLoss, augment: Augment, turns: tuple[str, str]
+) -> tuple[Tensor, Tensor]:
+    """Logits of the images and of the reconstructions, augmented as in these turns; plain in the turn ""."""
+    pair = [
+        augment(img, draft.position_B, turn) if turn else img
+        for img, turn in zip((draft.img_B3HW, draft.rec_B3HW), turns, strict=True)
+    ]
+    if gan.joint:
+        real, fake = discriminator(torch.cat(pair)).chunk(2)
+        return real, fake
+    return discriminator(pair[0]), discriminator(pair[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from varlab.config import Config
 from varlab.losses.adversarial import generator_loss
+from varlab.losses.diff_augment import faded
 from varlab.losses.perceptual import PerceptualDistance
 from varlab.losses.reconstruction import l1, l2
 from varlab.losses.regularisers import LeCam
@@ -25,14 +26,14 @@ from varlab.tasks.gan import (
     last_layer_gradients,
     measure_lambda,
 )
-from varlab.tasks.update.code_use import CodebookUse, Revival, revive
+from varlab.tasks.update.code_use import CodebookUse, Revival, average_codes, revive
 from varlab.tasks.update.counters import accumulate
 from varlab.tasks.update.optimizer import OptimizerFactory, build_optimizer
 from varlab.tasks.update.schedule import WarmupDecay
 from varlab.tokenizer import VQTokenizer
 from varlab.types import Batch, Quantized, VarlabError, full_precision, to_float
 
-TURNS = ("real", "fake", "generator")
+TURNS = ("real", "fake", "generator", "real_again", "fake_again")
 """The turns in which the discriminator gets an image: each has its own random draws."""
 
 
@@ -40,7 +41,9 @@ class TokenizerTask(Task):
     """L = rec + w_vq·vq + λ·w_gan·gan for the tokenizer, hinge or vanilla for the discriminator (VQGAN, eq. 4 to 7).
 
     discriminator, perceptual: None leaves their losses out. λ and the quantizer are float32.
-    Raises VarlabError for a discriminator whose BatchNorm would see micro-batches.
+    disc_schedule: the discriminator's learning rate, from ``gan.start`` to the end of the training (None: the tokenizer's
+    schedule). no_decay: names of the tokenizer's parameters without weight decay, or patterns. Raises VarlabError for a
+    discriminator whose BatchNorm would see micro-batches.
     """
 
     model: VQTokenizer
@@ -61,13 +64,23 @@ class TokenizerTask(Task):
         ema_decay: float,
         micro_batch: int | None,
         rng: Rng,
+        disc_schedule: WarmupDecay | None = None,
+        no_decay: Sequence[str] | None = None,
+        weight_decay_end: float | None = None,
     ):
         super().__init__(
-            model=tokenizer, schedule=schedule, clip=clip, ema_decay=ema_decay, micro_batch=micro_batch, rng=rng
+            model=tokenizer,
+            schedule=schedule,
+            clip=clip,
+            ema_decay=ema_decay,
+            micro_batch=micro_batch,
+            rng=rng,
+            weight_decay_end=weight_decay_end,
         )
+        self.disc_schedule = disc_schedule
         self.discriminator, self.perceptual = discriminator, perceptual
         self.weights, self.gan, self.revival = weights, gan, revival
-        self.optims = [build_optimizer(optimizer, tokenizer)]
+        self.optims = [build_optimizer(optimizer, tokenizer, no_decay)]
         if discriminator is not None:
             self.optims.append(build_optimizer(disc_optimizer, discriminator))
             if micro_batch is not None and any(map(_mixes_batch, discriminator.modules())):
@@ -84,6 +97,14 @@ class TokenizerTask(Task):
         """The discriminator counts from its start."""
         judged = max(images - self.gan.start, 0) if self.discriminator is not None and self.gan.weight else 0
         return super().flops_at(images) + judged * self.disc_flops_per_image
+
+    def rates(self) -> list[float]:
+        """The discriminator's own schedule begins with its training; before, its rate is 0."""
+        rates, start = super().rates(), self.gan.start
+        if self.disc_schedule is not None and len(rates) > 1:
+            begun = self.images >= start
+            rates[1] = self.disc_schedule.factor(self.images - start, self.total_images - start) if begun else 0.0
+        return rates
 
     # -- an update -----------------------------------------------------------------------------------------------------
 
@@ -125,14 +146,14 @@ class TokenizerTask(Task):
             rec, gan = (torch.stack(parts).sum(0) for parts in zip(*gradients, strict=True))
             balance = measure_lambda(rec, gan, self.gan)
             for draft in drafts:
-                rec_B3HW, quantized = self.model(draft.img_B3HW)
+                rec_B3HW, quantized = self._reconstruct(draft.img_B3HW, draft.position_B)
                 results.append(self._backward(draft, rec_B3HW, quantized, balance))
         return drafts, results, balance
 
     def _draft(self, chunk: Batch, share: float, disc: nn.Module | None) -> tuple[Draft, Tensor, Quantized]:
         """A micro-batch forward: its reconstruction with the graph, its losses and their gradients by the image."""
         img_B3HW = to_float(chunk.img_u8_B3HW)
-        rec_B3HW, quantized = self.model(img_B3HW)
+        rec_B3HW, quantized = self._reconstruct(img_B3HW, chunk.position_B)
         leaf_B3HW = rec_B3HW.detach().float().requires_grad_()
         values = {"l1": l1(leaf_B3HW, img_B3HW), "l2": l2(leaf_B3HW, img_B3HW)}
         loss = self.weights.l1 * values["l1"] + self.weights.l2 * values["l2"]
@@ -144,6 +165,7 @@ class TokenizerTask(Task):
             (grad_rec,) = torch.autograd.grad(loss * share, leaf_B3HW)
         grad_gan = None
         if disc is not None:
+            disc.train(not self.gan.evaluated)
             values["gan"] = generator_loss(disc(self._augment(leaf_B3HW, chunk.position_B, "generator")))
             with full_precision(loss):
                 (grad_gan,) = torch.autograd.grad(values["gan"] * share, leaf_B3HW)
@@ -157,6 +179,12 @@ class TokenizerTask(Task):
             values={name: value.detach() for name, value in values.items()},
         )
         return draft, rec_B3HW, quantized
+
+    def _reconstruct(self, img_B3HW: Tensor, position_B: Tensor) -> tuple[Tensor, Quantized]:
+        """The tokenizer's output with the graph; what it drops depends on the sample alone."""
+        if not getattr(self.model, "dropout", 0.0):
+            return self.model(img_B3HW)
+        return self.model(img_B3HW, self.rng.stream("dropout", position_B))
 
     def _backward(
         self, draft: Draft, rec_B3HW: Tensor, quantized: Quantized, balance: Mapping[str, Tensor]
@@ -173,7 +201,9 @@ class TokenizerTask(Task):
     def _update_discriminator(self, drafts: list[Draft], disc: nn.Module) -> None:
         """On the images and on the reconstructions of the tokenizer's update."""
         disc.train()
-        values = discriminate(drafts, disc, self.gan, augment=self._augment, lecam=self.lecam)
+        updates = self.images // (sum(len(draft.img_B3HW) for draft in drafts) * collectives.world_size())
+        penalty = self.gan.penalty(updates)
+        values = discriminate(drafts, disc, self.gan, augment=self._augment, lecam=self.lecam, penalty=penalty)
         if self.lecam is not None:
             logits = torch.stack([values["train/logits_real"], values["train/logits_fake"]]).float()
             collectives.average([logits])
@@ -186,10 +216,14 @@ class TokenizerTask(Task):
 
     def _augment(self, img_B3HW: Tensor, position_B: Tensor, turn: str) -> Tensor:
         """Images for the discriminator, augmented by draws of their own for each sample and turn."""
-        if self.gan.augment is None:
+        again = turn.endswith("_again")
+        augment, left = (self.gan.strong, 0.0) if again else (self.gan.augment, self.gan.blur(self.images))
+        if left > 0:
+            img_B3HW = faded(img_B3HW, left)
+        if augment is None:
             return img_B3HW
         stream = self.rng.stream("augment_disc", position_B, TURNS.index(turn))
-        return self.gan.augment(img_B3HW, stream)
+        return augment(img_B3HW, stream)
 
     def _values(
         self, drafts: list[Draft], quantized: list[Quantized], balance: Mapping[str, Tensor]
@@ -206,6 +240,7 @@ class TokenizerTask(Task):
     def _count(self, batch: Batch, quantized: list[Quantized]) -> None:
         """Count the codes of this update, and revive unused ones if that is due."""
         self.codes.add(torch.stack([q.counts_KV for q in quantized]).sum(0))
+        average_codes(self.model, quantized)
         after = self.images + len(batch) * collectives.world_size()
         if self.revival is not None and self.revival.due(self.images, after, self.total_images):
             self.revived += revive(

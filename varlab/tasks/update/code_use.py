@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from varlab.tasks.distributed import collectives
 from varlab.tasks.update.ema import EMA
 from varlab.tasks.update.optimizer import forget_rows
 from varlab.tokenizer import VQTokenizer
+from varlab.types import Quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +86,16 @@ def revive(
         ema.overwrite(name, rows, parameter[rows])
         forget_rows(optimizer, parameter, rows)
     return count
+
+
+@torch.no_grad()
+def average_codes(tokenizer: VQTokenizer, quantized: Sequence[Quantized]) -> None:
+    """Move codes that are moving averages (``Codebook.ema``) by the vectors that chose them in an update, on all ranks."""
+    codebook = getattr(getattr(tokenizer, "quantizer", None), "codebook", None)
+    if getattr(codebook, "ema", None) is None:
+        return
+    vector_NC = torch.cat([q.candidates_NC for q in quantized])
+    idx_N = torch.cat([torch.cat(q.maps, 1).flatten() for q in quantized])
+    count_V = vector_NC.new_zeros(tokenizer.vocab_size).index_add(0, idx_N, torch.ones_like(vector_NC[:, 0]))
+    sum_VC = vector_NC.new_zeros(tokenizer.vocab_size, vector_NC.shape[1]).index_add(0, idx_N, vector_NC)
+    codebook.average(collectives.sum_over_ranks(count_V), collectives.sum_over_ranks(sum_VC))
