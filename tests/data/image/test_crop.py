@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.data.image.crop import Box, Centre, Crop, RandomCrop, RandomResizedCrop, draws
+from varlab.data.image.crop import Box, Centre, Crop, FiveCrop, RandomCrop, RandomResizedCrop, draws
 from varlab.data.image.decode import crop_into
 from varlab.rng import Rng
 from varlab.types import VarlabError
@@ -18,6 +18,8 @@ from varlab.types import VarlabError
 CROPS: dict[str, Crop] = {
     "centre": Centre(),
     "random": RandomCrop(enlarge=1.125),
+    "ranged": RandomCrop(enlarge=(1.0, 1.25)),
+    "five": FiveCrop(enlarge=[1.1, 1.05]),
     "resized": RandomResizedCrop(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
 }
 SIDES = st.integers(1, 400)
@@ -87,3 +89,37 @@ def test_nonsense_is_refused(wrong: dict[str, tuple[float, float]]) -> None:
         RandomResizedCrop(**{"scale": (0.08, 1.0), "ratio": (0.75, 1.33), **wrong})
     with pytest.raises(VarlabError, match=r"crop\.enlarge is 0\.9"):
         RandomCrop(enlarge=0.9)
+
+
+def test_a_random_crop_reaches_the_whole_picture() -> None:
+    """VAR: 256 pixels of a picture whose shorter side is 288, anywhere (utils/data.py). Of 500 × 375: 384 × 288."""
+    crop = RandomCrop(enlarge=1.125)
+    boxes = [crop.box(288, 384, 1.0, u) for u in draws(Rng(0).stream("crop", torch.arange(20_000)))]
+    assert {(box.height, box.width) for box in boxes} == {(256, 256)}
+    assert {box.top for box in boxes} == set(range(33)) and {box.left for box in boxes} == set(range(129))
+
+
+def test_a_range_of_sides() -> None:
+    """LlamaGen's tokenizer: the shorter side is 256 to 320 pixels, of which 256 are cut, so 4/5 to all of it."""
+    crop = RandomCrop(enlarge=[1.0, 1.25])
+    sides = np.array([crop.box(320, 400, 1.0, u).height for u in draws(Rng(0).stream("crop", torch.arange(4000)))])
+    assert sides.min() == 256 and sides.max() == 320 and abs((320 / sides).mean() - 1.125) < 0.005
+
+
+def test_five_places_of_the_middle_square() -> None:
+    """LlamaGen: the middle 281 or 268 pixels, of which 256 are cut at the corners and in the middle."""
+    crop = FiveCrop(enlarge=[281 / 256, 268 / 256])
+    boxes = [crop.box(281, 400, 1.0, u) for u in draws(Rng(0).stream("crop", torch.arange(4000)))]
+    large, small = ([box for box in boxes if box.height == side] for side in (256, 268))
+    assert len(large) + len(small) == 4000 and 1850 < len(large) < 2150
+    places = [(box.top, box.left - 59) for box in large]
+    assert set(places) == {(0, 0), (0, 25), (25, 0), (25, 25), (12, 12)}
+    assert all(330 < places.count(place) < 470 for place in set(places))
+
+
+def test_bad_enlargements_are_said() -> None:
+    for bad in (0.9, [1.2, 1.1], [1.0]):
+        with pytest.raises(VarlabError, match=r"crop\.enlarge"):
+            RandomCrop(enlarge=bad)
+    with pytest.raises(VarlabError, match=r"crop\.enlarge"):
+        FiveCrop(enlarge=[])

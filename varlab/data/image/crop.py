@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
 from varlab.errors import VarlabError
 from varlab.rng import Stream
 
-__all__ = ["Box", "BoxOf", "Centre", "Crop", "RandomCrop", "RandomResizedCrop", "Uniforms", "box_choices", "draws"]
+__all__ = [
+    "Box",
+    "BoxOf",
+    "Centre",
+    "Crop",
+    "FiveCrop",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "Uniforms",
+    "box_choices",
+    "draws",
+]
 
 
 class Box(NamedTuple):
@@ -74,20 +85,49 @@ class Centre:
 
 
 class RandomCrop:
-    """A box with 1/``enlarge`` of the largest box's side, at a random place: VAR's training crop (1.125).
+    """A box with 1/``enlarge`` of the largest box's side, at a random place of the image: VAR's training crop (1.125).
 
-    No enlarged image is stored. Images stored at 1.125 times the size are cut without resampling.
+    enlarge: a number, or the smallest and the largest of numbers that are equally likely (LlamaGen's tokenizer: 1 to 1.25). No
+    enlarged image is stored. Images stored at 1.125 times the size are cut without resampling.
     """
 
-    def __init__(self, *, enlarge: float):
-        if enlarge < 1:
-            raise VarlabError(f"crop.enlarge is {enlarge}, but a crop is no larger than its image: set at least 1.")
-        self._enlarge = enlarge
+    def __init__(self, *, enlarge: float | Sequence[float]):
+        ends = (enlarge, enlarge) if isinstance(enlarge, int | float) else tuple(enlarge)
+        if len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
+            raise VarlabError(
+                f"crop.enlarge is {enlarge}, but a crop is no larger than its image: set at least 1, or two rising numbers."
+            )
+        self._enlarge = (float(ends[0]), float(ends[1]))
 
     def box(self, height: int, width: int, aspect: float, u: Uniforms) -> Box:
         """Uniform over the places."""
-        h, w = (max(1, round(side / self._enlarge)) for side in _largest(height, width, aspect))
+        low, high = self._enlarge
+        enlarge = low if low == high else _between(self._enlarge, u[2])
+        h, w = (max(1, round(side / enlarge)) for side in _largest(height, width, aspect))
         return Box.at(int(u[0] * (height - h + 1)), int(u[1] * (width - w + 1)), h, w)
+
+
+class FiveCrop:
+    """One of the corners, or the middle, of the image's largest centred box (LlamaGen's codes: the ten crops, with flips).
+
+    enlarge: numbers of which one is drawn; the crop has 1/``enlarge`` of that box's side.
+    """
+
+    def __init__(self, *, enlarge: Sequence[float]):
+        if not enlarge or min(enlarge) < 1:
+            raise VarlabError(
+                f"crop.enlarge is {enlarge}, but a crop is no larger than its image: list numbers from 1 on."
+            )
+        self._enlarge = tuple(enlarge)
+
+    def box(self, height: int, width: int, aspect: float, u: Uniforms) -> Box:
+        """Each number, and each of the five places, is equally likely."""
+        centre = Centre().box(height, width, aspect)
+        enlarge = self._enlarge[int(u[0] * len(self._enlarge))]
+        h, w = (max(1, round(side / enlarge)) for side in (centre.height, centre.width))
+        down, right = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))[int(u[1] * 5)]
+        top = centre.top + down * (centre.height - h) // 2
+        return Box.at(top, centre.left + right * (centre.width - w) // 2, h, w)
 
 
 class RandomResizedCrop:

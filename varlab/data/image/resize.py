@@ -31,6 +31,7 @@ __all__ = [
     "is_wrong_ending",
     "pixels",
     "resampling",
+    "whole_size",
 ]
 
 log = logging.getLogger(__name__)
@@ -58,14 +59,17 @@ class Fit:
 
     size: bring the shorter side to it, then take the centre ``size`` × ``size``. A PNG, JPEG or WebP that already has this
     size and needs nothing else is stored byte for byte. None stores every PNG, JPEG and WebP byte for byte, at its own size.
+    whole: keep the whole picture, whose shorter side is ``size``.
     check: how to check bytes that are stored unchanged. ``decode`` decodes each image; ``header`` reads only its size.
     """
 
-    def __init__(self, *, size: int | None, resample: str, check: str, rules: PixelRules):
+    def __init__(self, *, size: int | None, resample: str, check: str, rules: PixelRules, whole: bool = False):
         if check not in _CHECKS:
             raise VarlabError(f"check={check} is unknown: use {' or '.join(_CHECKS)}.")
         self._filter, self._check, self.rules = resampling(resample), check, rules
-        self.image_size = None if size is None else (size, size)
+        self._shorter = size if whole else None
+        self._kept = size is None  # every image at its own size
+        self.image_size = None if size is None or whole else (size, size)
         """(H, W) of every result; None where sizes differ."""
 
     def __call__(self, encoded: bytes, name: str = "") -> Fitted:
@@ -77,14 +81,15 @@ class Fit:
         check_png(encoded)
         picture = open_picture(encoded, self.rules)
         ending = (WRONG_ENDING,) * is_wrong_ending(name, picture.form)
-        if self._check == "header" and self.image_size is None and picture.form in STORED:
+        if self._check == "header" and self._kept and picture.form in STORED:
             return Fitted(encoded, ending)
         decoded = picture.decode()
         steps = decoded.steps + ending
         if self._is_stored_unchanged(picture, decoded):
             return Fitted(encoded, steps, decoded.deep)
         image = decoded.image()
-        fitted = image if self.image_size is None else cover(image, self.image_size, self._filter)
+        size = self.image_size if self._shorter is None else whole_size(image.width, image.height, self._shorter)
+        fitted = image if size is None else cover(image, size, self._filter)
         return Fitted(fitted, steps, decoded.deep)
 
     def with_depths(self, depths: Depths) -> Fit:
@@ -94,10 +99,11 @@ class Fit:
         return other
 
     def _is_stored_unchanged(self, encoded: EncodedPicture, decoded: Picture) -> bool:
-        if encoded.form not in STORED or self.image_size is None:
+        if encoded.form not in STORED or self._kept:
             return encoded.form in STORED
         done = set(decoded.steps) - {WARNED}
-        return encoded.size == self.image_size and decoded.mode in ("L", "RGB") and not done
+        right = encoded.size == self.image_size if self._shorter is None else min(encoded.size) == self._shorter
+        return right and decoded.mode in ("L", "RGB") and not done
 
 
 def format_of(encoded: bytes) -> str | None:
@@ -113,6 +119,14 @@ def is_wrong_ending(name: str, form: str) -> bool:
     """Whether a file's name ends as those of another format do."""
     usual = Image.registered_extensions().get(PurePath(name).suffix.lower(), form)
     return usual != form and {usual, form} != {"JPEG", "MPO"}
+
+
+def whole_size(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """(H, W) of a picture whose shorter side becomes ``shorter``, the other rounded down as in torchvision.
+
+    Of a strip that is longer than 16 times its width, it is the size of the middle."""
+    longer = min(int(shorter * max(width, height) / min(width, height)), _WIDEST * shorter)
+    return (shorter, longer) if width >= height else (longer, shorter)
 
 
 def cover(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:

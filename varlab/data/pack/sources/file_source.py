@@ -16,14 +16,23 @@ __all__ = ["FileSource"]
 class FileSource:
     """A source of encoded images, each of which ``Fit`` brings to size.
 
-    size, resample, check: see ``Fit``. most_pixels: larger images are skipped. depth: the bits of values that are more than
-    bytes, see ``read_depths``; auto: the largest value of the data set decides.
+    size, resample, check, whole: see ``Fit``. most_pixels: larger images are skipped. depth: the bits of values that are more
+    than bytes, see ``read_depths``; auto: the largest value of the data set decides.
     """
 
-    def __init__(self, *, size: int | None, resample: str, check: str, most_pixels: int, depth: int | str):
+    def __init__(
+        self,
+        *,
+        size: int | None,
+        resample: str,
+        check: str,
+        most_pixels: int,
+        depth: int | str,
+        whole: bool | None = None,
+    ):
         rules = PixelRules(most_pixels=most_pixels, depths=read_depths(depth, auto={}), keys="source.")
-        self._fit = Fit(size=size, resample=resample, check=check, rules=rules)
-        self._reading: Config = {"most_pixels": most_pixels, "depth": depth}
+        self._fit = Fit(size=size, resample=resample, check=check, rules=rules, whole=bool(whole))
+        self._reading: Config = {"most_pixels": most_pixels, "depth": depth} | ({"whole": True} if whole else {})
         self.image_size = self._fit.image_size
 
     @property

@@ -62,9 +62,10 @@ class ImageFolder(FileSource):
         allow_empty: bool | None = None,
         most_pixels: int = 1 << 27,
         depth: int | str = "auto",
+        whole: bool | None = None,
         label: str | None = None,
     ):
-        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
+        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth, whole=whole)
         self._root = image_folder(path)
         if label not in (None, "none"):
             raise VarlabError(f"source.label={label} is unknown: use none, or null for the names of folders.")

@@ -65,8 +65,9 @@ class Parquet(FileSource):
         check: str = "decode",
         most_pixels: int = 1 << 27,
         depth: int | str = "auto",
+        whole: bool | None = None,
     ):
-        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
+        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth, whole=whole)
         self._arguments: Config = {"path": path, "split": dict(split), "image": image, "label": label}
         self._arguments.update(size=size, resample=resample, val_fraction=val_fraction, seed=seed)
         self._image, self._labelled = image, label is not None

@@ -68,8 +68,9 @@ class Tars(FileSource):
         check: str = "decode",
         most_pixels: int = 1 << 27,
         depth: int | str = "auto",
+        whole: bool | None = None,
     ):
-        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth)
+        super().__init__(size=size, resample=resample, check=check, most_pixels=most_pixels, depth=depth, whole=whole)
         self._root = shard_folder(path)
         self._arguments: Config = {"path": path, "size": size, "resample": resample, "label": label}
         given = {name: split.get(name) for name in ("val", "train", "skip") if name != "skip" or split.get(name)}
@@ -103,7 +104,8 @@ class Tars(FileSource):
                 f"{self._root} has {len(index.classes)} classes, not {len(classes)}: name them all, or none (a name with a "
                 "comma needs quotes in the list, or a file with one name a line)."
             )
-        self.image_size = self.image_size or index.image_size  # images that are kept keep their size
+        if "whole" not in self._reading:
+            self.image_size = self.image_size or index.image_size  # images that are kept keep their size
         splits = [name for name in SPLITS if name in index.tables and index.tables[name].count]
         return {
             s: ([shard.file for shard in index.splits[s]], index.table(s)) for s in splits
