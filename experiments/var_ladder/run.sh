@@ -6,17 +6,17 @@
 source "$(dirname "$0")/../common.sh"
 
 multi=$out/tokenizer/tokenizer=multi single=$out/tokenizer/tokenizer=single top_k=20 cfg=1.0
-ar=tiny_gpt2 adaln=tiny_plain_attention normed=tiny generator=(experiment="$set_/study") deep=(transformer=tiny transformer.depth=8)
+ar=tiny_gpt2 ar_task=() plain=tiny_gpt2 adaln=tiny_plain_attention normed=tiny generator=(experiment="$set_/study") deep=(transformer=tiny transformer.depth=8)
 if [ "$set_" = imagenet ]; then
   multi=runs/imagenet/var_tokenizer single=runs/imagenet/vqgan_tokenizer top_k=600 cfg=2.0
-  ar=vqgan_cin adaln=var_d16_plain_attention normed=var_d16 generator=(experiment=imagenet/var_d16 sampler=default) deep=(transformer=var_d30)
+  ar=vqgan_cin ar_task=(task.label_drop=0) plain=var_d16_gpt2 adaln=var_d16_plain_attention normed=var_d16 generator=(experiment=imagenet/var_d16 sampler=default) deep=(transformer=var_d30)
 fi
 
 prepare tokenizer=multi,single
 say "five models"
 generator+=(seed="$seeds")
-train "${generator[@]}" order=raster transformer=$ar tokenizer_run="$single" out="$out/1_ar"
-train "${generator[@]}" order=next_scale transformer=$ar transformer.token_inputs=false tokenizer_run="$multi" out="$out/2_next_scale"
+train "${generator[@]}" order=raster transformer=$ar "${ar_task[@]}" tokenizer_run="$single" out="$out/1_ar"
+train "${generator[@]}" order=next_scale transformer=$plain transformer.token_inputs=false tokenizer_run="$multi" out="$out/2_next_scale"
 train "${generator[@]}" order=next_scale transformer=$adaln tokenizer_run="$multi" out="$out/3_adaln"
 train "${generator[@]}" order=next_scale transformer=$normed tokenizer_run="$multi" out="$out/4_attention_norm"
 train "${generator[@]}" order=next_scale "${deep[@]}" tokenizer_run="$multi" out="$out/5_depth"

@@ -34,7 +34,7 @@ def run(script: Path, answer: Callable[[list[str]], int], tmp_path: Path, **envi
     Returns all of them. Raises AssertionError where the script fails.
     """
     door, stub, log = tmp_path / "door", tmp_path / "bin" / "varlab", tmp_path / "script.log"
-    stub.parent.mkdir()
+    stub.parent.mkdir(parents=True)
     stub.write_text(ASK.format(python=sys.executable, door=str(door)))
     stub.chmod(0o755)
     path = f"{stub.parent}{os.pathsep}{os.environ['PATH']}"

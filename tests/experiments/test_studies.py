@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ from sklearn.utils import Bunch
 
 from tests import small
 from tests.experiments.commands import ROOT, answer, jobs, run
+from tests.recipe.presets import Planned, Preset, build, composed, plan_update, table
 from varlab.cli.app import conf_dir
 from varlab.cli.main import main
 from varlab.run.names import run_path
@@ -97,6 +99,51 @@ def test_every_command_composes(study: str, data: str, tmp_path: Path) -> None:
         asked = run(ROOT / "experiments" / study / "run.sh", compose_all, tmp_path, SET=data, SEEDS="0")
     sent = [words for words in asked if words[0] in ("train", "evaluate")]
     assert composed and sent and (data == "digits" or all("launch=slurm" in words for words in sent))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_every_cluster_preset_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each study and recipe, at its real size on ``meta``: optimizer groups, one update's shapes, FLOPs and memory.
+
+    Prints them as one table."""
+    rows: dict[str, tuple[Preset, Planned]] = {}
+    known: set[str] = set()
+    tokenizers: dict[str, dict] = {}
+
+    def add(name: str, config: dict) -> None:
+        parts = ("kind", "tokenizer", "transformer", "order", "discriminator", "loss", "trainer", "tokenizer_run")
+        groups = [config["task"].get(key) for key in ("label_drop", "no_decay", "stages", "optimizer")]
+        signature = repr([config.get(part) for part in parts] + groups + [config["data"]["batch"]])
+        if signature not in known:
+            preset = build(config, tmp_path, tokenizers)
+            rows[name] = preset, plan_update(preset)
+            known.add(signature)
+
+    def add_all(study: str, command: list[str]) -> int:
+        if command[0] == "train":
+            for job in jobs([word for word in command[1:] if word != "-m" and not word.startswith("launch=")]):
+                config = composed(*job)
+                path = run_path(out=config["out"], name=config["name"], overrides=job, multirun=True)
+                path.mkdir(parents=True, exist_ok=True)
+                (path / "weights.safetensors").touch()
+                if config["kind"] == "tokenizer":
+                    tokenizers[str(path)] = config["tokenizer"]
+                add(f"{study}: {path.relative_to('runs')}", config)
+        return 0
+
+    (tmp_path / "runs/imagenet/var_d16/default").mkdir(parents=True)
+    (tmp_path / "runs/imagenet/var_d16/default/weights.safetensors").touch()
+    for file in sorted((conf_dir() / "experiment" / "imagenet").glob("*.yaml")):
+        add(f"imagenet/{file.stem}", composed(f"experiment=imagenet/{file.stem}"))
+    with small.inside(tmp_path):
+        for study in SHARED:
+            script = ROOT / "experiments" / study / "run.sh"
+            run(script, partial(add_all, study), tmp_path / study, SET="imagenet", SEEDS="0")
+    with capsys.disabled():
+        print("", table(rows), sep="\n")
+    assert len(rows) > 30 and all(planned.decayed <= planned.parameters for _, planned in rows.values())
+    assert all(preset.config["kind"] == "tokenizer" or planned.decayed for preset, planned in rows.values())
 
 
 def _covering(jobs: list[list[str]]) -> Iterator[list[str]]:

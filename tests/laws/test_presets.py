@@ -130,7 +130,7 @@ def test_flops_of_vars_tokenizer() -> None:
 
 def test_every_preset_is_compared_with_something() -> None:
     """A new preset wants its row above."""
-    counted = {"var_d12", "var_d36", "var_d16_plain_attention"} | {
+    counted = {"var_d12", "var_d36", "var_d16_plain_attention", "var_d16_gpt2"} | {
         row[0]
         for mark in test_parameters_of_transformers.pytestmark
         for row in mark.args[1]  # type: ignore[attr-defined]

@@ -85,6 +85,7 @@ def test_codes_start_in_their_range_or_on_the_sphere() -> None:
     sizes: dict[str, Any] = dict(vocab_size=512, code_dim=8, init=2.0, normalise=False)
     flat = Codebook(**sizes, cosine=False).weight
     assert 0.95 * 2 / 512 < float(flat.max()) <= 2 / 512 and -2 / 512 <= float(flat.min()) < -0.95 * 2 / 512
+    assert 0.9 * 0.3 < float(Quantizer(code_range=0.3).codebook.weight.max()) <= 0.3
     torch.testing.assert_close(Codebook(**sizes, cosine=True).weight.norm(dim=1), torch.ones(512))
 
 

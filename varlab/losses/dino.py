@@ -47,7 +47,7 @@ class ViT(nn.Module):
         hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
         depth = 1 + max(int(m[1]) for key in state if (m := re.match(r"blocks\.(\d+)\.", key)))
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.empty_like(state["pos_embed"]))
+        self.pos_embed = nn.Parameter(torch.empty(state["pos_embed"].shape))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, stride=patch)})
         self.blocks = nn.ModuleList(ViTBlock(width, hidden, heads, gelu) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)

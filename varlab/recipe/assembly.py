@@ -174,6 +174,12 @@ def build_transformer(
             cond_vocab=cond_vocab,
             cond_tokens=cond_tokens,
         )
+    check_inputs(transformer, order, tokenizer)
+    return transformer
+
+
+def check_inputs(transformer: Transformer, order: BaseOrder, tokenizer: Tokenizer) -> None:
+    """Raise VarlabError unless the transformer has what the order's slots need."""
     if not order.fixed and transformer.position is None:
         raise VarlabError(
             f"transformer.embed.position=false hides where {type(order).__name__} goes next, which differs from sample to "
@@ -185,7 +191,6 @@ def build_transformer(
             f"transformer.token_inputs=true wants token ids as inputs, but {type(order).__name__} knows images, not tokens, "
             "before a step: use transformer.token_inputs=false."
         )
-    return transformer
 
 
 @torch.no_grad()

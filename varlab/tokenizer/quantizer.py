@@ -53,8 +53,9 @@ class Quantizer(nn.Module):
     scales: (h, w) per scale, coarse to fine. vocab_size: codes (V). code_dim: numbers per code (C). beta: weight of the
     commitment term, or of the codebook term if ``beta_term`` is "codebook" (as in the official VQGAN code unless
     legacy=False). phi_count: how many φ the scales share (0: none; 1: one for all; K: one each). phi_ratio: see ``Phi``.
-    code_init, code_norm, cosine, ema: see ``Codebook``. A cosine codebook also brings the latents to length 1, so it needs a
-    single scale. entropy: {weight, temperature} of ``entropy_loss`` (None: no such loss); it needs a single scale, too.
+    code_init, code_norm, cosine, ema: see ``Codebook``. code_range: the codes start in ± this number, in place of
+    code_init/V. A cosine codebook also brings the latents to length 1, so it needs a single scale. entropy: {weight,
+    temperature} of ``entropy_loss`` (None: no such loss); it needs a single scale, too.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Quantizer(nn.Module):
         phi_count: int = 4,
         phi_ratio: float = 0.5,
         code_init: float = 1.0,
+        code_range: float | None = None,
         code_norm: bool = False,
         cosine: bool = False,
         entropy: Mapping[str, float] | None = None,
@@ -86,8 +88,9 @@ class Quantizer(nn.Module):
         if ema is not None and phi_count == 0:  # nothing is trained by the codebook term
             self.codebook_weight = 0.0
         self.entropy = entropy
+        init = code_init if code_range is None else code_range * vocab_size
         self.codebook = Codebook(
-            vocab_size=vocab_size, code_dim=code_dim, init=code_init, normalise=code_norm, cosine=cosine, ema=ema
+            vocab_size=vocab_size, code_dim=code_dim, init=init, normalise=code_norm, cosine=cosine, ema=ema
         )
         self.phi = nn.ModuleList(Phi(code_dim=code_dim, ratio=phi_ratio) for _ in range(phi_count))
         self._phi_of_scale = phi_of_scale(len(self.scales), phi_count) if phi_count else []
