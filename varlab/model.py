@@ -251,7 +251,7 @@ class Model:
 
     # -- editing -------------------------------------------------------------------------------------------------------
 
-    def known(self, img_B3HW: Tensor, mask_BHW: Tensor, *, force_small: bool = False) -> KnownTokens:
+    def known(self, img_B3HW: Tensor, mask_BHW: Tensor, *, force_small: bool = True) -> KnownTokens:
         """Return the images' own tokens outside the mask, for ``sample_maps(force=…)``. mask_BHW: 1 where to paint."""
         _, order = self.generator()
         keep = kept_maps(mask_BHW.to(self.device), self.tokenizer.scales, force_small=force_small)
@@ -264,7 +264,7 @@ class Model:
         label_B: Labels = None,
         *,
         seed: int = 0,
-        force_small: bool = False,
+        force_small: bool = True,
         blend: bool = False,
         ids_B: Tensor | None = None,
         cond_BN: Tensor | None = None,
@@ -274,7 +274,7 @@ class Model:
         """Repaint img_B3HW inside the mask: at every step the tokens outside are the image's own.
 
         mask_BHW (or mask_HW, for all): 1 where to paint, in pixels. label_B: what to paint; None is no class (in- and
-        outpainting, as in VAR). force_small: also keep the scales of side ≤ 3 whatever the mask. blend: put the known
+        outpainting, as in VAR). force_small: also keep the scales of h·w ≤ 3 whatever the mask. blend: put the known
         pixels back at the end. A full mask is free sampling, an empty one the reconstruction (without force_small).
         """
         transformer, _ = self.generator()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,7 +66,7 @@ def test_known_tokens_are_the_images_own(world: World) -> None:
 def test_a_full_mask_is_free_sampling_and_an_empty_one_the_reconstruction(world: World) -> None:
     model, img = model_of(world), images(world)
     full, labels = torch.ones_like(img[:, 0]), [1] * len(img)
-    assert torch.equal(model.edit(img, full, labels, seed=5), model.sample(labels, seed=5))
+    assert torch.equal(model.edit(img, full, labels, seed=5, force_small=False), model.sample(labels, seed=5))
     empty = model.edit(img, torch.zeros_like(full), labels, seed=5)
     assert torch.equal(empty, model.decode(model.encode(img)))
 
@@ -76,12 +78,25 @@ def test_an_edit_depends_on_seed_and_sample_alone(world: World) -> None:
     assert all(torch.equal(a[1:2], b) for a, b in zip(together, alone, strict=True))
 
 
-def test_small_scales_are_kept_where_asked(world: World) -> None:
+def test_small_scales_are_kept_unless_asked_otherwise(world: World) -> None:
+    """VAR's editing code keeps those of three tokens at most, whatever the mask: 1×1, but not 2×2."""
     model, img = model_of(world), images(world)
-    maps = edited(model, img, torch.ones_like(img[:, 0]), force_small=True)
-    for (h, w), idx, own in zip(world.tokenizer.scales, maps, model.encode(img), strict=True):
-        if max(h, w) <= 3:
+    full = torch.ones_like(img[:, 0])
+    kept, free = (kept_maps(full, world.tokenizer.scales, force_small=small) for small in (True, False))
+    assert [bool(k.all()) for k in kept] == [h * w <= 3 for h, w in world.tokenizer.scales]
+    assert not any(bool(k.any()) for k in free) and all(bool(k.all()) or not bool(k.any()) for k in kept)
+    assert all(inspect.signature(f).parameters["force_small"].default is True for f in (model.known, model.edit))
+    for (h, w), idx, own in zip(
+        world.tokenizer.scales, edited(model, img, full, force_small=True), model.encode(img), strict=True
+    ):
+        if h * w <= 3:
             assert torch.equal(idx, own)
+
+
+def test_the_rule_counts_tokens() -> None:
+    scales = [(1, 1), (1, 2), (2, 2), (1, 3), (3, 3)]
+    kept = kept_maps(torch.ones(1, 8, 8), scales, force_small=True)
+    assert [bool(k.all()) for k in kept] == [True, True, False, True, False]
 
 
 def test_blending_keeps_known_pixels(world: World) -> None:

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from varlab.types import Maps, Order
 
-_SMALL = 3  # scales up to this side describe the image as a whole
+_SMALL = 3  # tokens; scales of no more describe the image as a whole
 
 
 def kept_maps(mask_BHW: Tensor, scales: Sequence[tuple[int, int]], *, force_small: bool) -> Maps:
     """keep_Bl (bool) for each scale: where 1 - mask, bilinearly resized to the scale, exceeds 0.5.
 
-    mask_BHW: 1 where the image is to be repainted. force_small: keep all of the scales of side ≤ 3, as published editing
-    code does.
+    mask_BHW: 1 where the image is to be repainted. force_small: keep all of the scales of h·w ≤ 3, as VAR's published
+    editing code does (demo_zero_shot_edit.ipynb).
     """
     keep_B1HW = 1 - mask_BHW.float()[:, None]
     maps = []
     for h, w in scales:
         keep = F.interpolate(keep_B1HW, size=(h, w), mode="bilinear", align_corners=False) > 0.5
-        if force_small and max(h, w) <= _SMALL:
+        if force_small and h * w <= _SMALL:
             keep = keep.new_ones(keep.shape)
         maps.append(keep.flatten(1))
     return maps
