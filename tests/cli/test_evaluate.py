@@ -13,6 +13,7 @@ import pytest
 from tests import small
 from varlab.cli.main import main
 from varlab.files import sha256
+from varlab.losses.perceptual import LPIPS
 
 FEW = ("n=40", "metrics.splits=2", "metrics.draws=2")
 GENERATOR_SCORES = {
@@ -82,6 +83,17 @@ def test_a_tokenizers_scores(lab: Path, tmp_path: Path) -> None:
     assert set(result["scores"]) >= {"rfid", "psnr", "l1", "perceptual", "usage/3", "perplexity/3"}
     for name in ("psnr", "l1", "perceptual", "usage/0", "usage/3", "perplexity/3"):
         assert result["scores"][name] == pytest.approx(logged[f"val/{name}"], rel=1e-4), name
+
+
+def test_a_perceptual_distance_whatever_the_training_used(lab: Path, tmp_path: Path) -> None:
+    """Half the weights are half the distance; both scores stay, under names of their own."""
+    shutil.copytree(lab / "multi", tmp_path / "multi")
+    trained = evaluate(tmp_path / "multi", tmp_path / "out")
+    asked = ("perceptual=classifier", "perceptual.weights=[0.5,0.5,0.5]", f"perceptual.run={lab / 'perceptual'}")
+    other = evaluate(tmp_path / "multi", tmp_path / "other", *asked)
+    assert other["scores"]["perceptual"] == pytest.approx(trained["scores"]["perceptual"] / 2, rel=1e-5)
+    assert other["scores"]["ssim"] == trained["scores"]["ssim"] and 0 < other["scores"]["ssim"] < 1
+    assert len(list((tmp_path / "multi" / "scores").iterdir())) == 2 and LPIPS.hash
 
 
 def test_a_generators_directory_needs_nothing_else(run: Path, lab: Path, tmp_path: Path) -> None:

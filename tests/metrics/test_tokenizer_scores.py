@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.metrics import structural_similarity
 
 from tests.bounds import SAME
 from varlab.metrics.protocol import protocol, protocol_name
@@ -119,3 +121,16 @@ def test_a_protocols_name_is_short_stable_and_its_own() -> None:
     ]
     names = [protocol_name(other) for other in [one, *others]]
     assert len(set(names)) == len(names) and all(re.fullmatch(r"[\w.-]{1,100}", name) for name in names)
+
+
+def test_structural_similarity_is_that_of_another_library() -> None:
+    """Mean of the images, whose edges are mirrored: scikit-image with the constants of Wang et al. 2004."""
+    img, other = (Rng(0).stream(n, torch.arange(5)).integers(256, 3, 24, 20).to(torch.uint8) for n in "ab")
+    rec = (img.float() * 0.7 + other.float() * 0.3).to(torch.uint8)
+    sheet = TokenizerScores(scales=1, vocab_size=2, extractor=None, perceptual=None)
+    for rows in torch.arange(5).split(3):
+        sheet.update(img[rows], rec[rows], torch.ones(1, 2, dtype=torch.int64))
+    settings = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=0)
+    padded = [[np.pad(x.double().numpy(), ((0, 0), (5, 5), (5, 5)), mode="reflect") for x in xs] for xs in (img, rec)]
+    theirs = [structural_similarity(a, b, **settings) for a, b in zip(*padded, strict=True)]
+    assert sheet.compute()["ssim"] == pytest.approx(sum(theirs) / 5, abs=1e-6)

@@ -168,6 +168,8 @@ class LPIPS(FeatureDistance):
     missing or wrong file.
     """
 
+    hash = "LPIPS 0.1, VGG16"
+
     def __init__(
         self, *, vgg: str, vgg_sha256: str | None, lpips: str, lpips_sha256: str | None, autocast: bool | None = True
     ):

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from varlab.errors import VarlabError
@@ -16,6 +17,8 @@ from varlab.metrics.extractors import Extractor
 from varlab.metrics.generator_scores import FID
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.types import Batch, Quantized, to_float, to_uint8
+
+_WINDOW = 11  # pixels of SSIM's Gaussian; it says nothing of smaller images
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """(x_B3HW, y_B3HW) in [-1, 1] → d_B, a perceptual distance."""
@@ -55,7 +58,7 @@ class CodebookHealth(Metric):
 
 
 class TokenizerScores(nn.Module):
-    """psnr, l1, perceptual, rfid and codebook health of images and reconstructions, equal on any number of ranks.
+    """psnr, ssim, l1, perceptual, rfid and codebook health of images and reconstructions, equal on any number of ranks.
 
     extractor: for rfid (reconstructions against the same images), or None. perceptual: a distance, or None. scales,
     vocab_size: of the tokenizer. own: further metrics. Padding must be removed before.
@@ -78,7 +81,7 @@ class TokenizerScores(nn.Module):
         psnr = PeakSignalNoiseRatio(data_range=255.0, dim=(1, 2, 3))
         none_03HW = torch.zeros(0, 3, 1, 1, dtype=torch.float64)
         psnr.update(none_03HW, none_03HW)  # a rank without images must gather tensors of the same type as the others
-        self.psnr, self.l1 = psnr, MeanMetric()
+        self.psnr, self.ssim, self.l1 = psnr, MeanMetric(), MeanMetric()
         self.perceptual = MeanMetric() if perceptual is not None else None
         self.rfid = FID(num_features=extractor.num_features) if extractor is not None else None
 
@@ -87,6 +90,8 @@ class TokenizerScores(nn.Module):
         img_B3HW, rec_B3HW = to_float(img_u8_B3HW), to_float(rec_u8_B3HW)
         self.health.update(counts_KV)
         self.psnr.update(rec_u8_B3HW.double(), img_u8_B3HW.double())
+        if min(img_u8_B3HW.shape[2:]) >= _WINDOW:
+            self.ssim.update(_ssim(rec_u8_B3HW, img_u8_B3HW))
         self.l1.update((rec_B3HW - img_B3HW).abs().mean((1, 2, 3)))
         if self._perceptual is not None and self.perceptual is not None:
             self.perceptual.update(self._perceptual(rec_B3HW, img_B3HW))
@@ -101,15 +106,27 @@ class TokenizerScores(nn.Module):
             self.own.update_pairs(rec_u8_B3HW, img_u8_B3HW)
 
     def compute(self) -> dict[str, float]:
-        """psnr (dB, mean of images), l1 (in [0, 2]), perceptual, rfid, usage/<k>, perplexity/<k>.
+        """psnr (dB, mean of images), ssim (likewise), l1 (in [0, 2]), perceptual, rfid, usage/<k>, perplexity/<k>.
 
-        All ranks must call it together. Raises VarlabError if there was no image.
+        ssim: Wang et al. 2004, of images of 11 pixels and more. All ranks must call it together. Raises VarlabError if there
+        was no image.
         """
-        means = {"psnr": self.psnr, "l1": self.l1, "perceptual": self.perceptual, "rfid": self.rfid}
+        means = {"psnr": self.psnr, "ssim": self.ssim, "l1": self.l1, "perceptual": self.perceptual, "rfid": self.rfid}
         scores = {name: float(metric.compute()) for name, metric in means.items() if metric is not None}
+        if math.isnan(scores["ssim"]):
+            del scores["ssim"]
         if math.isnan(scores["l1"]):
             raise VarlabError("There is no image to validate on: the split is empty.")
         return (self.own.compute() if self.own else {}) | scores | self.health.compute()
+
+
+def _ssim(rec_u8_B3HW: Tensor, img_u8_B3HW: Tensor) -> Tensor:
+    """ssim_B of images in 0..255, with the constants of the paper and a Gaussian of 1.5 pixels."""
+    ssim_B = structural_similarity_index_measure(
+        rec_u8_B3HW.double(), img_u8_B3HW.double(), data_range=255.0, reduction="none"
+    )
+    assert isinstance(ssim_B, Tensor)
+    return ssim_B.reshape(-1)
 
 
 class Autoencoder(Protocol):

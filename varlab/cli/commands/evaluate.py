@@ -69,7 +69,10 @@ def _tokenizer(
     setting, trained_with = run.record.config.get("perceptual"), run.record.parents.get("perceptual")
     if setting is not None and trained_with is not None:
         setting = setting | {"run": trained_with.run}
-    parents.trust.check(setting, run.path / FILE)
+    if config.get("perceptual") is not None:
+        setting = config["perceptual"]
+    else:
+        parents.trust.check(setting, run.path / FILE)
     perceptual = parents.perceptual(setting)
     if perceptual is not None:
         perceptual.to(run.model.device)
@@ -82,6 +85,9 @@ def _tokenizer(
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
     named |= {"weights": config["weights"], "perceptual": net.weights_sha256 if net else perceptual and perceptual.hash}
+    if config.get("perceptual") is not None:  # files are named by their hashes alone
+        own_settings = {key: value for key, value in setting.items() if key not in ("run", "vgg", "lpips")}
+        named |= {"perceptual_settings": own_settings}
     if net is not None and net.held_out:
         named |= {"perceptual_network": net.held_out}
     if own.best:
