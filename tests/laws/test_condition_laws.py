@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -209,3 +211,20 @@ def test_a_sliding_window_without_a_raster_is_refused(trained: Conditioned) -> N
         Window(scales=[(4, 4)], window=(4, 4)).pack(trained.world.maps, tokenizer)
     with pytest.raises(VarlabError, match="has one image size"):
         World("multi", "next_scale").tokenizer.enlarged((8, 8))
+
+
+@pytest.mark.parametrize("order", ["raster", "random"])
+def test_a_causal_condition_is_read_from_first_to_last(order: str) -> None:
+    """VQGAN's mask is causal over condition and image: as if each condition token had a step of its own."""
+    both, causal = (Conditioned(World("single", order)) for _ in range(2))
+    causal.model.causal_condition = True
+    slots = both.slots()
+    in_turn = replace(slots, step_L=torch.cat([torch.arange(-N, 0), slots.step_L[N:]]))
+    torch.testing.assert_close(causal.logits(slots), both.logits(in_turn), rtol=SAME, atol=SAME)
+    assert (causal.logits(slots) - both.logits(slots)).abs().max() > 1e-6
+    other = causal.cond_BN.clone()
+    other[:, 2] = (other[:, 2] + 1) % VOCAB
+    changed = (causal.logits(causal.slots(other)) - causal.logits(slots)).abs().amax((0, 2)) > 1e-9
+    assert changed.tolist() == [i >= 2 for i in range(len(slots))]
+    whole, alone = causal.draw(), causal.draw(slice(1, 2))
+    assert all(torch.equal(a[1:2], b) for a, b in zip(whole, alone, strict=True))

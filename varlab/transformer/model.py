@@ -18,7 +18,7 @@ from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, BlockFactory, m
 from varlab.transformer.cache import Cache
 from varlab.transformer.context import SHARED, Context
 from varlab.transformer.rotary import rotary_table
-from varlab.types import Slots, VarlabError
+from varlab.types import Slots, VarlabError, full_precision
 
 VAR_EMBED: Mapping[str, bool] = MappingProxyType({"start": True, "position": True, "level": True})
 VAR_INIT: Mapping[str, Any] = MappingProxyType(
@@ -41,6 +41,7 @@ class Transformer(nn.Module):
     drop_path (rate of the last block, growing linearly with depth); dropout (of the input, token by token); init:
     {std (null: √(1/(3D))), head, modulation, gamma, position, residual}, factors of VAR's recipe. unmasked: how
     many of the first slots all see each other (VQGAN's n_unmasked, for conditions in place of the first tokens).
+    causal_condition: whether a condition's token sees only those before it, as in VQGAN (None: they all see each other).
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Transformer(nn.Module):
         cond_vocab: int = 0,
         cond_tokens: int = 0,
         unmasked: int = 0,
+        causal_condition: bool | None = None,
     ):
         super().__init__()
         if width % heads:
@@ -80,7 +82,7 @@ class Transformer(nn.Module):
         places, levels = len(positions_P3) + cond_tokens, int(positions_P3[:, 2].max()) + 1 + (cond_tokens > 0)
         self.width, self.depth, self.num_classes, self.vocab_size = width, depth, num_classes, vocab_size
         self.cond_vocab, self.cond_tokens, self.dropout, self.unmasked = cond_vocab, cond_tokens, dropout, unmasked
-        self.has_null_class = not tied
+        self.has_null_class, self.causal_condition = not tied, bool(causal_condition)
         self.class_embedding = None if tied else nn.Embedding(num_classes + 1, width)
         self.start = nn.Parameter(torch.empty(width)) if embed["start"] else None
         self.token_inputs = token_inputs
@@ -147,8 +149,12 @@ class Transformer(nn.Module):
         return table(label_B)
 
     def embed(self, slots: Slots, cond_BD: Tensor) -> Tensor:
-        """x_BLD: the known input (the class if there is none), plus its source, its target position and its scale."""
-        x_BLD = self.word(slots.tok_BL.clamp_min(0) if self.token_inputs else slots.x_BLC)
+        """x_BLD: the known input (the class if there is none), plus its source, its target position and its scale.
+
+        In float32 under autocast, too (VAR).
+        """
+        with full_precision(slots.x_BLC):
+            x_BLD = self.word(slots.tok_BL.clamp_min(0) if self.token_inputs else slots.x_BLC)
         prefix = int((slots.step_L < 0).sum())  # the condition's slots come first
         if prefix:
             table = self.word if self.condition is None else self.condition
@@ -163,6 +169,11 @@ class Transformer(nn.Module):
         if self.source is not None:
             place_BLD = place_BLD + self.source(slots.src_BL.clamp_min(0)).masked_fill(nothing_BL1, 0)
         return torch.where(nothing_BL1, start_BLD.to(x_BLD.dtype), x_BLD) + place_BLD
+
+    def _ordered(self, step_L: Tensor) -> Tensor:
+        """The steps, with one of its own for each of the condition's slots if these are causal."""
+        prefix = int((step_L < 0).sum()) if self.causal_condition else 0
+        return torch.cat([torch.arange(-prefix, 0), step_L[prefix:]]) if prefix else step_L
 
     def _unmasked(self, step_L: Tensor, cache: Cache | None) -> Tensor:
         """The steps, with the first ``unmasked`` slots in one common step."""
@@ -181,7 +192,7 @@ class Transformer(nn.Module):
         self, slots: Slots, cond_BD: Tensor, *, cache: Cache | None, rng: Rng | None, ids_B: Tensor | None
     ) -> Context:
         """The inputs that all blocks share."""
-        step_L = self._unmasked(slots.step_L, cache)
+        step_L = self._unmasked(self._ordered(slots.step_L), cache)
         all_L = step_L if cache is None else cache.see(step_L)
         rotary_BLd2 = shared_B16D = None
         if self.rotary_Pd2 is not None:
