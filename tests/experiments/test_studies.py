@@ -122,7 +122,7 @@ def test_every_cluster_preset_is_built(tmp_path: Path, capsys: pytest.CaptureFix
 
     def add_all(study: str, command: list[str]) -> int:
         if command[0] == "train":
-            for job in jobs([word for word in command[1:] if word != "-m" and not word.startswith("launch=")]):
+            for job in jobs([word for word in command[1:] if word != "-m" and not word.startswith("launch")]):
                 config = composed(*job)
                 path = run_path(out=config["out"], name=config["name"], overrides=job, multirun=True)
                 path.mkdir(parents=True, exist_ok=True)

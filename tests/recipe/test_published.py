@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from torch import nn
 
-from tests.recipe.presets import Preset, build, composed
+from tests.recipe.presets import Preset, build, composed, plan_update
 from varlab.cli.app import conf_dir
 from varlab.losses.dino import DinoDiscriminator, GlobalBatchNorm
 from varlab.losses.discriminator import PatchGAN
@@ -555,3 +555,11 @@ def test_a_wrong_number_is_noticed(preset: Callable[[str], Preset]) -> None:
 def test_kinds_of_blocks(preset: Callable[[str], Preset]) -> None:
     for name, block in (("var_d16", AdaLNBlock), ("llamagen_b", LlamaBlock), ("vqgan_transformer", GPT2Block)):
         assert type(preset(name).task.model.blocks[0]) is block
+
+
+def test_an_update_costs_three_forward_passes(preset: Callable[[str], Preset]) -> None:
+    """Of VAR-d16, .31 TFLOP an image, and of its tokenizer, .215 to encode and .39 to decode (derived from the sizes)."""
+    generator, tokenizer = plan_update(preset("var_d16")), plan_update(preset("var_tokenizer"))
+    assert generator.train_flops / 1e12 == pytest.approx(3 * 0.31, rel=0.05)
+    assert tokenizer.train_flops / 1e12 == pytest.approx(3 * (0.215 + 0.39), rel=0.05)
+    assert generator.encode_flops / 1e12 == pytest.approx(0.215, rel=0.05)

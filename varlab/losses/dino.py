@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -130,9 +131,9 @@ class Head(nn.Module):
         super().__init__()
         wide = nn.Conv1d(width, width, kernel, padding=kernel // 2, padding_mode="circular")
         first, out = nn.Conv1d(width, width, 1), nn.Conv1d(width, 1, 1)
-        for conv in (first, wide, out) if std is not None else ():
-            nn.init.trunc_normal_(conv.weight, std=std)
-            nn.init.zeros_(conv.bias)
+        if std is not None:
+            for conv in (first, wide, out):
+                conv.apply(partial(_truncated, std=std))
         self.first, self.second = spectral_norm(first), spectral_norm(wide)
         self.norm1, self.norm2 = _NORMS[norm](width), _NORMS[norm](width)
         self.out = spectral_norm(out)
@@ -141,6 +142,14 @@ class Head(nn.Module):
         h = F.leaky_relu(self.norm1(self.first(x_BND.transpose(1, 2))), 0.2)
         h = (h + F.leaky_relu(self.norm2(self.second(h)), 0.2)) / 2**0.5
         return self.out(h)[:, 0]
+
+
+def _truncated(conv: nn.Module, *, std: float) -> None:
+    for name, parameter in conv.named_parameters():
+        if name == "bias":
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.trunc_normal_(parameter, std=std)
 
 
 class DinoDiscriminator(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -161,15 +162,19 @@ def discriminate(
             parts["lecam"] = lecam(real, fake)
             loss = loss + gan.lecam * parts["lecam"]
         if penalty:
-            where_B = draft.position_B
-            parts["r1"] = gradient_penalty(
-                lambda img, where_B=where_B: discriminator(augment(img, where_B, "real")), draft.img_B3HW
-            )
+            judge = partial(_augmented, discriminator, augment, draft.position_B)
+            parts["r1"] = gradient_penalty(judge, draft.img_B3HW)
             loss = loss + penalty * parts["r1"]
         with full_precision(loss):
             (loss * draft.share).backward()
         accumulate(values, {f"train/{name}": part.detach() for name, part in parts.items()}, draft.share)
     return values
+
+
+def _augmented(discriminator: nn.Module, augment: Augment, position_B: Tensor, img_B3HW: Tensor) -> Tensor:
+    """Logits of images as in the turn of the real ones."""
+    logits: Tensor = discriminator(augment(img_B3HW, position_B, "real"))
+    return logits
 
 
 def _judged(

@@ -86,7 +86,7 @@ def _tokenizer(
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
     named |= {"weights": config["weights"], "perceptual": net.weights_sha256 if net else perceptual and perceptual.hash}
     if config.get("perceptual") is not None:  # files are named by their hashes alone
-        own_settings = {key: value for key, value in setting.items() if key not in ("run", "vgg", "lpips")}
+        own_settings = {key: value for key, value in config["perceptual"].items() if key not in ("run", "vgg", "lpips")}
         named |= {"perceptual_settings": own_settings}
     if net is not None and net.held_out:
         named |= {"perceptual_network": net.held_out}

@@ -15,6 +15,7 @@ from varlab.tasks.distributed import collectives
 from varlab.tasks.update.ema import EMA
 from varlab.tasks.update.optimizer import forget_rows
 from varlab.tokenizer import VQTokenizer
+from varlab.tokenizer.codebook import Codebook
 from varlab.types import Quantized
 
 
@@ -92,7 +93,7 @@ def revive(
 def average_codes(tokenizer: VQTokenizer, quantized: Sequence[Quantized]) -> None:
     """Move codes that are moving averages (``Codebook.ema``) by the vectors that chose them in an update, on all ranks."""
     codebook = getattr(getattr(tokenizer, "quantizer", None), "codebook", None)
-    if getattr(codebook, "ema", None) is None:
+    if not isinstance(codebook, Codebook) or codebook.ema is None:
         return
     vector_NC = torch.cat([q.candidates_NC for q in quantized])
     idx_N = torch.cat([torch.cat(q.maps, 1).flatten() for q in quantized])

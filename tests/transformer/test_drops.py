@@ -1,0 +1,35 @@
+"""What is dropped in training keeps its expectation."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from varlab.rng import Rng
+from varlab.transformer import LlamaBlock
+from varlab.transformer.blocks import Drop
+
+SAMPLES = 20_000
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.4])
+def test_stochastic_depth_keeps_the_expectation_of_a_branch(rate: float) -> None:
+    """A sample's branch is 0 or 1/(1 - rate) times itself, as a whole."""
+    stream = Rng(0).stream("dropout", torch.arange(SAMPLES))
+    dropped = Drop(rate)(torch.ones(SAMPLES, 2, 3), stream, 5)
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
+    torch.testing.assert_close(dropped.unique(), torch.tensor([0.0, 1 / (1 - rate)]))
+    error = (rate / (1 - rate) / SAMPLES) ** 0.5
+    assert abs(float(dropped[:, 0, 0].mean()) - 1) < 4 * error
+    assert torch.equal(Drop(rate)(torch.ones(2, 2, 3), None, 5), torch.ones(2, 2, 3))
+
+
+def test_dropout_of_a_branch_keeps_its_expectation() -> None:
+    make = partial(LlamaBlock, width=8, heads=2, layer=1, drop_path=0.0, mlp_ratio=4.0, multiple_of=8, kv_heads=None)
+    block = make(norm_eps=1e-5, dropout=0.25)
+    stream = Rng(0).stream("dropout", torch.arange(500))
+    dropped = block._dropped(torch.ones(500, 5, 8), stream, 2)
+    torch.testing.assert_close(dropped.unique(), torch.tensor([0.0, 4 / 3]))
+    assert abs(float(dropped.mean()) - 1) < 4 * (0.25 / 0.75 / dropped.numel()) ** 0.5
