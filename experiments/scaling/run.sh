@@ -11,7 +11,7 @@ multi=$out/tokenizer/tokenizer=multi generator=(experiment="$set_/scaling") long
 sizes=tiny_d6,tiny_d5,tiny_d4,tiny_d3,tiny_d2,tiny_d1 # the largest first: two cores end together
 if [ "$set_" = imagenet ]; then
   multi=runs/imagenet/var_tokenizer longest=256233400 shorter=128116700,64058350
-  generator=(experiment=imagenet/var_d16 val.every=128117 checkpoint.keep="[102493360,51246680]"
+  generator=(experiment=imagenet/var_d16 trainer.recompute=true trainer.micro_batch=48 val.every=128117 checkpoint.keep="[102493360,51246680]"
     task.schedule.warmup=1281167 task.schedule.hold=0 task.schedule.cooldown=0.2)
   sizes=var_d30,var_d24,var_d20,var_d16,var_d12
 fi

@@ -9,7 +9,7 @@ multi=$out/tokenizer/tokenizer=multi single=$out/tokenizer/tokenizer=single top_
 ar=tiny_gpt2 ar_task=() plain=tiny_gpt2 adaln=tiny_plain_attention normed=tiny generator=(experiment="$set_/study") deep=(transformer=tiny transformer.depth=8)
 if [ "$set_" = imagenet ]; then
   multi=runs/imagenet/var_tokenizer single=runs/imagenet/vqgan_tokenizer top_k=600 cfg=2.0
-  ar=vqgan_cin ar_task=(task.label_drop=0) plain=var_d16_gpt2 adaln=var_d16_plain_attention normed=var_d16 generator=(experiment=imagenet/var_d16 sampler=default) deep=(transformer=var_d30)
+  ar=vqgan_cin ar_task=(task.label_drop=0) plain=var_d16_gpt2 adaln=var_d16_plain_attention normed=var_d16 generator=(experiment=imagenet/var_d16 sampler=default trainer.recompute=true trainer.micro_batch=48) deep=(transformer=var_d30)
 fi
 
 prepare tokenizer=multi,single

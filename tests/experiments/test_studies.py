@@ -142,6 +142,8 @@ def test_every_cluster_preset_is_built(tmp_path: Path, capsys: pytest.CaptureFix
             run(script, partial(add_all, study), tmp_path / study, SET="imagenet", SEEDS="0")
     with capsys.disabled():
         print("", table(rows), sep="\n")
+    generators = [planned for preset, planned in rows.values() if preset.config["kind"] == "generator"]
+    assert max(planned.memory for planned in generators) < 75 << 30  # a card of 80 GB
     assert len(rows) > 30 and all(planned.decayed <= planned.parameters for _, planned in rows.values())
     assert all(preset.config["kind"] == "tokenizer" or planned.decayed for preset, planned in rows.values())
 
