@@ -181,13 +181,16 @@ SHARDS = {"DIR": "runs/data/source=digits"}
 SMALL = "budget.images=32 out=made"
 ENCODED = "encode runs/single out=tokens device=cpu"
 ON_TOKENS = f"{RASTER} data=tokens data.path=tokens data.batch=32 out=on_tokens"
-TIED = f"{RASTER} transformer.tied=true transformer.token_inputs=true out=tied"
+TIED = f"{RASTER} transformer.tied=true transformer.token_inputs=true task.label_drop=0 out=tied"
+STAGES = "{_target_: varlab.tasks.ScaleStages, until: 0.5, first: 3, warmup: 0}"
 STREAM = (
     "data=stream data.train=runs/data/source=digits/train-000000.tar data.val=runs/data/source=digits/val-000000.tar "
     "data.classes=10 data.size=16 data.train_images=600 data.val_images=64 data.batch=32 data.workers=0 budget.images=32"
 )
 
 SLOW = [
+    Remedy("trains the null class", f"{TIED} task.label_drop=0.1", r"set (task\.\S+)"),
+    Remedy("is not below the last of", f'{NEXT} "task.stages={STAGES}"'),
     Remedy("must be height and width in pixels", f"{SAMPLE} size=32"),
     Remedy("Give the length of the training", f"{JUDGE} budget.images=null", r"(budget\.images=N)", {"N": "32"}),
     Remedy("Give the length of the training", f"{JUDGE} budget.images=null", r"(budget\.flops=F)", {"=F": "=1e6"}),
@@ -402,7 +405,11 @@ NOT_FOLLOWED = {
         "is made for images of the trained size",
         "size= with a spatial condition",
     ],
-    "is what Python says where no command line comes to": ["holds a run of another length"],
+    "is what Python says where no command line comes to": [
+        "holds a run of another length",
+        "reads varlab's data through TrainerData",
+    ],
+    "names the numbers that fit": ["is a fraction, first="],
     "needs a model that no small run is": [
         "no operation of this model can be counted",
         "A sliding window only samples",
