@@ -121,7 +121,7 @@ class Model:
         slots, _ = order.pack(maps, self.tokenizer, Rng(seed).stream("order", ids_B))
         if (cond_BN := self._condition(cond_BN, len(maps[0]))) is not None:
             slots = order.conditioned(slots, cond_BN, 0)
-        return transformer(slots, self._labels(label_B, len(maps[0])))[:, -order.num_positions :]
+        return transformer(slots, self._labels(label_B, len(maps[0])))[:, -order.num_positions :].float()
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 

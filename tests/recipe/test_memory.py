@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tests.laws.conftest import load
+from varlab.losses.token_loss import token_loss
 from varlab.order import NextScale
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.objects import make
@@ -101,7 +101,7 @@ def test_activations_are_those_of_real_tensors(precision: str, recompute: bool) 
     with LiveBytes() as live:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"):
             logits_BLV = model(batch, label_B, rng=Rng(0), ids_B=label_B, recompute=recompute)
-            loss = F.cross_entropy(logits_BLV.flatten(0, 1), batch.pos_BL.flatten())
+            loss = token_loss(logits_BLV.flatten(0, 1), batch.pos_BL.flatten(), label_smoothing=0.0)
         del logits_BLV
         loss.backward()
     assert live.peak == pytest.approx(expected, rel=0.02)

@@ -113,11 +113,12 @@ class Sampler:
             if cond_BN is not None:
                 slots = order.conditioned(slots, cond_BN, k)
             if k < len(strengths):
-                logits = guidance.guide(model(slots.repeat_batch(2), both_B, cache=cache)[:, -length:], strengths[k])
+                both = model(slots.repeat_batch(2), both_B, cache=cache)[:, -length:].float()
+                logits = guidance.guide(both, strengths[k])
             else:  # no later step is guided, so none reads the null branch again
                 if k == len(strengths) and cache is not None:
                     cache.keep(B)
-                logits = model(slots, label_B, cache=cache)[:, -length:]
+                logits = model(slots, label_B, cache=cache)[:, -length:].float()
             logits = self.filter(logits, k)
             idx_Bl = draws.pick(logits, k)
             h_BlC = None

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varlab.losses.token_loss import token_loss
 from varlab.rng import Rng
 from varlab.tasks.distributed import collectives
 from varlab.tasks.distributed.collectives import SumScores
@@ -97,16 +98,16 @@ class GeneratorTask(LossTask):
     def loss(self, chunk: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode, order, predict."""
         logits_BLV, targets_BL, level_L = self.predict(chunk)
+        if self.observing:
+            self._level_sums.append(level_sums(logits_BLV.detach(), targets_BL, level_L))
         if self.stages is None:
-            loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)
+            loss = token_loss(logits_BLV.flatten(0, 1), targets_BL.flatten(), label_smoothing=self.label_smoothing)
         else:
             weight_L = self.stages.weights(self.images, *self._length())[: targets_BL.shape[1]]
             nll_BL = F.cross_entropy(
-                logits_BLV.transpose(1, 2), targets_BL, label_smoothing=self.label_smoothing, reduction="none"
+                logits_BLV.float().transpose(1, 2), targets_BL, label_smoothing=self.label_smoothing, reduction="none"
             )
             loss = (nll_BL * weight_L.to(nll_BL)).sum(1).mean()
-        if self.observing:
-            self._level_sums.append(level_sums(logits_BLV.detach(), targets_BL, level_L))
         return loss, {}
 
     def observed(self) -> dict[str, Tensor]:
@@ -116,7 +117,7 @@ class GeneratorTask(LossTask):
         return {f"train/{name}": value for name, value in means.items() if name != "loss"}
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Float32 logits_BLV, their targets_BL and the level_L of each; with dropped labels and corrupted inputs."""
+        """logits_BLV, their targets_BL and the level_L of each; with dropped labels and corrupted inputs."""
         slots, targets_BL = self.pack(batch)
         dropped_B = self.rng.stream("label_drop", batch.position_B).uniform() < self.label_drop
         label_B = batch.label_B.masked_fill(dropped_B, self.model.num_classes)

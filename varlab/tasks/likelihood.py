@@ -58,16 +58,18 @@ def predict(
     ids_B: Tensor | None = None,
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Float32 logits_BLV of the targets, and the level_L of each. rng, ids_B, recompute: in training."""
+    """logits_BLV of the targets, and the level_L of each. rng, ids_B, recompute: in training."""
     tokens = targets_BL.shape[1]  # prefix slots come first and predict nothing
     logits_BLV = transformer(slots, label_B, rng=rng, ids_B=ids_B, recompute=recompute)
-    return logits_BLV[:, -tokens:].float(), slots.level_L[-tokens:].to(targets_BL.device)
+    if tokens < logits_BLV.shape[1]:  # a slice costs its backward pass a copy
+        logits_BLV = logits_BLV[:, -tokens:]
+    return logits_BLV, slots.level_L[-tokens:].to(targets_BL.device)
 
 
 @torch.no_grad()
 def level_sums(logits_BLV: Tensor, targets_BL: Tensor, level_L: Tensor) -> dict[str, Tensor]:
     """Per level (K): negative log-likelihood in nats, correct predictions and tokens, summed over the batch in float64."""
-    nll_BL = F.cross_entropy(logits_BLV.transpose(1, 2), targets_BL, reduction="none")
+    nll_BL = F.cross_entropy(logits_BLV.float().transpose(1, 2), targets_BL, reduction="none")
     hits_BL = logits_BLV.argmax(-1) == targets_BL
     per_slot = {"nll_K": nll_BL, "hits_K": hits_BL, "tokens_K": torch.ones_like(nll_BL)}
     empty_K = torch.zeros(int(level_L.max()) + 1, dtype=torch.float64, device=level_L.device)
@@ -103,7 +105,7 @@ def likelihood(
     def sums(batch: Batch) -> dict[str, Tensor]:
         slots, targets_BL = pack(batch, order=order, tokenizer=tokenizer, condition=condition, rng=rng)
         logits_BLV, level_L = predict(transformer, slots, targets_BL, batch.label_B)
-        nll = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), reduction="sum")
+        nll = F.cross_entropy(logits_BLV.float().flatten(0, 1), targets_BL.flatten(), reduction="sum")
         return {"images": torch.tensor(len(batch)), "nll": nll, **level_sums(logits_BLV, targets_BL, level_L)}
 
     return SumScores(sums, lambda total: {"nll": total["nll"] / total["images"], **level_means(total)})

@@ -223,7 +223,7 @@ class Transformer(nn.Module):
         ids_B: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
-        """logits_BLV of the slots' tokens.
+        """logits_BLV of the slots' tokens, in the type of the head: narrower than float32 under autocast.
 
         label_B: int64 in [0, num_classes], the last for "no class". cache: slots of earlier steps, extended in place.
         rng with ids_B (one id a sample): dropout and stochastic depth, in training only. recompute: keep only the inputs of
@@ -244,4 +244,5 @@ class Transformer(nn.Module):
                 x_BLD = checkpoint(block, x_BLD, context, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_BLD = block(x_BLD, context)
-        return self.head(self.head_norm(x_BLD, context)).float()
+        logits_BLV: Tensor = self.head(self.head_norm(x_BLD, context))
+        return logits_BLV

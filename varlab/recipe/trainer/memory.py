@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from varlab.flops import MethodCall
+from varlab.losses.token_loss import token_loss
 from varlab.rng import Rng
 from varlab.transformer import Transformer
 from varlab.types import Slots
@@ -120,7 +120,7 @@ def _peaks(transformer: Transformer, slots: Slots, devices: Devices) -> tuple[in
         with LiveBytes() as live:
             with torch.autocast("cpu", torch.bfloat16, enabled=devices.precision.startswith("bf16")):
                 logits_BLV = model(inputs, label_B, **options)
-                loss = F.cross_entropy(logits_BLV.flatten(0, 1), inputs.pos_BL.flatten())
+                loss = token_loss(logits_BLV.flatten(0, 1), inputs.pos_BL.flatten(), label_smoothing=0.0)
             forward, live.peak = live.peak, 0
             del logits_BLV
             loss.backward()
