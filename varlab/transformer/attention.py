@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from varlab.transformer.cast_linear import CastLinear
 from varlab.transformer.rotary import rotate
-from varlab.transformer.step_groups import Group, GroupedAttention, attention_of_bfloat16, step_groups
+from varlab.transformer.step_groups import Group, attention_of_bfloat16, grouped_attention, step_groups
 from varlab.types import VarlabError
 
 if TYPE_CHECKING:
@@ -109,10 +109,9 @@ class Attention(nn.Module):
             return attention_of_bfloat16(q_BhLd, k_BhLd, v_BhLd, self.softmax_scale)
         k_BhLd, v_BhLd = k_BhLd.to(q_BhLd.dtype), v_BhLd.to(q_BhLd.dtype)  # a cache may be of another type
         if visible.groups:
-            attended: Tensor = GroupedAttention.apply(
-                q_BhLd, k_BhLd, v_BhLd, visible.groups, visible.causal, self.softmax_scale
+            return grouped_attention(
+                q_BhLd, k_BhLd, v_BhLd, visible.groups, causal=visible.causal, scale=self.softmax_scale
             )
-            return attended
         return F.scaled_dot_product_attention(
             q_BhLd,
             k_BhLd,

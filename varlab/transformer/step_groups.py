@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -15,7 +15,8 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 _ROWS = 64  # steps of fewer slots are joined: matrix products of fewer rows cost more than the masked pairs
 FEW = 16
 """Slots of a step whose attention is faster in float32 on a processor, also if all else is in bfloat16."""
-_PAIRS = 1 << 21  # of query and key at once in the backward pass, so that they stay in the processor's cache
+_PAIRS = 1 << 19  # of query and key at once, so that they stay in the processor's cache
+_Part = tuple[slice, slice]  # of heads and slots
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,29 @@ def _group(step_L: Tensor, start: int, end: int) -> Group:
     return Group(start, end, torch.zeros(hidden_qk.shape).masked_fill(hidden_qk, -torch.inf))
 
 
-class GroupedAttention(torch.autograd.Function):
-    """``apply(q_BhLd, k_BhLd, v_BhLd, groups, causal, scale)`` → (B, h, L, d). causal: each slot has its own step.
+def grouped_attention(
+    q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], *, causal: bool, scale: float
+) -> Tensor:
+    """Attention of each slot to the keys that its group shows it. causal: each slot has its own step."""
+    out_BhLd: Tensor
+    if q_BhLd.dtype == torch.bfloat16:
+        out_BhLd = ProductAttention.apply(q_BhLd, k_BhLd, v_BhLd, groups, scale)
+    else:
+        calls = (Group(0, q_BhLd.shape[2], causal=True),) if causal else groups
+        out_BhLd = FlashAttention.apply(q_BhLd, k_BhLd, v_BhLd, calls, scale)
+    return out_BhLd
 
-    Both passes are torch's flash attention (Dao et al. 2022), group by group. The backward pass of bfloat16 is our own:
-    it makes large matrix products, for which processors have instructions that torch's does not use.
-    """
+
+class FlashAttention(torch.autograd.Function):
+    """``apply(q_BhLd, k_BhLd, v_BhLd, groups, scale)``: torch's flash attention (Dao et al. 2022), group by group."""
 
     @staticmethod
     def forward(
-        ctx: Any, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], causal: bool, scale: float
+        ctx: Any, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], scale: float
     ) -> Tensor:
         ctx.groups, ctx.scale = groups, scale
-        ctx.calls = (Group(0, q_BhLd.shape[2], causal=True),) if causal else groups
         parts = []
-        for g in ctx.calls:
+        for g in groups:
             q, k, v = q_BhLd[:, :, g.start : g.end], k_BhLd[:, :, : g.end], v_BhLd[:, :, : g.end]
             parts.append(_flash(q, k, v, 0.0, g.causal, attn_mask=g.mask(q.dtype), scale=scale))
         # torch's layout of the result, (B, L, h, d) in memory
@@ -88,11 +97,64 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
-        q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL = ctx.saved_tensors
-        kept = (q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL)
-        if grad_BhLd.dtype == torch.bfloat16:
-            return *_product_gradients(grad_BhLd, *kept, ctx.groups, ctx.scale), None, None, None
-        return *_flash_gradients(grad_BhLd, *kept, ctx.calls, ctx.scale), None, None, None
+        return *_flash_gradients(grad_BhLd, *ctx.saved_tensors, ctx.groups, ctx.scale), None, None
+
+
+class ProductAttention(torch.autograd.Function):
+    """``apply(q_BhLd, k_BhLd, v_BhLd, groups, scale)``: attention by matrix products of bfloat16, which sum in float32.
+
+    Processors have instructions for large ones that torch's flash attention does not use. The backward pass computes the
+    probabilities again. It sums over groups in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], scale: float
+    ) -> Tensor:
+        ctx.groups, ctx.scale = groups, scale
+        ctx.save_for_backward(q_BhLd, k_BhLd, v_BhLd)
+        q_NLd, k_NLd, v_NLd = (x_BhLd.flatten(0, 1) for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
+        out_NLd = torch.empty_like(q_NLd)
+        for queries, keys, mask_qk in _blocks(groups, len(q_NLd)):
+            q, k, v = q_NLd[queries].contiguous(), k_NLd[keys].contiguous(), v_NLd[keys].contiguous()
+            out_NLd[queries] = torch.bmm(_probabilities(q, k, mask_qk, scale), v)
+        return out_NLd.unflatten(0, q_BhLd.shape[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
+        q_NLd, k_NLd, v_NLd, grad_NLd = (x_BhLd.flatten(0, 1) for x_BhLd in (*ctx.saved_tensors, grad_BhLd))
+        dq_NLd = torch.empty_like(q_NLd)
+        dk_NLd, dv_NLd = (torch.zeros_like(x_NLd, dtype=torch.float32) for x_NLd in (k_NLd, v_NLd))
+        for queries, keys, mask_qk in _blocks(ctx.groups, len(q_NLd)):
+            q, grad = q_NLd[queries].contiguous(), grad_NLd[queries].contiguous()
+            k, v = k_NLd[keys].contiguous(), v_NLd[keys].contiguous()
+            p_Nqk = _probabilities(q, k, mask_qk, ctx.scale)
+            dv_NLd[keys] += torch.bmm(p_Nqk.mT, grad)
+            ds_Nqk = torch._softmax_backward_data(torch.bmm(grad, v.mT), p_Nqk, 2, p_Nqk.dtype)
+            dk_NLd[keys] += torch.bmm(ds_Nqk.mT, q)
+            dq_NLd[queries] = torch.bmm(ds_Nqk, k)
+        if ctx.scale != 1:
+            dq_NLd, dk_NLd = dq_NLd.mul_(ctx.scale), dk_NLd.mul_(ctx.scale)
+        shape, dtype = grad_BhLd.shape[:2], grad_BhLd.dtype
+        return *(x_NLd.to(dtype).unflatten(0, shape) for x_NLd in (dq_NLd, dk_NLd, dv_NLd)), None, None
+
+
+def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Part, Tensor | None]]:
+    """Where the queries and the keys of a few heads of a group are, and its mask."""
+    for g in groups:
+        step = max(1, _PAIRS // g.pairs)
+        for few in (slice(first, first + step) for first in range(0, heads, step)):
+            yield (few, slice(g.start, g.end)), (few, slice(0, g.end)), g.mask_qk
+
+
+def _probabilities(q_Nqd: Tensor, k_Nkd: Tensor, mask_qk: Tensor | None, scale: float) -> Tensor:
+    """p_Nqk, in the type of the queries."""
+    logits_Nqk = torch.bmm(q_Nqd, k_Nkd.mT)
+    if scale != 1:
+        logits_Nqk.mul_(scale)
+    if mask_qk is not None:
+        logits_Nqk.add_(mask_qk)
+    return logits_Nqk.softmax(2)
 
 
 def attention_of_bfloat16(q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, scale: float) -> Tensor:
@@ -137,54 +199,3 @@ def _flash_gradients(
         dk_BhLd[:, :, : g.end] += dk
         dv_BhLd[:, :, : g.end] += dv
     return dq_BhLd, dk_BhLd, dv_BhLd
-
-
-def _product_gradients(
-    grad_BhLd: Tensor,
-    q_BhLd: Tensor,
-    k_BhLd: Tensor,
-    v_BhLd: Tensor,
-    out_BhLd: Tensor,
-    lse_BhL: Tensor,
-    groups: tuple[Group, ...],
-    scale: float,
-) -> tuple[Tensor, ...]:
-    """With N heads of all samples, and e = d + 2: see ``_with_columns``. Sums over groups are in float32."""
-    delta_BhL = (grad_BhLd.float() * out_BhLd).sum(-1)
-    queries = _with_columns(q_BhLd, lse_BhL / -scale), _with_columns(grad_BhLd, -delta_BhL)
-    keys = tuple(F.pad(x_BhLd.flatten(0, 1), (0, 2), value=1.0) for x_BhLd in (k_BhLd, v_BhLd))
-    dq_NLe = torch.empty_like(queries[0])
-    dk_NLe, dv_NLe = (torch.zeros_like(x_NLe, dtype=torch.float32) for x_NLe in keys)
-    for g in groups:
-        step = max(1, _PAIRS // g.pairs)
-        for heads in (slice(first, first + step) for first in range(0, len(dq_NLe), step)):
-            q, grad = (x_NLe[heads, g.start : g.end].contiguous() for x_NLe in queries)
-            k, v = (x_NLe[heads, : g.end].contiguous() for x_NLe in keys)
-            p_Nqk = _probabilities(q, k, g.mask_qk, scale)
-            dv_NLe[heads, : g.end] += torch.bmm(p_Nqk.mT, grad)
-            ds_Nqk = torch.bmm(grad, v.mT).mul_(p_Nqk)
-            dk_NLe[heads, : g.end] += torch.bmm(ds_Nqk.mT, q)
-            dq_NLe[heads, g.start : g.end] = torch.bmm(ds_Nqk, k)
-    shape, dtype = q_BhLd.shape[:2], q_BhLd.dtype
-    dq, dk, dv = (x_NLe[:, :, :-2].to(dtype).unflatten(0, shape) for x_NLe in (dq_NLe, dk_NLe, dv_NLe))
-    return (dq, dk, dv) if scale == 1 else (dq * scale, dk * scale, dv)
-
-
-def _with_columns(x_BhLd: Tensor, column_BhL: Tensor) -> Tensor:
-    """x_NLe: x, and a float32 column as the sum of two of x's type.
-
-    The product with keys and two columns of ones then has the column added before it is rounded.
-    """
-    column_NL1 = column_BhL.flatten(0, 1)[:, :, None]
-    high_NL1 = column_NL1.to(x_BhLd.dtype)
-    return torch.cat([x_BhLd.flatten(0, 1), high_NL1, (column_NL1 - high_NL1).to(x_BhLd.dtype)], 2)
-
-
-def _probabilities(q_Nqe: Tensor, k_Nke: Tensor, mask_qk: Tensor | None, scale: float) -> Tensor:
-    """p_Nqk; q has -lse / scale in its last columns."""
-    p_Nqk = torch.bmm(q_Nqe, k_Nke.mT)
-    if scale != 1:
-        p_Nqk.mul_(scale)
-    if mask_qk is not None:
-        p_Nqk.add_(mask_qk)
-    return p_Nqk.exp_()
