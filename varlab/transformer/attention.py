@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,35 @@ EVERYTHING = Visible(None, causal=False)
 """All new slots see all slots, as at a step of sampling."""
 
 
+def normalised(x_BhLd: Tensor, norm_h11: Tensor | None = None) -> Tensor:
+    """Vectors divided by their L2 norm, then multiplied by ``norm_h11``, in their own type."""
+    if x_BhLd.dtype != torch.bfloat16:
+        unit_BhLd = F.normalize(x_BhLd, dim=-1)
+        return unit_BhLd if norm_h11 is None else unit_BhLd.mul(norm_h11).to(x_BhLd.dtype)
+    one = torch.ones(1, 1, 1, device=x_BhLd.device)
+    return NormalisedBfloat16.apply(x_BhLd, one if norm_h11 is None else norm_h11)  # type: ignore[no-any-return]
+
+
+class NormalisedBfloat16(torch.autograd.Function):
+    """``normalised`` in contiguous memory: computed in float32, but only the rounded result is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BhLd: Tensor, norm_h11: Tensor) -> Tensor:
+        wide_BhLd = x_BhLd.to(torch.float32, memory_format=torch.contiguous_format)
+        rate_BhL1 = norm_h11 / wide_BhLd.norm(dim=-1, keepdim=True).clamp_min_(1e-12)
+        out_BhLd = wide_BhLd.mul_(rate_BhL1).to(x_BhLd.dtype)
+        ctx.save_for_backward(out_BhLd, rate_BhL1, norm_h11)
+        return out_BhLd
+
+    @staticmethod
+    def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor, Tensor]:
+        out_BhLd, rate_BhL1, norm_h11 = ctx.saved_tensors
+        along_BhL1 = (grad_BhLd * out_BhLd).sum(-1, keepdim=True, dtype=torch.float32) / norm_h11
+        dx_BhLd = grad_BhLd.float().mul_(rate_BhL1)
+        dx_BhLd.addcmul_(out_BhLd.float(), along_BhL1 * rate_BhL1 / norm_h11, value=-1)
+        return dx_BhLd.to(grad_BhLd.dtype), along_BhL1.sum_to_size(norm_h11.shape)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over x_BLD.
 
@@ -88,14 +117,14 @@ class Attention(nn.Module):
         """Queries, keys and values, (B, heads, L, d) each."""
         cast = isinstance(self.qkv, CastLinear)
         qkv = self.qkv(x_BLD) if cast else F.linear(x_BLD, self.qkv.weight, self.qkv_bias())
-        qkv = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        return qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)
+        parts_BLhd = qkv.unflatten(-1, (-1, self.head_dim)).split([self.heads, self.kv_heads, self.kv_heads], 2)
+        return tuple(part_BLhd.transpose(1, 2) for part_BLhd in parts_BLhd)
 
     def forward(self, x_BLD: Tensor, context: Context, layer: int) -> Tensor:
         q, k, v = self._project(x_BLD)
         if self.log_scale is not None:
-            q = F.normalize(q, dim=-1).mul(self.log_scale.clamp_max(math.log(100.0)).exp()).to(v.dtype)
-            k = F.normalize(k, dim=-1).to(v.dtype)
+            q = normalised(q, self.log_scale.clamp_max(math.log(100.0)).exp())
+            k = normalised(k)
         if context.rotary_BLd2 is not None:
             q, k = rotate(q, context.rotary_BLd2), rotate(k, context.rotary_BLd2)
         if context.cache is not None:

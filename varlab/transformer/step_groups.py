@@ -112,8 +112,8 @@ class ProductAttention(torch.autograd.Function):
         ctx: Any, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], scale: float
     ) -> Tensor:
         ctx.groups, ctx.scale = groups, scale
-        ctx.save_for_backward(q_BhLd, k_BhLd, v_BhLd)
         q_NLd, k_NLd, v_NLd = (x_BhLd.flatten(0, 1) for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
+        ctx.save_for_backward(q_NLd, k_NLd, v_NLd)
         out_NLd = torch.empty_like(q_NLd)
         for queries, keys, mask_qk in _blocks(groups, len(q_NLd)):
             q, k, v = q_NLd[queries].contiguous(), k_NLd[keys].contiguous(), v_NLd[keys].contiguous()
@@ -122,7 +122,8 @@ class ProductAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
-        q_NLd, k_NLd, v_NLd, grad_NLd = (x_BhLd.flatten(0, 1) for x_BhLd in (*ctx.saved_tensors, grad_BhLd))
+        q_NLd, k_NLd, v_NLd = ctx.saved_tensors
+        grad_NLd = grad_BhLd.flatten(0, 1)
         dq_NLd = torch.empty_like(q_NLd)
         dk_NLd, dv_NLd = (torch.zeros_like(x_NLd, dtype=torch.float32) for x_NLd in (k_NLd, v_NLd))
         for queries, keys, mask_qk in _blocks(ctx.groups, len(q_NLd)):
