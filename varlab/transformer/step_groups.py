@@ -154,7 +154,7 @@ def _probabilities(q_Nqd: Tensor, k_Nkd: Tensor, mask_qk: Tensor | None, scale: 
     if scale != 1:
         logits_Nqk.mul_(scale)
     if mask_qk is not None:
-        logits_Nqk.add_(mask_qk)
+        logits_Nqk.add_(mask_qk.to(logits_Nqk.dtype))  # add_ would cast it for each head
     return logits_Nqk.softmax(2)
 
 
