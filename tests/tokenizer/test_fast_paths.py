@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from varlab.rng import Rng
 from varlab.tokenizer import VQTokenizer
-from varlab.tokenizer.layers import group_norm, norm_silu
+from varlab.tokenizer.layers import Upsample, group_norm, norm_silu
 
 
 def small_tokenizer(dropout: float | None = None) -> VQTokenizer:
@@ -123,3 +124,24 @@ def test_norm_and_silu_equal_torch_and_keep_only_their_input(dtype: torch.dtype)
     for mine, torchs, exact in zip(found, plain, expected, strict=True):
         assert (mine - exact).norm() <= 2 * (torchs - exact).norm() + 1e-12 * exact.norm()
     assert sum(n == x_BChw.numel() for n in kept) == 1
+
+
+def test_doubling_then_convolving_is_one_product_of_the_small_grid() -> None:
+    layer, x_BChw = Upsample(channels=6).double(), Rng(0).stream("x", torch.arange(2)).uniform(6, 5, 3).double()
+
+    def plain(x: Tensor) -> Tensor:
+        return F.conv2d(
+            F.interpolate(x, scale_factor=2.0, mode="nearest"), layer.conv.weight, layer.conv.bias, padding=1
+        )
+
+    def run(function: Any) -> tuple[int, list[Tensor]]:
+        x = x_BChw.clone().requires_grad_()
+        with FlopCounterMode(display=False) as flops:
+            y = function(x)
+        return flops.get_total_flops(), [y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
+
+    kernel = 2 * layer.conv.weight.numel() * 16
+    (plain_flops, expected), (found_flops, found) = run(plain), run(layer)
+    assert (found_flops - kernel) * 9 == plain_flops * 4
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
