@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,19 +18,24 @@ def filter_logits(logits_BlV: Tensor, *, temperature: float, top_k: int, top_p: 
     logits_BlV = logits_BlV / temperature
     V, by_p = logits_BlV.shape[-1], 0 < top_p < 1
     k = top_k if 0 < top_k < V else V
-    # A few more than k, so that they hold the ties with the k-th, and so many that a softmax rounds as over the whole row.
-    size = min(k + _LANES + (V - k) % _LANES, V)
     if k == V and not by_p:
         return logits_BlV
-    largest = logits_BlV.topk(size, dim=-1).values if size < V else logits_BlV.sort(dim=-1, descending=True).values
-    floor = least = largest[..., k - 1 : k]
-    if by_p:
-        ascending = largest.masked_fill(largest < least, -torch.inf).flip(-1)
-        tail = _tail(ascending, top_p)
-        floor = ascending.masked_fill(tail, torch.inf).amin(-1, keepdim=True)
-        if bool((tail & (ascending == floor) | ((largest[..., -1:] == least) & (size < V))).any()):
-            return _in_full(logits_BlV, least, top_p)
-    return logits_BlV.masked_fill(logits_BlV < floor, -torch.inf)
+    # A few more than k, for ties with the k-th, and so many that a softmax rounds as over the whole row.
+    size = min(k + k // 8 + (V - k - k // 8) % _LANES, V)
+    ascending = _largest(logits_BlV, size)
+    least = ascending[..., -k, None]
+    if not by_p:
+        return logits_BlV.masked_fill(logits_BlV < least, -torch.inf)
+    if size < V and bool((ascending[..., :1] == least).any()):
+        ascending = _largest(logits_BlV, V)
+    ascending = ascending.masked_fill(ascending < least, -torch.inf)
+    tail = _tail(ascending, top_p)
+    floor = ascending.gather(-1, tail.sum(-1, keepdim=True))
+    excluded = logits_BlV < floor
+    tied_Bl = (tail & (ascending == floor)).any(-1)
+    if bool(tied_Bl.any()):
+        excluded[tied_Bl] = _tail_in_order(logits_BlV[tied_Bl], least[tied_Bl], top_p)
+    return logits_BlV.masked_fill(excluded, -torch.inf)
 
 
 def _tail(ascending_BlV: Tensor, top_p: float) -> Tensor:
@@ -39,12 +45,20 @@ def _tail(ascending_BlV: Tensor, top_p: float) -> Tensor:
     return tail
 
 
-def _in_full(logits_BlV: Tensor, least_Bl1: Tensor, top_p: float) -> Tensor:
-    """Both filters with a sort of the whole vocabulary, whose order decides which of equally likely tokens are removed."""
-    logits_BlV = logits_BlV.masked_fill(logits_BlV < least_Bl1, -torch.inf)
-    ascending, where = logits_BlV.sort(dim=-1)
+def _tail_in_order(logits_nV: Tensor, least_n1: Tensor, top_p: float) -> Tensor:
+    """What both filters exclude by torch's sort, whose order decides which of equally likely tokens are removed."""
+    ascending, where = logits_nV.masked_fill(logits_nV < least_n1, -torch.inf).sort(dim=-1)
     tail = _tail(ascending, top_p)
-    return logits_BlV.masked_fill(tail.scatter(-1, where, tail), -torch.inf)
+    return tail.scatter(-1, where, tail)
+
+
+def _largest(logits_BlV: Tensor, size: int) -> Tensor:
+    """The ``size`` largest logits of each token of a sample, in ascending order."""
+    if logits_BlV.device.type != "cpu":
+        return logits_BlV.topk(size, dim=-1).values.flip(-1)
+    rest = logits_BlV.shape[-1] - size  # numpy orders numbers without their indices, many times as fast as torch
+    row = logits_BlV.numpy()
+    return torch.from_numpy(np.sort(np.partition(row, rest)[..., rest:] if rest else row))
 
 
 def pick(logits_BlV: Tensor, u_Bl: Tensor) -> Tensor:
