@@ -15,7 +15,7 @@ def filter_logits(logits_BlV: Tensor, *, temperature: float, top_k: int, top_p: 
     temperature > 0 divides the logits first. top_k > 0 keeps the k largest, and ties with the k-th. 0 < top_p < 1 removes
     the least likely tokens, as long as their probabilities sum to at most 1 - top_p; the most likely token always stays.
     """
-    logits_BlV = logits_BlV / temperature
+    logits_BlV = logits_BlV if temperature == 1 else logits_BlV / temperature
     V, by_p = logits_BlV.shape[-1], 0 < top_p < 1
     k = top_k if 0 < top_k < V else V
     if k == V and not by_p:
@@ -66,6 +66,6 @@ def pick(logits_BlV: Tensor, u_Bl: Tensor) -> Tensor:
 
     Computed in float64, so that rounding never draws a token of probability zero.
     """
-    cdf_BlV = logits_BlV.double().softmax(-1).cumsum(-1)
+    cdf_BlV = logits_BlV.softmax(-1, dtype=torch.float64).cumsum_(-1)
     reached = u_Bl.double()[..., None] * cdf_BlV[..., -1:]
     return torch.searchsorted(cdf_BlV, reached, right=True).squeeze(-1).clamp_max(logits_BlV.shape[-1] - 1)

@@ -18,4 +18,4 @@ def linear(strength: float, progress: float) -> float:
 def guide(logits_2B: Tensor, t: float) -> Tensor:
     """Combine the logits of the conditional half (first) and the unconditional half (second)."""
     cond, uncond = logits_2B.chunk(2)
-    return (1 + t) * cond - t * uncond
+    return ((1 + t) * cond).sub_(t * uncond)
