@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.sample.reference import reference_sample
@@ -143,13 +144,19 @@ def test_the_cache_holds_the_slots_that_are_read_again(kind: str) -> None:
 
 def test_modulation_is_made_once_and_the_null_branch_ends_with_guidance() -> None:
     made = parts("next_scale")
+    pointers = {
+        m.weight.data_ptr(): name for name, m in made["transformer"].named_modules() if isinstance(m, nn.Linear)
+    }
     calls: Counter[str] = Counter()
     rows: list[int] = []
-    for name, module in made["transformer"].named_modules():
-        if name.endswith("modulate"):
-            module.register_forward_hook(lambda *_, name=name: calls.update([name]))
-    made["transformer"].head.register_forward_hook(lambda _m, args, _o: rows.append(len(args[0])))
-    Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0, cfg_steps=2)(**made, **whom())
+
+    def note(module: nn.Module, args: tuple[torch.Tensor], _: object) -> None:
+        name = pointers.get(module.weight.data_ptr(), "") if isinstance(module, CastLinear) else ""
+        calls.update([name] if name.endswith("modulate") else [])
+        rows.extend([len(args[0])] if name == "head" else [])
+
+    with register_module_forward_hook(note):
+        Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0, cfg_steps=2)(**made, **whom())
     assert len(calls) == 4 and set(calls.values()) == {1}
     assert rows == [2 * B, 2 * B, B, B]
 
@@ -162,9 +169,15 @@ def test_a_cast_linear_is_the_layer_under_autocast() -> None:
     assert torch.equal(cast.weight, layer.weight.detach().bfloat16())
 
 
-def test_without_autocast_the_working_copy_is_the_module() -> None:
-    layer = nn.Linear(2, 2)
-    assert working_copy(layer, torch.device("cpu")) is layer
+@pytest.mark.parametrize("gelu", ["tanh", "none"])
+def test_a_working_copy_shares_float32_weights_and_joins_layer_and_gelu(gelu: str) -> None:
+    layers, x = nn.Sequential(nn.Linear(24, 40), nn.GELU(approximate=gelu), nn.Linear(40, 8)), torch.randn(5, 24)
+    copy = working_copy(layers, torch.device("cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(copy(x), layers(x))
+    assert [type(layer) for layer in copy] == [CastLinear, nn.Identity, CastLinear]
+    assert copy[0].weight.data_ptr() == layers[0].weight.data_ptr()
+    assert working_copy(layers.double(), torch.device("cpu")) is layers
 
 
 def test_a_cache_sees_slots_beyond_its_length_and_does_not_keep_them() -> None:

@@ -1,4 +1,4 @@
-"""A transformer for one sampling call: under autocast, its weights are cast once and not at every step."""
+"""A transformer for one sampling call: its weights are cast once and not at every step."""
 
 from __future__ import annotations
 
@@ -14,27 +14,33 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def working_copy(module: Module, device: torch.device) -> Module:
-    """The module itself without autocast, otherwise a copy with ``CastLinear`` layers. All other weights are shared.
+    """A copy with ``CastLinear`` layers in autocast's type, or in float32 on a processor. All other weights are shared.
 
-    The embedding of inputs (``word``) stays in float32, as the transformer computes it.
-
-    The copy has the weights of now: make one for each call, and write nothing to it.
+    The embedding of inputs (``word``) stays as it is, since the transformer computes it in float32. If neither type applies,
+    the module itself. The copy has the weights of now: make one for each call, and write nothing to it.
     """
     kind = device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return module
-    return _cast(module, torch.get_autocast_dtype(kind))
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return _cast(module, torch.get_autocast_dtype(kind))
+    single = all(weight.dtype == torch.float32 for weight in module.parameters())
+    # there, oneDNN's products are faster than those that torch takes
+    return _cast(module, torch.float32) if kind == "cpu" and single else module
 
 
 def _cast(module: Module, dtype: torch.dtype) -> Module:
     clone = module.__new__(type(module))
     clone.__dict__ = {**module.__dict__, "_modules": {}, "_compiled_call_impl": None}
+    before: nn.Module | None = None
     for name, child in module.named_children():
+        made: nn.Module
         if name == "word":
-            clone._modules[name] = child
+            made = child
         elif type(child) is nn.Linear:
             bias = module.qkv_bias() if isinstance(module, Attention) and name == "qkv" else child.bias
-            clone._modules[name] = CastLinear(child.weight, bias, dtype)
+            made = CastLinear(child.weight, bias, dtype)
+        elif type(child) is nn.GELU and isinstance(before, CastLinear) and isinstance(module, nn.Sequential):
+            before.gelu, made = child.approximate, nn.Identity()
         else:
-            clone._modules[name] = _cast(child, dtype)
+            made = _cast(child, dtype)
+        clone._modules[name] = before = made
     return clone
