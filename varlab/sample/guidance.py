@@ -15,7 +15,7 @@ def linear(strength: float, progress: float) -> float:
     return strength * progress
 
 
-def guide(logits_2B: Tensor, t: float) -> Tensor:
-    """Combine the logits of the conditional half (first) and the unconditional half (second)."""
-    cond, uncond = logits_2B.chunk(2)
+def guide(x_2B: Tensor, t: float) -> Tensor:
+    """Combine the conditional half (first) and the unconditional half (second) of logits, or of what the head makes them of."""
+    cond, uncond = x_2B.chunk(2)
     return ((1 + t) * cond).sub_(t * uncond)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -113,8 +114,8 @@ class Sampler:
             if cond_BN is not None:
                 slots = order.conditioned(slots, cond_BN, k)
             if k < len(strengths):
-                both = model(slots.repeat_batch(2), both_B, cache=cache)[:, -length:].float()
-                logits = guidance.guide(both, strengths[k])
+                guide = partial(guidance.guide, t=strengths[k])
+                logits = model(slots.repeat_batch(2), both_B, cache=cache, mix=guide)[:, -length:].float()
             else:  # no later step is guided, so none reads the null branch again
                 if k == len(strengths) and cache is not None:
                     cache.keep(B)

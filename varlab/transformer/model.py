@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -222,19 +222,28 @@ class Transformer(nn.Module):
         rng: Rng | None = None,
         ids_B: Tensor | None = None,
         recompute: bool = False,
+        mix: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """logits_BLV of the slots' tokens, in the type of the head: narrower than float32 under autocast.
 
         label_B: int64 in [0, num_classes], the last for "no class". cache: slots of earlier steps, extended in place.
         rng with ids_B (one id a sample): dropout and stochastic depth, in training only. recompute: keep only the inputs of
         blocks for the backward pass, which runs each block once more (activation checkpointing, Chen et al. 2016). All bits
-        stay the same, since random draws depend on no state.
+        stay the same, since random draws depend on no state. mix: combines samples linearly, with weights that sum to 1,
+        as guidance does; since the head is linear, it then makes only the combined logits.
         """
         cond_BD = self.classes(label_B)
         context = self.context(slots, cond_BD, cache=cache, rng=rng, ids_B=ids_B)
-        return self.trunk(self.embed(slots, cond_BD), context, recompute=recompute)
+        return self.trunk(self.embed(slots, cond_BD), context, recompute=recompute, mix=mix)
 
-    def trunk(self, x_BLD: Tensor, context: Context, *, recompute: bool = False) -> Tensor:
+    def trunk(
+        self,
+        x_BLD: Tensor,
+        context: Context,
+        *,
+        recompute: bool = False,
+        mix: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """logits_BLV of embedded slots."""
         if context.rng is not None and self.dropout > 0:
             keep_BLD = context.rng.at(-1).uniform(*x_BLD.shape[1:]).to(x_BLD.device) >= self.dropout
@@ -244,5 +253,6 @@ class Transformer(nn.Module):
                 x_BLD = checkpoint(block, x_BLD, context, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_BLD = block(x_BLD, context)
-        logits_BLV: Tensor = self.head(self.head_norm(x_BLD, context))
+        x_BLD = self.head_norm(x_BLD, context)
+        logits_BLV: Tensor = self.head(x_BLD if mix is None else mix(x_BLD))
         return logits_BLV
