@@ -87,6 +87,12 @@ def test_learning_rate_is_a_factor_of_the_base_and_survives_a_checkpoint() -> No
     assert other.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("settings", "fused"), [({}, True), ({"fused": False}, False), ({"foreach": True}, None)])
+def test_adamw_is_fused_unless_its_settings_say_otherwise(settings: dict[str, bool], fused: bool | None) -> None:
+    optimizer = build_optimizer(partial(torch.optim.AdamW, **settings), _Net())
+    assert [group["fused"] for group in optimizer.param_groups] == [fused, fused]
+
+
 def test_forgotten_rows_have_no_moments_and_others_keep_theirs() -> None:
     table = nn.Parameter(torch.randn(4, 2))
     optimizer = torch.optim.Adam([table])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from varlab.config import Config
 from varlab.types import VarlabError
@@ -40,6 +40,7 @@ def parameter_groups(module: nn.Module, no_decay: Sequence[str] = ()) -> list[Co
 def build_optimizer(factory: OptimizerFactory, module: nn.Module, no_decay: Sequence[str] | None = None) -> Optimizer:
     """Build the optimizer of a module's parameters; ``initial_lr`` of each group holds its base rate.
 
+    Adam and AdamW update each tensor in a single pass (torch's ``fused``) unless their settings say which way they do.
     no_decay: see ``parameter_groups``. Raises VarlabError if the optimizer refuses its settings.
     """
     groups = parameter_groups(module, no_decay or ())
@@ -49,6 +50,8 @@ def build_optimizer(factory: OptimizerFactory, module: nn.Module, no_decay: Sequ
         raise VarlabError(f"The optimizer refuses its settings ({error}): see those under task.optimizer.") from error
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
+        if isinstance(optimizer, Adam) and group["fused"] is None and group["foreach"] is None:
+            group["fused"] = True
     return optimizer
 
 
