@@ -57,7 +57,8 @@ def normalised(x_BhLd: Tensor, norm_h11: Tensor | None = None) -> Tensor:
         unit_BhLd = F.normalize(x_BhLd, dim=-1)
         return unit_BhLd if norm_h11 is None else unit_BhLd.mul(norm_h11).to(x_BhLd.dtype)
     one = torch.ones(1, 1, 1, device=x_BhLd.device)
-    return NormalisedBfloat16.apply(x_BhLd, one if norm_h11 is None else norm_h11)  # type: ignore[no-any-return]
+    out_BhLd: Tensor = NormalisedBfloat16.apply(x_BhLd, one if norm_h11 is None else norm_h11)
+    return out_BhLd
 
 
 class NormalisedBfloat16(torch.autograd.Function):

@@ -97,7 +97,9 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
-        return *_flash_gradients(grad_BhLd, *ctx.saved_tensors, ctx.groups, ctx.scale), None, None
+        q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL = ctx.saved_tensors
+        kept = (q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL)
+        return *_flash_gradients(grad_BhLd, *kept, ctx.groups, ctx.scale), None, None
 
 
 class ProductAttention(torch.autograd.Function):
