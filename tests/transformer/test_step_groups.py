@@ -75,13 +75,37 @@ def test_groups_cover_each_slot_once_and_see_what_its_step_may_see(lengths: list
 
 
 @pytest.mark.parametrize("lengths", [(1, 2, 4, 8, 16), (1,) * 16])
-def test_attention_of_bfloat16_is_products_in_both_passes(lengths: tuple[int, ...]) -> None:
-    """torch's own kernels of bfloat16 take twice as long at 680 slots, and its backward pass six times at 16."""
+def test_the_gradients_of_bfloat16_are_products(lengths: tuple[int, ...]) -> None:
+    """torch's own backward pass of bfloat16 takes twice as long at 31 slots, and six times at 16."""
     step_L = steps(lengths)
     with profile() as trace:
         attended_and_gradients(step_L, 0.25, torch.bfloat16, grouped=True)
     names = {event.key for event in trace.key_averages()}
-    assert "aten::bmm" in names and not any("attention_for_cpu" in name for name in names)
+    assert "aten::bmm" in names and not any("attention_for_cpu_backward" in name for name in names)
+
+
+@pytest.mark.parametrize("size", [4.0, 30.0, 100.0])
+def test_large_logits_of_bfloat16_are_not_rounded(size: float) -> None:
+    """Cosine attention (VAR) has logits up to 100, which bfloat16 would round to halves."""
+    draw = torch.Generator().manual_seed(0)
+    shared = torch.randn(1, 2, 1, 16, generator=draw)
+    q, k, v, grad = (torch.randn(1, 2, 120, 16, generator=draw) for _ in range(4))
+    q, k = (F.normalize(shared + x / 2, dim=-1) * norm for x, norm in ((q, size), (k, 1.0)))
+    visible = Visible.of(step_L := steps((20, 100)), step_L)
+    qkv = [x.bfloat16().requires_grad_() for x in (q, k, v)]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    out = grouped_attention(*qkv, visible.groups, causal=False, scale=1.0)
+    logits = (exact[0] @ exact[1].mT).masked_fill(step_L[None, :] > step_L[:, None], -torch.inf)
+    reference = logits.softmax(-1) @ exact[2]
+    assert (out - reference).norm() <= 5e-3 * reference.norm()
+    for mine, theirs in zip(
+        torch.autograd.grad(out, qkv, grad.bfloat16()),
+        torch.autograd.grad(reference, exact, grad.double()),
+        strict=True,
+    ):
+        assert (mine - theirs).norm() <= 1.5e-2 * theirs.norm()
+    alone = attention_of_bfloat16(*(x.detach() for x in qkv), scale=1.0)
+    assert (alone - (exact[0] @ exact[1].mT).softmax(-1) @ exact[2]).norm() <= 5e-3 * alone.norm()
 
 
 def test_decreasing_steps_use_the_mask() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -68,78 +69,77 @@ def grouped_attention(
     q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], *, causal: bool, scale: float
 ) -> Tensor:
     """Attention of each slot to the keys that its group shows it. causal: each slot has its own step."""
-    out_BhLd: Tensor
-    if q_BhLd.dtype == torch.bfloat16:
-        out_BhLd = ProductAttention.apply(q_BhLd, k_BhLd, v_BhLd, groups, scale)
-    else:
-        calls = (Group(0, q_BhLd.shape[2], causal=True),) if causal else groups
-        out_BhLd = FlashAttention.apply(q_BhLd, k_BhLd, v_BhLd, calls, scale)
+    calls = (Group(0, q_BhLd.shape[2], causal=True),) if causal else groups
+    out_BhLd: Tensor = GroupedAttention.apply(q_BhLd, k_BhLd, v_BhLd, calls, groups, scale)
     return out_BhLd
 
 
-class FlashAttention(torch.autograd.Function):
-    """``apply(q_BhLd, k_BhLd, v_BhLd, groups, scale)``: torch's flash attention (Dao et al. 2022), group by group."""
+class GroupedAttention(torch.autograd.Function):
+    """``apply(q_BhLd, k_BhLd, v_BhLd, calls, groups, scale)``: torch's flash attention (Dao et al. 2022), call by call.
+
+    The backward pass of bfloat16 is our own, group by group: it makes large matrix products, for which processors have
+    instructions that torch's does not use.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], scale: float
+        ctx: Any,
+        q_BhLd: Tensor,
+        k_BhLd: Tensor,
+        v_BhLd: Tensor,
+        calls: tuple[Group, ...],
+        groups: tuple[Group, ...],
+        scale: float,
     ) -> Tensor:
-        ctx.groups, ctx.scale = groups, scale
+        ctx.calls, ctx.groups, ctx.scale = calls, groups, scale
         parts = []
-        for g in groups:
+        for g in calls:
             q, k, v = q_BhLd[:, :, g.start : g.end], k_BhLd[:, :, : g.end], v_BhLd[:, :, : g.end]
             parts.append(_flash(q, k, v, 0.0, g.causal, attn_mask=g.mask(q.dtype), scale=scale))
         # torch's layout of the result, (B, L, h, d) in memory
         out_BhLd = torch.cat([out.transpose(1, 2) for out, _ in parts], 1).transpose(1, 2)
         lse_BhL = torch.cat([lse for _, lse in parts], 2)
-        ctx.save_for_backward(q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL)
+        kept = () if q_BhLd.dtype == torch.bfloat16 else (out_BhLd,)
+        ctx.save_for_backward(q_BhLd, k_BhLd, v_BhLd, lse_BhL, *kept)
         return out_BhLd
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
-        q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL = ctx.saved_tensors
-        kept = (q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL)
-        return *_flash_gradients(grad_BhLd, *kept, ctx.groups, ctx.scale), None, None
+        q_BhLd, k_BhLd, v_BhLd, lse_BhL, *kept = ctx.saved_tensors
+        if not kept:
+            gradients = _product_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, lse_BhL, ctx.groups, ctx.scale)
+        else:
+            gradients = _flash_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, *kept, lse_BhL, ctx.calls, ctx.scale)
+        return *gradients, None, None, None
 
 
-class ProductAttention(torch.autograd.Function):
-    """``apply(q_BhLd, k_BhLd, v_BhLd, groups, scale)``: attention by matrix products of bfloat16, which sum in float32.
-
-    Processors have instructions for large ones that torch's flash attention does not use. The backward pass computes the
-    probabilities again. It sums over groups in float32.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], scale: float
-    ) -> Tensor:
-        ctx.groups, ctx.scale = groups, scale
-        q_NLd, k_NLd, v_NLd = (x_BhLd.flatten(0, 1) for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
-        ctx.save_for_backward(q_NLd, k_NLd, v_NLd)
-        out_NLd = torch.empty_like(q_NLd)
-        for queries, keys, mask_qk in _blocks(groups, len(q_NLd)):
-            q, k, v = q_NLd[queries].contiguous(), k_NLd[keys].contiguous(), v_NLd[keys].contiguous()
-            out_NLd[queries] = torch.bmm(_probabilities(q, k, mask_qk, scale), v)
-        return out_NLd.unflatten(0, q_BhLd.shape[:2])
-
-    @staticmethod
-    def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
-        q_NLd, k_NLd, v_NLd = ctx.saved_tensors
-        grad_NLd = grad_BhLd.flatten(0, 1)
-        dq_NLd = torch.empty_like(q_NLd)
-        dk_NLd, dv_NLd = (torch.zeros_like(x_NLd, dtype=torch.float32) for x_NLd in (k_NLd, v_NLd))
-        for queries, keys, mask_qk in _blocks(ctx.groups, len(q_NLd)):
-            q, grad = q_NLd[queries].contiguous(), grad_NLd[queries].contiguous()
-            k, v = k_NLd[keys].contiguous(), v_NLd[keys].contiguous()
-            p_Nqk = _probabilities(q, k, mask_qk, ctx.scale)
-            dv_NLd[keys] += torch.bmm(p_Nqk.mT, grad)
-            ds_Nqk = torch._softmax_backward_data(torch.bmm(grad, v.mT), p_Nqk, 2, p_Nqk.dtype)
-            dk_NLd[keys] += torch.bmm(ds_Nqk.mT, q)
-            dq_NLd[queries] = torch.bmm(ds_Nqk, k)
-        if ctx.scale != 1:
-            dq_NLd, dk_NLd = dq_NLd.mul_(ctx.scale), dk_NLd.mul_(ctx.scale)
-        shape, dtype = grad_BhLd.shape[:2], grad_BhLd.dtype
-        return *(x_NLd.to(dtype).unflatten(0, shape) for x_NLd in (dq_NLd, dk_NLd, dv_NLd)), None, None
+def _product_gradients(
+    grad_BhLd: Tensor,
+    q_BhLd: Tensor,
+    k_BhLd: Tensor,
+    v_BhLd: Tensor,
+    lse_BhL: Tensor,
+    groups: tuple[Group, ...],
+    scale: float,
+) -> tuple[Tensor, ...]:
+    """With N heads of all samples, and e = d + 2: see ``_less_lse``. Sums over groups are in float32."""
+    v_NLd, grad_NLd = v_BhLd.flatten(0, 1), grad_BhLd.flatten(0, 1)
+    q_NLe, k_NLe = _less_lse(q_BhLd.flatten(0, 1), lse_BhL.flatten(0, 1) / -scale), _ones(k_BhLd.flatten(0, 1))
+    dq_NLe = torch.empty_like(q_NLe)
+    dk_NLe, dv_NLd = (torch.zeros_like(x_NL, dtype=torch.float32) for x_NL in (k_NLe, v_NLd))
+    for queries, keys, mask_qk in _blocks(groups, len(q_NLe)):
+        q, grad = q_NLe[queries].contiguous(), grad_NLd[queries].contiguous()
+        k, v = k_NLe[keys].contiguous(), v_NLd[keys].contiguous()
+        p_Nqk = _probabilities(q, k, mask_qk, scale)
+        dv_NLd[keys] += torch.bmm(p_Nqk.mT, grad)
+        ds_Nqk = torch._softmax_backward_data(torch.bmm(grad, v.mT), p_Nqk, 2, p_Nqk.dtype)
+        dk_NLe[keys] += torch.bmm(ds_Nqk.mT, q)
+        dq_NLe[queries] = torch.bmm(ds_Nqk, k)
+    dq_NLd, dk_NLd = dq_NLe[:, :, :-2], dk_NLe[:, :, :-2]
+    if scale != 1:
+        dq_NLd, dk_NLd = dq_NLd.mul_(scale), dk_NLd.mul_(scale)
+    shape, dtype = grad_BhLd.shape[:2], grad_BhLd.dtype
+    return tuple(x_NLd.to(dtype).unflatten(0, shape) for x_NLd in (dq_NLd, dk_NLd, dv_NLd))
 
 
 def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Part, Tensor | None]]:
@@ -150,30 +150,39 @@ def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Par
             yield (few, slice(g.start, g.end)), (few, slice(0, g.end)), g.mask_qk
 
 
-def _probabilities(q_Nqd: Tensor, k_Nkd: Tensor, mask_qk: Tensor | None, scale: float) -> Tensor:
+def _less_lse(q_NLd: Tensor, lse_NL: Tensor) -> Tensor:
+    """q_NLe: queries, and a float32 number as the sum of two of their type.
+
+    The product with keys and ``_ones`` then has the number added before it is rounded: probabilities near 1 have logits
+    near 0, and these are rounded least.
+    """
+    lse_NL1 = lse_NL[:, :, None]
+    high_NL1 = lse_NL1.to(q_NLd.dtype)
+    return torch.cat([q_NLd, high_NL1, (lse_NL1 - high_NL1).to(q_NLd.dtype)], 2)
+
+
+def _ones(k_NLd: Tensor) -> Tensor:
+    """k_NLe: keys, and 1 twice."""
+    return F.pad(k_NLd, (0, 2), value=1.0)
+
+
+def _probabilities(q_NLe: Tensor, k_NLe: Tensor, mask_qk: Tensor | None, scale: float) -> Tensor:
     """p_Nqk, in the type of the queries."""
-    logits_Nqk = torch.bmm(q_Nqd, k_Nkd.mT)
+    logits_Nqk = torch.bmm(q_NLe, k_NLe.mT)
     if scale != 1:
         logits_Nqk.mul_(scale)
     if mask_qk is not None:
         logits_Nqk.add_(mask_qk.to(logits_Nqk.dtype))  # add_ would cast it for each head
-    return logits_Nqk.softmax(2)
+    return logits_Nqk.exp_()
 
 
 def attention_of_bfloat16(q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, scale: float) -> Tensor:
-    """Attention of all slots to all keys. torch's kernel is slow in bfloat16: fourfold at one slot, a third at many.
-
-    Of few slots it is computed in float32, of many as matrix products (of which each shape costs memory: its program).
-    """
-    if q_BhLd.shape[2] <= FEW:
-        qkv = (x_BhLd.float() for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
-        out_BhLd: Tensor = _flash(*qkv, scale=scale)[0]  # autocast would cast what it calls by name back
-        return out_BhLd.to(q_BhLd.dtype)
-    q_NLd, k_NLd, v_NLd = (x.to(q_BhLd.dtype).flatten(0, 1) for x in (q_BhLd * scale, k_BhLd, v_BhLd))
-    heads = max(1, _PAIRS // (q_NLd.shape[1] * k_NLd.shape[1]))
-    parts = zip(q_NLd.split(heads), k_NLd.split(heads), v_NLd.split(heads), strict=True)
-    out_NLd = torch.cat([torch.bmm(torch.bmm(q, k.mT).softmax(-1), v) for q, k, v in parts])
-    return out_NLd.unflatten(0, q_BhLd.shape[:2])
+    """Attention of all slots to all keys; of few slots in float32, which there takes a fourth of the time."""
+    if q_BhLd.shape[2] > FEW:
+        return _flash(q_BhLd, k_BhLd.to(q_BhLd.dtype), v_BhLd.to(q_BhLd.dtype), scale=scale)[0]  # type: ignore[no-any-return]
+    qkv = (x_BhLd.float() for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
+    out_BhLd: Tensor = _flash(*qkv, scale=scale)[0]  # autocast would cast what it calls by name back
+    return out_BhLd.to(q_BhLd.dtype)
 
 
 def _flash_gradients(
