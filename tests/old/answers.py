@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,19 +41,6 @@ def directory(name: str) -> Path:
 def command(*arguments: str) -> None:
     """Run ``varlab …``; AssertionError unless it succeeds."""
     assert main(list(arguments)) == 0, arguments
-
-
-def processor() -> dict[str, Any]:
-    """What decides the last bits of an answer: the processor's kind, the instructions in use, torch's version."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(line.split(":", 1) for line in info.split("\n\n")[0].splitlines() if ":" in line)
-    model = {key.strip(): value.strip() for key, value in fields.items()}
-    return {
-        "kind": [model.get(key) for key in ("vendor_id", "cpu family", "model")],
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "limits": [os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OMP_NUM_THREADS")],
-        "torch": torch.__version__,
-    }
 
 
 def few(tensor: torch.Tensor) -> list[float]:

@@ -298,7 +298,6 @@ def main() -> int:
             print(f"== {name}: {time.monotonic() - begun:.1f} s", flush=True)
     rows = (f"{json.dumps(name)}: {json.dumps(answer)}" for name, answer in asked.items())
     (HERE / "answers.json").write_text("{\n" + ",\n".join(rows) + "\n}\n")
-    (HERE / "processor.json").write_text(json.dumps(answers.processor()) + "\n")
     (HERE / "targets.txt").write_text("\n".join(targets(root / "conf")) + "\n")
     return 0
 
