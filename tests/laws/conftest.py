@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from tests import bounds
 from varlab.recipe.assembly import build_order, build_tokenizer, build_transformer
+from varlab.recipe.preflight.fitted_settings import fitted_tokenizer
 from varlab.rng import Rng
 from varlab.testing.order_contract import CLASSES, OrderCase
 from varlab.types import VarlabError
@@ -28,8 +29,9 @@ def names(group: str) -> list[str]:
 
 
 def load(group: str, name: str) -> dict:
-    """One group file with its own defaults resolved."""
-    return copy.deepcopy(_composed(group)[name])
+    """One group file with its own defaults resolved; a tokenizer that fits itself to the images is for 16 pixels."""
+    config = copy.deepcopy(_composed(group)[name])
+    return fitted_tokenizer(config, (16, 16)) if group == "tokenizer" else config
 
 
 @cache

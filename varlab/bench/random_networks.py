@@ -15,6 +15,7 @@ from varlab.recipe.assembly import Build, assemble
 from varlab.recipe.finished_run import load
 from varlab.recipe.networks import load_classifier
 from varlab.recipe.objects import make
+from varlab.recipe.preflight.fitted_settings import fitted_tokenizer
 from varlab.renames import current_name
 from varlab.rng import Rng
 from varlab.run.trust import Trust
@@ -28,25 +29,26 @@ def model(config: Config, device: torch.device) -> Model:
     """The tokenizer of the configuration, with its generator if there is a transformer; or the model of ``run``."""
     if config["run"] is not None:
         return load(config["run"], device=device, trust=config["trust"])
+    tokenizer = fitted_tokenizer(config["tokenizer"], config["image_size"])
     build = Build(
-        tokenizer=config["tokenizer"],
+        tokenizer=tokenizer,
         order=config.get("order"),
         transformer=config.get("transformer"),
         sampler=config.get("sampler"),
         classes=[str(i) for i in range(config.get("num_classes", 0))],
         image_size=[],
-        condition=_condition(config),
+        condition=_condition(config, tokenizer),
     )
     return assemble(build, Rng(config["seed"])).to(device)
 
 
-def _condition(config: Config) -> Config | None:
+def _condition(config: Config, tokenizer: Config) -> Config | None:
     """The condition; a tokenizer of its own has the architecture of the images' tokenizer."""
     asked: Config | None = config.get("condition")
     if asked is None:
         return None
     build = {key: value for key, value in asked.items() if key not in ("packing", "tokenizer_run")}
-    return build | ({"tokenizer": config["tokenizer"]} if "tokenizer_run" in asked else {})
+    return build | ({"tokenizer": tokenizer} if "tokenizer_run" in asked else {})
 
 
 def perceptual(config: Config, device: torch.device) -> PerceptualDistance | None:

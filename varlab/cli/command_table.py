@@ -17,6 +17,7 @@ class Command:
     names in its configuration. open_groups: those that take keys which their files do not list. recorded: False for a
     command without run.json, which runs every time it is called. module: where ``run`` is, by default in
     ``varlab.cli.commands``. check: the function that refuses, before ``run`` is imported, what can be known without torch.
+    complete: the function that replaces settings which follow from the data, before they are recorded.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Command:
     recorded: bool = True
     module: str = ""
     check: str = ""
+    complete: str = ""
 
     def __post_init__(self) -> None:
         if not self.module:
@@ -62,6 +64,7 @@ _COMMANDS = (
         "varlab train -m experiment=digits/generator order=next_scale,raster seed=0,1",
         open_groups=("trainer",),
         check="varlab.recipe.preflight.train_checks.check",
+        complete="varlab.recipe.preflight.fitted_settings.complete",
     ),
     Command(
         "encode",

@@ -6,9 +6,10 @@ import contextlib
 import importlib
 import logging
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -141,6 +142,8 @@ def _run_in_directory(
 ) -> None:
     """hint: whether to name a run elsewhere that this command could continue."""
     attempt, path = Attempt.current(), directory.path
+    if command.complete:
+        config = _named(command.complete)(config)
     if not command.recorded or config.get("dry"):
         _check(command, config, directory)
         execute(command.module, _trusting(config, trusted), directory)
@@ -178,8 +181,14 @@ def _run_in_directory(
 def _check(command: Command, config: Config, directory: RunDirectory) -> None:
     """Refuse what can be known to fail before the command's module, and with it torch, is imported."""
     if command.check:
-        module, _, name = command.check.rpartition(".")
-        getattr(importlib.import_module(module), name)(config, directory)
+        _named(command.check)(config, directory)
+
+
+def _named(path: str) -> Callable[..., Any]:
+    """The function of this name, imported now."""
+    module, _, name = path.rpartition(".")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 @contextlib.contextmanager
