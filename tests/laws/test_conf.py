@@ -388,7 +388,7 @@ def test_every_file_becomes_what_it_stands_for(folder: str, name: str, lab: Path
 def test_no_file_is_left_out() -> None:
     grouped = {CONF / folder / f"{name}.yaml" for folder, name in (param.values for param in EVERY)}
     commands = {CONF / f"{name}.yaml" for name in COMMANDS}
-    tables = {CONF / f"{name}.yaml" for name in ("alternatives", "cards", "typed_values")}
+    tables = {CONF / f"{name}.yaml" for name in ("alternatives", "cards", "fit", "typed_values")}
     assert set(CONF.rglob("*.yaml")) == grouped | commands | tables
 
 

@@ -1,4 +1,4 @@
-"""Settings that a configuration leaves to the data: ``tokenizer.scales=doubling``, ``data.batch=auto`` … (``conf/fit.yaml``)."""
+"""Settings that a configuration leaves to the data, as ``tokenizer.scales=doubling`` does (``conf/fit.yaml``)."""
 
 from __future__ import annotations
 
