@@ -38,6 +38,13 @@ class Command:
 
 _COMMANDS = (
     Command(
+        "start",
+        "from a folder of pictures to samples, scores and a report, in the minutes you have",
+        "varlab start photos/ size=32 minutes=30",
+        positional="folder",
+        recorded=False,
+    ),
+    Command(
         "pack",
         "images into WebDataset shards",
         "varlab pack source=folder path=photos/",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
@@ -98,6 +99,7 @@ def image_sampler(
     seed: int,
     batch: int,
     sampler: Sampler | None = None,
+    label_N: Tensor | None = None,
     rejection: Rejection | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> ImageSampler:
@@ -113,6 +115,7 @@ def image_sampler(
         seed=seed,
         batch=batch,
         conditions=ValConditions(data=data, condition=model.condition) if model.condition else None,
+        label_N=label_N,
         rejection=rejection,
         check=check,
     )

@@ -27,6 +27,13 @@ def balanced_labels(ids_N: Tensor, num_classes: int) -> Tensor:
     return ids_N % num_classes
 
 
+def labels_of_val(data: BaseDataModule, rng: Rng) -> Tensor:
+    """label_N of the held-out images, in an order that depends on ``rng`` alone: samples with these have the data's classes
+    as often as the data."""
+    label_N = data.labels("val")
+    return label_N[rng.stream("labels").permutation(len(label_N))[0]]
+
+
 class ValConditions:
     """The conditions of the val split (of train if val is empty): sample i gets condition and label of image i mod n."""
 
@@ -83,8 +90,9 @@ class Rejection:
 class ImageSampler:
     """Sample i of a generator as a uint8 image, a function of (seed, i).
 
-    conditions: with their labels; without them labels are balanced. rejection: of the worse candidates for each sample.
-    check: called before each batch and after each step; may raise. seconds: of sampling and decoding on this rank.
+    conditions: with their labels; without them sample i gets ``label_N[i mod N]``, or balanced labels. rejection: of the worse
+    candidates for each sample. check: called before each batch and after each step; may raise. seconds: of sampling and
+    decoding on this rank.
     """
 
     transformer: Transformer
@@ -94,6 +102,7 @@ class ImageSampler:
     seed: int
     batch: int
     conditions: ValConditions | None = None
+    label_N: Tensor | None = None
     rejection: Rejection | None = None
     check: Callable[[], None] = lambda: None
     seconds: float = field(default=0.0)
@@ -105,7 +114,7 @@ class ImageSampler:
 
     def maps(self, ids_B: Tensor, watch: Watch | None = None, draw_ids_B: Tensor | None = None) -> tuple[Maps, Tensor]:
         """Token maps and label_B of these samples. draw_ids_B: ids of the random draws, ``ids_B`` by default."""
-        cond_BN, label_B = None, balanced_labels(ids_B, self.transformer.num_classes).to(self.device)
+        cond_BN, label_B = None, self._labels(ids_B)
         if self.conditions is not None:
             cond_BN, label_B = self.conditions.tokens(ids_B, self.device)
 
@@ -144,8 +153,12 @@ class ImageSampler:
         return to_uint8(decode_maps(self.tokenizer, maps)), label_B
 
     def _draw_best(self, ids_B: Tensor, rejection: Rejection) -> tuple[Tensor, Tensor]:
-        if self.conditions is None:
-            label_B = balanced_labels(ids_B, self.transformer.num_classes).to(self.device)
-        else:
-            label_B = self.conditions.images(ids_B).label_B.to(self.device)
+        label_B = (
+            self._labels(ids_B) if self.conditions is None else self.conditions.images(ids_B).label_B.to(self.device)
+        )
         return rejection(lambda draw_ids_B: self._draw(ids_B, draw_ids_B)[0], ids_B, label_B), label_B
+
+    def _labels(self, ids_B: Tensor) -> Tensor:
+        if self.label_N is not None:
+            return self.label_N[ids_B % len(self.label_N)].to(self.device)
+        return balanced_labels(ids_B, self.transformer.num_classes).to(self.device)

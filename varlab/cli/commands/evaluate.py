@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from torch import Tensor
+
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.files import remove_drafts
@@ -23,7 +25,7 @@ from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import FILE, Parent
 from varlab.run.trust import Trust
-from varlab.score.image_sampler import Rejection
+from varlab.score.image_sampler import Rejection, labels_of_val
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks.likelihood import likelihood
 from varlab.types import VarlabError, without_padding
@@ -100,6 +102,13 @@ def _best(own: OwnMetrics, scores: Config) -> Config:
     return {"best": own.ranked(scores)} if own.best else {}
 
 
+def _labels(asked: str, data: BaseDataModule, seed: int) -> Tensor | None:
+    """label_N that samples get in turn; None for every class equally often."""
+    if asked not in ("balanced", "data"):
+        raise VarlabError(f"labels={asked} is unknown: use balanced or data.")
+    return labels_of_val(data, Rng(seed)) if asked == "data" else None
+
+
 def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor) -> Config:
     """Compare samples with the train split; the val split is compared with it, too."""
     model = run.model
@@ -113,7 +122,10 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     rejection = None
     if config["reject"] is not None:
         rejection = Rejection(judge=extractor, rate=config["reject"], num_classes=transformer.num_classes)
-    source = image_sampler(model, data, seed=seed, batch=config["batch"], sampler=sampler, rejection=rejection)
+    label_N = _labels(config["labels"], data, seed)
+    source = image_sampler(
+        model, data, seed=seed, batch=config["batch"], sampler=sampler, label_N=label_N, rejection=rejection
+    )
     settings = metric_settings(config["metrics"])
     scores = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **settings).compare()
     nats = likelihood(
@@ -128,6 +140,8 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     named = protocol(
         extractor=extractor, reference=_reference(data, "train"), n=n, sampler=sampler.settings(), seed=seed
     )
+    if label_N is not None:
+        named |= {"labels": "as often as in val"}
     if rejection is not None:
         named |= {"rejection": {"candidates": rejection.candidates, "judge": extractor.hash}}
     if len(model.classes) > 1 and list(model.classes) != list(data.info.classes):
