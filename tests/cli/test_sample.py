@@ -54,9 +54,9 @@ def test_the_command_and_the_python_door_agree(lab: Path, tmp_path: Path) -> Non
 def test_pictures_and_record(lab: Path, tmp_path: Path) -> None:
     sample(lab / "next_scale", tmp_path / "out", "n=20", "sampler=var", "top_k=10", "grown=3")
     with Image.open(tmp_path / "out" / "pictures" / "samples.png") as grid:
-        assert grid.width > 10 * 16 and grid.height > 2 * 16
+        assert grid.width == 6 * (10 * 17 - 1) and grid.height > 6 * (2 * 17 - 1)  # enlarged, below the classes' names
     with Image.open(tmp_path / "out" / "pictures" / "growth.png") as strip:
-        assert strip.height > 3 * 16 > strip.width // 2
+        assert strip.size == (8 * (4 * 17 - 1), 8 * (3 * 17 - 1))  # steps, samples
     outcome = small.record(tmp_path / "out")["outcome"]
     assert outcome["n"] == 20 and outcome["state"] == "finished"
     drawn = {"cfg": 1.5, "ramp": "linear", "temperature": 1.0, "top_k": 10, "top_p": 0.96}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from varlab.config import Config
 from varlab.data.image.grid import grid, write_png
+from varlab.data.image.poster import enlarged, headed
 from varlab.files import atomic_write
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.parents import Parents
@@ -26,6 +27,8 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
+_FEW_COLUMNS = 8  # of a grid; fewer classes get several columns each
+
 
 def run(config: Config, directory: RunDirectory) -> Config:
     """Write samples.png, growth.png and samples.npz (arr_0 uint8 NHWC, arr_1 labels: what the ADM evaluator reads)."""
@@ -35,21 +38,43 @@ def run(config: Config, directory: RunDirectory) -> Config:
     label_N = _labels(config, run.model.classes, conditions)
     img_u8 = torch.cat(list(_images(config, run, conditions, label_N)))
     shown_N = torch.arange(min(config["shown"], len(img_u8)))
-    columns = min(columns_for(transformer.num_classes), len(shown_N))
+    asked = config["labels"]
+    columns = min(_columns(len(asked) if isinstance(asked, list) else transformer.num_classes), len(shown_N))
     pictures = directory.path / "pictures"
-    write_png(pictures / "samples.png", grid(img_u8[shown_N], columns=columns))
+    names = _names(label_N[shown_N], columns, run.model.classes)
+    write_png(pictures / "samples.png", _poster(img_u8[shown_N], columns, names))
     if (given := conditions.shown(shown_N)) is not None:
-        write_png(pictures / "conditions.png", grid(given, columns=columns))
+        write_png(pictures / "conditions.png", _poster(given, columns))
     if not conditions.large:
         grown_N = torch.arange(min(config["grown"], len(label_N)))
         frames = run.model.growth(
             label_N[grown_N], seed=config["seed"], cond_BN=conditions.tokens(grown_N, label_N[grown_N])
         )
-        write_png(pictures / "growth.png", grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1]))
+        strip = grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1])
+        write_png(pictures / "growth.png", enlarged(strip, height=frames.shape[-2]))
     with atomic_write(directory.path / "samples.npz") as file:
         np.savez_compressed(file, arr_0=img_u8.permute(0, 2, 3, 1).numpy(), arr_1=label_N.numpy())
-    logger.info("%d samples: %s", len(img_u8), directory.path)
+    logger.info("%d samples: look at %s", len(img_u8), pictures / "samples.png")
     return {"n": len(img_u8), "sampler": sampler.settings()}
+
+
+def _names(label_N: Tensor, columns: int, classes: Sequence[str]) -> Sequence[str]:
+    """The name of each column whose samples are all of one class; none if one is not so, or if there are no classes."""
+    above_C = label_N[:columns]
+    same = bool((label_N == above_C[torch.arange(len(label_N)) % columns]).all())
+    known = same and len(classes) > 1 and int(above_C.max()) < len(classes)
+    return [classes[label] for label in above_C.tolist()] if known else []
+
+
+def _columns(classes: int) -> int:
+    """A column for each class, or several of each if there are few classes."""
+    columns = columns_for(classes)
+    return columns * max(1, _FEW_COLUMNS // columns)
+
+
+def _poster(img_u8_N3HW: Tensor, columns: int, names: Sequence[str] = ()) -> Tensor:
+    img_u8_3HW = enlarged(grid(img_u8_N3HW, columns=columns), height=img_u8_N3HW.shape[-2])
+    return headed(img_u8_3HW, names) if names else img_u8_3HW
 
 
 def _images(config: Config, run: FinishedRun, conditions: SamplingConditions, label_N: Tensor) -> Iterator[Tensor]:
