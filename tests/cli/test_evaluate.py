@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import varlab
 from tests import small
 from varlab.cli.main import main
 from varlab.files import sha256
 from varlab.losses.perceptual import LPIPS
+from varlab.recipe.assembly import image_sampler
+from varlab.recipe.objects import make
+from varlab.rng import Rng
+from varlab.score.image_sampler import labels_of_val
 
 FEW = ("n=40", "metrics.splits=2", "metrics.draws=2")
 GENERATOR_SCORES = {
@@ -116,3 +122,17 @@ def test_a_finished_evaluation_is_left_alone(run: Path, tmp_path: Path, capsys: 
     before = file.stat().st_mtime_ns
     assert main(["evaluate", str(run), f"out={tmp_path / 'out'}", *FEW]) == 0
     assert file.stat().st_mtime_ns == before and "finished: nothing to do" in capsys.readouterr().err
+
+
+def test_samples_can_have_the_classes_as_often_as_the_data(run: Path, tmp_path: Path) -> None:
+    data = make(small.record(run)["config"]["data"])
+    held_out = data.labels("val")
+    drawn = labels_of_val(data, Rng(3))
+    assert torch.equal(drawn.sort().values, held_out.sort().values)
+    assert torch.equal(drawn, labels_of_val(data, Rng(3))) and not torch.equal(drawn, held_out)
+    source = image_sampler(varlab.load(run), data, seed=3, batch=8, label_N=drawn)
+    (_, label_B), *_ = source.images(torch.arange(len(drawn), len(drawn) + 8))
+    assert torch.equal(label_B, drawn[:8])
+    protocol = evaluate(run, tmp_path / "out", *FEW, "labels=data")["protocol"]
+    assert protocol["labels"] == "as often as in val"
+    assert main(["evaluate", str(run), f"out={tmp_path / 'no'}", "labels=all"]) == 1
