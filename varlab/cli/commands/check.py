@@ -17,6 +17,7 @@ from varlab.config import Config
 from varlab.losses.perceptual import PerceptualDistance
 from varlab.metrics.extractors import Extractor
 from varlab.recipe.objects import make_part, target_of
+from varlab.recipe.preflight.fitted_settings import fitted_tokenizer
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.tokenizer import Quantizer, VQTokenizer
@@ -44,6 +45,8 @@ def run(config: Config, directory: RunDirectory) -> Config:
     """Check each part that is given. Raises VarlabError for the first that breaks its contract."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # the author's modules lie in the current folder
+    if isinstance(config.get("tokenizer"), dict):
+        config = config | {"tokenizer": fitted_tokenizer(config["tokenizer"], config["size"])}
     given = {part: config[part] for part in PARTS if config.get(part) is not None}
     if config["target"] is not None:
         target = {"_target_": config["target"].replace(":", "."), **config["arguments"]}
