@@ -88,7 +88,8 @@ SAMPLING_COST = (
 KINDS = {
     "generator": RunKind(
         name="generator", title="Generators", model="generator", quality=QUALITY, cost=COST + SAMPLING_COST,
-        study={"fid": "FID", "accuracy": "accuracy", "recall": "recall", "val_nll": "val NLL"}, decisive="fid",
+        study={"fid": "FID", "fid_ratio": "FID ratio", "accuracy": "accuracy", "recall": "recall", "val_nll": "val NLL"},
+        decisive="fid",
     ),
     "tokenizer": RunKind(
         name="tokenizer", title="Tokenizers", model="tokenizer", quality=TOKENIZER, cost=COST[:2] + COST[3:],

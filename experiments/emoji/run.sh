@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Next-scale against raster on 7,572 emoji of 32 pixels, at equal training FLOPs: fetch, pack, judge, tokenizers, generators,
+# scores, grid, report. Nothing here that a user could not type. The same command again continues where it was stopped.
+#
+#   bash experiments/emoji/run.sh                one seed
+#   SEEDS=0,1,2 bash experiments/emoji/run.sh    three seeds of tokenizers and generators, one after another; finished ones are kept.
+#                                                SEEDS=1 and SEEDS=2 are the pieces of it
+#   FROM     a URL with the two tarballs, in place of the npm registry     OUT     where runs go (below runs/)
+#   N        samples of a score                                            README  where the tables go
+#   MORE     further overrides of every training (budget.images=64 to try the script)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+out=${OUT:-runs/emoji} readme=${README:-$here/README.md} n=${N:-4600} from=${FROM:-} more=${MORE:-}
+IFS=, read -ra seeds <<<"${SEEDS:-0}"
+guided=(cfg=1.5 top_p=0.95)
+credit="Learned from Noto Emoji (Google, Apache License 2.0) and Twemoji (© Twitter, Inc and other contributors, CC-BY 4.0), reduced to 32 pixels."
+started=$SECONDS
+
+say() { printf '\n== %s (%d min)\n' "$1" $(((SECONDS - started) / 60)); }
+
+# shellcheck disable=SC2086  # MORE is a list of words
+train() { varlab train "$@" $more; }
+
+# trained FOLDER: the trainings in it, as run= takes them
+trained() {
+  local IFS=, runs=("$1"/*/weights.safetensors)
+  echo "${runs[*]%/*}"
+}
+
+score() { varlab evaluate -m launch=joblib n="$n" batch=256 out="$out/scores" "$@"; }
+
+# one_seed SEED: tokenizers, generators and their scores; tokenizer_run=auto takes those of the seed's own folder
+one_seed() {
+  local of="$out/seed$1"
+  say "seed $1: a multi-scale and a single-scale tokenizer, a core each"
+  train -m launch=joblib experiment=emoji/tokenizer tokenizer=emoji_multi,emoji_single seed="$1" out="$of/tokenizer"
+  say "seed $1: a next-scale and a raster transformer, a core each"
+  train -m launch=joblib experiment=emoji/generator order=next_scale,raster seed="$1" out="$of/generator"
+  say "seed $1: scores, without guidance and with it"
+  score run="$(trained "$of/tokenizer")"
+  score run="$(trained "$of/generator")"
+  score run="$(trained "$of/generator")" "${guided[@]}"
+}
+
+# sample SEED ORDER: one grid's worth, with guidance, in samples/ORDER
+sample() { varlab sample "$(find "$out/seed$1/generator" -mindepth 1 -maxdepth 1 -name "*order=$2*")" n=80 "${guided[@]}" out="$out/samples/$2"; }
+
+say "two cores (AVX512-BF16) need about 70 minutes for each seed: ${#seeds[@]} × 70 minutes, less what is finished in $out"
+python "$here/fetch.py" runs/data/emoji_png ${from:+"$from"}
+varlab pack source=folder path=runs/data/emoji_png source.size=32 out=runs/data/emoji
+
+say "the judge, and a perceptual net of its own, a core each"
+train experiment=emoji/judge out="$out/judge" & judge=$!
+trap 'kill "$judge" 2>/dev/null || true' EXIT # one that fails does not leave the other behind
+train experiment=emoji/perceptual out="$out/perceptual"
+wait "$judge"
+trap - EXIT
+
+for seed in "${seeds[@]}"; do one_seed "$seed"; done
+
+say "grid and report"
+for order in next_scale raster; do sample "${seeds[0]}" "$order"; done
+python "$here/grid.py" "$out/grid.png" runs/data/emoji "$credit" next-scale="$out/samples/next_scale" raster="$out/samples/raster"
+varlab report "$out"/seed*/tokenizer title="Emoji: tokenizers" out="$out/tables/tokenizers" readme="$readme" section=tokenizers
+varlab report "$out"/seed*/generator title="Emoji: generators" out="$out/tables/generators" readme="$readme" section=generators
+varlab report "$out" title="Emoji of 32 pixels, next-scale against raster. $credit" out="$out"
+say "done: $out/grid.png, $out/report.html, the tables of $readme"
