@@ -12,6 +12,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-runs/emoji} readme=${README:-$here/README.md} n=${N:-4600} from=${FROM:-} more=${MORE:-}
 IFS=, read -ra seeds <<<"${SEEDS:-0}"
+images=runs/data/emoji_png data=runs/data/emoji # of conf/data/emoji.yaml
 guided=(cfg=1.5 top_p=0.95)
 credit="Learned from Noto Emoji (Google, Apache License 2.0) and Twemoji (© Twitter, Inc and other contributors, CC-BY 4.0), reduced to 32 pixels."
 started=$SECONDS
@@ -29,9 +30,9 @@ trained() {
 
 score() { varlab evaluate -m launch=joblib n="$n" batch=256 out="$out/scores" "$@"; }
 
-# one_seed SEED: tokenizers, generators and their scores; tokenizer_run=auto takes those of the seed's own folder
+# one_seed SEED: tokenizers, generators, scores and a grid; tokenizer_run=auto takes those of the seed's own folder
 one_seed() {
-  local of="$out/seed$1"
+  local of="$out/seed$1" order
   say "seed $1: a multi-scale and a single-scale tokenizer, a core each"
   train -m launch=joblib experiment=emoji/tokenizer tokenizer=emoji_multi,emoji_single seed="$1" out="$of/tokenizer"
   say "seed $1: a next-scale and a raster transformer, a core each"
@@ -40,14 +41,16 @@ one_seed() {
   score run="$(trained "$of/tokenizer")"
   score run="$(trained "$of/generator")"
   score run="$(trained "$of/generator")" "${guided[@]}"
+  say "seed $1: a grid, with guidance"
+  for order in next_scale raster; do
+    varlab sample "$of/generator"/*order=$order* n=80 "${guided[@]}" out="$of/samples/$order"
+  done
+  python "$here/grid.py" "$of/grid.png" $data "$credit" next-scale="$of/samples/next_scale" raster="$of/samples/raster"
 }
 
-# sample SEED ORDER: one grid's worth, with guidance, in samples/ORDER
-sample() { varlab sample "$(find "$out/seed$1/generator" -mindepth 1 -maxdepth 1 -name "*order=$2*")" n=80 "${guided[@]}" out="$out/samples/$2"; }
-
 say "two cores (AVX512-BF16) need about 70 minutes for each seed: ${#seeds[@]} × 70 minutes, less what is finished in $out"
-python "$here/fetch.py" runs/data/emoji_png ${from:+"$from"}
-varlab pack source=folder path=runs/data/emoji_png source.size=32 out=runs/data/emoji
+python "$here/fetch.py" $images ${from:+"$from"}
+varlab pack source=folder path=$images source.size=32 out=$data
 
 say "the judge, and a perceptual net of its own, a core each"
 train experiment=emoji/judge out="$out/judge" & judge=$!
@@ -58,10 +61,8 @@ trap - EXIT
 
 for seed in "${seeds[@]}"; do one_seed "$seed"; done
 
-say "grid and report"
-for order in next_scale raster; do sample "${seeds[0]}" "$order"; done
-python "$here/grid.py" "$out/grid.png" runs/data/emoji "$credit" next-scale="$out/samples/next_scale" raster="$out/samples/raster"
+say "tables and report of all seeds in $out"
 varlab report "$out"/seed*/tokenizer title="Emoji: tokenizers" out="$out/tables/tokenizers" readme="$readme" section=tokenizers
 varlab report "$out"/seed*/generator title="Emoji: generators" out="$out/tables/generators" readme="$readme" section=generators
 varlab report "$out" title="Emoji of 32 pixels, next-scale against raster. $credit" out="$out"
-say "done: $out/grid.png, $out/report.html, the tables of $readme"
+say "done: $out/seed${seeds[0]}/grid.png, $out/report.html, the tables of $readme"

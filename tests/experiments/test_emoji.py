@@ -10,7 +10,6 @@ import os
 import runpy
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,16 @@ import pytest
 from PIL import Image
 
 from tests import small
-from tests.experiments.commands import ROOT, answer, run
+from tests.experiments.commands import ROOT, run
+from varlab.cli.main import main
 
 STUDY = ROOT / "experiments" / "emoji"
 SCRIPT = runpy.run_path(str(STUDY / "fetch.py"))
 VENDORS = ("google", "twitter")
 
 
-def png(value: int) -> bytes:
-    pixels = np.random.default_rng(value).integers(0, 255, (16, 16, 4), dtype=np.uint8)
+def png(name: str) -> bytes:
+    pixels = np.random.default_rng(list(name.encode())).integers(0, 255, (16, 16, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
     return file.getvalue()
 
@@ -34,8 +34,8 @@ def png(value: int) -> bytes:
 def make_tarball(folder: Path, vendor: str, emoji: list[dict], images: list[str]) -> str:
     """Writes a package like the real ones, and returns its SHA-512 in base64."""
     file = folder / f"emoji-datasource-{vendor}-16.0.0.tgz"
-    contents = {f"package/img/{vendor}/64/{name}": png(i) for i, name in enumerate(images)}
-    contents |= {f"package/img/{vendor}/sheets/32.png": png(0), "package/emoji.json": json.dumps(emoji).encode()}
+    contents = {f"package/img/{vendor}/64/{name}": png(f"{vendor}-{name}") for name in images}
+    contents |= {f"package/img/{vendor}/sheets/32.png": png("sheet"), "package/emoji.json": json.dumps(emoji).encode()}
     with tarfile.open(file, "w:gz") as tar:
         for name, content in contents.items():
             member = tarfile.TarInfo(name)
@@ -63,7 +63,7 @@ def test_images_are_sorted_by_category(packages: dict[str, str], tmp_path: Path)
         assert SCRIPT["fetch"](folder, tmp_path.as_uri(), packages) == 5
     hands = [f"People_and_Body/{vendor}-261d{tone}.png" for vendor in VENDORS for tone in ("-1f3fb", "")]
     assert names(folder) == ["Flags/google-1f1e6.png", *hands]
-    assert (folder / "Flags" / "google-1f1e6.png").read_bytes() == png(2)
+    assert (folder / "Flags" / "google-1f1e6.png").read_bytes() == png("google-1f1e6.png")
     assert list(folder.parent.iterdir()) == [folder]
 
 
@@ -87,19 +87,28 @@ def many(folder: Path) -> dict[str, str]:
     return {vendor: make_tarball(folder, vendor, emoji, images) for vendor in VENDORS}
 
 
+def one_by_one(command: list[str]) -> int:
+    return main(["launch=local" if word == "launch=joblib" else word for word in command])
+
+
 @pytest.mark.slow
 def test_the_study_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seeds in pieces: the second command trains the second seed only. The grid shows both orders."""
+    """Two seeds in pieces: the second command adds its seed to the tables, and each has a grid of both orders."""
     SCRIPT["fetch"](tmp_path / "runs" / "data" / "emoji_png", tmp_path.as_uri(), many(tmp_path))
     readme = tmp_path / "README.md"
     readme.write_text((STUDY / "README.md").read_text())
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    words: Callable[[list[str]], int] = lambda command: answer(command, tmp_path / "conf")  # noqa: E731
+    settings = {"MORE": "budget.images=16 data.batch=8 log.every=8", "N": "36", "README": str(readme)}
     with small.inside(tmp_path):
-        for piece, seeds in (("first", "0"), ("second", "0,1")):
+        for piece, seeds in (("first", "0"), ("second", "1")):
             (tmp_path / piece).mkdir()
-            run(STUDY / "run.sh", words, tmp_path / piece, SEEDS=seeds, N="36", README=str(readme))
-    tables = readme.read_text().partition("<!-- generators -->")[2]
-    assert "| next_scale | 2 |" in tables and "| raster | 2 |" in tables and "cfg 1.5" in tables
-    grid = Image.open(tmp_path / "runs" / "emoji" / "grid.png")
-    assert grid.width > 2 * 8 * 2 * 32 and grid.height > 3 * 2 * 32
+            run(STUDY / "run.sh", one_by_one, tmp_path / piece, SEEDS=seeds, **settings)
+    table = readme.read_text().partition("<!-- generators -->")[2]
+    rows = [
+        f"| {order} · {sampler} | 2 |"
+        for order in ("next_scale", "raster")
+        for sampler in ("plain", "cfg 1.5, top-p 0.95")
+    ]
+    assert all(row in table for row in rows) and "–" not in table and "FID ratio" in table
+    grid = Image.open(tmp_path / "runs" / "emoji" / "seed1" / "grid.png")
+    assert grid.width > 2 * 8 * 64 and grid.height > 3 * 64
