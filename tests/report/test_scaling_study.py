@@ -36,7 +36,8 @@ def train(root: Path, depth: int, *, images: int = 4000, seed: int = 0, levels: 
     config = {"transformer": {"depth": depth}, "budget": {"images": images}, "data": {"batch": 64}, **changed}
     outcome = {"state": "finished", "images": images, "flops": 6.0 * parameters * images}
     record = make_runs.record(name="g", seed=seed, config=config, overrides=["order=next_scale"], outcome=outcome,
-                              cost={"parameters": parameters}, build={"transformer": {"depth": depth}})  # fmt: skip
+                              cost={"parameters": parameters, "block_parameters": parameters // 2},
+                              build={"transformer": {"depth": depth}})  # fmt: skip
     return make_runs.write_run(root / f"d{depth}+{images}+{seed}", record, metrics)
 
 
@@ -59,9 +60,10 @@ def test_runs_that_differ_in_size_budget_and_seed_are_one_study(sizes: Path) -> 
 
 def test_the_laws_of_the_runs_are_recovered(sizes: Path) -> None:
     laws = {(law.measure.key, law.against): law for law in fit_laws(find_studies(find_runs([sizes]))[0])}
-    assert set(laws) == {(key, against) for key in B for against in "NC"}
+    assert set(laws) == {(key, against) for key in B for against in "NPC"}
     for key, b in B.items():
-        assert laws[key, "N"].fit.b == pytest.approx(b, rel=0.01)
+        assert laws[key, "N"].fit.b == pytest.approx(b, rel=0.01) and laws[key, "P"].paper is None
+        assert laws[key, "P"].fit.a * 2 == pytest.approx(laws[key, "N"].fit.a, rel=1e-6), "N is half of all parameters"
     assert laws["loss", "N"].fit.correlation == pytest.approx(-1) and laws["loss", "N"].paper == -0.20
 
 
@@ -72,6 +74,30 @@ def test_the_longest_trainings_of_each_size_enter_and_seeds_are_averaged(sizes: 
     expected = [(1e-9 * size) ** -0.20 * 0.98 * np.sqrt(0.9995 * 1.0005) for size in study.sizes]
     assert law.fit.y == pytest.approx(expected, rel=1e-9)
     assert len(study.curves(law.measure)) == 10
+
+
+def test_runs_that_did_not_note_their_blocks_have_a_law_over_all_parameters(tmp_path: Path) -> None:
+    for depth in DEPTHS:
+        record = json.loads((run := train(tmp_path, depth, images=500) / "run.json").read_text())
+        del record["cost"]["block_parameters"]
+        run.write_text(json.dumps(record))
+    (study,) = find_studies(find_runs([tmp_path]))
+    assert {law.against for law in fit_laws(study)} == {"P"}
+
+
+def test_a_floor_is_seen_on_the_page(tmp_path: Path) -> None:
+    """Of a loss of 1 + (a·N)^b, whose line would be wrong."""
+    for depth in (*DEPTHS, 7):
+        run = train(tmp_path / "runs", depth, images=500)
+        line = {"images": 500, "flops": 1e9 * depth**3, "val/loss": 1 + (1e-4 * 4608 * depth**3) ** -0.3}
+        (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    page = write_report([tmp_path / "runs"], tmp_path / "page", title="t").html.read_text()
+    assert "bends: no line" in page
+    loss = next(row for row in csv.DictReader((tmp_path / "page" / "scaling.csv").open()) if row["against"] == "P")
+    assert float(loss["floor"]) == pytest.approx(1, abs=1e-4) and float(loss["floor_b"]) == pytest.approx(
+        -0.3, abs=1e-3
+    )
+    assert float(loss["floor_a"]) == pytest.approx(1e-4, rel=1e-2)
 
 
 def test_a_judges_accuracy_is_no_error_rate_of_tokens(sizes: Path) -> None:
@@ -103,10 +129,11 @@ def test_the_page_has_the_chapter_and_the_table_its_numbers(sizes: Path, tmp_pat
     result = write_report([sizes], tmp_path, title="t")
     page = result.html.read_text()
     assert parse(page).open == [] and "<h2>Scaling of next_scale</h2>" in page
-    assert page.count("Against parameters</h3>") == page.count("Against compute</h3>") == 1
+    for title in ("the blocks' parameters", "all parameters", "compute"):
+        assert page.count(f"Against {title}</h3>".replace("'", "&#39;")) == 1
     assert "5 sizes from 36.9 k to 995 k parameters, 20 runs." in page and "−0.200" in page
     rows = list(csv.DictReader((tmp_path / "scaling.csv").open()))
-    assert len(rows) == 8 and {row["study"] for row in rows} == {"next_scale"}
+    assert len(rows) == 12 and {row["study"] for row in rows} == {"next_scale"}
     loss = next(row for row in rows if (row["measure"], row["against"]) == ("loss", "N"))
     assert float(loss["b"]) == pytest.approx(-0.20, rel=0.01) and float(loss["paper_b"]) == -0.20
     assert float(loss["b_low"]) <= float(loss["b"]) <= float(loss["b_high"]) and loss["points"] == "5"

@@ -155,6 +155,7 @@ def generator_cost(model: Model, info: DataInfo, count: FlopCounter) -> dict[str
             forward, model.tokenizer, guided=model.sampler.guides(transformer.num_classes)
         ),
         "parameters": parameters(transformer),
+        "block_parameters": parameters(transformer.blocks),
         "tokens_per_image": order.num_positions,
         "steps_per_image": len(order.steps),
     }

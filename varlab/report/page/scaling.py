@@ -20,7 +20,7 @@ from varlab.report.variants import Variant
 
 __all__ = ["scaling_chapter"]
 
-_AGAINST = {"N": "parameters N", "C": "least compute C"}
+_AGAINST = {"N": "blocks' parameters N", "P": "all parameters P", "C": "least compute C"}
 
 
 def scaling_chapter(study: ScalingStudy, laws: Sequence[ScalingLaw]) -> Config:
@@ -57,6 +57,21 @@ def _row(law: ScalingLaw) -> dict[str, str]:
         "points": str(len(fit.x)),
         "paper": "–" if law.paper is None else _exponent(law.paper),
         "comparison": _compare_to_paper(law),
+        **_floor(law),
+    }
+
+
+def _floor(law: ScalingLaw) -> dict[str, str]:
+    """The fit with a floor, and whether a line is enough."""
+    floor = law.floor
+    if floor is None:
+        return dict.fromkeys(("floor", "floor_interval", "above", "above_interval", "bends"), "–")
+    return {
+        "floor": f"{floor.floor:.3g}",
+        "floor_interval": " to ".join(f"{end:.3g}" for end in floor.floor_interval),
+        "above": _exponent(floor.b),
+        "above_interval": " to ".join(_exponent(end).replace("inf", "∞") for end in floor.b_interval),
+        "bends": "bends: no line" if floor.bends else "a line fits",
     }
 
 
@@ -106,6 +121,8 @@ def _chart(figure: _Figure, study: ScalingStudy, laws: Sequence[ScalingLaw]) -> 
 def _draw_panel(axis: Axes, law: ScalingLaw, study: ScalingStudy, figure: _Figure) -> None:
     x = figure.draw(axis, law, study)
     _draw_law(axis, law.fit, x)
+    if law.floor is not None:
+        axis.plot(x, law.floor.at(x), color=style.TITLE, linewidth=1.2, linestyle=style.DASHES[1])
     _draw_paper(axis, law, x)
     _label_axes(axis, law, figure.unit)
 
@@ -113,8 +130,9 @@ def _draw_panel(axis: Axes, law: ScalingLaw, study: ScalingStudy, figure: _Figur
 def _draw_sizes(axis: Axes, law: ScalingLaw, study: ScalingStudy) -> Array:
     """A dot for each training."""
     assert law.seen is not None
+    sizes = sorted(set(law.seen[0]))
     for x, y in zip(*law.seen, strict=True):
-        axis.plot(x, y, "o", markersize=6, color=style.colour(study.sizes.index(int(x))), zorder=3)
+        axis.plot(x, y, "o", markersize=6, color=style.colour(sizes.index(x)), zorder=3)
     return _widened(law.fit.x)
 
 
@@ -130,13 +148,17 @@ def _draw_curves(axis: Axes, law: ScalingLaw, study: ScalingStudy) -> Array:
     return _widened(x)
 
 
+_DOTS = (
+    "Dots: the last validation of each size's longest trainings, one for each seed. Line: (a·x)^b, fitted to the means over "
+    "seeds; shaded: its 95% interval if the law is a line. Dashed: the fit with a floor."
+)
 _FIGURES = (
-    _Figure("N", "Against parameters", "parameters", "Dots: the last validation of each size's longest trainings, one for each "
-            "seed. Line: (a·N)^b, fitted to the means over seeds; shaded: its 95% interval. Dotted: the slope that "
-            "Tian et al. (2024) report, through the middle of the points.", _draw_sizes),
+    _Figure("N", "Against the blocks' parameters", "parameters of the blocks", f"{_DOTS} Dotted: the slope that Tian et al. "
+            "(2024) report, through the middle of the points; they count the blocks, too.", _draw_sizes),
+    _Figure("P", "Against all parameters", "parameters", _DOTS, _draw_sizes),
     _Figure("C", "Against compute", "training FLOPs", "Lines: validation during training, mean over seeds. Dots: the compute "
             "frontier, the lowest values at their compute, where two or more sizes were measured. The law is fitted to one "
-            "dot for each training: the one that touches it.", _draw_curves),
+            "dot for each training: the one that touches it. Dashed: the same with a floor.", _draw_curves),
 )  # fmt: skip
 
 

@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from varlab.errors import VarlabError
 
-__all__ = ["FEWEST", "Array", "Bounds", "PowerLawFit", "fit_power_law"]
+__all__ = ["FEWEST", "LEVEL", "Array", "Bounds", "PowerLawFit", "fit_power_law", "means"]
 
 FEWEST = 4
 """Different x that a fit needs: with three, one degree of freedom is left and the interval is too wide to be of use."""
 
-_LEVEL = 0.95
+LEVEL = 0.95
 _TINY = 1e-300  # smallest standard error, for points exactly on the line
 _LARGEST = 690.0  # logarithm whose exponential is still finite
 
@@ -94,7 +94,9 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, *, draws: int = 4999, seed: int = 
 
     Raises VarlabError where an x or y is not above 0, or fewer than FEWEST different x are given.
     """
-    different, log_y = _means(x, y)
+    different, log_y = means(x, y)
+    if len(different) < FEWEST:
+        raise VarlabError(f"A power law needs at least {FEWEST} different x, not {len(different)}: train more sizes.")
     log_x = np.log(different)
     line = _least_squares(log_x, log_y)
     fitted, _ = line.heights(log_x)
@@ -120,14 +122,12 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, *, draws: int = 4999, seed: int = 
     )
 
 
-def _means(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    """The different x in ascending order, and the mean logarithm of y at each."""
+def means(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """The different x in ascending order, and the mean logarithm of y at each; VarlabError where one is not above 0."""
     given_x, given_y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if not ((given_x > 0) & (given_y > 0) & np.isfinite(given_x) & np.isfinite(given_y)).all():
         raise VarlabError("A power law needs numbers above 0: leave out the others.")
     different, where = np.unique(given_x, return_inverse=True)
-    if len(different) < FEWEST:
-        raise VarlabError(f"A power law needs at least {FEWEST} different x, not {len(different)}: train more sizes.")
     return different, np.bincount(where, np.log(given_y)) / np.bincount(where)
 
 
@@ -143,7 +143,7 @@ def _interval(line: _Lines, draws: _Lines, statistic: Callable[[_Lines], tuple[A
     """Symmetric bootstrap-t: the estimate ± the 95% quantile of |deviation| / error over the draws, times its own error."""
     estimate, error = statistic(line)
     drawn, errors = statistic(draws)
-    half = error * np.quantile(np.abs(drawn - estimate) / np.maximum(errors, _TINY), _LEVEL, axis=0)
+    half = error * np.quantile(np.abs(drawn - estimate) / np.maximum(errors, _TINY), LEVEL, axis=0)
     return estimate - half, estimate + half
 
 

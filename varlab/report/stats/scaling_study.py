@@ -11,6 +11,7 @@ import numpy as np
 
 from varlab.config import Config
 from varlab.report.runs import Run, number, science
+from varlab.report.stats.floor_fit import FloorFit, fit_above_floor
 from varlab.report.stats.frontier import LossCurve, Point, compute_frontier, fit_frontier
 from varlab.report.stats.power_law import FEWEST, Array, PowerLawFit, fit_power_law
 from varlab.report.text import csv_text, markdown_table, percent
@@ -23,7 +24,7 @@ __all__ = ["Measure", "ScalingLaw", "ScalingStudy", "find_studies", "fit_laws", 
 @dataclass(frozen=True)
 class Measure:
     """What is fitted: a validation metric, or 1 minus it. paper_N, paper_C: the exponents that Tian et al. (2024) report
-    over parameters N and over the least compute C; None where they report none."""
+    over the blocks' parameters N and over the least compute C; None where they report none."""
 
     key: str
     label: str
@@ -90,13 +91,18 @@ class ScalingStudy:
             f"than the {alone:.2e} of the same runs one by one."
         )
 
-    def longest(self, measure: Measure) -> tuple[list[int], list[float]]:
-        """(parameters, last validation) of the longest trainings of each size, for the law over N."""
+    def longest(self, measure: Measure, key: str = "parameters") -> tuple[list[int], list[float]]:
+        """(number of parameters, last validation) of the longest trainings of each size. key: of the number in the record.
+
+        Runs whose record lacks the number are left out (``block_parameters`` of earlier versions).
+        """
         most = {size: max(_images(run) for run in self.runs if _size(run) == size) for size in self.sizes}
         ends = [
-            (_size(run), values[-1])
+            (size, values[-1])
             for run in self.runs
-            if _images(run) == most[_size(run)] and (values := list(_track(run, measure).values()))
+            if _images(run) == most[_size(run)]
+            and (values := list(_track(run, measure).values()))
+            and (size := int(number(run.record.cost.get(key)) or 0))
         ]
         return [size for size, _ in ends], [value for _, value in ends]
 
@@ -114,14 +120,16 @@ class ScalingStudy:
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """A power law of a measure over parameters (``against`` = "N") or over the least compute ("C").
+    """A power law of a measure over the blocks' parameters (``against`` = "N"), all parameters ("P") or the least compute ("C").
 
-    paper: the paper's exponent. points: of the compute frontier. seen: (x, y) of every training in a law over N.
+    floor: the same points fitted with a floor; None for too few. paper: the paper's exponent. points: of the compute frontier.
+    seen: (x, y) of every training in a law over parameters.
     """
 
     measure: Measure
     against: str
     fit: PowerLawFit
+    floor: FloorFit | None
     paper: float | None
     curves: tuple[LossCurve, ...] = ()
     points: tuple[Point, ...] = ()
@@ -147,16 +155,28 @@ def find_studies(runs: Sequence[Run]) -> list[ScalingStudy]:
 
 def fit_laws(study: ScalingStudy) -> list[ScalingLaw]:
     """The laws of every measure over parameters and over compute, where there are enough points for a fit."""
-    laws = (fit(study, measure) for measure in study.measures for fit in (_fit_over_size, _fit_over_compute))
+    fits = (_fit_over_blocks, _fit_over_all, _fit_over_compute)
+    laws = (fit(study, measure) for measure in study.measures for fit in fits)
     return [law for law in laws if law]
 
 
-def _fit_over_size(study: ScalingStudy, measure: Measure) -> ScalingLaw | None:
-    x, y = study.longest(measure)
+def _fit_over_blocks(study: ScalingStudy, measure: Measure) -> ScalingLaw | None:
+    """Over the paper's N, which leaves out embeddings and the head: 73,728·depth³ in VAR."""
+    return _fit_over_size(study, measure, "N", "block_parameters", measure.paper_N)
+
+
+def _fit_over_all(study: ScalingStudy, measure: Measure) -> ScalingLaw | None:
+    return _fit_over_size(study, measure, "P", "parameters", None)
+
+
+def _fit_over_size(
+    study: ScalingStudy, measure: Measure, against: str, key: str, paper: float | None
+) -> ScalingLaw | None:
+    x, y = study.longest(measure, key)
     if len(set(x)) < FEWEST:
         return None
     seen = (np.array(x, dtype=float), np.array(y))
-    return ScalingLaw(measure, "N", fit_power_law(x, y), measure.paper_N, seen=seen)
+    return ScalingLaw(measure, against, fit_power_law(x, y), fit_above_floor(x, y), paper, seen=seen)
 
 
 def _fit_over_compute(study: ScalingStudy, measure: Measure) -> ScalingLaw | None:
@@ -165,7 +185,8 @@ def _fit_over_compute(study: ScalingStudy, measure: Measure) -> ScalingLaw | Non
     fit = fit_frontier(points)
     if fit is None:
         return None
-    return ScalingLaw(measure, "C", fit, measure.paper_C, curves=tuple(curves), points=tuple(points))
+    floor = fit_above_floor(fit.x, fit.y)
+    return ScalingLaw(measure, "C", fit, floor, measure.paper_C, curves=tuple(curves), points=tuple(points))
 
 
 def _track(run: Run, measure: Measure) -> dict[float, float]:
@@ -192,7 +213,7 @@ def _shared(run: Run) -> str:
 
 def scaling_table(laws: Sequence[ScalingLaw]) -> list[str]:
     """The laws of a study as a table in Markdown, with the paper's exponents."""
-    header = ["L = (a·x)^b", "x", "b", "b in the paper", "a", "correlation", "points"]
+    header = ["L = (a·x)^b", "x", "b", "b in the paper", "a", "correlation", "points", "L∞, with a floor", "b above it"]
     return markdown_table(header, map(_table_row, laws))
 
 
@@ -200,17 +221,30 @@ def _table_row(law: ScalingLaw) -> list[str]:
     fit = law.fit
     exponent = "{:.3f} [{:.3f}, {:.3f}]".format(fit.b, *fit.b_interval)
     paper = "" if law.paper is None else str(law.paper)
-    x = {"N": "parameters", "C": "least FLOPs"}[law.against]
-    return [law.measure.label, x, exponent, paper, f"{fit.a:.2e}", f"{fit.correlation:.4f}", str(len(fit.x))]
+    x = {"N": "blocks' parameters", "P": "all parameters", "C": "least FLOPs"}[law.against]
+    numbers = [exponent, paper, f"{fit.a:.2e}", f"{fit.correlation:.4f}", str(len(fit.x))]
+    return [law.measure.label, x, *numbers, *_floor_cells(law.floor)]
+
+
+def _floor_cells(floor: FloorFit | None) -> list[str]:
+    if floor is None:
+        return ["", ""]
+    low, high = floor.floor_interval
+    return [
+        f"{floor.floor:.3g} [{low:.3g}, {high:.3g}]",
+        "{:.3f} [{:.3f}, {:.3f}]".format(floor.b, *floor.b_interval),
+    ]
 
 
 def scaling_csv(laws: Mapping[str, Sequence[ScalingLaw]]) -> str:
     """The text of scaling.csv: a row for every law of every study. a is per parameter, or per FLOP."""
     header = ["study", "measure", "against", "b", "b_low", "b_high", "a", "a_low", "a_high", "correlation", "points",
-              "smallest", "largest", "paper_b"]  # fmt: skip
+              "smallest", "largest", "paper_b", "floor", "floor_low", "floor_high", "floor_b", "floor_b_low", "floor_b_high",
+              "floor_a"]  # fmt: skip
     rows = [
         [study, law.measure.key, law.against, fit.b, *fit.b_interval, fit.a, *fit.a_interval, fit.correlation,
-         len(fit.x), fit.x[0], fit.x[-1], law.paper]
+         len(fit.x), fit.x[0], fit.x[-1], law.paper,
+         *((floor.floor, *floor.floor_interval, floor.b, *floor.b_interval, floor.a) if (floor := law.floor) else [None] * 7)]
         for study, of_it in laws.items() for law in of_it if (fit := law.fit)
     ]  # fmt: skip
     return csv_text(header, rows)
