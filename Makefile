@@ -12,6 +12,8 @@ ATTACK ?=
 FUZZ   ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# another sample: MUTANTS='seed=1 count=100', a file's all: MUTANTS='file=order/paths'
+MUTANTS ?=
 # the oldest torch that varlab works with
 TORCH29 := .venv-torch29
 # another interpreter for gpu-check, which then installs nothing: GPU_PYTHON=python3 where torch with CUDA is already there
@@ -20,7 +22,7 @@ GPU_PYTHON ?=
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report docs test test-slow attack fuzz numerics slurm-test gpu-check check format clean
+.PHONY: help env demo report docs test test-slow attack fuzz mutants numerics slurm-test gpu-check check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -55,6 +57,9 @@ attack: env  ## damage every format that varlab reads, thousands of times: nothi
 
 fuzz: env  ## play hundreds of days of people with odd files, killed commands and full disks: each ends right or in one sentence
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
+
+mutants: env  ## change the science rooms in 300 small wrong ways, each of which a test must notice (up to two hours)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MUTANTS)
 
 numerics: env $(TORCH29)/.installed  ## run the numeric tests under every instruction set, one and two threads, torch 2.9 and 2.13
 	$(BIN)/python tests/numerics.py $(BIN)/python $(TORCH29)/bin/python

@@ -1,0 +1,142 @@
+"""``make mutants``: small wrong changes of the science rooms, each of which a test must notice.
+
+``python -m tests.mutants [seed=0] [count=300] [processes=2] [out=runs/mutants] [file=PART] [tests=PART,…]``
+
+Two runs of the tests: the first, without changes, notes which functions each test runs (it is kept in ``out`` until a mutated
+file or a test changes). Then each mutant meets the tests that run its function, the fastest first, the golden losses last.
+Mutants of which ``equivalent.txt`` says that they compute the same are left out. It prints the counts, the survivors and the
+seconds.
+
+Neither mutmut nor cosmic-ray fits: they start every mutant anew, and torch takes longer to import than most of these tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.mutants.mutations import ROOT, Mutant, mutants_of, sample, science_files
+from tests.mutants.trial import KINDS, Result, run_all
+
+TESTS = ("order", "transformer", "tokenizer", "losses", "sample", "metrics", "tasks", "parity", "laws", "testing",
+         "recipe/test_published.py", "test_rng.py", "test_flops.py", "test_model.py")  # fmt: skip
+GOLDEN = "::test_golden_losses"
+_PER_MUTANT = 100.0  # seconds of tests at most; those left out are the slowest
+_LIBRARIES = ("varlab", "torch", "torchvision", "lightning.pytorch", "torchmetrics", "hydra", "pytest", "hypothesis",
+              "scipy.stats", "skimage.metrics", "sklearn.datasets", "PIL.Image", "cv2", "safetensors.torch")  # fmt: skip
+
+Map = dict[str, tuple[float, set[tuple[str, int]]]]
+
+
+def main(words: list[str]) -> int:
+    """The exit code: 1 if a mutant survived."""
+    asked = {"seed": "0", "count": "300", "processes": "2", "out": "runs/mutants", "file": "", "tests": ""}
+    asked |= dict(word.split("=", 1) for word in words)
+    out, start = Path(asked["out"]), time.monotonic()
+    folders = [name for name in TESTS if not asked["tests"] or name in asked["tests"].split(",")]
+    tests = coverage(out, folders, processes=int(asked["processes"]))
+    mutants = sample(int(asked["seed"]), int(asked["count"]))
+    if asked["file"]:
+        mutants = [mutant for path in science_files() if asked["file"] in path for mutant in mutants_of(path)]
+    same = equivalents()
+    tried = [mutant for mutant in mutants if mutant.key not in same]
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    folder = out / f"seed{asked['seed']}"
+    shutil.rmtree(folder, ignore_errors=True)
+    results: dict[int, Result] = {}
+
+    def done(number: int, result: Result) -> None:
+        results[number] = result
+        mutant = tried[number]
+        where = f"{mutant.path}:{mutant.line}: {mutant.before} → {mutant.after}"
+        print(f"{len(results)}/{len(tried)} {result.kind} {result.seconds:.0f} s {where} {result.by}", flush=True)
+
+    jobs = [(mutant, *chosen(mutant, tests), 4 * _PER_MUTANT) for mutant in tried]
+    run_all(jobs, processes=int(asked["processes"]), folder=folder, done=done)
+    print_summary([(mutant, results[i]) for i, mutant in enumerate(tried)], len(mutants) - len(tried))
+    print(f"{time.monotonic() - start:.0f} seconds, seed {asked['seed']}")
+    return int(any(result.kind in ("golden", "survived", "uncovered") for result in results.values()))
+
+
+def coverage(out: Path, folders: Sequence[str], *, processes: int) -> Map:
+    """Which functions each test runs; kept in ``out`` for the same files."""
+    content = hashlib.sha256(repr(folders).encode())
+    ours = Path(__file__).parent
+    for file in [ROOT / path for path in science_files()] + sorted((ROOT / "tests").rglob("*.py")):
+        if ours not in file.parents:
+            content.update(file.read_bytes())
+    stem = out / f"map-{content.hexdigest()[:12]}"
+    if not list(out.glob(f"{stem.name}.*.json")):
+        out.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-n", str(processes), "-p", "tests.mutants.coverage_map"]
+        command += ["-m", "not slow and not slurm and not gpu", *(f"tests/{name}" for name in folders)]
+        environment = os.environ | {"MUTANTS_MAP": f"{stem.resolve()}.json", "PYTHONPATH": str(ROOT)}
+        if subprocess.run(command, cwd=ROOT, env=environment).returncode:
+            for file in out.glob(f"{stem.name}.*.json"):
+                file.unlink()
+            raise SystemExit("The tests fail without a mutant: see above.")
+    parts = [json.loads(file.read_text()) for file in out.glob(f"{stem.name}.*.json")]
+    return {test: (s, {tuple(place) for place in places}) for part in parts for test, (s, places) in part.items()}
+
+
+def chosen(mutant: Mutant, tests: Map) -> tuple[list[str], list[str]]:
+    """The tests that run the mutant's function (or its file, where it is in none), and the golden ones among them."""
+
+    def runs(places: set[tuple[str, int]]) -> bool:
+        if mutant.function:
+            return (mutant.path, mutant.function) in places
+        return any(path == mutant.path for path, _ in places)
+
+    covering = sorted((seconds, test) for test, (seconds, places) in tests.items() if runs(places))
+    golden, chosen, spent = [test for _, test in covering if GOLDEN in test], [], 0.0
+    for seconds, test in covering:
+        if GOLDEN not in test and (not chosen or spent + seconds <= _PER_MUTANT):
+            chosen.append(test)
+            spent += seconds
+    return _by_file(chosen, tests), golden
+
+
+def _by_file(chosen: list[str], tests: Map) -> list[str]:
+    """The tests of a file together, so that its fixtures are made once; the files with the fastest tests first."""
+    total: Counter[str] = Counter()
+    for test in chosen:
+        total[test.split("::")[0]] += tests[test][0]
+    return sorted(chosen, key=lambda test: (total[test.split("::")[0]], test.split("::")[0], tests[test][0]))
+
+
+def equivalents() -> set[str]:
+    """The keys of mutants that compute the same: lines of equivalent.txt that begin in its first column."""
+    lines = (Path(__file__).parent / "equivalent.txt").read_text().splitlines()
+    return {line for line in lines if line and not line.startswith(("#", " "))}
+
+
+def print_summary(ended: list[tuple[Mutant, Result]], equivalent: int) -> None:
+    rooms: dict[str, Counter[str]] = {}
+    for mutant, result in ended:
+        rooms.setdefault(mutant.path.split("/")[1].removesuffix(".py"), Counter())[result.kind] += 1
+    print("\n" + f"{'':14}" + "".join(f"{kind:>11}" for kind in KINDS))
+    for room, counts in sorted(rooms.items()):
+        print(f"{room:14}" + "".join(f"{counts[kind]:>11}" for kind in KINDS))
+    total = sum(rooms.values(), Counter())
+    print(f"{'all':14}" + "".join(f"{total[kind]:>11}" for kind in KINDS))
+    killed = total["killed"] + total["timeout"]
+    for mutant, result in ended:
+        if result.kind in ("golden", "survived", "uncovered"):
+            print(f"{result.kind}: {mutant.path}:{mutant.line}  {mutant.code}\n    {mutant.before} → {mutant.after}")
+    print(f"\nsampled {len(ended) + equivalent}, equivalent {equivalent}, killed {killed} of {len(ended)} "
+          f"({killed / max(len(ended), 1):.1%}), by the golden losses only {total['golden']}, "
+          f"survivors {total['survived'] + total['uncovered']}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

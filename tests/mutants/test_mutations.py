@@ -1,0 +1,93 @@
+"""The mutants: each is one change that compiles, and what is no science stays as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.__main__ import chosen, equivalents
+from tests.mutants.mutations import ROOT, Mutant, mutants_of, sample, science_files
+
+SOURCE = b'''"""A text with 3 numbers."""
+LIMIT: float = 0.5
+def f(x: int = 1, *, flag: bool = False) -> int:
+    """Returns 2."""
+    if x < 3 and not flag:
+        raise ValueError(f"{x + 1} is less than {3}")
+    x.mul_(2)
+    return -x.mean() * (x if flag else 4) + sum(zip(x, x, strict=True))
+'''
+
+
+def test_the_changes_of_a_small_file() -> None:
+    found = {(m.line, m.before, m.after) for m in mutants_of("made.py", SOURCE)}
+    assert found == {
+        (2, "0.5", "1.0"),
+        (3, "1", "2"),
+        (3, "False", "True"),
+        (5, "x < 3 and not flag", "(x < 3 or not flag)"),
+        (5, "x < 3", "(x <= 3)"),
+        (5, "3", "4"),
+        (5, "not flag", "(flag)"),
+        (7, "x.mul_(2)", "pass"),
+        (7, "x.mul_(2)", "(x.div_(2))"),
+        (7, "2", "3"),
+        (8, "-x.mean() * (x if flag else 4) + sum(zip(x, x, strict=True))",
+         "(-x.mean() * (x if flag else 4) - sum(zip(x, x, strict=True)))"),
+        (8, "-x.mean() * (x if flag else 4)", "(-x.mean() / (x if flag else 4))"),
+        (8, "-x.mean()", "(x.mean())"),
+        (8, "x.mean()", "(x.sum())"),
+        (8, "x if flag else 4", "(x if not flag else 4)"),
+        (8, "4", "5"),
+        (8, "sum(zip(x, x, strict=True))", "(mean(zip(x, x, strict=True)))"),
+    }  # fmt: skip
+
+
+def test_every_mutant_compiles_and_is_found_again() -> None:
+    assert {"varlab/rng.py", "varlab/tasks/gan.py", "varlab/order/paths.py"} < set(science_files())
+    drawn = sample(5, 200)
+    assert drawn == sample(5, 200) and len({(m.path, m.span, m.after) for m in drawn}) == 200
+    for mutant in drawn:
+        compile(mutant.source(), mutant.path, "exec")
+    known = {mutant.key for path in science_files() for mutant in mutants_of(path)}
+    assert equivalents() <= known, "a line of equivalent.txt names no mutant: its line has changed"
+
+
+def test_tests_are_chosen_by_the_function_they_run() -> None:
+    mutant = Mutant("varlab/rng.py", 12, 10, "", "", "", (0, 0))
+    tests = {
+        "a.py::slow": (50.0, {("varlab/rng.py", 10)}),
+        "a.py::quick": (1.0, {("varlab/rng.py", 10)}),
+        "a.py::other": (0.1, {("varlab/rng.py", 30)}),
+        "b.py::test_golden_losses": (9.0, {("varlab/rng.py", 10)}),
+        "c.py::slowest": (70.0, {("varlab/rng.py", 10)}),
+    }
+    assert chosen(mutant, tests) == (["a.py::quick", "a.py::slow"], ["b.py::test_golden_losses"])
+
+
+TRIAL = """
+import sys
+from pathlib import Path
+from tests.mutants.mutations import ROOT, Mutant
+from tests.mutants.trial import run_all
+
+source, bits = (ROOT / "varlab/rng.py").read_bytes(), b"2.0**-24"
+at = source.index(bits)
+one, same, endless = (
+    Mutant("varlab/rng.py", 1, 0, "", "", after, span)
+    for after, span in (("2.0**-25", (at, at + len(bits))), ("", (0, 0)), ("while True: pass\\n", (0, 0)))
+)
+tests = ["tests/test_rng.py"]
+jobs = [(one, tests, [], 300.0), (same, tests, [], 300.0), (endless, tests, [], 15.0), (same, [], [], 1.0)]
+run_all(jobs, processes=2, folder=Path(sys.argv[1]), done=lambda i, result: print(i, result.kind))
+"""
+
+
+@pytest.mark.slow
+def test_a_mutant_meets_its_tests_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """A wrong number of bits is noticed, no change is not, and an endless loop ends."""
+    done = subprocess.run([sys.executable, "-c", TRIAL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert sorted(done.stdout.splitlines()) == ["0 killed", "1 survived", "2 timeout", "3 uncovered"], done.stderr
