@@ -9,6 +9,7 @@ import pytest
 
 from varlab.report import find_runs
 from varlab.report.page import verdict
+from varlab.report.readme_table import study_table
 from varlab.report.runs import Run
 from varlab.report.variants import Variant, group_variants
 
@@ -48,14 +49,49 @@ def test_unfinished_runs_do_not_spoil_the_match(study: Path) -> None:
     assert "at equal training FLOPs and images" in verdict.headline(variants)
 
 
-@pytest.mark.parametrize(("gap", "word"), [(0.5, "within"), (5.0, "larger than")])
-def test_a_difference_is_compared_with_the_spread_over_seeds(tmp_path: Path, gap: float, word: str) -> None:
-    for seed in (0, 1):
-        make_runs.generator(tmp_path / f"a{seed}", order="raster", seed=seed, fid=10.0 + seed)
-        make_runs.generator(tmp_path / f"b{seed}", order="random", seed=seed, fid=10.0 + gap + seed)
+@pytest.mark.parametrize(("gap", "word"), [(0.2, "does not stand out"), (5.0, "stands out")])
+def test_a_difference_stands_out_by_its_paired_test(tmp_path: Path, gap: float, word: str) -> None:
+    for seed, luck in enumerate((0.0, 0.3, -0.2)):
+        make_runs.generator(tmp_path / f"a{seed}", order="raster", seed=seed, fid=10.0 + 3 * seed)
+        make_runs.generator(tmp_path / f"b{seed}", order="random", seed=seed, fid=10.0 + gap + luck + 3 * seed)
     _, variants = load(tmp_path)
-    assert verdict.verdict(variants).startswith("raster has the lowest FID")
-    assert f"{word} the spread over seeds" in verdict.verdict(variants)
+    sentence = verdict.verdict(variants)
+    assert (
+        sentence.startswith("raster has the lowest FID") and f"a difference that {word} (paired over seeds" in sentence
+    )
+    assert "a single test" in sentence
+
+
+def test_the_family_of_a_page_is_every_pair_of_variants(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        for order, fid in (("raster", 10.0), ("random", 11.0), ("next_scale", 14.0)):
+            make_runs.generator(tmp_path / f"{order}{seed}", order=order, seed=seed, fid=fid + 0.01 * seed**2)
+    _, variants = load(tmp_path)
+    assert "corrected by Holm for all 3 pairs" in verdict.verdict(variants)
+
+
+def test_tokenizers_of_one_training_each_are_said(tmp_path: Path) -> None:
+    """Two kinds of tokenizers, one file each; with a tokenizer a seed the interval is of both, and nothing is said."""
+    for seed in (0, 1):
+        for order in ("raster", "next_scale"):
+            make_runs.generator(tmp_path / f"{order}{seed}", order=order, seed=seed)
+    runs, variants = load(tmp_path)
+    assert any("All seeds of next_scale and raster use one tokenizer" in n for n in verdict.cautions(runs, variants))
+    assert "use one tokenizer: a difference" in study_table(runs)
+    for run in tmp_path.iterdir():
+        record = json.loads((run / "run.json").read_text())
+        record["parents"]["tokenizer"]["weights_sha256"] += str(record["seed"])
+        (run / "run.json").write_text(json.dumps(record))
+    runs, variants = load(tmp_path)
+    assert not any("one tokenizer" in note for note in verdict.cautions(runs, variants))
+    assert "use one tokenizer" not in study_table(runs) and len(variants) == 2
+
+
+def test_generators_that_share_one_tokenizer_compare_orders_alone(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for order in ("raster", "random"):
+            make_runs.generator(tmp_path / f"{order}{seed}", order=order, seed=seed)
+    assert not verdict.one_tokenizer(load(tmp_path)[1])
 
 
 def test_one_seed_each_has_no_error_bar(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import write_text
+from varlab.report.page.verdict import one_tokenizer
 from varlab.report.runs import Run, Score, number
-from varlab.report.stats.paired_test import LEVEL, PairedDifference, holm, mean_interval, paired_difference
+from varlab.report.stats.paired_test import LEVEL, PairedDifference, holm, mean_interval, paired_difference, stands_out
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_table
 from varlab.report.text import markdown_table, si, signed, significant, whole
 from varlab.report.variants import Variant, group_variants, kinds_of
@@ -46,6 +47,8 @@ def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
         for line in [*(["", study.saving] if study.saving else []), "", *scaling_table(fit_laws(study))]
     ]
     lines = [*_table(rows, metrics), *(scaling or _differences(rows, metrics, against))]
+    if caution := one_tokenizer(rows):
+        lines += ["", caution]
     missing = [run.path.name for run in runs if not run.finished and run.kind == kind.name]
     if missing:
         lines += ["", f"Not finished, and not in the table: {', '.join(missing)}."]
@@ -155,10 +158,10 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def _differences(rows: Sequence[Variant], metrics: Mapping[str, str], against: str) -> list[str]:
-    """A line for each compared row with at least two seeds, then the comparisons that stay significant together."""
+    """A line for each compared row with at least two seeds, then the differences that stand out."""
     fixed = None if against == "previous" else _labelled(rows, against)
     lines: list[str] = []
-    p: dict[str, dict[str, float]] = {title: {} for title in metrics.values()}
+    p: dict[tuple[str, str], float] = {}
     for previous, row in zip([None, *rows], rows, strict=False):
         base = fixed or previous
         if base is None or base is row:
@@ -169,9 +172,8 @@ def _differences(rows: Sequence[Variant], metrics: Mapping[str, str], against: s
             seeds = min(pair.n for pair in known.values())
             described = "; ".join(_describe(title, pair) for title, pair in known.items())
             lines.append(f"- **{row.label}** minus {base.label}, paired over {seeds} seeds: {described}.")
-        for title, pair in known.items():
-            p[title][row.label] = pair.p
-    return ["", *lines, *_significant_together(p)] if lines else []
+        p |= {(title, row.label): pair.p for title, pair in known.items()}
+    return ["", *lines, *_outstanding(p)] if lines else []
 
 
 def _labelled(rows: Sequence[Variant], label: str) -> Variant:
@@ -185,21 +187,18 @@ def _labelled(rows: Sequence[Variant], label: str) -> Variant:
 
 
 def _describe(title: str, pair: PairedDifference) -> str:
-    interval = f"[{signed(pair.low)}, {signed(pair.high)}]"
-    return f"{title} {signed(pair.mean)} {interval}, p {pair.p:.2g}" + (
-        "" if pair.excludes_zero else ", not significant"
-    )
+    return f"{title} {signed(pair.mean)} [{signed(pair.low)}, {signed(pair.high)}], p {pair.p:.2g}"
 
 
-def _significant_together(p: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The comparisons that stay significant when all comparisons of a metric are taken together."""
-    most = max(map(len, p.values()))
-    if most < 2:
-        return []
-    kept = {
-        title: ", ".join(f"{label} (p {value:.2g})" for label, value in holm(tests).items() if value < 1 - LEVEL)
-        for title, tests in p.items()
-    }
-    named = "; ".join(f"{title}: {labels}" for title, labels in kept.items() if labels) or "none"
-    return ["", f"Each p is of a single test. After Holm's correction for {most} comparisons per metric, these differences "
-            f"stay significant: {named}."]  # fmt: skip
+def _outstanding(p: Mapping[tuple[str, str], float]) -> list[str]:
+    """The differences that stand out, by metric and row, when all comparisons of the table are taken together."""
+    named: dict[str, list[str]] = {}
+    for (title, label), value in holm(p).items():
+        if stands_out(value):
+            named.setdefault(title, []).append(f"{label} (p {value:.2g})")
+    found = "; ".join(f"{title}: {', '.join(labels)}" for title, labels in named.items()) or "none"
+    family = f"After Holm's correction for all {len(p)} comparisons above" if len(p) > 1 else "As a single test"
+    return [
+        "",
+        f"Each p above is of a single test. {family}, these differences stand out (p below {1 - LEVEL:.2f}): {found}.",
+    ]

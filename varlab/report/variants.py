@@ -38,6 +38,10 @@ class Variant:
         """A number of each run that has it (``Run.value``)."""
         return [x for run in self.runs if (x := run.value(key)) is not None]
 
+    def by_seed(self, key: str) -> dict[int, float]:
+        """The same numbers by seed."""
+        return {run.seed or 0: x for run in self.runs if (x := run.value(key)) is not None}
+
 
 def group_variants(runs: Sequence[Run]) -> list[Variant]:
     """Trainings grouped by configuration without seed: generators first, then tokenizers, classifiers, and other kinds.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from varlab.config import Config
 from varlab.report.run_kind import RunKind
 from varlab.report.runs import Run, Score
+from varlab.report.stats.paired_test import paired_tests, stands_out
 from varlab.report.text import join_names, si, significant, whole
 from varlab.report.variants import Variant, kinds_of
 from varlab.run.config_keys import flatten
@@ -77,8 +78,8 @@ def verdict(variants: Sequence[Variant]) -> str:
 
 def _verdict(kind: RunKind, variants: Sequence[Variant]) -> str:
     column = next(column for column in kind.quality if column.key == kind.decisive)
-    known = {v.label: values for v in variants if v.finished and (values := v.values(column.key))}
-    means = {label: statistics.fmean(values) for label, values in known.items()}
+    known = {v.label: values for v in variants if v.finished and (values := v.by_seed(column.key))}
+    means = {label: statistics.fmean(values.values()) for label, values in known.items()}
     if len(means) < 2:
         return ""
     first, second = sorted(means, key=lambda label: means[label], reverse=column.best == "max")[:2]
@@ -86,11 +87,13 @@ def _verdict(kind: RunKind, variants: Sequence[Variant]) -> str:
         f"{first} has the {'highest' if column.best == 'max' else 'lowest'} {column.label}: {significant(means[first])} "
         f"against {significant(means[second])} for {second}"
     )
-    if min(len(known[first]), len(known[second])) < 2:
-        return f"{sentence}. The difference has no error bar: each of the two needs at least two seeds."
-    spread = (statistics.stdev(known[first]) ** 2 + statistics.stdev(known[second]) ** 2) ** 0.5
-    size = "within" if abs(means[second] - means[first]) <= spread else "larger than"
-    return f"{sentence}, a difference {size} the spread over seeds."
+    tests = paired_tests(known)
+    p = tests.get(frozenset((first, second)))
+    if p is None:
+        return f"{sentence}. The difference has no error bar: the two need at least two seeds in common."
+    family = f"corrected by Holm for all {len(tests)} pairs" if len(tests) > 1 else "a single test"
+    does = "stands out" if stands_out(p) else "does not stand out"
+    return f"{sentence}, a difference that {does} (paired over seeds, p {p:.2g}, {family})."
 
 
 def cautions(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
@@ -103,6 +106,7 @@ def cautions(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
         _mixed_protocols(variants),
         _not_fid_50k([score for score in _scores(variants) if "fid" in score.values]),
         _different_tokenizers([run for run in finished if run.order]),
+        one_tokenizer([variant for variant in variants if variant.finished]),
         _scored_earlier(trainings),
         _different_code(trainings),
         _different_machines(finished),
@@ -151,6 +155,21 @@ def _different_tokenizers(generators: Sequence[Run]) -> str:
         return ""
     return (
         "The generators use different tokenizers: compare NLL and token losses only between generators that share one."
+    )
+
+
+def one_tokenizer(variants: Sequence[Variant]) -> str:
+    """What intervals leave out, where kinds of tokenizers are compared and all seeds of a generator use one; or nothing."""
+    generators = [variant for variant in variants if variant.first.order]
+    used = {
+        v.label: {run.record.parents.get("tokenizer", Parent()).weights_sha256 for run in v.runs} for v in generators
+    }
+    alone = [v.label for v in generators if len(v.runs) > 1 and len(used[v.label]) == 1]
+    if not alone or len(set().union(*used.values())) < 2:
+        return ""
+    return (
+        f"All seeds of {join_names(alone)} use one tokenizer: a difference to a generator on another tokenizer compares two "
+        "files, and its interval leaves out that other trainings of these tokenizers would differ, too."
     )
 
 

@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import TypeVar
 
 from scipy import stats
 
-__all__ = ["LEVEL", "MeanInterval", "PairedDifference", "holm", "mean_interval", "paired_difference"]
+__all__ = [
+    "LEVEL",
+    "MeanInterval",
+    "PairedDifference",
+    "holm",
+    "mean_interval",
+    "paired_difference",
+    "paired_tests",
+    "stands_out",
+]
 
 LEVEL = 0.95
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -58,12 +70,27 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     return PairedDifference(mean.n, mean.mean, mean.low, mean.high, p=_p(differences))
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
+def stands_out(p: float) -> bool:
+    """The one criterion of pages and tables. p: corrected by ``holm`` for the family of all comparisons that are shown."""
+    return p < 1 - LEVEL
+
+
+def paired_tests(values: Mapping[str, Mapping[int, float]]) -> dict[frozenset[str], float]:
+    """p of the difference of every two variants (by seed), corrected by Holm for all pairs that share two seeds.
+
+    With all pairs as the family, the best may be chosen first and compared with the others afterwards: the chance that any
+    difference stands out that is none stays below 5%.
+    """
+    pairs = ((pair, paired_difference(*(values[label] for label in pair))) for pair in combinations(values, 2))
+    return holm({frozenset(pair): test.p for pair, test in pairs if test is not None and test.n > 1})
+
+
+def holm(p: Mapping[Key, float]) -> dict[Key, float]:
     """Correct p-values for several comparisons (Holm 1979): any false alarm is then as rare as in a single test.
 
     The k-th smallest of m is multiplied by m - k + 1, and raised to the one before it where that is larger.
     """
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Key, float] = {}
     largest = 0.0
     for k, name in enumerate(sorted(p, key=lambda name: p[name])):
         largest = max(largest, min(1.0, (len(p) - k) * p[name]))

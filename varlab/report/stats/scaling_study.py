@@ -120,7 +120,7 @@ class ScalingStudy:
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """A power law of a measure over the blocks' parameters (``against`` = "N"), all parameters ("P") or the least compute ("C").
+    """A power law of a measure over the blocks' parameters ("N"), all parameters ("P") or the least compute ("C").
 
     floor: the same points fitted with a floor; None for too few. paper: the paper's exponent. points: of the compute frontier.
     seen: (x, y) of every training in a law over parameters.
