@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
 # Raster against next-scale: the same transformer, optimizer and order of data; three seeds; at equal training FLOPs, equal images and equal
 # time. Each order with its own tokenizer, and raster over next-scale's tokenizer too (all scales flattened). Any command may be run again.
+# Kinds of tokenizers are compared, so each seed trains its own of each kind: the paired differences then vary with the luck of both.
 #
 #   bash experiments/raster_vs_next_scale/run.sh               digits
 #   SET=photos bash experiments/raster_vs_next_scale/run.sh    crops of photographs, 64 pixels
 #   SET=imagenet bash experiments/raster_vs_next_scale/run.sh  the papers' tokenizers and VAR-d16's transformer, on a cluster
 source "$(dirname "$0")/../common.sh"
 
-multi=$out/tokenizer/tokenizer=multi single=$out/tokenizer/tokenizer=single
-tokenizers=(tokenizer=multi,single) generator=(experiment="$set_/study")
+kinds=(multi single) generator=(experiment="$set_/study")
 declare -A budget=([flops]=3.0e12 [images]=20000 [seconds]=45)
 case $set_ in
   photos)
-    tokenizers=(tokenizer=photos_multi,photos_single)
-    multi=$out/tokenizer/tokenizer=photos_multi single=$out/tokenizer/tokenizer=photos_single
+    kinds=(photos_multi photos_single)
     budget=([flops]=4.0e12 [images]=8000 [seconds]=60)
     ;;
   imagenet)
@@ -22,7 +21,11 @@ case $set_ in
     ;;
 esac
 
-prepare "${tokenizers[@]}"
+prepare tokenizer="${kinds[0]},${kinds[1]}" seed="$seeds"
+if [ "$set_" != imagenet ]; then
+  multi=$(by_seed "$out/tokenizer" | tr , '\n' | grep "tokenizer=${kinds[0]}'$")
+  single=$(by_seed "$out/tokenizer" | tr , '\n' | grep "tokenizer=${kinds[1]}'$")
+fi
 for matching in flops images seconds; do
   say "equal $matching"
   each=(budget.flops=null budget.images=null "budget.$matching=${budget[$matching]}" seed="$seeds" out="$out/$matching")
