@@ -66,3 +66,8 @@ def test_a_side_that_fits_is_not_averaged() -> None:
     small = DiffAugment(policies=[], rate=1.0, crop=8)(wide, cast(Stream, Given(*[0.0] * 11)))
     torch.testing.assert_close(small, F.interpolate(wide, size=(8, 8), mode="bicubic"))
     assert DiffAugment(policies=[], rate=1.0, crop=8)(IMG, cast(Stream, Given(*[0.0] * 11))) is IMG
+
+
+def test_nothing_and_everything_can_be_cut_out() -> None:
+    assert torch.equal(augmented("cutout", 0, 0, 0, 0, 0, 0.5, 0.5, cutout=0.0), IMG)
+    assert not augmented("cutout", 0, 0, 0, 0, 0, 0.5, 0.5, cutout=1.0).any()

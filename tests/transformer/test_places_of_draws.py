@@ -22,19 +22,31 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_no_two_places_share_their_draws(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def small(block: str) -> tuple[Transformer, Slots]:
     model = Transformer(
         vocab_size=5, code_dim=3, num_classes=2, positions_P3=torch.zeros(2, 3, dtype=torch.int64), source_positions=False,
         width=16, depth=DEPTH, heads=2, drop_path=0.3, dropout=0.3, block=BLOCKS[block],
     )  # fmt: skip
+    zeros = torch.zeros(2, 2, dtype=torch.int64)
+    return model, Slots(torch.zeros(2, 2, 3), zeros, zeros, zeros, zeros[0], torch.arange(2))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_two_places_share_their_draws(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, slots = small(block)
     places: list[int] = []
     at = Stream.at
     monkeypatch.setattr(Stream, "at", lambda self, step: places.append(step) or at(self, step))
-    zeros = torch.zeros(2, 2, dtype=torch.int64)
-    slots = Slots(torch.zeros(2, 2, 3), zeros, zeros, zeros, zeros[0], torch.arange(2))
-    model(slots, zeros[0], rng=Rng(0), ids_B=torch.arange(2))
+    model(slots, torch.zeros(2, dtype=torch.int64), rng=Rng(0), ids_B=torch.arange(2))
     assert len(places) == len(set(places)) > 2 * (DEPTH - 1)
+
+
+def test_nothing_is_dropped_without_random_numbers_and_ids() -> None:
+    model, slots = small("adaln")
+    labels, ids = torch.zeros(2, dtype=torch.int64), torch.arange(2)
+    plain = model(slots, labels)
+    assert torch.equal(model(slots, labels, rng=Rng(0)), plain) and torch.equal(model(slots, labels, ids_B=ids), plain)
+    assert not torch.equal(model(slots, labels, rng=Rng(0), ids_B=ids), plain)
 
 
 def test_the_defaults_are_var_d16() -> None:
