@@ -85,6 +85,7 @@ _COMMANDS = (
         "images from a trained generator",
         "varlab sample runs/generator/default seed=1",
         positional="run",
+        renamed={"format": "kind"},
         check="varlab.recipe.preflight.model_checks.check_sample",
     ),
     Command(

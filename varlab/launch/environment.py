@@ -29,6 +29,7 @@ __all__ = [
     "local_rank",
     "needs_ranks",
     "number_of",
+    "rank_device",
     "requested_ranks",
     "start_workers_apart",
     "started_ranks",
@@ -139,6 +140,16 @@ def local_rank() -> int | None:
     """This process's number among the ranks of its machine; None for a process of its own."""
     place = _place()
     return place and place.local_rank
+
+
+def rank_device(asked: str) -> str:
+    """The device that ``device=`` names; where it is ``auto``, the rank's own GPU if there are enough."""
+    rank = local_rank()
+    if asked != "auto" or rank is None:
+        return asked
+    import torch
+
+    return f"cuda:{rank}" if torch.cuda.device_count() > rank else asked
 
 
 @contextmanager

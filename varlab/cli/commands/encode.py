@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 
-import torch
-
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.files import sha256
 from varlab.flops import FlopCounter
-from varlab.launch.environment import local_rank, started_ranks
+from varlab.launch.environment import rank_device, started_ranks
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.preflight.named_runs import WEIGHTS
 from varlab.recipe.token_shards.token_writer import TokenWriter, origin_of
@@ -26,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def run(config: Config, directory: RunDirectory) -> Config:
     """Write the token shards of every split, each on one of the ranks, and then ``tokens.json``."""
-    run = FinishedRun(config | {"device": _device(config["device"])})
+    run = FinishedRun(config | {"device": rank_device(config["device"])})
     shards = _data_config(config, run)
     data = run.data(shards)
     inside = run.path / "tokenizer.safetensors"
@@ -50,12 +48,6 @@ def run(config: Config, directory: RunDirectory) -> Config:
     encoded = counts.get("train", 0) * tokens.views + sum(n for split, n in counts.items() if split != "train")
     cost = FlopCounter().encode(run.model.tokenizer, data.info.image_size)
     return {"images": counts, "views": tokens.views, "tokens_per_image": tokens.tokens, "flops": encoded * cost}
-
-
-def _device(asked: str) -> str:
-    """The rank's own GPU if there are enough."""
-    rank = local_rank()
-    return f"cuda:{rank}" if asked == "auto" and rank is not None and torch.cuda.device_count() > rank else asked
 
 
 def _data_config(config: Config, run: FinishedRun) -> Config:

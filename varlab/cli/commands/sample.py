@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data.image.grid import grid, write_png
 from varlab.data.image.poster import enlarged, headed
-from varlab.files import atomic_write
+from varlab.files import atomic_write, sha256
+from varlab.json_file import write_sealed_json
+from varlab.launch.environment import rank_device, started_ranks
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.parents import Parents
 from varlab.recipe.plans.training_pictures import columns_for
+from varlab.recipe.sample_file.origin import origin_of
+from varlab.recipe.sample_file.sample_writer import SampleWriter
 from varlab.recipe.sampling_conditions import SamplingConditions
 from varlab.run.directory import RunDirectory
 from varlab.run.trust import Trust
@@ -31,12 +36,18 @@ _FEW_COLUMNS = 8  # of a grid; fewer classes get several columns each
 
 
 def run(config: Config, directory: RunDirectory) -> Config:
-    """Write samples.png, growth.png and samples.npz (arr_0 uint8 NHWC, arr_1 labels: what the ADM evaluator reads)."""
-    run = FinishedRun(config)
+    """Write samples.png, growth.png and samples.npz (arr_0 uint8 NHWC, arr_1 labels: what the ADM evaluator reads).
+
+    With ``format=npz`` only samples.npz, which is then made part by part on any number of ranks, and samples.json.
+    """
+    run = FinishedRun(config | {"device": rank_device(config["device"])})
     sampler, (transformer, _) = run.sampler(), run.model.generator()
     conditions = SamplingConditions(config, run)
     label_N = _labels(config, run.model.classes, conditions)
-    img_u8 = torch.cat(list(_images(config, run, conditions, label_N)))
+    draw = _drawing(config, run, conditions, label_N)
+    if config["kind"] == "npz":
+        return _write_file(config, run, directory, draw, label_N, conditions.size)
+    img_u8 = torch.cat([draw(ids_B) for ids_B in torch.arange(config["n"]).split(config["batch"])])
     shown_N = torch.arange(min(config["shown"], len(img_u8)))
     asked = config["labels"]
     columns = min(_columns(len(asked) if isinstance(asked, list) else transformer.num_classes), len(shown_N))
@@ -77,16 +88,49 @@ def _poster(img_u8_N3HW: Tensor, columns: int, names: Sequence[str] = ()) -> Ten
     return headed(img_u8_3HW, names) if names else img_u8_3HW
 
 
-def _images(config: Config, run: FinishedRun, conditions: SamplingConditions, label_N: Tensor) -> Iterator[Tensor]:
-    """img_u8_B3HW of all samples, in batches on the CPU; the best candidate of each with ``reject=``."""
+def _write_file(
+    config: Config,
+    run: FinishedRun,
+    directory: RunDirectory,
+    draw: Callable[[Tensor], Tensor],
+    label_N: Tensor,
+    size: tuple[int, int],
+) -> Config:
+    """The ADM suite's file of samples, and beside it what it was made with."""
+    origin = origin_of(config, run, label_N, size)
+    writer = SampleWriter(
+        directory=directory,
+        origin=origin,
+        draw=draw,
+        label_N=label_N,
+        size=size,
+        seed=config["seed"],
+        batch=config["batch"],
+    )
+    with progress_bar("sampling") as progress:
+        writer.write(world=started_ranks() or 1, progress=progress)
+    if directory.rank != 0:
+        return {}
+    write_sealed_json(writer.path.with_suffix(".json"), {"sha256": sha256(writer.path)} | origin)
+    logger.info("%d samples: %s", len(label_N), writer.path)
+    return {"n": len(label_N), "sampler": origin["sampler"]}
+
+
+def _drawing(
+    config: Config, run: FinishedRun, conditions: SamplingConditions, label_N: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """img_u8_B3HW of samples by number, on the CPU; the best candidate of each with ``reject=``."""
     rejection = _rejection(config, run)
-    for ids_B in torch.arange(config["n"]).split(config["batch"]):
+
+    def draw(ids_B: Tensor) -> Tensor:
         label_B = label_N[ids_B]
 
-        def draw(draw_ids_B: Tensor, ids_B: Tensor = ids_B, label_B: Tensor = label_B) -> Tensor:
+        def one(draw_ids_B: Tensor) -> Tensor:
             return to_uint8(conditions.sample(label_B, ids_B=ids_B, draw_ids_B=draw_ids_B, seed=config["seed"]))
 
-        yield (draw(ids_B) if rejection is None else rejection(draw, ids_B, label_B.to(run.model.device))).cpu()
+        return (one(ids_B) if rejection is None else rejection(one, ids_B, label_B.to(run.model.device))).cpu()
+
+    return draw
 
 
 def _rejection(config: Config, run: FinishedRun) -> Rejection | None:

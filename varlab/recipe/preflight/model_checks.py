@@ -45,7 +45,14 @@ def check_evaluate(config: Config, directory: RunDirectory) -> None:
 
 
 def check_sample(config: Config, directory: RunDirectory) -> None:
-    """Raise VarlabError unless the run is a finished generator."""
+    """Raise VarlabError unless the run is a finished generator, and the kind of file is known."""
+    trainer = config["trainer"]
+    if config["kind"] not in ("pictures", "npz"):
+        raise VarlabError(f"format={config['kind']} is unknown: use pictures or npz.")
+    if config["kind"] == "pictures" and (trainer["devices"], trainer["num_nodes"]) != (1, 1):
+        raise VarlabError(
+            "Pictures are made by one process: give format=npz for several, or leave trainer.devices out."
+        )
     require_generator(Path(config["run"]), _finished(config))
 
 

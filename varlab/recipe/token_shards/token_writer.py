@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +20,8 @@ from varlab.data import ShardDataModule
 from varlab.data.format.foreign import map_array
 from varlab.data.tokens import TokenSet, TokenShard, dtype_for, fingerprint, read_tokens, write_array, write_tokens
 from varlab.files import digest, read_bytes, write_text
-from varlab.json_file import is_sealed, read_json, write_sealed_json
+from varlab.json_file import is_sealed, write_sealed_json
+from varlab.recipe.token_shards.rank_stages import RankStages, read_notice
 from varlab.run.directory import RunDirectory
 from varlab.tokenizer import VQTokenizer
 from varlab.types import VarlabError, to_float
@@ -30,12 +29,10 @@ from varlab.types import VarlabError, to_float
 __all__ = ["TokenWriter", "origin_of"]
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _MARK = "encoding.json"  # says whose token shards are here, finished or not
 _NOTE = ".xxh3"  # the digest of a token shard, until tokens.json has it
 _LONGEST_NOTE = 100  # bytes
-_POLL = 0.2  # seconds between checks of what other ranks have done
 
 
 def origin_of(
@@ -90,7 +87,8 @@ class TokenWriter:
         mirrored: bool = False,
     ):
         self._folder, self._directory = directory.path, directory
-        self._tokenizer, self._data, self._run = tokenizer, data, run
+        self._tokenizer, self._data = tokenizer, data
+        self._stages = RankStages(run, directory, file="encoding.json")
         self._origin, self._batch, self._mirrored = origin, batch, mirrored
         self._splits = list(data.info.counts if splits is None else splits)
         self._tokens = sum(h * w for h, w in tokenizer.scales)
@@ -108,7 +106,7 @@ class TokenWriter:
         rank, parts = self._directory.rank, self._parts()
         if rank == 0:
             self._clear()
-        self._agree("begun", world)
+        self._stages.agree("begun", world)
         mine = parts[rank::world]
         todo = [part for part in mine if not self._check(part)]
         if 0 < len(todo) < len(mine):
@@ -121,29 +119,14 @@ class TokenWriter:
             if rank == 0:
                 progress(done, total)
         if rank == 0:
-            self._finish({part: self._wait(partial(self._check, part)) for part in parts})
-        self._agree("written", world)
+            self._finish({part: self._stages.wait(partial(self._check, part)) for part in parts})
+        self._stages.agree("written", world)
         return read_tokens(self._folder)
-
-    def _agree(self, stage: str, world: int) -> None:
-        """Rank 0 announces a stage in the directory of the run, which no other run writes; the other ranks wait for it."""
-        notice, attempt = self._run.path / "ranks" / "encoding.json", self._run.record().attempts
-        if self._directory.rank != 0:
-            self._wait(lambda: _read(notice).get(stage) == attempt)
-        elif world > 1:
-            write_sealed_json(notice, _read(notice) | {stage: attempt})
-
-    def _wait(self, moment: Callable[[], T]) -> T:
-        """If another rank dies, the process that started the ranks ends this one, too."""
-        while not (value := moment()):
-            self._directory.check_still_here()
-            time.sleep(_POLL)
-        return value
 
     def _clear(self) -> None:
         """Keep the token shards of this encoding, remove those of another."""
         mark, wanted = self._folder / _MARK, digest(self._origin)
-        if _read(mark).get("origin_sha256") != wanted:
+        if read_notice(mark).get("origin_sha256") != wanted:
             for old in [*self._folder.glob("*.npy"), *self._folder.glob(f"*{_NOTE}")]:
                 old.unlink()
         elif not is_sealed(mark):  # of an earlier version, which wrote no digests
@@ -220,14 +203,6 @@ class TokenWriter:
         label_N = self._data.labels(split).numpy().astype(np.int32)
         path = self._folder / f"{split}.labels.npy"
         return TokenShard(path.name, len(label_N), write_array(path, label_N))
-
-
-def _read(file: Path) -> Config:
-    """A small JSON object; empty where there is none that can be read."""
-    with suppress(FileNotFoundError, VarlabError):
-        content = read_json(file)
-        return content if isinstance(content, dict) else {}
-    return {}
 
 
 def _note(shard: Path, check: str) -> None:

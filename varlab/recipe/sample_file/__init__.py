@@ -1,0 +1,1 @@
+"""The file of samples that evaluators read."""
