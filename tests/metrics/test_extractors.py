@@ -103,20 +103,6 @@ def test_the_classifier_extractor_is_the_classifier() -> None:
         extract(to_float(img_u8_B3HW))
 
 
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seeded random weights in the format of torch-fidelity's file."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    with pytest.MonkeyPatch.context() as patch, Rng(0).scope("init"):
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: None)
-        net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    path = tmp_path_factory.mktemp("inception") / "inception.pth"
-    torch.save(net.state_dict(), path)
-    return path
-
-
 def test_the_inception_extractor_is_torch_fidelitys(inception_file: Path) -> None:
     """Equal to torchmetrics' copy without its antialiasing resize, features and logits from one pass."""
     from torchmetrics.image.fid import NoTrainInceptionV3
@@ -131,6 +117,14 @@ def test_the_inception_extractor_is_torch_fidelitys(inception_file: Path) -> Non
     torch.testing.assert_close(logits_BK, expected_logits_BK, rtol=1e-5, atol=1e-6)
     assert f_BF.shape == (1, 2048) and logits_BK.shape == (1, 1008) and extract.num_classes is None
     assert extract.hash == hashlib.sha256(inception_file.read_bytes()).hexdigest()
+    known = extract.outputs(img_u8_B3HW)
+    assert torch.equal(known["features_BF"], f_BF) and torch.equal(known["logits_BK"], logits_BK)
+    kept: list[torch.Tensor] = []
+    reference.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    super(NoTrainInceptionV3, reference).forward(img_u8_B3HW)
+    by_place = kept[0][0, :7].movedim(0, 2).reshape(1, -1)  # rows, columns, channels: as TensorFlow flattens
+    assert known["spatial_BS"].shape == (1, extract.num_spatial)
+    torch.testing.assert_close(known["spatial_BS"], by_place, rtol=1e-5, atol=1e-6)
     with pytest.raises(VarlabError, match="uint8"):
         extract(to_float(img_u8_B3HW))
 
@@ -147,5 +141,27 @@ def test_inception_without_weights_is_a_sentence(tmp_path: Path, monkeypatch: py
         InceptionExtractor(weights=str(other))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3", "http://127.0.0.1:9/w.pth")
-    with pytest.raises(VarlabError, match=r"Could not download http://127\.0\.0\.1:9/w\.pth .*extractor\.weights=PATH"):
+    with pytest.raises(
+        VarlabError, match=r"Could not download http://127\.0\.0\.1:9/w\.pth .*put it at .*/checkpoints/w\.pth"
+    ):
         InceptionExtractor(weights=None)
+    (tmp_path / "checkpoints" / "w.pth").write_bytes(b"half")
+    with pytest.raises(VarlabError, match=r"w\.pth is damaged, or another file .*6726825d.*: remove it"):
+        InceptionExtractor(weights=None)
+
+
+def test_weights_in_the_folder_of_torch_need_no_network(
+    inception_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By their hash; a path of another file is taken with a word."""
+    place = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    place.parent.mkdir()
+    place.write_bytes(inception_file.read_bytes())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
+    monkeypatch.setattr("varlab.metrics.extractors._PUBLISHED", digest[:8])
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: pytest.fail("asked the network"))
+    assert InceptionExtractor(weights=None).hash == digest and not caplog.records
+    monkeypatch.undo()
+    InceptionExtractor(weights=str(place))
+    assert "is not the published file" in caplog.text

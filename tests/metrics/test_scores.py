@@ -15,10 +15,19 @@ from hypothesis import strategies as st
 
 from tests.small import fork_server
 from varlab.errors import VarlabError
-from varlab.metrics.comparison import frechet_distances, matched_draws, nearest_distance, nearest_scores
+from varlab.metrics.comparison import (
+    fid_error,
+    frechet_distances,
+    matched_draws,
+    nearest_distance,
+    nearest_scores,
+    ratio_over_spaces,
+)
+from varlab.metrics.distribution.frechet import FID, moments
+from varlab.metrics.distribution.inception_score import SeededInceptionScore
+from varlab.metrics.distribution.manifold_scores import ManifoldScores
 from varlab.metrics.features import distances, random_rows, sorted_rows
-from varlab.metrics.generator_scores import FID, GenerationScores, SeededInceptionScore
-from varlab.metrics.precision_recall import PrecisionRecall
+from varlab.metrics.generator_scores import GenerationScores
 from varlab.rng import Rng
 
 pytestmark = pytest.mark.numeric
@@ -54,7 +63,7 @@ def test_fid_of_fewer_images_than_features() -> None:
 def test_several_sets_against_one_reference_do_not_mix() -> None:
     a, b, c = points("a", 50, 4), points("b", 60, 4, shift=1.0), points("c", 70, 4, scale=3.0)
     assert frechet_distances([b, c], a) == frechet_distances([b], a) + frechet_distances([c], a)
-    with pytest.raises(VarlabError, match="two images of each set, not 1 and 50"):
+    with pytest.raises(VarlabError, match="two images or more of each set, not 1"):
         frechet_distances([b[:1]], a)
 
 
@@ -71,20 +80,20 @@ def brute_force_share(x: torch.Tensor, manifold: torch.Tensor, k: int) -> float:
 def test_precision_and_recall_are_brute_force(n_real: int, n_fake: int, k: int, seed: int) -> None:
     real = Rng(seed).stream("a", torch.arange(n_real)).normal(2).double()
     fake = Rng(seed).stream("b", torch.arange(n_fake)).normal(2).double() + 0.5
-    metric = PrecisionRecall(neighbours=k, manifold=None, seed=0)
+    metric = ManifoldScores(neighbours=k, manifold=None, seed=0)
     metric.update(real, real=True)
     metric.update(fake, real=False)
-    precision, recall = metric.compute()
-    assert float(precision) == pytest.approx(brute_force_share(fake, real, k))
-    assert float(recall) == pytest.approx(brute_force_share(real, fake, k))
+    scores = metric.compute()
+    assert float(scores["precision"]) == pytest.approx(brute_force_share(fake, real, k))
+    assert float(scores["recall"]) == pytest.approx(brute_force_share(real, fake, k))
 
 
 def precision_recall(real: torch.Tensor, fake: torch.Tensor, manifold: int | None = None) -> tuple[float, float]:
-    metric = PrecisionRecall(neighbours=3, manifold=manifold, seed=0)
+    metric = ManifoldScores(neighbours=3, manifold=manifold, seed=0)
     metric.update(real, real=True)
     metric.update(fake, real=False)
-    precision, recall = metric.compute()
-    return float(precision), float(recall)
+    scores = metric.compute()
+    return float(scores["precision"]), float(scores["recall"])
 
 
 def test_precision_and_recall_tell_the_known_cases() -> None:
@@ -274,3 +283,25 @@ def test_fid_of_batches_is_fid_of_the_whole() -> None:
         for part in b.split(sizes[1]):
             metric.update(part, real=False)
         assert float(metric.compute()) == pytest.approx(frechet(a, b), rel=1e-8)
+
+
+def test_the_error_of_fid_is_its_spread_over_draws_of_samples() -> None:
+    """The jackknife of one draw against the standard deviation over 60 draws of the same size."""
+    reference = moments(points("a", 2000, 4))
+    draws = [points(f"b{i}", 200, 4, shift=0.4) for i in range(60)]
+    fids = torch.tensor([frechet_distances([x], points("a", 2000, 4))[0] for x in draws])
+    errors = torch.tensor([fid_error(x, reference, rng=Rng(0)) for x in draws[:20]])
+    assert float(errors.mean()) == pytest.approx(float(fids.std()), rel=0.3)
+    assert fid_error(draws[0], reference, rng=Rng(0)) == fid_error(draws[0].flip(0), reference, rng=Rng(0))
+
+
+def test_held_out_images_have_a_ratio_of_one_in_every_space() -> None:
+    """FDr of val against val; and one space cannot hide another."""
+    train, val, label = points("a", 150, 4), points("b", 40, 4), torch.zeros(40).long()
+    values: dict[str, float] = {}
+    for name, scale in (("", 1.0), ("wide/", 30.0)):
+        drawn = matched_draws(val * scale, label, train * scale, val * scale, label, draws=2, rng=Rng(0))
+        values |= {f"{name}{key}": value for key, value in drawn.items()}
+    assert ratio_over_spaces(values) == {"fdr": pytest.approx(1.0), "fdr_spaces": 2.0}
+    assert ratio_over_spaces({"fid_ratio": 1.0, "other/fid_ratio": 13.0})["fdr"] == 7.0
+    assert ratio_over_spaces({"fid": 3.0}) == {}

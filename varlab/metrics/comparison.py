@@ -8,19 +8,20 @@ training images, compared with those of held-out images, show the copying.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, pstdev
 
 import torch
 from torch import Tensor
 
-from varlab.errors import VarlabError
+from varlab.metrics.distribution.frechet import Moments, frechet_distance, moments
 from varlab.metrics.features import distances, sorted_rows
-from varlab.metrics.generator_scores import FID
 from varlab.rng import Rng
 
 log = logging.getLogger(__name__)
 
+_GROUPS = 10  # of the samples, each left out once for the error of their FID
 _PARTS = 5  # of the held-out images, each replaced once to see how certain their FID is
 _MOST_GROWTH = 3.0  # of that FID by the replacement
 _ROUNDING = 2.0**-26  # a float64 eigenvalue of zero can come out as the square root of the rounding
@@ -28,18 +29,29 @@ _ROUNDING = 2.0**-26  # a float64 eigenvalue of zero can come out as the square 
 
 def frechet_distances(sets: Iterable[Tensor], reference_MF: Tensor) -> list[float]:
     """FID of each set of features against one reference. VarlabError for a set or reference of fewer than two images."""
-    metric = FID(num_features=reference_MF.shape[1]).to(reference_MF.device)
-    metric.sync_on_compute = False  # the features are already those of all ranks
-    metric.reset_real_features = False
-    metric.update(reference_MF, real=True)
-    fids = []
-    for x_NF in sets:
-        if min(x_NF.shape[0], reference_MF.shape[0]) < 2:
-            raise VarlabError(f"FID needs two images of each set, not {x_NF.shape[0]} and {reference_MF.shape[0]}.")
-        metric.update(x_NF.to(reference_MF.device), real=False)
-        fids.append(float(metric.compute()))
-        metric.reset()
-    return fids
+    reference = moments(reference_MF)
+    return [float(frechet_distance(reference, moments(x_NF.to(reference_MF.device)))) for x_NF in sets]
+
+
+def fid_error(fake_NF: Tensor, reference: Moments, *, rng: Rng) -> float:
+    """The standard error of FID by the samples that were drawn: the jackknife over tenths of them, left out in turn.
+
+    The tenths depend on ``rng``'s stream "metrics/jackknife" and the samples, not on their order.
+    """
+    rows_NF = sorted_rows(fake_NF)
+    part_N = rng.stream("metrics/jackknife").permutation(len(rows_NF))[0].to(rows_NF.device) % _GROUPS
+    fids = [float(frechet_distance(reference, moments(rows_NF[part_N != part]))) for part in range(_GROUPS)]
+    return math.sqrt(_GROUPS - 1) * pstdev(fids)
+
+
+def ratio_over_spaces(values: Mapping[str, float]) -> dict[str, float]:
+    """fdr, the mean of ``fid_ratio`` over all feature spaces, and fdr_spaces, their number; empty if no space has one.
+
+    values: with the ratio of the first space, and those of others as ``NAME/fid_ratio``. Each space divides by what real
+    held-out images score there, so none outweighs the others (FDr: a generator that is tuned for one is far away in others).
+    """
+    ratios = [value for name, value in values.items() if name.split("/")[-1] == "fid_ratio"]
+    return {"fdr": mean(ratios), "fdr_spaces": float(len(ratios))} if ratios else {}
 
 
 def matched_draws(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,10 @@ from varlab.metrics.classifier import Classifier
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.types import full_precision, to_float
 
+log = logging.getLogger(__name__)
+
+_PUBLISHED = "6726825d"  # the beginning of the SHA-256 of Inception's weights, also in their file's name
+
 
 class Extractor(nn.Module):
     """A frozen network: img_u8_B3HW → (features_BF, logits_BK of its own classes), both float32 under any autocast.
@@ -22,7 +27,7 @@ class Extractor(nn.Module):
     name, hash (SHA-256 of the weights) and resize (how images are resized for the network) belong to every protocol.
     num_classes: None if its classes are not those of the data, so that samples have no class accuracy. knows_content:
     whether its classes are of what images show, so that there is an Inception score. held_out: of a classifier of the data.
-    Raises VarlabError for images that are not uint8.
+    num_spatial: of its features at places, for sFID; None if it has none. Raises VarlabError for images that are not uint8.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Extractor(nn.Module):
     hash: str
     num_features: int
     num_classes: int | None
+    num_spatial: int | None = None
     knows_content: bool = True
     held_out: HeldOutAccuracy | None = None
 
@@ -40,6 +46,11 @@ class Extractor(nn.Module):
             raise VarlabError(f"An extractor takes uint8 images, rounded once for all scores, not {img_u8_B3HW.dtype}.")
         with full_precision(img_u8_B3HW):
             return self.extract(img_u8_B3HW)
+
+    def outputs(self, img_u8_B3HW: Tensor) -> dict[str, Tensor]:
+        """features_BF and logits_BK by name, and spatial_BS where ``num_spatial`` says so, from one pass."""
+        features_BF, logits_BK = self(img_u8_B3HW)
+        return {"features_BF": features_BF, "logits_BK": logits_BK}
 
     @abstractmethod
     def extract(self, img_u8_B3HW: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +85,8 @@ class InceptionExtractor(Extractor):
     """torch-fidelity's Inception-v3, the port of the TF-1 network that FID was defined with.
 
     2048 pooled features (FID, precision, recall) and the 1008 logits without bias in TF's numbering (Inception score). The
-    network itself resizes to 299 pixels (TF-1 bilinear). weights: path of
+    network itself resizes to 299 pixels (TF-1 bilinear). Its spatial features are those of sFID: the first 7 channels of the
+    third of the four 17 × 17 blocks' 1 × 1 branch (``mixed_6/conv`` of the ADM suite), place by place. weights: path of
     ``weights-inception-2015-12-05-6726825d.pth``, or None to download it. Raises VarlabError if the file is missing and
     cannot be downloaded, or does not hold these weights.
     """
@@ -82,6 +94,7 @@ class InceptionExtractor(Extractor):
     name = "inception"
     resize = "tf1-bilinear-299"
     num_features = 2048
+    num_spatial = 7 * 17 * 17
     num_classes = None
 
     def __init__(self, *, weights: str | None):
@@ -96,11 +109,30 @@ class InceptionExtractor(Extractor):
         except Exception as error:  # a damaged pickle may raise anything
             raise VarlabError(f"{path} does not hold torch-fidelity's Inception weights: give another file.") from error
         self.net, self.hash = cast(nn.Module, net), sha256(path)
+        if weights is not None and not self.hash.startswith(_PUBLISHED):
+            log.warning(
+                "%s is not the published file (its SHA-256 begins with %s, not %s): scores in these features compare only with "
+                "each other",
+                path,
+                self.hash[:8],
+                _PUBLISHED,
+            )
 
     def extract(self, img_u8_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """One pass for both."""
         f_BF, logits_BK = self.net(img_u8_B3HW)
         return f_BF, logits_BK
+
+    def outputs(self, img_u8_B3HW: Tensor) -> dict[str, Tensor]:
+        """Those of every extractor, and spatial_BS."""
+        kept: list[Tensor] = []
+        branch = self.net.get_submodule("Mixed_6d.branch1x1")
+        hook = branch.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        try:
+            known = super().outputs(img_u8_B3HW)
+        finally:
+            hook.remove()
+        return known | {"spatial_BS": kept[0][:, :7].permute(0, 2, 3, 1).flatten(1)}
 
 
 def _inception_file(weights: str | None) -> Path:
@@ -113,14 +145,20 @@ def _inception_file(weights: str | None) -> Path:
             )
         return Path(weights)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)
+    if path.exists() and not sha256(path).startswith(_PUBLISHED):
+        raise VarlabError(
+            f"{path} is damaged, or another file (its SHA-256 does not begin with {_PUBLISHED}): remove it to download it "
+            "again, or give extractor.weights=PATH."
+        )
     if not path.exists():
         require_writable(
             path.parent, "name a folder that can be written with TORCH_HOME=FOLDER, or give extractor.weights=PATH"
         )
         try:
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix="6726825d", progress=False)
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=_PUBLISHED, progress=False)
         except (OSError, RuntimeError) as error:
             raise VarlabError(
-                f"Could not download {URL_INCEPTION_V3} ({error}): fetch it elsewhere and give extractor.weights=PATH."
+                f"Could not download {URL_INCEPTION_V3} ({error}): fetch it elsewhere and put it at {path}, or give "
+                "extractor.weights=PATH."
             ) from error
     return path

@@ -3,62 +3,19 @@
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
-from torchmetrics.utilities.data import dim_zero_cat
 
 from varlab.errors import VarlabError
-from varlab.metrics.features import sorted_rows
-from varlab.metrics.precision_recall import PrecisionRecall
-from varlab.rng import Rng
+from varlab.metrics.distribution.frechet import FID, Moments
+from varlab.metrics.distribution.inception_score import FileInceptionScore, SeededInceptionScore
+from varlab.metrics.distribution.kernel_distance import KID
+from varlab.metrics.distribution.manifold_scores import ManifoldScores
 
-
-class _PassThrough(nn.Module):
-    """A feature network for torchmetrics that gets features in place of images, and returns them in float64."""
-
-    def __init__(self, num_features: int):
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features_BF: Tensor) -> Tensor:
-        return features_BF.double()
-
-
-class FID(FrechetInceptionDistance):
-    """torchmetrics' FID (Heusel et al. 2017, eq. 6) over features, ``update(features_BF, real)``, in float64."""
-
-    def __init__(self, *, num_features: int):
-        super().__init__(feature=_PassThrough(num_features))
-
-
-class SeededInceptionScore(InceptionScore):
-    """torchmetrics' Inception score (Salimans et al. 2016) over logits: ``update(logits_BK)``.
-
-    The score is a mean over ``splits`` random parts. Here the parts depend only on the logits and ``seed``, not on the
-    order of samples (samples sorted by class would score a fifth), the number of ranks or torch's global generator.
-    """
-
-    features: list[Tensor]
-
-    def __init__(self, *, splits: int, seed: int):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "will save all extracted features": that is intended
-            super().__init__(feature=_PassThrough(0), splits=splits)
-        # "cat" gathers one tensor per rank; the default gathers each batch and hangs if ranks have different numbers of them
-        self.add_state("features", [], dist_reduce_fx="cat")
-        self.rng = Rng(seed)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """(mean, standard deviation over the splits); the deviation is NaN for one split."""
-        self.features = [sorted_rows(dim_zero_cat(self.features))]
-        with self.rng.scope("metrics"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*degrees of freedom")  # with one split; the NaN says so
-            return super().compute()
+__all__ = ["GenerationScores"]
 
 
 class GenerationScores(nn.Module):
@@ -66,8 +23,12 @@ class GenerationScores(nn.Module):
 
     num_features: F of the extractor. num_classes: of the data if the logits are for these classes, None if they are not
     (then there is no accuracy). content: whether the logits are of what images show (else there is no Inception score).
-    splits: of the Inception score (10 in the paper). neighbours, manifold: see PrecisionRecall. seed: of the splits and of
-    the manifold's subset. Padding must be removed before.
+    splits: of the Inception score (10 in the paper). neighbours, manifold, density_neighbours: see ManifoldScores. seed: of
+    the splits and of the manifold's subset. Padding must be removed before.
+    inception: order and split_size of FileInceptionScore; None for random parts. kid: subsets and size; None for no KID.
+    has_real_images: False where stored moments are all there is of the reference: then only FID, sFID and IS are computed.
+    num_spatial: features of sFID (Nash et al. 2021); None for no sFID. reference: stored moments of the real images' features
+    ("mu") and spatial features ("mu_s"), in place of those of the real images that are added.
     """
 
     def __init__(
@@ -80,46 +41,91 @@ class GenerationScores(nn.Module):
         manifold: int | None,
         seed: int,
         content: bool = True,
+        density_neighbours: int | None = None,
+        inception: Mapping[str, object] | None = None,
+        kid: Mapping[str, int] | None = None,
+        num_spatial: int | None = None,
+        reference: Mapping[str, Moments] | None = None,
+        has_real_images: bool = True,
     ):
         super().__init__()
-        self.fid = FID(num_features=num_features)
-        self.inception_score = SeededInceptionScore(splits=splits, seed=seed) if content else None
-        self.precision_recall = PrecisionRecall(neighbours=neighbours, manifold=manifold, seed=seed)
+        stored = reference or {}
+        self.fid = FID(num_features=num_features, reference=stored.get("mu"))
+        self.sfid = FID(num_features=num_spatial, reference=stored.get("mu_s")) if num_spatial else None
+        self.inception_score: SeededInceptionScore | FileInceptionScore | None = None
+        if content and inception is not None:
+            self.inception_score = FileInceptionScore(**inception, splits=splits, seed=seed)  # type: ignore[arg-type]
+        elif content:
+            self.inception_score = SeededInceptionScore(splits=splits, seed=seed)
+        self.manifolds = ManifoldScores(
+            neighbours=neighbours, manifold=manifold, seed=seed, density_neighbours=density_neighbours
+        )
+        self._has_real_images = has_real_images
+        self.kid = KID(**kid) if kid is not None and has_real_images else None
         self.accuracy = MulticlassAccuracy(num_classes, average="micro") if num_classes is not None else None
         self.label_N = CatMetric()
 
-    def update_real(self, features_BF: Tensor) -> None:
-        """Add features of reference images."""
-        self.fid.update(features_BF, real=True)
-        self.precision_recall.update(features_BF, real=True)
+    def update_real(
+        self, features_BF: Tensor, *, row_B: Tensor | None = None, spatial_BS: Tensor | None = None
+    ) -> None:
+        """Add features of reference images. row_B: their numbers among these. spatial_BS: for sFID."""
+        self._update(features_BF, row_B, spatial_BS, real=True)
 
-    def update_fake(self, features_BF: Tensor, logits_BK: Tensor, label_B: Tensor) -> None:
-        """Add features and logits of samples, and the labels they were sampled for."""
-        self.fid.update(features_BF, real=False)
-        self.precision_recall.update(features_BF, real=False)
-        if self.inception_score is not None:
+    def update_fake(
+        self,
+        features_BF: Tensor,
+        logits_BK: Tensor,
+        label_B: Tensor | None,
+        *,
+        row_B: Tensor | None = None,
+        spatial_BS: Tensor | None = None,
+    ) -> None:
+        """Add features and logits of samples, and the labels they were sampled for, if these are known."""
+        self._update(features_BF, row_B, spatial_BS, real=False)
+        if isinstance(self.inception_score, FileInceptionScore):
+            if row_B is None:
+                raise VarlabError("An Inception score in the order of a file needs the samples' numbers (row_B).")
+            self.inception_score.update(logits_BK, row_B)
+        elif self.inception_score is not None:
             self.inception_score.update(logits_BK)
-        self.label_N.update(label_B)
-        if self.accuracy is not None:
-            self.accuracy.update(logits_BK, label_B)
+        if label_B is not None:
+            self.label_N.update(label_B)
+            if self.accuracy is not None:
+                self.accuracy.update(logits_BK, label_B)
+
+    def _update(self, features_BF: Tensor, row_B: Tensor | None, spatial_BS: Tensor | None, *, real: bool) -> None:
+        self.fid.update(features_BF, real=real)
+        if self._has_real_images:
+            self.manifolds.update(features_BF, real=real)
+        if self.kid is not None:
+            self.kid.update(features_BF, real, row_B)
+        if self.sfid is not None and spatial_BS is not None:
+            self.sfid.update(spatial_BS, real=real)
 
     def features(self) -> tuple[Tensor, Tensor, Tensor]:
         """(real_NF, fake_NF, fake_label_N) of all ranks, for varlab.metrics.comparison. All ranks must call it together."""
-        return *self.precision_recall.features(), self.label_N.compute()
+        return *self.manifolds.features(), self.label_N.compute()
 
     def compute(self) -> dict[str, float]:
-        """fid, inception_score and its _std (of two splits or more), precision, recall, accuracy.
+        """fid, inception_score and its _std (of two splits or more), precision, recall, accuracy; sfid, kid and its _std,
+        density and coverage, if they are asked for.
 
         Those of classes are left out where the logits are of none. All ranks must call it together. Raises VarlabError for
         too few images, and for a score that is not finite.
         """
-        precision, recall = self.precision_recall.compute()  # first: it raises the error for too few images
+        # first: it raises the error for too few images
+        manifolds = self.manifolds.compute() if self._has_real_images else {}
         scores = {"fid": self.fid.compute()}
+        if self.sfid is not None:
+            scores["sfid"] = self.sfid.compute()
         if self.inception_score is not None:
             mean, deviation = self.inception_score.compute()
             scores |= {"inception_score": mean, "inception_score_std": deviation}
-        scores |= {"precision": precision, "recall": recall}
-        if self.accuracy is not None:
+        scores |= manifolds
+        if self.kid is not None:
+            mean, deviation = self.kid.compute()
+            scores |= {"kid": mean, "kid_std": deviation}
+        if self.accuracy is not None and self.accuracy.update_called:
             scores["accuracy"] = self.accuracy.compute()
         plain = {name: float(score) for name, score in scores.items()}
         if math.isnan(plain.get("inception_score_std", 0.0)):

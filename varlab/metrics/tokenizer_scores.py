@@ -13,8 +13,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from varlab.errors import VarlabError
+from varlab.metrics.distribution.frechet import FID
 from varlab.metrics.extractors import Extractor
-from varlab.metrics.generator_scores import FID
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.types import Batch, Quantized, to_float, to_uint8
 

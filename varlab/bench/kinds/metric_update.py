@@ -47,7 +47,7 @@ def _parts(extract: nn.Module, scores: GenerationScores) -> list[Part]:
     metrics = {
         "FID": scores.fid,
         "Inception score": scores.inception_score,
-        "precision and recall": scores.precision_recall,
+        "precision and recall": scores.manifolds,
         "accuracy": scores.accuracy,
     }
     parts = [Part(name=name, owner=metric, method="update") for name, metric in metrics.items() if metric is not None]

@@ -1,0 +1,92 @@
+"""Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020). torchmetrics has none."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from varlab.errors import VarlabError
+from varlab.metrics.features import random_rows, squared_distances
+from varlab.rng import Rng
+
+__all__ = ["ManifoldScores"]
+
+_ROWS, _COLUMNS = 1024, 4096  # of a block of distances: all that is in memory beside the features
+
+
+def _radii(x_NF: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
+    """For each k, r_N: the squared distance of each point to its k-th nearest neighbour, not counting the point itself."""
+    most, radii = max(ks) + 1, []
+    for rows in x_NF.split(_ROWS):
+        nearest = rows.new_full((len(rows), 0), torch.inf, dtype=torch.float64)
+        for columns in x_NF.split(_COLUMNS):
+            d_nm = squared_distances(rows, columns)
+            nearest = torch.cat([nearest, d_nm.topk(min(most, len(columns)), largest=False).values], 1)
+            nearest = nearest.topk(min(most, nearest.shape[1]), largest=False, sorted=True).values
+        radii.append(nearest[:, list(ks)])
+    return list(torch.cat(radii).T)
+
+
+class ManifoldScores(Metric):
+    """Precision, recall, density and coverage of samples, each a mean over one of the sets of features.
+
+    Precision: the share of samples in any ball around a real point that reaches its k-th neighbour; recall: that of real
+    points in the balls of samples. neighbours: k, 3 in the paper. Density: in how many of the real points' balls a sample
+    lies, divided by their k; coverage: the share of real points with a sample in their ball. density_neighbours: their k, 5
+    in the paper; None leaves both out. manifold: at most this many points of each set, drawn by ``seed``; None for all.
+    Distances are float64, a block at a time. Every rank must update both sets.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    real: list[Tensor]
+    fake: list[Tensor]
+
+    def __init__(self, *, neighbours: int, manifold: int | None, seed: int, density_neighbours: int | None = None):
+        super().__init__()
+        self.neighbours, self.density_neighbours = neighbours, density_neighbours
+        self.manifold, self.rng = manifold, Rng(seed)
+        self.add_state("real", [], dist_reduce_fx="cat")
+        self.add_state("fake", [], dist_reduce_fx="cat")
+
+    def update(self, features_BF: Tensor, real: bool) -> None:
+        """Add features to one of the sets."""
+        (self.real if real else self.fake).append(features_BF)
+
+    def compute(self) -> dict[str, Tensor]:
+        """precision, recall and coverage in [0, 1], density >= 0: float64 scalars. VarlabError for k points or fewer."""
+        real_NF = random_rows(dim_zero_cat(self.real), self.manifold, self.rng)
+        fake_MF = random_rows(dim_zero_cat(self.fake), self.manifold, self.rng)
+        wide = self.density_neighbours or self.neighbours
+        fewest = min(real_NF.shape[0], fake_MF.shape[0])
+        if fewest <= max(self.neighbours, wide):
+            raise VarlabError(
+                f"Precision and recall need more than {max(self.neighbours, wide)} images of each set, not {fewest}."
+            )
+        balls_N, wide_N = _radii(real_NF, (self.neighbours, wide))
+        [balls_M] = _radii(fake_MF, (self.neighbours,))
+        inside_M, inside_N, covered_N = (
+            torch.zeros(len(of), dtype=torch.bool, device=of.device) for of in (fake_MF, real_NF, real_NF)
+        )
+        hits = torch.zeros((), dtype=torch.int64, device=real_NF.device)
+        for i, j in product(range(0, len(fake_MF), _ROWS), range(0, len(real_NF), _COLUMNS)):
+            m, n = slice(i, i + _ROWS), slice(j, j + _COLUMNS)
+            d_mn = squared_distances(fake_MF[m], real_NF[n])
+            inside_M[m] |= (d_mn <= balls_N[n]).any(1)
+            inside_N[n] |= (d_mn <= balls_M[m, None]).any(0)
+            in_wide_mn = d_mn <= wide_N[n]
+            hits += in_wide_mn.sum()
+            covered_N[n] |= in_wide_mn.any(0)
+        scores = {"precision": inside_M.double().mean(), "recall": inside_N.double().mean()}
+        if self.density_neighbours is None:
+            return scores
+        return scores | {"density": hits / (wide * len(fake_MF)), "coverage": covered_N.double().mean()}
+
+    def features(self) -> tuple[Tensor, Tensor]:
+        """(real_NF, fake_NF) of all ranks. All ranks must call it together."""
+        with self.sync_context():
+            return dim_zero_cat(self.real), dim_zero_cat(self.fake)
