@@ -59,6 +59,9 @@ def test_a_generators_scores_and_their_protocol(run: Path, lab: Path, tmp_path: 
     assert set(result["scores"]) >= GENERATOR_SCORES and all(map(math.isfinite, result["scores"].values()))
     cost = small.record(run)["cost"]
     assert result["cost"]["sampling_flops"] > 40 * cost["sampling_flops_per_image"]  # guidance asks twice
+    assert protocol["label"] == "FID of 40 samples" and protocol["balance"] == "each of 10 classes 4 times"
+    assert "conditional" in protocol["guidance"] and protocol["code"]["version"]
+    assert protocol["images"]["name"] == "digits" and protocol["images"]["resample"] == "bicubic"
     assert result["cost"]["sampling_seconds"] > 0 and result["images"] == 256
     assert small.record(tmp_path / "out")["parents"]["judge"]["weights_sha256"] == judge
 
@@ -136,3 +139,31 @@ def test_samples_can_have_the_classes_as_often_as_the_data(run: Path, tmp_path: 
     protocol = evaluate(run, tmp_path / "out", *FEW, "labels=data")["protocol"]
     assert protocol["labels"] == "as often as in val"
     assert main(["evaluate", str(run), f"out={tmp_path / 'no'}", "labels=all"]) == 1
+
+
+def test_a_protocol_that_is_not_that_of_the_run_is_refused(lab: Path, tmp_path: Path, capsys) -> None:
+    for metrics, sentence in (
+        ("rfid", "metrics=rfid asks for extractor=inception, but here it is classifier"),
+        ("adm256", "metrics=adm256 asks for extractor=inception"),
+        ("compare", "give reference="),
+    ):
+        run = "runs/multi" if metrics == "rfid" else "runs/raster"
+        assert main(["evaluate", run, f"metrics={metrics}", f"out={tmp_path / metrics}"]) == 1
+        assert sentence in capsys.readouterr().err
+
+
+def test_several_spaces_are_scored_on_the_same_samples(run: Path, lab: Path, tmp_path: Path, capsys) -> None:
+    """Each as if it were alone, and FDr, the mean of their ratios."""
+    both = evaluate(run, tmp_path / "both", *FEW, "spaces=[runs/perceptual]", "metrics=smoke", "metrics.kid.size=20")
+    assert both["protocol"]["label"] == "FID of 40 samples, smoke"
+    assert set(both["scores"]) >= GENERATOR_SCORES | {"kid", "kid_std", "density", "coverage", "fid_error"}
+    other = sha256(lab / "perceptual" / "weights.safetensors")
+    name = f"classifier-{other[:8]}"
+    alone = evaluate(run, tmp_path / "alone", *FEW, "extractor.run=runs/perceptual")
+    for key in ("fid", "fid_error", "fid_draws", "fid_val", "fid_ratio"):
+        assert both["scores"][f"{name}/{key}"] == pytest.approx(alone["scores"][key], rel=1e-6)
+    ratios = both["scores"]["fid_ratio"], alone["scores"]["fid_ratio"]
+    assert both["scores"]["fdr"] == pytest.approx(sum(ratios) / 2, rel=1e-6) and both["scores"]["fdr_spaces"] == 2
+    assert both["protocol"]["spaces"] == {name: other} and "spaces" not in alone["protocol"]
+    assert main(["evaluate", str(run), "spaces=runs/nowhere", f"out={tmp_path / 'x'}"]) == 1
+    assert "spaces=runs/nowhere is neither the directory of a judge" in capsys.readouterr().err

@@ -31,6 +31,7 @@ from varlab.cli.command_table import COMMANDS
 from varlab.cli.main import main
 from varlab.data import ShardDataModule, StreamDataModule
 from varlab.data.pack.sources.base import Skipped, SourceSample
+from varlab.metrics import named_protocol
 from varlab.metrics.extractors import ClassifierExtractor
 from varlab.order import BaseOrder
 from varlab.order.base import positions
@@ -266,8 +267,12 @@ TOLD += ("attention", "mid_attention", "quant_kernel", "phi_count")
 
 
 def metrics(name: str, lab: Path, tmp_path: Path) -> None:
-    keywords = inspect.signature(GeneratorScorer).parameters.keys()
-    assert keywords - {"source", "extractor", "data", "n", "own"} == set(group("metrics", name))
+    keywords = inspect.signature(GeneratorScorer).parameters
+    needed = {key for key, parameter in keywords.items() if parameter.default is inspect.Parameter.empty}
+    has = set(group("metrics", name))
+    assert needed - {"source", "extractor", "data", "n"} <= has <= set(keywords) | {"protocol", "protocols"}
+    asked = group("metrics", name).get("protocol") or {"name": name}
+    assert asked["name"] == name and set(asked) - {"name"} <= set(named_protocol._WORDS)
 
 
 def sampler(name: str, lab: Path, tmp_path: Path) -> None:

@@ -104,6 +104,12 @@ _COMMANDS = (
         check="varlab.recipe.preflight.model_checks.check_evaluate",
     ),
     Command(
+        "reference",
+        "what samples are compared with: moments and images of shards, in one file",
+        "varlab reference data=shards data.path=runs/data/imagenet extractor=inception",
+        check="varlab.recipe.preflight.model_checks.check_reference",
+    ),
+    Command(
         "import",
         "an official checkpoint of VAR, VQGAN or LlamaGen into a run",
         "varlab import format=var tokenizer=vae_ch160v4096z32.pth transformer=var_d16.pth",

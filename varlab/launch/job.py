@@ -155,7 +155,7 @@ def _run_in_directory(
         choices=choices,
         config=config,
         seed=config.get("seed"),
-        source=_weights_hash(config.get("run")),
+        source=_weights_hash(config.get("run")) or _file_hash(config.get("samples")),
     )
     if hint and directory.rank == 0 and not path.exists() and (line := neighbour_hint(path, asked)):
         logger.info("%s", line)
@@ -227,6 +227,11 @@ def _weights_hash(run: object) -> str | None:
     """The hash of the weights of the run that a command reads; None without such a run."""
     file = Path(str(run)) / "weights.safetensors"
     return sha256(file) if run is not None and file.is_file() else None
+
+
+def _file_hash(file: object) -> str | None:
+    """The hash of the file of samples that a command reads; None without one."""
+    return sha256(Path(str(file))) if file is not None and Path(str(file)).is_file() else None
 
 
 def execute(module: str, config: Config, directory: RunDirectory) -> Config:

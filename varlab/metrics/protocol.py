@@ -19,7 +19,19 @@ _SHOWN = {
     "temperature": ("t", 1),
 }
 
-FACTS = ("judge", "perceptual_network", "leakage", "classes")
+FACTS = (
+    "judge",
+    "perceptual_network",
+    "leakage",
+    "classes",
+    "samples",
+    "guidance",
+    "code",
+    "notes",
+    "label",
+    "images",
+    "balance",
+)
 """What a protocol says about its settings. It follows from their hashes, so the protocol's name does not depend on it."""
 
 

@@ -94,7 +94,7 @@ def assemble(
 
 def image_sampler(
     model: Model,
-    data: BaseDataModule,
+    data: BaseDataModule | None,
     *,
     seed: int,
     batch: int,
@@ -103,7 +103,7 @@ def image_sampler(
     rejection: Rejection | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> ImageSampler:
-    """Return the sampler of a generator's images. data: its val split gives the conditions. check: see ``ImageSampler``."""
+    """Return the sampler of a generator's images. data: its val split gives conditions. check: see ``ImageSampler``."""
     transformer, order = model.generator()
     sampler = sampler or model.sampler
     assert sampler is not None
@@ -114,7 +114,9 @@ def image_sampler(
         sampler=sampler,
         seed=seed,
         batch=batch,
-        conditions=ValConditions(data=data, condition=model.condition) if model.condition else None,
+        conditions=ValConditions(data=data, condition=model.condition)
+        if data is not None and model.condition
+        else None,
         label_N=label_N,
         rejection=rejection,
         check=check,

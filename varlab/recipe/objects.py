@@ -79,4 +79,11 @@ def own_metrics(config: Config | None) -> OwnMetrics:
 
 def metric_settings(config: Config) -> Config:
     """Return the arguments of ``GeneratorScorer`` that ``conf/metrics`` sets, with its own metrics as objects."""
-    return {key: value for key, value in config.items() if key != "own"} | {"own": own_metrics(config)}
+    return {key: value for key, value in config.items() if key not in ("own", "protocol", "protocols")} | {
+        "own": own_metrics(config)
+    }
+
+
+def set_settings(config: Config) -> Config:
+    """Return the arguments of ``GenerationScores`` that ``conf/metrics`` sets."""
+    return {key: value for key, value in config.items() if key not in ("own", "protocol", "protocols", "draws")}

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from varlab.config import Config
 from varlab.data import BaseDataModule
-from varlab.metrics.comparison import matched_draws, nearest_scores
+from varlab.metrics.comparison import (
+    fid_error,
+    frechet_distances,
+    matched_draws,
+    nearest_scores,
+    ratio_over_spaces,
+)
+from varlab.metrics.distribution.frechet import moments
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.metrics.own_metrics import OwnMetrics
@@ -21,8 +31,10 @@ class GeneratorScorer:
     """FID, Inception score, precision, recall and accuracy of ``n`` samples against the training split, on all ranks.
 
     The features of real images are computed once. An extractor whose classes are not those of the data gives no accuracy, one
-    whose classes are of no content no Inception score. splits, neighbours, manifold: see ``GenerationScores``. draws: see
-    ``matched_draws``. own: further metrics; those that compare with the reference see the training split, too.
+    whose classes are of no content no Inception score. splits, neighbours, manifold, density_neighbours, inception, kid: see
+    ``GenerationScores``. draws: see ``matched_draws``. spaces: further extractors, by name: ``compare`` adds their FID, its
+    ratio to that of held-out images, and the mean ratio. own: further metrics; those that compare with the reference see the
+    training split, too.
     """
 
     def __init__(
@@ -37,16 +49,25 @@ class GeneratorScorer:
         manifold: int | None,
         draws: int,
         own: OwnMetrics | None = None,
+        density_neighbours: int | None = None,
+        inception: Mapping[str, object] | None = None,
+        kid: Mapping[str, int] | None = None,
+        spaces: Mapping[str, Extractor] | None = None,
     ):
+        self._spaces = dict(spaces or {})
+        self._fake: dict[str, list[Tensor]] = {}
+        self._more: Config = {"density_neighbours": density_neighbours, "inception": inception, "kid": kid}
         self.source, self._extract, self._data, self._n = source, extractor, data, n
         self._splits, self._neighbours, self._manifold, self._draws = splits, neighbours, manifold, draws
         self.own = own or OwnMetrics({})
         self._real: dict[str, tuple[Tensor, Tensor]] = {}
+        self._elsewhere: dict[str, dict[str, Tensor]] = {}  # features in the other spaces, by split
 
     def _features(self, split: str) -> tuple[Tensor, Tensor]:
         """This rank's features of a split's images, and their labels."""
         if split not in self._real:
             features, labels = [], []
+            others: dict[str, list[Tensor]] = {name: [] for name in self._spaces}
             loader = self._data.eval_loader(split, collectives.rank(), collectives.world_size())
             for batch in without_padding(loader, self.source.device):
                 self.source.check()
@@ -56,6 +77,9 @@ class GeneratorScorer:
                     self.own.update(batch.img_u8_B3HW, real=True, **known)
                 features.append(features_BF)
                 labels.append(batch.label_B)
+                for name, other in self._spaces.items():
+                    others[name].append(other(batch.img_u8_B3HW)[0])
+            self._elsewhere[split] = {name: torch.cat(rows) for name, rows in others.items()}
             self._real[split] = torch.cat(features), torch.cat(labels)
         return self._real[split]
 
@@ -63,6 +87,8 @@ class GeneratorScorer:
         if self._n < 2 * collectives.world_size():
             raise VarlabError(f"{self._n} samples are too few for scores: ask for more.")
         extract, self.own = self._extract.to(self.source.device), self.own.to(self.source.device)
+        self._spaces = {name: other.to(self.source.device) for name, other in self._spaces.items()}
+        self._fake = {name: [] for name in self._spaces}
         real_NF = self._features("train")[0]
         own = self.own.fresh()
         scores = GenerationScores(
@@ -73,11 +99,17 @@ class GeneratorScorer:
             neighbours=self._neighbours,
             manifold=self._manifold,
             seed=self.source.seed,
+            **self._more,
         ).to(self.source.device)
         ids_N = torch.arange(self._n)[collectives.rank() :: collectives.world_size()]
+        done = 0
         for img_u8_B3HW, label_B in self.source.images(ids_N):
             features_BF, logits_BK = extract(img_u8_B3HW)
-            scores.update_fake(features_BF, logits_BK, label_B)
+            row_B = ids_N[done : done + len(label_B)].to(label_B.device)
+            scores.update_fake(features_BF, logits_BK, label_B, row_B=row_B)
+            for name, other in self._spaces.items():
+                self._fake[name].append(other(img_u8_B3HW)[0])
+            done += len(label_B)
             own.update(img_u8_B3HW, real=False, features_BF=features_BF, logits_BK=logits_BK, label_B=label_B)
         scores.update_real(real_NF)
         return scores, own
@@ -95,7 +127,16 @@ class GeneratorScorer:
         val_NF, val_label_M = (_of_all_ranks(part) for part in self._features("val"))
         rng = Rng(self.source.seed)
         draws = matched_draws(fake_NF, fake_label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=rng)
-        return own.compute() | values | draws | nearest_scores(fake_NF, real_NF, val_NF)
+        values |= draws | nearest_scores(fake_NF, real_NF, val_NF)
+        values["fid_error"] = fid_error(fake_NF, moments(real_NF), rng=rng)
+        for name in self._spaces:
+            fake_NF = _of_all_ranks(torch.cat(self._fake[name]))
+            real_NF, val_NF = (_of_all_ranks(self._elsewhere[split][name]) for split in ("train", "val"))
+            draws = matched_draws(fake_NF, fake_label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=rng)
+            draws["fid"] = frechet_distances([fake_NF], real_NF)[0]
+            draws["fid_error"] = fid_error(fake_NF, moments(real_NF), rng=rng)
+            values |= {f"{name}/{key}": value for key, value in draws.items()}
+        return own.compute() | values | (ratio_over_spaces(values) if self._spaces else {})
 
 
 def _of_all_ranks(rows: Tensor) -> Tensor:

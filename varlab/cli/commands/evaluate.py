@@ -21,6 +21,9 @@ from varlab.recipe.objects import metric_settings, own_metrics
 from varlab.recipe.parents import Parents
 from varlab.recipe.preflight.data_facts import require_val_to_score
 from varlab.recipe.preflight.named_runs import require_same_classes
+from varlab.recipe.sample_file.feature_spaces import feature_spaces
+from varlab.recipe.sample_file.run_facts import run_facts
+from varlab.recipe.sample_file.set_evaluation import evaluate_set
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import FILE, Parent
@@ -37,17 +40,21 @@ logger = logging.getLogger(__name__)
 
 def run(config: Config, directory: RunDirectory) -> Config:
     """Score the run. The result is in its ``scores/<protocol>.json`` and in this command's outcome."""
+    if config["samples"] is not None or config["reference"] is not None:
+        return evaluate_set(config, directory)
     run = FinishedRun(config)
     data = run.data()
     require_val_to_score(data.info)
     parents = Parents(info=data.info, near=run.path, trust=Trust.of(config.get("trust")))
     extractor = parents.extractor(config["extractor"]).to(run.model.device)
     judge = dict(parents.used)
+    facts = run_facts(config, run, data, extractor)  # refuses a named protocol that does not fit
     result = (
         _generator(config, run, data, extractor)
         if run.model.transformer is not None
         else _tokenizer(config, run, data, extractor, parents)
     )
+    result["protocol"] |= facts
     if data.duplicates.leakage:
         logger.warning("%s: %s", data.path, data.duplicates.leakage)
         result["protocol"]["leakage"] = data.duplicates.leakage
@@ -126,7 +133,8 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     source = image_sampler(
         model, data, seed=seed, batch=config["batch"], sampler=sampler, label_N=label_N, rejection=rejection
     )
-    settings = metric_settings(config["metrics"])
+    settings, spaces = metric_settings(config["metrics"]), feature_spaces(config, data.info, run.path)
+    settings |= {"spaces": {name: space for name, space in spaces.items() if space.hash != extractor.hash}}
     scores = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **settings).compare()
     nats = likelihood(
         transformer,
@@ -142,6 +150,8 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     )
     if label_N is not None:
         named |= {"labels": "as often as in val"}
+    if settings["spaces"]:
+        named |= {"spaces": {name: space.hash for name, space in settings["spaces"].items()}}
     if rejection is not None:
         named |= {"rejection": {"candidates": rejection.candidates, "judge": extractor.hash}}
     if len(model.classes) > 1 and list(model.classes) != list(data.info.classes):

@@ -35,6 +35,13 @@ def check_encode(config: Config, directory: RunDirectory) -> None:
 
 def check_evaluate(config: Config, directory: RunDirectory) -> None:
     """Raise VarlabError for scores that cannot be computed."""
+    if (config["run"] is None) == (config["samples"] is None):
+        raise VarlabError(
+            "Give what to score: the directory of a run, or samples= with a file or a folder of pictures."
+        )
+    if config["samples"] is not None:
+        _check_samples(config)
+        return
     record, run = _finished(config), Path(config["run"])
     if (info := _data(config, record)) is None:
         return
@@ -42,6 +49,24 @@ def check_evaluate(config: Config, directory: RunDirectory) -> None:
     require_network(config["extractor"], info, run)
     if isinstance(classes := record.build.get("classes"), list):
         require_same_classes(classes, info)
+
+
+def _check_samples(config: Config) -> None:
+    require_numbers(config)
+    if config["reference"] is None and not config.get("data"):
+        raise VarlabError("Give what to compare the samples with: reference= an .npz file or a folder, or data=shards.")
+    for key in ("samples", "reference"):
+        if config[key] is not None and not Path(config[key]).exists():
+            raise VarlabError(f"{key}={config[key]} does not exist: correct its path.")
+
+
+def check_reference(config: Config, directory: RunDirectory) -> None:
+    """Raise VarlabError for images that are not there, and numbers that make no sense."""
+    require_numbers(config)
+    if not isinstance(config["images"], int) or config["images"] < 0:
+        raise VarlabError(f"images={config['images']} must be a whole number; 0 for moments alone.")
+    if (info := data_info(config["data"])) is not None:
+        require_network(config["extractor"], info, directory.path)
 
 
 def check_sample(config: Config, directory: RunDirectory) -> None:

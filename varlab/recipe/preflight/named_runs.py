@@ -10,6 +10,7 @@ from varlab.data.folders.class_names import canonical, misplaced
 from varlab.errors import VarlabError
 from varlab.info import DataInfo
 from varlab.recipe.run_search import nearest_classifier
+from varlab.renames import current_name
 from varlab.run.record import RunRecord, read_finished, read_record
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,11 @@ def read_init(run: Path, kind: str) -> RunRecord:
     if not record.outcome.finished:
         raise VarlabError(f"init={run} is {record.outcome.state}, not finished: run its command again to finish it.")
     return record
+
+
+def is_judge(extractor: Config | None) -> bool:
+    """Whether an extractor is a trained classifier of the data."""
+    return _NETWORKS.get(current_name(str((extractor or {}).get("_target_")))) == "judge"
 
 
 def require_network(config: Config | None, info: DataInfo, near: Path) -> None:

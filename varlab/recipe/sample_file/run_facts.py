@@ -1,0 +1,52 @@
+"""What the result of an evaluated run says beside its settings, and whether the run fits a named protocol."""
+
+from __future__ import annotations
+
+from varlab.config import Config
+from varlab.data import ShardDataModule
+from varlab.metrics.extractors import Extractor
+from varlab.metrics.named_protocol import ScoredSet, require_protocol, score_label
+from varlab.recipe.finished_run import FinishedRun
+from varlab.recipe.sample_file.origin import GUIDANCE
+from varlab.recipe.sample_file.run_samples import spread_of
+from varlab.run import provenance
+from varlab.types import VarlabError
+
+__all__ = ["code_facts", "image_facts", "run_facts"]
+
+
+def run_facts(config: Config, run: FinishedRun, data: ShardDataModule, extractor: Extractor) -> Config:
+    """The label of its FID, its classes' balance, the meaning of guidance, how the images were made, the code's version.
+
+    Raises VarlabError unless the protocol that ``metrics`` names fits.
+    """
+    metrics, generator = config["metrics"], run.model.transformer is not None
+    if metrics.get("protocols"):
+        raise VarlabError("Protocols are compared on samples and a reference: give reference= a file or a folder.")
+    n = config["n"] if generator else data.info.counts["val"]
+    balance = spread_of(run, n) if generator else "as the val split"
+    scored = ScoredSet(
+        n=n,
+        image_size=tuple(data.info.image_size),
+        extractor=extractor.name,
+        weights=extractor.hash,
+        moments=False,
+        reference_images=data.info.counts["train" if generator else "val"],
+        balance=balance,
+    )
+    asked = metrics.get("protocol")
+    require_protocol(asked, scored)
+    label = score_label(asked, n)
+    said = {"label": label if generator else label.replace("FID", "rFID"), "balance": balance}
+    return said | ({"guidance": GUIDANCE} if generator else {}) | image_facts(data) | code_facts()
+
+
+def image_facts(data: ShardDataModule | None) -> Config:
+    """How the images were brought to their size, as far as their index says."""
+    return {"images": dict(data.index.source)} if isinstance(data, ShardDataModule) else {}
+
+
+def code_facts() -> Config:
+    """The version and the commit of the code that measures."""
+    code = provenance.code()
+    return {"code": {key: code[key] for key in ("version", "commit")}}

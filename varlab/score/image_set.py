@@ -1,0 +1,162 @@
+"""Sets of images that are scored or compared with: an ``.npz`` file, a folder of pictures, a split of shards, a generator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from varlab.data import BaseDataModule
+from varlab.data.folders.picture_files import is_picture, is_system
+from varlab.data.image.npz import LABELS, NpzFile
+from varlab.data.image.picture import PixelRules, read_named_picture
+from varlab.errors import VarlabError
+from varlab.files import sha256
+from varlab.metrics.extractors import Extractor
+from varlab.score.image_sampler import ImageSampler
+from varlab.types import without_padding
+
+__all__ = [
+    "FolderImages",
+    "ImageSet",
+    "NpzImages",
+    "Numbered",
+    "SampledImages",
+    "ShardImages",
+    "features_of",
+    "image_set",
+]
+
+
+class Numbered(NamedTuple):
+    """A batch of images with their numbers in the set, and their labels where these are known."""
+
+    img_u8_B3HW: Tensor
+    row_B: Tensor
+    label_B: Tensor | None
+
+
+class ImageSet(Protocol):
+    """Images of one size, in an order. name: for people. hash: of all that decides the images."""
+
+    name: str
+    hash: str
+    n: int
+    image_size: tuple[int, int]
+
+    def batches(self, batch: int) -> Iterable[Numbered]: ...
+
+
+class NpzImages:
+    """The images ``arr_0`` of a file, with the labels ``arr_1`` if it has them."""
+
+    def __init__(self, path: Path):
+        self._file = NpzFile(path)
+        self.n, height, width = self._file.require_images()
+        self.image_size, self.name, self.hash = (height, width), path.name, sha256(path)
+        self.label_N: Tensor | None = None
+        if LABELS in self._file and self._file.shape(LABELS) == (self.n,):
+            label_N = self._file.array(LABELS)
+            self.label_N = torch.from_numpy(label_N.astype(np.int64)) if label_N.dtype.kind in "iu" else None
+
+    def batches(self, batch: int) -> Iterator[Numbered]:
+        """The images in the file's order."""
+        first = 0
+        for img_BHW3 in self._file.images(batch):
+            row_B = torch.arange(first, first + len(img_BHW3))
+            label_B = None if self.label_N is None else self.label_N[row_B]
+            yield Numbered(torch.from_numpy(img_BHW3).permute(0, 3, 1, 2), row_B, label_B)
+            first += len(img_BHW3)
+
+
+class FolderImages:
+    """The pictures in a folder, in the order of their names, as they are: no resizing. VarlabError if their sizes differ."""
+
+    def __init__(self, path: Path, rules: PixelRules):
+        self._rules = rules
+        self._files = sorted(f for f in path.iterdir() if not is_system(f.name) and f.is_file() and is_picture(f))
+        if not self._files:
+            raise VarlabError(f"{path} holds no pictures: name an .npz file, a folder of pictures, or one of shards.")
+        self.n, self.name = len(self._files), path.name
+        _, height, width = self._pixels(self._files[0]).shape
+        self.image_size = (height, width)
+        digests = [f"{file.name} {sha256(file)}" for file in self._files]
+        self.hash = hashlib.sha256("\n".join(digests).encode(errors="backslashreplace")).hexdigest()
+
+    def _pixels(self, file: Path) -> Tensor:
+        return torch.from_numpy(read_named_picture(file, self._rules, "samples").img_HW3.copy()).permute(2, 0, 1)
+
+    def batches(self, batch: int) -> Iterator[Numbered]:
+        """The pictures, decoded batch by batch."""
+        for first in range(0, self.n, batch):
+            images = [self._pixels(file) for file in self._files[first : first + batch]]
+            for file, img_3HW in zip(self._files[first:], images, strict=False):
+                if tuple(img_3HW.shape[1:]) != tuple(self.image_size):
+                    raise VarlabError(
+                        f"{file} has {img_3HW.shape[1]}×{img_3HW.shape[2]} pixels, {self._files[0].name} has "
+                        f"{self.image_size[0]}×{self.image_size[1]}: bring all pictures to one size."
+                    )
+            yield Numbered(torch.stack(images), torch.arange(first, first + len(images)), None)
+
+
+class ShardImages:
+    """A split of a shard set, in its order."""
+
+    def __init__(self, data: BaseDataModule, split: str):
+        self._data, self._split = data, split
+        if not data.info.counts.get(split):
+            raise VarlabError(f"{data.path} has no images in the split {split}: name another with split=.")
+        self.n, self.hash, self.image_size = data.info.counts[split], data.info.hash, data.info.image_size
+        self.name = f"{data.info.source}/{split}"
+
+    def batches(self, batch: int) -> Iterator[Numbered]:
+        """The images that can be read."""
+        loader = self._data.eval_loader(self._split, 0, 1, batch)
+        for images in without_padding(loader, torch.device("cpu")):
+            yield Numbered(images.img_u8_B3HW, images.position_B, images.label_B)
+
+
+class SampledImages:
+    """The first n samples of a generator. name: of its run. hash: of its weights."""
+
+    def __init__(self, source: ImageSampler, *, n: int, name: str, hash: str, image_size: tuple[int, int]):
+        self._source, self.n, self.name, self.hash, self.image_size = source, n, name, hash, image_size
+
+    def batches(self, batch: int) -> Iterator[Numbered]:
+        """The samples in the order of their numbers."""
+        first = 0
+        for img_u8_B3HW, label_B in self._source.images(torch.arange(self.n)):
+            yield Numbered(img_u8_B3HW, torch.arange(first, first + len(label_B)), label_B)
+            first += len(label_B)
+
+
+def image_set(path: Path, *, rules: PixelRules) -> ImageSet:
+    """The images of a file or a folder of pictures. VarlabError if it is neither."""
+    if path.is_dir():
+        return FolderImages(path, rules)
+    if not path.is_file():
+        raise VarlabError(f"There is no file and no folder {path}: correct its path.")
+    return NpzImages(path)
+
+
+def features_of(images: ImageSet, extract: Extractor, *, batch: int) -> Iterator[tuple[Numbered, dict[str, Tensor]]]:
+    """Each batch with its outputs. The extractor sees batches of one size, the last one filled up with black images.
+
+    So the last bits of an image's features do not depend on the others.
+    """
+    device = next((p.device for p in extract.parameters()), torch.device("cpu"))
+    for numbered in images.batches(batch):
+        img_u8_B3HW = numbered.img_u8_B3HW
+        count = len(img_u8_B3HW)
+        filled = pad(img_u8_B3HW, (0, 0) * 3 + (0, batch - count)) if count < batch else img_u8_B3HW
+        outputs = extract.outputs(filled.to(device).contiguous())  # last bits depend on the layout, too
+        known = {name: value[:count] for name, value in outputs.items()}
+        row_B = numbered.row_B.to(device)
+        label_B = None if numbered.label_B is None else numbered.label_B.to(device)
+        yield Numbered(img_u8_B3HW, row_B, label_B), known
