@@ -145,7 +145,7 @@ def test_a_protocol_that_is_not_that_of_the_run_is_refused(lab: Path, tmp_path: 
     for metrics, sentence in (
         ("rfid", "metrics=rfid asks for extractor=inception, but here it is classifier"),
         ("adm256", "metrics=adm256 asks for extractor=inception"),
-        ("compare", "give reference="),
+        ("compare", "on a reference of one's own (reference=FILE.npz"),
     ):
         run = "runs/multi" if metrics == "rfid" else "runs/raster"
         assert main(["evaluate", run, f"metrics={metrics}", f"out={tmp_path / metrics}"]) == 1

@@ -85,7 +85,7 @@ def test_anybodys_samples_are_scored_as_the_suite_scores_them(
     assert scores["fid"] == pytest.approx(adm_suite.frechet(stored, adm_suite.moments(fake)), rel=1e-4)
     theirs = adm_suite.manifold_scores(real, fake, 3, 5)
     assert {name: scores[name] for name in theirs} == pytest.approx(theirs, abs=0.05)
-    assert scores["duplicates"] == 0 and 0 <= scores["accuracy"] <= 1
+    assert 0 < scores["fid_error"] < scores["fid"] and scores["duplicates"] == 0 and 0 <= scores["accuracy"] <= 1
     protocol = result["protocol"]
     assert protocol["reference"] == {
         "name": "reference.npz", "hash": sha256(reference), "n": 90, "moments": ["mu"]
@@ -162,8 +162,8 @@ def test_protocols_are_compared_in_one_pass(reference: Path, samples: Path, lab:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Give what to score"),
-        (["samples={samples}"], "Give what to compare the samples with"),
+        ([], "Name one thing to score"),
+        (["samples={samples}"], "samples have nothing to be compared with"),
         (["samples={samples}", "reference=nowhere.npz"], "reference=nowhere.npz does not exist"),
         (["samples={samples}", "reference={reference}"], "no shards to find a judge by"),
         (

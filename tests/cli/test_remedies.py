@@ -105,6 +105,12 @@ FAST = [
         "evaluate runs/raster extractor.run=runs/judge smooth=true n=1",
         past="ask for more",
     ),
+    Remedy(
+        "asks for {_WORDS[key].format(wanted)}, but here",
+        "evaluate runs/raster extractor.run=runs/judge metrics=adm256 n=1",
+        r"\((metrics=smoke)\)",
+        past="ask for more",
+    ),
     Remedy("weights={weights} is unknown", f"{SAMPLE} weights=best", r"use ('ema')", {"'ema'": "weights=ema"}),
     Remedy("Give what to paint", EDIT, r"(mask=FILE)", {"FILE": "white.png"}),
     Remedy("Give what to paint", EDIT, r"(box=\S+\])", {"top": "0", "left": "0", "bottom": "1", "right": "0.5"}),
@@ -379,10 +385,16 @@ NOT_FOLLOWED = {
         "Give the tokenizer's checkpoint",
         "labels would be permuted",
     ],
-    "needs weights that are downloaded": ["The DINO discriminator needs", "LPIPS needs images", "Could not download"],
+    "needs weights that are downloaded": [
+        "is damaged, or another file",
+        "The DINO discriminator needs",
+        "LPIPS needs images",
+        "Could not download",
+    ],
     "needs several processes or Slurm": [
         "needs a process started on every node",
         "Slurm cannot use",
+        "Pictures are made by one process",
     ],
     "needs a hostile record, as tests/cli/test_hostile_run.py has": [
         "{source} holds {what}",
@@ -395,6 +407,8 @@ NOT_FOLLOWED = {
         "is a checkpoint of another configuration",
     ],
     "needs other data than the small sets here": [
+        "no shards to find a judge by",
+        "has no images in the split",
         "was trained on tokens",
         "are streamed and have no numbers",
         "was not trained on shards",

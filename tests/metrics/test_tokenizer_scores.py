@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from tests.bounds import SAME
+from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.protocol import protocol, protocol_name
 from varlab.metrics.tokenizer_scores import CodebookHealth, TokenizerScores, codebook_health
 from varlab.rng import Rng
@@ -55,6 +56,22 @@ def test_reconstruction_scores_are_their_formulas() -> None:
     assert values["l1"] == pytest.approx(float((to_float(img) - to_float(rec)).abs().mean()), rel=SAME)
     assert values["perceptual"] == pytest.approx(float(squared(to_float(img), to_float(rec)).mean()), rel=SAME)
     assert values["rfid"] > 1 and values["usage/0"] == 0.5 and values["perplexity/0"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("knows_content", [True, False])
+def test_ris_is_the_inception_score_of_reconstructions(knows_content: bool) -> None:
+    extractor = Pixels()
+    extractor.knows_content = knows_content
+    score = SeededInceptionScore(splits=2, seed=0)
+    sheet = TokenizerScores(scales=1, vocab_size=4, extractor=extractor, perceptual=None, ris=score)
+    for rows in torch.arange(12).split(5):
+        sheet.update(images("a")[rows], images("b")[rows], torch.tensor([[1, 0, 0, 1]]))
+    values = sheet.compute()
+    assert ("ris" in values) == knows_content
+    if knows_content:
+        alone = SeededInceptionScore(splits=2, seed=0)
+        alone.update(extractor(images("b"))[1])
+        assert values["ris"] == pytest.approx(float(alone.compute()[0]))
 
 
 def test_a_perfect_tokenizer() -> None:

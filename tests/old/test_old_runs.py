@@ -31,7 +31,7 @@ SLOW = {"asked_two_ranks"}
 BOUND = 1e-3  # relative, of floats: kernels and processors round differently; a tenth of it absolute
 # validation has since been computed by the code of `varlab evaluate`, which rounds to float32 in another place
 ROUNDED = dict.fromkeys(["val/nll", "val/psnr", "val/l1", "val/perceptual"], 1e-6)
-NEW = {"inherited_images", "inherited_flops"}  # columns of tables that have come since
+NEW = {"inherited_images", "inherited_flops", "fid_error", "ris"}  # columns of tables and scores that have come since
 BOUNDS = {"killed_tokenizer": 2e-2}  # λ of the adaptive loss is a ratio of small gradients: SSE and AVX2 differ by 5e-4
 
 

@@ -14,6 +14,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 
 from varlab.errors import VarlabError
 from varlab.metrics.distribution.frechet import FID
+from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.types import Batch, Quantized, to_float, to_uint8
@@ -61,7 +62,8 @@ class TokenizerScores(nn.Module):
     """psnr, ssim, l1, perceptual, rfid and codebook health of images and reconstructions, equal on any number of ranks.
 
     extractor: for rfid (reconstructions against the same images), or None. perceptual: a distance, or None. scales,
-    vocab_size: of the tokenizer. own: further metrics. Padding must be removed before.
+    vocab_size: of the tokenizer. own: further metrics. ris: the Inception score of reconstructions, if the extractor's logits
+    are of what images show. Padding must be removed before.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class TokenizerScores(nn.Module):
         extractor: Extractor | None,
         perceptual: Distance | None,
         own: OwnMetrics | None = None,
+        ris: SeededInceptionScore | None = None,
     ):
         super().__init__()
         self.own = own
+        self.ris = ris if ris is not None and extractor is not None and extractor.knows_content else None
         self._extract, self._perceptual = extractor, perceptual
         self.health = CodebookHealth(scales=scales, vocab_size=vocab_size)
         # per image, then the mean: the PSNR of the mean error would depend mostly on the worst images
@@ -100,13 +104,15 @@ class TokenizerScores(nn.Module):
             if self._extract is not None and self.rfid is not None:
                 known = dict(zip(("features_BF", "logits_BK"), self._extract(img_u8), strict=True))
                 self.rfid.update(known["features_BF"], real=real)
+                if self.ris is not None and not real:
+                    self.ris.update(known["logits_BK"])
             if self.own is not None:
                 self.own.update(img_u8, real=real, **known)
         if self.own is not None:
             self.own.update_pairs(rec_u8_B3HW, img_u8_B3HW)
 
     def compute(self) -> dict[str, float]:
-        """psnr (dB, mean of images), ssim (likewise), l1 (in [0, 2]), perceptual, rfid, usage/<k>, perplexity/<k>.
+        """psnr (dB, mean of images), ssim (likewise), l1 (in [0, 2]), perceptual, rfid, ris, usage/<k>, perplexity/<k>.
 
         ssim: Wang et al. 2004, of images of 11 pixels and more. All ranks must call it together. Raises VarlabError if there
         was no image.
@@ -117,6 +123,8 @@ class TokenizerScores(nn.Module):
             del scores["ssim"]
         if math.isnan(scores["l1"]):
             raise VarlabError("There is no image to validate on: the split is empty.")
+        if self.ris is not None:
+            scores["ris"] = float(self.ris.compute()[0])
         return (self.own.compute() if self.own else {}) | scores | self.health.compute()
 
 
@@ -150,6 +158,7 @@ class ReconstructionScores:
         extractor: Extractor | None,
         perceptual: Distance | None,
         own: OwnMetrics | None = None,
+        ris: SeededInceptionScore | None = None,
     ):
         self._tokenizer = tokenizer
         self._scores = TokenizerScores(
@@ -158,6 +167,7 @@ class ReconstructionScores:
             extractor=extractor,
             perceptual=perceptual,
             own=own,
+            ris=ris,
         ).to(tokenizer.last_layer.device)
 
     @torch.no_grad()

@@ -70,6 +70,7 @@ QUALITY = (
 )  # fmt: skip
 TOKENIZER = (
     Column("rfid", "rFID", "Fréchet distance of reconstructions to the images they reconstruct", significant, "min"),
+    Column("ris", "rIS", "Inception score of reconstructions", significant, "max"),
     Column("psnr", "PSNR", "peak signal-to-noise ratio of reconstructions, dB", significant, "max"),
     Column("l1", "L1", "mean absolute error, in the scale of the protocol", significant, "min"),
     Column("perceptual", "Perceptual", "perceptual distance of reconstructions", significant, "min"),

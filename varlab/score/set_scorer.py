@@ -8,10 +8,12 @@ from collections.abc import Mapping
 import torch
 
 from varlab.errors import VarlabError
+from varlab.metrics.comparison import fid_error
 from varlab.metrics.distribution.inception_score import FileInceptionScore
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.metrics.own_metrics import OwnMetrics
+from varlab.rng import Rng
 from varlab.score.image_set import ImageSet, features_of
 from varlab.score.reference import Reference
 
@@ -37,6 +39,7 @@ class SetScorer:
         batch: int,
         own: OwnMetrics | None = None,
     ):
+        self._rng = Rng(seed)
         self._samples, self._reference, self._extract, self._batch = samples, reference, extractor, batch
         self.own = own or OwnMetrics({})
         self.notes: list[str] = []
@@ -64,10 +67,17 @@ class SetScorer:
         distinct = self._add_samples()
         values: dict[str, float] = {}
         for name, sheet in self._sheets.items():
-            values |= {f"{name}/{key}" if name else key: value for key, value in sheet.compute().items()}
+            scores = sheet.compute() | self._error_of_fid(sheet)
+            values |= {f"{name}/{key}" if name else key: value for key, value in scores.items()}
             if isinstance(of := sheet.inception_score, FileInceptionScore) and of.was_sorted:
                 self.notes.append("the samples are sorted by class, so they were shuffled for the Inception score")
         return self.own.compute() | values | {"duplicates": float(self._samples.n - distinct)}
+
+    def _error_of_fid(self, sheet: GenerationScores) -> dict[str, float]:
+        """Where the sheet holds the samples' features: not where the reference has moments alone."""
+        if self._reference.images is None:
+            return {}
+        return {"fid_error": fid_error(sheet.manifolds.features()[1], sheet.fid.moments(real=True), rng=self._rng)}
 
     def _add_reference(self, real: ImageSet) -> None:
         if tuple(real.image_size) != tuple(self._samples.image_size):

@@ -11,6 +11,7 @@ from varlab.data import BaseDataModule
 from varlab.files import remove_drafts
 from varlab.flops import FlopCounter
 from varlab.json_file import write_sealed_json
+from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.metrics.protocol import protocol, protocol_name
@@ -89,7 +90,8 @@ def _tokenizer(
     batches = without_padding(data.eval_loader("val", 0, 1, config["batch"]), run.model.device)
     distance = perceptual.distance if perceptual else None
     own = own_metrics(config["metrics"])
-    tally = ReconstructionScores(run.model.tokenizer, extractor=extractor, perceptual=distance, own=own)
+    ris = SeededInceptionScore(splits=config["metrics"]["splits"], seed=config["seed"])
+    tally = ReconstructionScores(run.model.tokenizer, extractor=extractor, perceptual=distance, own=own, ris=ris)
     scores = tally.over(batches)
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])

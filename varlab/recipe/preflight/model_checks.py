@@ -37,7 +37,7 @@ def check_evaluate(config: Config, directory: RunDirectory) -> None:
     """Raise VarlabError for scores that cannot be computed."""
     if (config["run"] is None) == (config["samples"] is None):
         raise VarlabError(
-            "Give what to score: the directory of a run, or samples= with a file or a folder of pictures."
+            "Name one thing to score, the directory of a run or samples=FILE.npz (or a folder of pictures)."
         )
     if config["samples"] is not None:
         _check_samples(config)
@@ -54,7 +54,9 @@ def check_evaluate(config: Config, directory: RunDirectory) -> None:
 def _check_samples(config: Config) -> None:
     require_numbers(config)
     if config["reference"] is None and not config.get("data"):
-        raise VarlabError("Give what to compare the samples with: reference= an .npz file or a folder, or data=shards.")
+        raise VarlabError(
+            "The samples have nothing to be compared with (reference=FILE.npz or a folder, or data=shards)."
+        )
     for key in ("samples", "reference"):
         if config[key] is not None and not Path(config[key]).exists():
             raise VarlabError(f"{key}={config[key]} does not exist: correct its path.")

@@ -22,7 +22,9 @@ def run_facts(config: Config, run: FinishedRun, data: ShardDataModule, extractor
     """
     metrics, generator = config["metrics"], run.model.transformer is not None
     if metrics.get("protocols"):
-        raise VarlabError("Protocols are compared on samples and a reference: give reference= a file or a folder.")
+        raise VarlabError(
+            "Several protocols are compared on a reference of one's own (reference=FILE.npz or a folder)."
+        )
     n = config["n"] if generator else data.info.counts["val"]
     balance = spread_of(run, n) if generator else "as the val split"
     scored = ScoredSet(
