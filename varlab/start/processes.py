@@ -44,7 +44,7 @@ def run_together(
                         raise VarlabError(_failure(step, code, files[step]))
                     ended(step, time.monotonic() - began)
     finally:
-        _end(running.values())
+        _end([*running.values()])
 
 
 def _log_name(step: Step) -> str:

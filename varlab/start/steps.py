@@ -97,7 +97,7 @@ class Steps:
 
     def trial(self, step: Step, images: int, *, log_every: int, kept: bool = True) -> Step:
         """The first images of a training. kept: False for one in a folder of its own, whose updates encode their images."""
-        extra = ("val.skip=true", "pictures.count=1", f"log.every={log_every}")
+        extra: tuple[str, ...] = ("val.skip=true", "pictures.count=1", f"log.every={log_every}")
         words = [f"budget.images={images}" if word.startswith("budget.images=") else word for word in step.words]
         name = step.name
         if not kept:

@@ -109,7 +109,8 @@ class GroupedAttention(torch.autograd.Function):
         if not kept:
             gradients = _product_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, lse_BhL, ctx.groups, ctx.scale)
         else:
-            gradients = _flash_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, *kept, lse_BhL, ctx.calls, ctx.scale)
+            (out_BhLd,) = kept
+            gradients = _flash_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL, ctx.calls, ctx.scale)
         return *gradients, None, None, None
 
 
@@ -178,9 +179,8 @@ def _probabilities(q_NLe: Tensor, k_NLe: Tensor, mask_qk: Tensor | None, scale: 
 
 def attention_of_bfloat16(q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, scale: float) -> Tensor:
     """Attention of all slots to all keys; of few slots in float32, which there takes a fourth of the time."""
-    if q_BhLd.shape[2] > FEW:
-        return _flash(q_BhLd, k_BhLd.to(q_BhLd.dtype), v_BhLd.to(q_BhLd.dtype), scale=scale)[0]  # type: ignore[no-any-return]
-    qkv = (x_BhLd.float() for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
+    dtype = q_BhLd.dtype if q_BhLd.shape[2] > FEW else torch.float32
+    qkv = (x_BhLd.to(dtype) for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
     out_BhLd: Tensor = _flash(*qkv, scale=scale)[0]  # autocast would cast what it calls by name back
     return out_BhLd.to(q_BhLd.dtype)
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
-from varlab.data.image.grid import grid, write_png
-from varlab.data.image.poster import enlarged, headed
+from varlab.data.image.grid import enlarged, grid, headed, write_png
 from varlab.files import atomic_write, sha256
 from varlab.json_file import write_sealed_json
 from varlab.launch.environment import rank_device, started_ranks

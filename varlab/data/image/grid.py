@@ -1,18 +1,26 @@
-"""Pictures of images: many in one grid, as PNG files."""
+"""Pictures of images: many in one grid, enlarged by whole factors, with the name of each column, as PNG files."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
 from varlab.errors import VarlabError
 from varlab.files import atomic_write
 
-__all__ = ["grid", "write_png"]
+__all__ = ["enlarged", "grid", "headed", "write_png"]
+
+_WIDTH = 1024  # pixels to which a grid is enlarged, at most
+_IMAGE = 128  # pixels to which the height of one of its images is enlarged, at most
+_FONT = 14  # pixels of a letter's height
+_MOST_LINES = 3
 
 
 def write_png(path: Path, img_u8_3HW: Tensor) -> None:
@@ -33,3 +41,36 @@ def grid(img_u8_N3HW: Tensor, *, columns: int) -> Tensor:
     tiles = F.pad(torch.cat([img_u8_N3HW, white]), (0, gap, 0, gap), value=255)
     joined = tiles.view(rows, columns, channels, height + gap, width + gap).permute(2, 0, 3, 1, 4)
     return joined.reshape(channels, rows * (height + gap), columns * (width + gap))[:, :-gap, :-gap]
+
+
+def enlarged(img_u8_3HW: Tensor, *, height: int) -> Tensor:
+    """The picture with each pixel as a square of the largest whole side that keeps it within 1024 pixels of width.
+
+    height: of one image in it, which is enlarged up to 128 pixels.
+    """
+    factor = max(1, min(_WIDTH // img_u8_3HW.shape[-1], _IMAGE // height))
+    return img_u8_3HW.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
+def headed(img_u8_3HW: Tensor, names: Sequence[str]) -> Tensor:
+    """The picture below a white strip with a name above the middle of each of its columns. Long names are broken or cut."""
+    width = img_u8_3HW.shape[-1]
+    column = width / len(names)
+    font = ImageFont.load_default(_FONT)
+    letters = max(int(column / (0.6 * _FONT)), 1)
+    lines = [_lines(name, letters) for name in names]
+    height = max(map(len, lines)) * (_FONT + 2) + 6
+    strip = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(strip)
+    for i, text in enumerate(lines):
+        place = ((i + 0.5) * column, height - 4)
+        draw.multiline_text(place, "\n".join(text), fill="black", font=font, anchor="md", align="center", spacing=2)
+    return torch.cat([torch.from_numpy(np.array(strip)).permute(2, 0, 1), img_u8_3HW], dim=1)
+
+
+def _lines(name: str, letters: int) -> list[str]:
+    """A name in lines of at most so many letters."""
+    words = name.replace("_", " ").replace("-", " ")
+    lines = textwrap.wrap(words, letters, break_long_words=True)
+    kept = lines[:_MOST_LINES] or [""]
+    return kept if len(lines) <= _MOST_LINES else [*kept[:-1], f"{kept[-1][: letters - 1]}…"]

@@ -57,7 +57,7 @@ def fitted_tokenizer(tokenizer: Config, image_size: Sequence[int]) -> Config:
     ``channel_mult: auto`` becomes a list. ``scales: one`` becomes the map of the encoder, and ``scales: doubling`` all maps up
     to it, from one token on. Raises VarlabError if no number of tokens covers the images.
     """
-    stages, scales = tokenizer.get("channel_mult"), tokenizer.get("scales")
+    stages, scales = tokenizer.get("channel_mult", [1]), tokenizer.get("scales")
     if stages == "auto":
         stages = next(line["stages"] for line in _rules()["channel_mult"] if max(image_size) <= line["pixels"])
     if scales in _FITTED_SCALES:

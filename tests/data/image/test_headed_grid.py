@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varlab.data.image.poster import enlarged, headed
+from varlab.data.image.grid import enlarged, headed
 
 
 @given(st.integers(1, 40), st.integers(1, 2000))
