@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,18 @@ def test_two_ranks_train_as_one(name: str, lab: Path, tmp_path: Path) -> None:
     for a, b in zip(one, other, strict=True):
         assert {k: a[k] for k in a if "/usage/" in k} == {k: b[k] for k in b if "/usage/" in k}
         assert b == pytest.approx(a, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "following"),
+    [("single", "held-out PSNR", "task=generator tokenizer_run="), ("raster", "held-out loss", "varlab sample ")],
+)
+def test_the_end_says_what_came_of_it(
+    name: str, score: str, following: str, lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The score beside that of a guess, the pictures, and the next command."""
+    assert small.train(tmp_path / "run", *small.RUNS[name], "budget.images=32", "pictures.count=2") == 0
+    said = capsys.readouterr().err
+    assert re.search(rf"{score} [\d.]+ .*\((one colour|a guess).*: [\d.]+", said)
+    assert f"look at {tmp_path / 'run' / 'pictures'}" in said
+    assert "next: varlab" in said and following in said

@@ -15,8 +15,15 @@ __all__ = ["progress_bar"]
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with the remaining time, shown on terminals only; yields a function of (done, total)."""
     console = Console(stderr=True)
-    columns = (SpinnerColumn(), *Progress.get_default_columns(), TextColumn("{task.completed}/{task.total}"))
-    progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+    columns = (
+        SpinnerColumn(),
+        *Progress.get_default_columns(),
+        TextColumn("left"),
+        TimeElapsedColumn(),
+        TextColumn("passed"),
+    )
+    count = TextColumn("{task.completed}/{task.total}")
+    progress = Progress(*columns, count, console=console, disable=not console.is_terminal)
     task = progress.add_task(title, total=None)
 
     def advance(done: int, total: int) -> None:

@@ -26,7 +26,7 @@ __all__ = ["budget_images", "images_per_second"]
 
 logger = logging.getLogger(__name__)
 
-BATCHES, WARM_UP = 32, 8  # of the trial; the first updates allocate and compile
+BATCHES, WARM_UP = 16, 4  # of the trial; the first updates allocate and compile
 
 
 def budget_images(
@@ -51,6 +51,8 @@ def budget_images(
     if name == "flops":
         batches = bisect_left(range(1 << 62), value, lo=1, key=lambda batches: task.flops_at(batches * batch))
     else:
+        if name == "seconds" and not known:
+            logger.info("budget.seconds=%g: a trial of %d updates measures this machine", value, BATCHES)
         images = value if name == "images" else known or _images_in(value, pace())
         batches = math.ceil(images / batch)
     return (min(batches, updates) if updates else batches) * batch

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 
 from varlab.cli.progress_bar import progress_bar
-from varlab.config import Config
+from varlab.config import Config, shell_word
 from varlab.data import BaseDataModule
 from varlab.files import digest
 from varlab.launch.environment import local_rank, started_ranks
@@ -100,13 +101,29 @@ def run(config: Config, directory: RunDirectory) -> Config:
 def _outcome(training: Plan, journal: Journal | None) -> Config:
     """What the training cost, and on rank 0 (``journal``) what it concludes."""
     task = training.task
+    concluded = {} if journal is None else training.conclude(journal.last_values())
+    if journal is not None:
+        _say_next(training, journal.save_dir)
     return {
         "images": task.images,
         "flops": task.flops_at(task.images),
         "tokenizer_flops": training.tokenizer_flops(task.images),
         "seconds": round(task.stopwatch.seconds, 3),
-        **({} if journal is None else training.conclude(journal.last_values())),
+        **concluded,
     }
+
+
+def _say_next(training: Plan, run: str) -> None:
+    """Log where the pictures are, and which command comes next."""
+    if training.draw is not None:
+        logger.info("look at %s", Path(run) / "pictures")
+    word = shell_word(run)
+    following = {
+        "tokenizer": f"varlab train task=generator tokenizer_run={word} with the same data, and varlab evaluate {word}",
+        "generator": f"varlab sample {word}, and varlab evaluate {word}",
+    }
+    if command := following.get(RunRecord(build=training.build).holds):
+        logger.info("next: %s", command)
 
 
 def _tokens_of(training: Plan, data: BaseDataModule, trainer: Config) -> BaseDataModule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 
@@ -65,7 +66,16 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
         draw=lambda: training_pictures.samples(source, data, count=config["pictures"]["count"]),
         scores=scores,
         cache=cache,
+        conclude=lambda values: _say_likelihood(values, model.tokenizer.vocab_size),
     )
+
+
+def _say_likelihood(values: Mapping[str, float], codes: int) -> Config:
+    """Log the loss of held-out images beside that of a guess."""
+    if "val/loss" in values:
+        loss, guess = values["val/loss"], math.log(codes)
+        logger.info("held-out loss %.2f nats a token (a guess among all %d codes: %.2f)", loss, codes, guess)
+    return {}
 
 
 def _token_cache(

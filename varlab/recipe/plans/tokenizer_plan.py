@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping
+
 import torch
 
 from varlab.config import Config
@@ -20,7 +24,11 @@ from varlab.run.directory import RunDirectory
 from varlab.run.trust import Trust
 from varlab.tasks import TokenizerTask
 from varlab.tokenizer import VQTokenizer
-from varlab.types import without_padding
+from varlab.types import to_float, without_padding
+
+logger = logging.getLogger(__name__)
+
+_SOME = 256  # held-out images whose mean colour is taken
 
 
 def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory) -> Plan:
@@ -68,7 +76,19 @@ def plan(config: Config, data: BaseDataModule, rng: Rng, directory: RunDirectory
         },
         scores=_tokenizer_scores(config, data, task, model, parents),
         parents=parents.used,
+        conclude=lambda values: _say_sharpness(values, data),
     )
+
+
+def _say_sharpness(values: Mapping[str, float], data: BaseDataModule) -> Config:
+    """Log the PSNR of held-out images beside that of their mean colour."""
+    if "val/psnr" in values:
+        some_N = torch.arange(min(_SOME, data.info.counts["val"]))
+        img_N3HW = to_float(data.images("val", some_N))
+        spread = float((img_N3HW - img_N3HW.mean((0, 2, 3), keepdim=True)).square().mean())
+        plain = 10 * math.log10(4 / max(spread, 1e-9))  # images are in [-1, 1]
+        logger.info("held-out PSNR %.1f dB (one colour for all images: %.1f dB)", values["val/psnr"], plain)
+    return {}
 
 
 def _tokenizer_scores(

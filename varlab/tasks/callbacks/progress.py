@@ -31,7 +31,8 @@ class ProgressBar(Callback):
         self._shown = self._start[0]
         if trainer.is_global_zero and self._console.is_terminal:
             columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+            times = (TimeElapsedColumn(), TextColumn("passed"), TimeRemainingColumn(), TextColumn("left"))
+            self._bar = Progress(*columns, *times, console=self._console)
             self._bar.add_task("", total=task.total_images, completed=task.images)
             self._bar.start()
 
