@@ -139,6 +139,28 @@ def test_shards_against_their_own_images(lab: Path, tmp_path: Path) -> None:
     assert abs(again["fid"]) < 1e-6
 
 
+def test_shards_find_the_judge_of_a_reference_file(reference: Path, samples: Path, lab: Path, tmp_path: Path) -> None:
+    ask = (f"samples={samples}", f"reference={reference}", "data=digits", "batch=64")
+    protocol = evaluate(tmp_path / "out", *ask)["protocol"]
+    assert protocol["reference"]["name"] == "reference.npz" and protocol["judge"]["predicts"] == "labels"
+    assert protocol["extractor_hash"] == sha256(lab / "judge" / "weights.safetensors")
+
+
+def test_val_against_val_is_one_in_every_space(lab: Path, tmp_path: Path) -> None:
+    """FDr of the held-out images themselves, as anybody's samples."""
+    data = make(small.record(lab / "multi")["config"]["data"])
+    val = data.samples("val")
+    np.savez(tmp_path / "val.npz", val.img_u8_B3HW.permute(0, 2, 3, 1).numpy(), val.label_B.numpy())
+    ask = ("reference=runs/data/source=digits", *SMOKE, "metrics.draws=2", "spaces=[runs/perceptual]")
+    result = evaluate(tmp_path / "out", f"samples={tmp_path / 'val.npz'}", *ask)
+    scores = result["scores"]
+    assert scores["fdr"] == pytest.approx(1.0) and scores["fdr_spaces"] == 2
+    names = list(result["protocol"]["spaces"])
+    assert names == [f"classifier-{sha256(lab / run / 'weights.safetensors')[:8]}" for run in ("judge", "perceptual")]
+    assert scores[f"{names[0]}/fid"] == pytest.approx(scores["fid"], rel=1e-6)
+    assert scores[f"{names[0]}/fid"] == pytest.approx(scores[f"{names[0]}/fid_val"])
+
+
 def test_protocols_are_compared_in_one_pass(reference: Path, samples: Path, lab: Path, tmp_path: Path) -> None:
     """One that does not fit is left out with a sentence; numbers that differ are explained by the settings."""
     free = [f"metrics.protocols.torch_fidelity.protocol.{key}=null" for key in ("extractor", "weights")]
@@ -170,6 +192,7 @@ def test_protocols_are_compared_in_one_pass(reference: Path, samples: Path, lab:
             ["samples={samples}", "reference={reference}", JUDGE, "metrics=adm256"],
             "asks for extractor=inception, but here",
         ),
+        (["samples={samples}", "reference={reference}", JUDGE, "spaces=runs/perceptual"], "need a reference of shards"),
         (["samples={samples}", "reference={wrong}", JUDGE], "mu .2. and sigma .2, 3. do not fit"),
         (["samples={samples}", "reference={small}", JUDGE], "have 16×16 pixels, the reference small.npz has 8×8"),
     ],

@@ -111,6 +111,7 @@ def _write_file(
     if directory.rank != 0:
         return {}
     write_sealed_json(writer.path.with_suffix(".json"), {"file_sha256": sha256(writer.path)} | origin)
+    writer.remove_parts()
     logger.info("%d samples: %s", len(label_N), writer.path)
     return {"n": len(label_N), "sampler": origin["sampler"]}
 

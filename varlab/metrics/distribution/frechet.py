@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from varlab.errors import VarlabError
 
-__all__ = ["FID", "Moments", "PassThrough", "frechet_distance", "moments"]
+__all__ = ["FID", "Moments", "PassThrough", "frechet_distance", "moments", "rough_distances"]
 
 
 class Moments(NamedTuple):
@@ -38,6 +39,16 @@ def frechet_distance(a: Moments, b: Moments) -> Tensor:
     mean = (a.mu_F - b.mu_F).square().sum()
     root = torch.linalg.svdvals(_root(a.sigma_FF) @ _root(b.sigma_FF)).sum()
     return mean + a.sigma_FF.trace() + b.sigma_FF.trace() - 2 * root
+
+
+def rough_distances(sets: Iterable[Moments], reference: Moments) -> list[float]:
+    """``frechet_distance`` of each set, with half of its digits and at a third of its cost where there are many sets."""
+    root_FF, distances = _root(reference.sigma_FF), []
+    for of in sets:
+        product = torch.linalg.eigvalsh(root_FF @ of.sigma_FF @ root_FF).clamp_min(0).sqrt().sum()
+        traces = of.sigma_FF.trace() + reference.sigma_FF.trace() - 2 * product
+        distances.append(float((of.mu_F - reference.mu_F).square().sum() + traces))
+    return distances
 
 
 def _root(sigma_FF: Tensor) -> Tensor:

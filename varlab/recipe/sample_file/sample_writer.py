@@ -30,7 +30,7 @@ class SampleWriter:
 
     directory: locked by rank 0. origin: everything that the samples depend on, in JSON types. draw: img_u8_B3HW on the CPU of
     the samples with these numbers, the same ones whenever they are asked for. label_N: of sample 0, 1, …
-    batch: samples of a part, which is written as soon as it is drawn and kept until the file is whole.
+    batch: samples of a part, which is written as soon as it is drawn and kept until ``remove_parts``.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class SampleWriter:
             np.lib.format.write_array(file, img_u8_B3HW.permute(0, 2, 3, 1).contiguous().numpy(), allow_pickle=False)
 
     def _join(self) -> None:
-        """Write the file from the parts, when all ranks have written theirs, and remove the parts."""
+        """Write the file from the parts, when all ranks have written theirs."""
 
         def parts() -> Iterator[NDArray[np.generic]]:
             for rows in self._rows:
@@ -108,4 +108,7 @@ class SampleWriter:
 
         shape = (len(self._label_N), *self._size, 3)
         write_npz(self.path, {IMAGES: (shape, parts()), LABELS: self._label_N[self._ids_N].numpy()})
+
+    def remove_parts(self) -> None:
+        """Remove the parts, when nothing is left to do that a kill could stop. For rank 0 only."""
         shutil.rmtree(self._parts)

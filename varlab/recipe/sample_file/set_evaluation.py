@@ -21,6 +21,7 @@ from varlab.recipe.networks import held_out_accuracy, load_classifier
 from varlab.recipe.objects import make, make_part, own_metrics, set_settings
 from varlab.recipe.parents import Parents
 from varlab.recipe.preflight.named_runs import WEIGHTS, is_judge
+from varlab.recipe.sample_file.feature_spaces import feature_spaces
 from varlab.recipe.sample_file.origin import GUIDANCE, ROUNDING, balance
 from varlab.recipe.sample_file.run_facts import code_facts, image_facts
 from varlab.recipe.sample_file.run_samples import run_samples
@@ -29,6 +30,7 @@ from varlab.run.trust import Trust
 from varlab.score.image_set import ImageSet, NpzImages, ShardImages, image_set
 from varlab.score.reference import Reference, read_reference, sidecar
 from varlab.score.set_scorer import SetScorer
+from varlab.score.space_scorer import score_spaces
 from varlab.types import VarlabError
 
 __all__ = ["evaluate_set", "open_shards", "set_extractor"]
@@ -49,6 +51,7 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
     own = own_metrics(config["metrics"])
     named = _protocol(config, data, extractor, reference, samples, made_with)
     protocols, left_out = _protocols(config["metrics"], extractor, reference, samples, named["samples"]["balance"])
+    spaces = _spaces(config, data, run, extractor)
     scorer = SetScorer(
         samples=samples,
         reference=reference,
@@ -59,12 +62,15 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
         own=own,
     )
     scores = scorer()
+    if spaces:
+        scores |= _score_spaces(config, spaces, data, samples, reference)
+        named["spaces"] = {name: space.hash for name, space in spaces.items()}
     if notes := [*left_out, *scorer.notes, *explain(protocols, scores)]:
         named["notes"] = notes
         for note in notes:
             logger.warning("%s: %s", samples.name, note)
     named["label"] = score_label(config["metrics"].get("protocol"), samples.n)
-    result: Config = {"kind": "samples", "protocol": named, "scores": scores, "cost": {}}
+    result: Config = {"kind": "generator" if run else "samples", "protocol": named, "scores": scores, "cost": {}}
     result |= {"best": own.ranked(scores)} if own.best else {}
     if run is not None:
         result["images"] = run.record.outcome.images
@@ -72,6 +78,37 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
     write_sealed_json(file, result)
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
     return {"scores_file": str(file), **result}
+
+
+def _spaces(
+    config: Config, data: ShardDataModule | None, run: FinishedRun | None, extractor: Extractor
+) -> dict[str, Extractor]:
+    """The feature spaces to score in, the first that of ``extractor``; empty where no further one is asked for."""
+    if not config["spaces"]:
+        return {}
+    if data is None:
+        raise VarlabError(
+            "Several spaces need a reference of shards, whose val images are scored, too (reference=SHARDS)."
+        )
+    others = feature_spaces(config, data.info, run.path if run else Path(config["samples"]))
+    first = {f"{extractor.name}-{extractor.hash[:8]}": extractor}
+    return first | {name: space.to(device_of(config["device"])) for name, space in others.items()}
+
+
+def _score_spaces(
+    config: Config, spaces: dict[str, Extractor], data: ShardDataModule | None, samples: ImageSet, reference: Reference
+) -> dict[str, float]:
+    assert data is not None and reference.images is not None
+    has_val = config["split"] == "train" and data.info.counts.get("val")
+    return score_spaces(
+        spaces,
+        samples=samples,
+        train=reference.images,
+        held_out=ShardImages(data, "val") if has_val else None,
+        draws=config["metrics"]["draws"],
+        seed=config["seed"],
+        batch=config["batch"],
+    )
 
 
 def _protocols(
@@ -108,12 +145,12 @@ def _compared_with(metrics: Config) -> str | None:
 
 
 def _shards(config: Config) -> ShardDataModule | None:
-    """The shards of ``data``, or those that ``reference`` names."""
-    if config.get("data"):
-        data: ShardDataModule = make(config["data"])
-        return data
+    """The shards that ``reference`` names, or else those of ``data``, which find a judge whatever the reference is."""
     path = config["reference"]
-    return open_shards(Path(path), config["batch"]) if path and (Path(path) / INDEX).is_file() else None
+    if path and (Path(path) / INDEX).is_file():
+        return open_shards(Path(path), config["batch"])
+    data: ShardDataModule | None = make(config["data"]) if config.get("data") else None
+    return data
 
 
 def open_shards(path: Path, batch: int) -> ShardDataModule:
@@ -125,8 +162,9 @@ def open_shards(path: Path, batch: int) -> ShardDataModule:
 
 
 def _reference(config: Config, data: BaseDataModule | None, rules: PixelRules) -> Reference:
-    if data is None:
-        return read_reference(Path(config["reference"]), rules=rules)
+    named = config["reference"]
+    if data is None or (named is not None and not (Path(named) / INDEX).is_file()):
+        return read_reference(Path(named), rules=rules)
     images = ShardImages(data, config["split"])
     return Reference(name=images.name, hash=images.hash, images=images)
 
