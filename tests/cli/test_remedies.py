@@ -424,6 +424,11 @@ NOT_FOLLOWED = {
         "reads varlab's data through TrainerData",
     ],
     "names the numbers that fit": ["is a fraction, first="],
+    "needs a varlab start that ran before; tests/start has some": [
+        "is not what varlab start writes",
+        "was started with {key}=",
+    ],
+    "needs pictures of a size that no small set here has": ["have no whole number of tokens of"],
     "needs a model that no small run is": [
         "no operation of this model can be counted",
         "A sliding window only samples",

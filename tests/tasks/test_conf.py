@@ -41,7 +41,7 @@ def test_every_task_instantiates_from_its_yaml() -> None:
 
 def test_groups_inside_a_task_are_chosen_on_the_command_line() -> None:
     cfg = _compose(["task=tokenizer", "tokenizer=single", "loss=vqgan", "discriminator=none", "perceptual=none"])
-    assert cfg.kind == "tokenizer" and len(cfg.tokenizer.scales) == 1 and cfg.loss.gan.weight == 0.8
+    assert cfg.kind == "tokenizer" and cfg.tokenizer.scales == "one" and cfg.loss.gan.weight == 0.8
     assert cfg.discriminator is None and cfg.perceptual is None
     assert _compose(["order=raster"]).order._target_.startswith("varlab.order")
 
@@ -53,6 +53,6 @@ def test_an_experiment_overrides_the_task_and_what_is_inside(tmp_path: Path) -> 
         "  - override /loss: vqgan\nseed: 5\ntask:\n  clip: 3.0\n"
     )
     cfg = _compose(["experiment=mine"], extra=tmp_path)
-    assert (cfg.kind, len(cfg.tokenizer.scales), cfg.seed, cfg.task.clip) == ("tokenizer", 1, 5, 3.0)
+    assert (cfg.kind, cfg.tokenizer.scales, cfg.seed, cfg.task.clip) == ("tokenizer", "one", 5, 3.0)
     assert cfg.task.weights.l2 == cfg.loss.l2 == 0.0
     assert _compose(["experiment=mine", "tokenizer=multi", "seed=6"], extra=tmp_path).seed == 6

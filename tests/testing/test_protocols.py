@@ -142,7 +142,7 @@ def test_the_sources_protocol(tmp_path: Path) -> None:
 
 
 def test_the_extractors_contract() -> None:
-    listed = ["name", "resize", "hash", "num_features", "num_classes", "knows_content", "held_out"]
+    listed = ["name", "resize", "hash", "num_features", "num_classes", "num_spatial", "knows_content", "held_out"]
     assert set(listed) == set(Extractor.__annotations__)
     used: set[str] = set()
     classifier = Classifier(channels=[8, 8], blocks=1, groups=4, num_classes=tiny.CLASSES)

@@ -35,6 +35,7 @@ from varlab.launch.slurm_attempt import Attempt
 from varlab.launch.user_message import report, user_message
 from varlab.recipe.course.branch import branch
 from varlab.recipe.course.extension import extend
+from varlab.run.changes import with_old_defaults
 from varlab.run.directory import RunDirectory
 from varlab.run.names import run_path
 from varlab.run.neighbour import neighbour_hint
@@ -157,6 +158,8 @@ def _run_in_directory(
         seed=config.get("seed"),
         source=_weights_hash(config.get("run")) or _file_hash(config.get("samples")),
     )
+    if directory.record_path.exists():
+        config = asked.config = with_old_defaults(asked, directory.record())
     if hint and directory.rank == 0 and not path.exists() and (line := neighbour_hint(path, asked)):
         logger.info("%s", line)
     if not _prepare(directory, attempt, asked):

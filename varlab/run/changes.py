@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,12 +25,18 @@ __all__ = [
     "differences",
     "differing_rows",
     "refuse_other_length",
+    "with_old_defaults",
 ]
 
 Rows: TypeAlias = Mapping[str, tuple[object, object]]
 """The value of each key before and after; ABSENT where it is missing."""
 Extend: TypeAlias = Callable[[Path, RunRecord, RunRecord], None]
 """Called with a run's directory, its record and what was asked, if the lengths differ; raises VarlabError to refuse."""
+
+OLD_DEFAULTS: Mapping[tuple[str, str], Config] = {
+    ("data", "folder"): {"data.augment.flip": True, "data.augment.crop": 1.125, "data.batch": 256},
+}
+"""(group, choice of conf/) → the value of each key before its default changed."""
 
 _MOST_NAMED = 6  # differing keys listed in an error
 _LONGEST_SHOWN = 200  # characters of a value
@@ -137,3 +144,25 @@ def check_resumable(path: Path, recorded: RunRecord, asked: RunRecord, extend: E
     if changes.length:
         extend(path, recorded, asked)
     return changes
+
+
+def with_old_defaults(asked: RunRecord, recorded: RunRecord) -> Config:
+    """The asked configuration, with the earlier defaults that the recorded run has and the command does not name.
+
+    So the same command resumes a run that began before a default changed.
+    """
+    config = copy.deepcopy(asked.config)
+    for (group, choice), defaults in OLD_DEFAULTS.items():
+        if asked.choices.get(group) == recorded.choices.get(group) == choice:
+            for key, value in defaults.items():
+                named = any(word.lstrip("+").startswith(f"{key}=") for word in asked.overrides)
+                if not named and _place(recorded.config, key).get(key.rpartition(".")[2]) == value:
+                    _place(config, key)[key.rpartition(".")[2]] = value
+    return config
+
+
+def _place(config: Config, key: str) -> Config:
+    """The part of a configuration that holds a dotted key."""
+    for name in key.split(".")[:-1]:
+        config = config.get(name) or {}
+    return config
