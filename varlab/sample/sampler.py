@@ -15,7 +15,7 @@ from varlab.sample import guidance
 from varlab.sample.draws import AddressedDraws, TokenDraws
 from varlab.sample.filter import filter_logits
 from varlab.sample.smooth_codes import all_codes, soft_codes
-from varlab.transformer import FEW, Cache, Transformer, working_copy
+from varlab.transformer import Cache, Transformer, working_copy
 from varlab.types import Maps, Order, Tokenizer, VarlabError
 
 Force = Callable[[object, int], tuple[Tensor, Tensor]]
@@ -103,9 +103,7 @@ class Sampler:
             raise VarlabError("smooth=true mixes codes, but this model's inputs are token ids: use smooth=false.")
         strengths, B = self.strengths(K) if guided else [], len(label_B)
         both_B = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])
-        few = label_B.device.type == "cpu" and max(order.steps) <= FEW
-        slots_kept = sum(order.steps[:-1]) + transformer.cond_tokens
-        cache = Cache(slots_kept, dtype=torch.float32 if few else None) if order.cached else None
+        cache = Cache.of(order.steps, transformer.cond_tokens, label_B.device) if order.cached else None
         model = working_copy(transformer, label_B.device)
         draws = draws or AddressedDraws(rng.stream("sample", ids_B))
         state = order.start(B, tokenizer, rng.stream("order", ids_B))

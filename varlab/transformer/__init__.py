@@ -6,11 +6,9 @@ from varlab.transformer.cache import Cache
 from varlab.transformer.context import Context
 from varlab.transformer.llama import LlamaBlock, RMSHeadNorm
 from varlab.transformer.model import Transformer
-from varlab.transformer.step_groups import FEW
 from varlab.transformer.working_copy import working_copy
 
 __all__ = [
-    "FEW",
     "AdaLNBlock",
     "AdaLNHeadNorm",
     "Attention",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from varlab.transformer.step_groups import FEW
 
 
 @dataclass
@@ -24,6 +26,15 @@ class Cache:
     _layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _filled: dict[int, int] = field(default_factory=dict)
     _last: int | None = None
+
+    @classmethod
+    def of(cls, steps: Sequence[int], prefix: int, device: torch.device) -> Cache:
+        """The cache of a sampling: all slots but the last step's. prefix: slots of a condition. steps: slots of each step.
+
+        In float32 where the attention of every step is computed so.
+        """
+        few = device.type == "cpu" and max(steps) <= FEW
+        return cls(sum(steps[:-1]) + prefix, dtype=torch.float32 if few else None)
 
     def extend(self, layer: int, k_BhLd: Tensor, v_BhLd: Tensor) -> tuple[Tensor, Tensor]:
         """Append one layer's keys and values; returns all so far."""
