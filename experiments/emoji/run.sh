@@ -10,7 +10,7 @@
 #   MORE     further overrides of every training (budget.images=64 to try the script)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-out=${OUT:-runs/emoji} readme=${README:-$here/README.md} n=${N:-4600} from=${FROM:-} more=${MORE:-}
+out=${OUT:-runs/emoji} readme=${README:-$here/README.md} n=${N:-2300} from=${FROM:-} more=${MORE:-}
 IFS=, read -ra seeds <<<"${SEEDS:-0}"
 images=runs/data/emoji_png data=runs/data/emoji # of conf/data/emoji.yaml
 guided=(cfg=1.5 top_p=0.95)
@@ -48,7 +48,7 @@ one_seed() {
   python "$here/grid.py" "$of/grid.png" $data "$credit" next-scale="$of/samples/next_scale" raster="$of/samples/raster"
 }
 
-say "two cores (AVX512-BF16) need about 70 minutes for each seed: ${#seeds[@]} × 70 minutes, less what is finished in $out"
+say "two cores (AVX512-BF16) need about 40 minutes for each seed: ${#seeds[@]} × 40 minutes, less what is finished in $out"
 python "$here/fetch.py" $images ${from:+"$from"}
 varlab pack source=folder path=$images source.size=32 out=$data
 
