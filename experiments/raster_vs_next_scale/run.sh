@@ -2,6 +2,7 @@
 # Raster against next-scale: the same transformer, optimizer and order of data; three seeds; at equal training FLOPs, equal images and equal
 # time. Each order with its own tokenizer, and raster over next-scale's tokenizer too (all scales flattened). Any command may be run again.
 # Kinds of tokenizers are compared, so each seed trains its own of each kind: the paired differences then vary with the luck of both.
+# On digits each order then gets its own learning rate and decay.
 #
 #   bash experiments/raster_vs_next_scale/run.sh               digits
 #   SET=photos bash experiments/raster_vs_next_scale/run.sh    crops of photographs, 64 pixels
@@ -36,4 +37,22 @@ for matching in flops images seconds; do
   score "$out/$matching"
   table "$set_-$matching" "Raster against next-scale on $set_, equal $matching" "$out/$matching"
 done
+
+# tuned NAME ORDER TOKENIZER: six trials on the first seed's tokenizer, and the study's trainings with the best settings
+tuned() {
+  local trials=$out/tuning/$1 training=("${generator[@]}" budget.images=null budget.flops="${budget[flops]}" order="$2") settings
+  train "${training[@]}" "${rates[@]}" tokenizer_run="${3/'${seed}'/${seeds%%,*}}" seed=10 out="$trials"
+  read -ra settings <<<"$(python "$here/best.py" "$trials")"
+  say "$1: ${settings[*]}"
+  train "${training[@]}" "${settings[@]}" tokenizer_run="$3" seed="$seeds" out="$out/tuned"
+}
+if [ "$set_" = digits ]; then
+  say "equal FLOPs, each order and tokenizer with the best of six learning rates and decays, by val NLL of a seed of its own"
+  rates=(task.optimizer.lr=1.0e-3,2.0e-3,4.0e-3 task.optimizer.weight_decay=0.05,0.2)
+  tuned next_scale next_scale "$multi"
+  tuned raster_multi raster "$multi"
+  tuned raster_single raster "$single"
+  score "$out/tuned"
+  table "$set_-tuned" "Raster against next-scale on $set_, equal training FLOPs, each with settings of its own" "$out/tuned"
+fi
 say "done: $readme"

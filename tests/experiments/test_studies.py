@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -91,6 +92,8 @@ def test_every_command_composes(study: str, data: str, tmp_path: Path) -> None:
                     path = run_path(out=config.out, name=config.name, overrides=job, multirun=True)
                     path.mkdir(parents=True, exist_ok=True)
                     (path / "weights.safetensors").touch()
+                    (path / "run.json").write_text(json.dumps({"overrides": job}))
+                    (path / "metrics.jsonl").write_text('{"val/nll": 1.0}\n')
         return 0
 
     (tmp_path / "runs/imagenet/var_d16/default").mkdir(parents=True)
