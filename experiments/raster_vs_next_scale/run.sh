@@ -7,6 +7,7 @@
 #   bash experiments/raster_vs_next_scale/run.sh               digits
 #   SET=photos bash experiments/raster_vs_next_scale/run.sh    crops of photographs, 64 pixels
 #   SET=imagenet bash experiments/raster_vs_next_scale/run.sh  the papers' tokenizers and VAR-d16's transformer, on a cluster
+#   MATCHING=flops bash …                                      equal FLOPs only, of the three ways to match
 source "$(dirname "$0")/../common.sh"
 
 kinds=(multi single) generator=(experiment="$set_/study")
@@ -27,7 +28,7 @@ if [ "$set_" != imagenet ]; then
   multi=$(by_seed "$out/tokenizer" | tr , '\n' | grep "tokenizer=${kinds[0]}'$")
   single=$(by_seed "$out/tokenizer" | tr , '\n' | grep "tokenizer=${kinds[1]}'$")
 fi
-for matching in flops images seconds; do
+for matching in ${MATCHING:-flops images seconds}; do
   say "equal $matching"
   each=(budget.flops=null budget.images=null "budget.$matching=${budget[$matching]}" seed="$seeds" out="$out/$matching")
   # equal time is taken alone on the machine: else one's pace would depend on the other's
