@@ -58,6 +58,13 @@ class CodebookHealth(Metric):
         return codebook_health(self.counts_KV)
 
 
+def plain_psnr(img_u8_N3HW: Tensor) -> float:
+    """The PSNR (dB) of images if each of their pixels had the mean colour of all."""
+    img_N3HW = to_float(img_u8_N3HW)
+    spread = float((img_N3HW - img_N3HW.mean((0, 2, 3), keepdim=True)).square().mean())
+    return 10 * math.log10(4 / max(spread, 1e-9))  # images are in [-1, 1]
+
+
 class TokenizerScores(nn.Module):
     """psnr, ssim, l1, perceptual, rfid and codebook health of images and reconstructions, equal on any number of ranks.
 

@@ -187,8 +187,9 @@ class Run:
         return [levels[level] for level in sorted(levels)]
 
     def picture(self, name: str) -> Path | None:
-        path = self.path / "pictures" / f"{name}.png"
-        return path if os.path.lexists(path) else None
+        # samples of the sampler that was scored, if there are any
+        scored = [f"scored/{self.score.name}"] if name == "samples" and self.score else []
+        return next(filter(os.path.lexists, (self.path / f"pictures/{one}.png" for one in (*scored, name))), None)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from varlab.config import Config
+from varlab.cli.conclusion import describe_scores, say_next
+from varlab.config import Config, shell_word
 from varlab.data import BaseDataModule
+from varlab.data.image.grid import write_png
 from varlab.files import remove_drafts
 from varlab.flops import FlopCounter
 from varlab.json_file import write_sealed_json
@@ -15,12 +20,13 @@ from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.metrics.protocol import protocol, protocol_name
-from varlab.metrics.tokenizer_scores import ReconstructionScores
+from varlab.metrics.tokenizer_scores import ReconstructionScores, plain_psnr
 from varlab.recipe.assembly import example_slots, image_sampler
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.objects import metric_settings, own_metrics
 from varlab.recipe.parents import Parents
-from varlab.recipe.preflight.data_facts import require_val_to_score
+from varlab.recipe.plans.training_pictures import sample_grid
+from varlab.recipe.preflight.data_facts import note_leakage, require_val_to_score
 from varlab.recipe.preflight.named_runs import require_same_classes
 from varlab.recipe.sample_file.feature_spaces import feature_spaces
 from varlab.recipe.sample_file.run_facts import run_facts
@@ -29,7 +35,7 @@ from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import FILE, Parent
 from varlab.run.trust import Trust
-from varlab.score.image_sampler import Rejection, labels_of_val
+from varlab.score.image_sampler import ImageSampler, Rejection, labels_of_val
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks.likelihood import likelihood
 from varlab.types import VarlabError, without_padding
@@ -37,6 +43,9 @@ from varlab.types import VarlabError, without_padding
 __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
+
+_SHOWN = 32  # samples of the picture
+_SOME = 256  # val images of a trivial baseline
 
 
 def run(config: Config, directory: RunDirectory) -> Config:
@@ -50,22 +59,47 @@ def run(config: Config, directory: RunDirectory) -> Config:
     extractor = parents.extractor(config["extractor"]).to(run.model.device)
     judge = dict(parents.used)
     facts = run_facts(config, run, data, extractor)  # refuses a named protocol that does not fit
-    result = (
-        _generator(config, run, data, extractor)
-        if run.model.transformer is not None
-        else _tokenizer(config, run, data, extractor, parents)
-    )
+    source: ImageSampler | None = None
+    if run.model.transformer is not None:
+        source = _source(config, run, data, extractor)
+        result = _generator(config, run, data, extractor, source)
+    else:
+        result = _tokenizer(config, run, data, extractor, parents)
     result["protocol"] |= facts
-    if data.duplicates.leakage:
-        logger.warning("%s: %s", data.path, data.duplicates.leakage)
-        result["protocol"]["leakage"] = data.duplicates.leakage
+    if leakage := note_leakage(str(data.path), data.duplicates.leakage):
+        result["protocol"]["leakage"] = leakage
     result["images"] = run.record.outcome.images  # how far the scored run was trained
-    file = run.path / "scores" / f"{protocol_name(result['protocol'])}.json"
+    name = protocol_name(result["protocol"])
+    file = run.path / "scores" / f"{name}.json"
     remove_drafts(file.parent, of=f"{file.name}.*")  # of a killed evaluation
     write_sealed_json(file, result)
     directory.update(parents=judge | {"run": Parent(run=config["run"])})
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in result["scores"].items() if "/" not in k))
+    _conclude(run, data, result, None if source is None else _picture(run, data, source, name))
     return {"scores_file": str(file), **result}
+
+
+def _picture(run: FinishedRun, data: BaseDataModule, source: ImageSampler, name: str) -> Path:
+    """Draw a grid with the sampler that was scored, for the report."""
+    path = run.path / "pictures" / "scored" / f"{name}.png"
+    remove_drafts(path.parent, of=f"{path.name}.*")
+    balanced = replace(source, label_N=None)
+    write_png(path, sample_grid(balanced, data, count=_SHOWN))
+    return path
+
+
+def _conclude(run: FinishedRun, data: BaseDataModule, result: Config, picture: Path | None) -> None:
+    """Say what the scores mean, and what comes next."""
+    val_N = torch.arange(min(_SOME, data.info.counts["val"]))
+    plain = plain_psnr(data.images("val", val_N)) if "psnr" in result["scores"] else None
+    word = shell_word(str(run.path))
+    judge = result["protocol"].get("judge") or {}
+    if said := describe_scores(result["scores"], judge=judge, plain_psnr=plain):
+        logger.info("%s", said)
+    following = (
+        f"varlab sample {word}" if picture else f"varlab train task=generator tokenizer_run={word} with the same data"
+    )
+    say_next(picture, following, f"varlab report {shell_word(str(run.path.parent))}")
 
 
 def _reference(data: BaseDataModule, split: str) -> Config:
@@ -118,23 +152,31 @@ def _labels(asked: str, data: BaseDataModule, seed: int) -> Tensor | None:
     return labels_of_val(data, Rng(seed)) if asked == "data" else None
 
 
-def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor) -> Config:
-    """Compare samples with the train split; the val split is compared with it, too."""
+def _source(config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor) -> ImageSampler:
+    """The samples that are scored. VarlabError where their settings are for pictures only."""
     model = run.model
-    (transformer, order), condition = model.generator(), model.condition
+    (transformer, _), condition = model.generator(), model.condition
     require_same_classes(list(model.classes), data.info)
     if condition is not None:
         condition.check(data.info)
-    sampler, n, seed = run.sampler(), config["n"], config["seed"]
+    sampler, seed = run.sampler(), config["seed"]
     if sampler.smooth:
         raise VarlabError("smooth=true is for pictures only, never for scores: evaluate with smooth=false.")
     rejection = None
     if config["reject"] is not None:
         rejection = Rejection(judge=extractor, rate=config["reject"], num_classes=transformer.num_classes)
     label_N = _labels(config["labels"], data, seed)
-    source = image_sampler(
+    return image_sampler(
         model, data, seed=seed, batch=config["batch"], sampler=sampler, label_N=label_N, rejection=rejection
     )
+
+
+def _generator(
+    config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor, source: ImageSampler
+) -> Config:
+    """Compare samples with the train split; the val split is compared with it, too."""
+    model, sampler, rejection = run.model, source.sampler, source.rejection
+    (transformer, order), condition, n, seed = model.generator(), model.condition, config["n"], config["seed"]
     settings, spaces = metric_settings(config["metrics"]), feature_spaces(config, data.info, run.path)
     settings |= {"spaces": {name: space for name, space in spaces.items() if space.hash != extractor.hash}}
     scores = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **settings).compare()
@@ -150,7 +192,7 @@ def _generator(config: Config, run: FinishedRun, data: BaseDataModule, extractor
     named = protocol(
         extractor=extractor, reference=_reference(data, "train"), n=n, sampler=sampler.settings(), seed=seed
     )
-    if label_N is not None:
+    if config["labels"] == "data":
         named |= {"labels": "as often as in val"}
     if settings["spaces"]:
         named |= {"spaces": {name: space.hash for name, space in settings["spaces"].items()}}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 
+from varlab.cli.conclusion import say_next
 from varlab.cli.dataset_summary import describe_steps, summarise
 from varlab.cli.progress_bar import progress_bar
-from varlab.config import Config
+from varlab.config import Config, shell_word
 from varlab.data.format.index import SPLITS, read_index
 from varlab.data.pack.conditions import ConditionMaker
 from varlab.data.pack.packer import pack
@@ -53,6 +54,9 @@ def run(config: Config, directory: RunDirectory) -> Config:
     images = ", ".join(f"{count} {split}" for split, count in summary["images"].items())
     without = f"; {len(summary['skipped'])} skipped" if summary["skipped"] else ""
     logger.info("packed %s images into %d shards%s: %s", images, summary["shards"], without, directory.path)
+    task = "classifier" if index.info.num_classes > 1 else "rotation"
+    judge = f"varlab train task={task} data=folder data.path={shell_word(str(directory.path))} budget.seconds=300"
+    say_next(page, f"{judge} (docs/own-images.md names the steps after it)")
     summary["notes"] = notes
     return {"summary": summary | ({"duplicates": asdict(duplicates)} if str(duplicates) else {})}
 

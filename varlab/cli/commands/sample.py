@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from varlab.cli.conclusion import say_next
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
-from varlab.data.image.grid import enlarged, grid, headed, write_png
+from varlab.data.image.grid import poster, write_png
 from varlab.files import atomic_write, sha256
 from varlab.json_file import write_sealed_json
 from varlab.launch.environment import rank_device, started_ranks
@@ -31,6 +33,7 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
+_NAMED = ("cfg", "temperature", "top_k", "top_p")  # settings that the log names
 _FEW_COLUMNS = 8  # of a grid; fewer classes get several columns each
 
 
@@ -46,26 +49,35 @@ def run(config: Config, directory: RunDirectory) -> Config:
     draw = _drawing(config, run, conditions, label_N)
     if config["kind"] == "npz":
         return _write_file(config, run, directory, draw, label_N, conditions.size)
-    img_u8 = torch.cat([draw(ids_B) for ids_B in torch.arange(config["n"]).split(config["batch"])])
+    drawn: list[Tensor] = []
+    with progress_bar("sampling") as progress:
+        for ids_B in torch.arange(config["n"]).split(config["batch"]):
+            drawn.append(draw(ids_B))
+            progress(int(ids_B[-1]) + 1, config["n"])
+    img_u8 = torch.cat(drawn)
     shown_N = torch.arange(min(config["shown"], len(img_u8)))
     asked = config["labels"]
     columns = min(_columns(len(asked) if isinstance(asked, list) else transformer.num_classes), len(shown_N))
     pictures = directory.path / "pictures"
     names = _names(label_N[shown_N], columns, run.model.classes)
-    write_png(pictures / "samples.png", _poster(img_u8[shown_N], columns, names))
+    write_png(pictures / "samples.png", poster(img_u8[shown_N], columns=columns, names=names))
     if (given := conditions.shown(shown_N)) is not None:
-        write_png(pictures / "conditions.png", _poster(given, columns))
+        write_png(pictures / "conditions.png", poster(given, columns=columns))
     if not conditions.large:
         grown_N = torch.arange(min(config["grown"], len(label_N)))
         frames = run.model.growth(
             label_N[grown_N], seed=config["seed"], cond_BN=conditions.tokens(grown_N, label_N[grown_N])
         )
-        strip = grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1])
-        write_png(pictures / "growth.png", enlarged(strip, height=frames.shape[-2]))
+        strip = poster(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1])
+        write_png(pictures / "growth.png", strip)
     with atomic_write(directory.path / "samples.npz") as file:
         np.savez_compressed(file, arr_0=img_u8.permute(0, 2, 3, 1).numpy(), arr_1=label_N.numpy())
-    logger.info("%d samples: look at %s", len(img_u8), pictures / "samples.png")
-    return {"n": len(img_u8), "sampler": sampler.settings()}
+    settings = sampler.settings()
+    used = ", ".join(f"{key}={settings[key]:g}" for key in _NAMED if settings.get(key) is not None)
+    logger.info("%d samples with %s", len(img_u8), used)
+    same = [f"{key}={config[key]}" for key in (*settings, "reject") if config.get(key) is not None and key != "smooth"]
+    say_next(pictures / "samples.png", shlex.join(["varlab", "evaluate", str(run.path), *same]))
+    return {"n": len(img_u8), "sampler": settings}
 
 
 def _names(label_N: Tensor, columns: int, classes: Sequence[str]) -> Sequence[str]:
@@ -80,11 +92,6 @@ def _columns(classes: int) -> int:
     """A column for each class, or several of each if there are few classes."""
     columns = columns_for(classes)
     return columns * max(1, _FEW_COLUMNS // columns)
-
-
-def _poster(img_u8_N3HW: Tensor, columns: int, names: Sequence[str] = ()) -> Tensor:
-    img_u8_3HW = enlarged(grid(img_u8_N3HW, columns=columns), height=img_u8_N3HW.shape[-2])
-    return headed(img_u8_3HW, names) if names else img_u8_3HW
 
 
 def _write_file(

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 
+from varlab.cli.conclusion import say_next
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config, shell_word
 from varlab.data import BaseDataModule
@@ -19,7 +20,7 @@ from varlab.recipe.budget import budget_images, images_per_second
 from varlab.recipe.course.branch import trunk_cost
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
-from varlab.recipe.preflight.data_facts import require_val
+from varlab.recipe.preflight.data_facts import note_leakage, require_val
 from varlab.recipe.trainer.forecast import forecast
 from varlab.recipe.trainer.parts import make_callbacks, make_loggers, make_profiler
 from varlab.recipe.trainer.settings import check_keys, dev_batches
@@ -51,7 +52,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     data: BaseDataModule = make(config["data"])
     _check_same_data(info := data.info, record, directory)
     require_val(config, info)
-    leakage = _leakage(data, directory)
+    leakage = note_leakage(str(data.path), data.duplicates.leakage) if directory.rank == 0 else ""
 
     training = make_plan(config | {"trainer": trainer}, data, directory)
     task = training.task
@@ -115,15 +116,16 @@ def _outcome(training: Plan, journal: Journal | None) -> Config:
 
 def _say_next(training: Plan, run: str) -> None:
     """Log where the pictures are, and which command comes next."""
-    if training.draw is not None:
-        logger.info("look at %s", Path(run) / "pictures")
     word = shell_word(run)
     following = {
-        "tokenizer": f"varlab train task=generator tokenizer_run={word} with the same data, and varlab evaluate {word}",
-        "generator": f"varlab sample {word}, and varlab evaluate {word}",
+        "tokenizer": [
+            f"varlab train task=generator tokenizer_run={word} with the same data",
+            f"varlab evaluate {word}",
+        ],
+        "generator": [f"varlab sample {word}", f"varlab evaluate {word}"],
     }
-    if command := following.get(RunRecord(build=training.build).holds):
-        logger.info("next: %s", command)
+    holds = RunRecord(build=training.build).holds
+    say_next(None if training.draw is None else Path(run) / "pictures", *following.get(holds, ()))
 
 
 def _tokens_of(training: Plan, data: BaseDataModule, trainer: Config) -> BaseDataModule:
@@ -138,14 +140,6 @@ def _tokens_of(training: Plan, data: BaseDataModule, trainer: Config) -> BaseDat
             threads=trainer.get("threads"),
             progress=progress,
         )
-
-
-def _leakage(data: BaseDataModule, directory: RunDirectory) -> str:
-    """The training images that are also val images, as rank 0 says them once; empty if there are none."""
-    leakage = data.duplicates.leakage if directory.rank == 0 else ""
-    if leakage:
-        logger.warning("%s: %s, so that scores on val are too good", data.path, leakage)
-    return leakage
 
 
 def _checkpoint_hash(record: RunRecord, auto: Config) -> str:

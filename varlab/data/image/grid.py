@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from varlab.errors import VarlabError
 from varlab.files import atomic_write
 
-__all__ = ["enlarged", "grid", "headed", "write_png"]
+__all__ = ["enlarged", "grid", "headed", "poster", "write_png"]
 
 _WIDTH = 1024  # pixels to which a grid is enlarged, at most
 _IMAGE = 128  # pixels to which the height of one of its images is enlarged, at most
@@ -41,6 +41,12 @@ def grid(img_u8_N3HW: Tensor, *, columns: int) -> Tensor:
     tiles = F.pad(torch.cat([img_u8_N3HW, white]), (0, gap, 0, gap), value=255)
     joined = tiles.view(rows, columns, channels, height + gap, width + gap).permute(2, 0, 3, 1, 4)
     return joined.reshape(channels, rows * (height + gap), columns * (width + gap))[:, :-gap, :-gap]
+
+
+def poster(img_u8_N3HW: Tensor, *, columns: int, names: Sequence[str] = ()) -> Tensor:
+    """A grid that is enlarged by a whole factor, below the names of its columns, if there are any."""
+    img_u8_3HW = enlarged(grid(img_u8_N3HW, columns=columns), height=img_u8_N3HW.shape[-2])
+    return headed(img_u8_3HW, names) if names else img_u8_3HW
 
 
 def enlarged(img_u8_3HW: Tensor, *, height: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.flops import FlopCounter
-from varlab.metrics.tokenizer_scores import ReconstructionScores
+from varlab.metrics.tokenizer_scores import ReconstructionScores, plain_psnr
 from varlab.recipe.assembly import Build, build_tokenizer, check_image_size
 from varlab.recipe.init_weights import InitWeights
 from varlab.recipe.objects import make, own_metrics
@@ -24,7 +23,7 @@ from varlab.run.directory import RunDirectory
 from varlab.run.trust import Trust
 from varlab.tasks import TokenizerTask
 from varlab.tokenizer import VQTokenizer
-from varlab.types import to_float, without_padding
+from varlab.types import without_padding
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +83,7 @@ def _say_sharpness(values: Mapping[str, float], data: BaseDataModule) -> Config:
     """Log the PSNR of held-out images beside that of their mean colour."""
     if "val/psnr" in values:
         some_N = torch.arange(min(_SOME, data.info.counts["val"]))
-        img_N3HW = to_float(data.images("val", some_N))
-        spread = float((img_N3HW - img_N3HW.mean((0, 2, 3), keepdim=True)).square().mean())
-        plain = 10 * math.log10(4 / max(spread, 1e-9))  # images are in [-1, 1]
+        plain = plain_psnr(data.images("val", some_N))
         logger.info("held-out PSNR %.1f dB (one colour for all images: %.1f dB)", values["val/psnr"], plain)
     return {}
 

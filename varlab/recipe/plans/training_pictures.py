@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from varlab.data import BaseDataModule
-from varlab.data.image.grid import grid
+from varlab.data.image.grid import poster
 from varlab.sample.images import Growth
 from varlab.score.image_sampler import ImageSampler, ValConditions, balanced_labels
 from varlab.tokenizer import VQTokenizer
@@ -28,7 +30,7 @@ def _rows(*parts_u8_N3HW: Tensor) -> Tensor:
     count = len(parts_u8_N3HW[0])
     columns = min(_WIDEST, count)
     rows = [part[: count // columns * columns].unflatten(0, (-1, columns)) for part in parts_u8_N3HW]
-    return grid(torch.stack(rows, 1).flatten(0, 2), columns=columns)
+    return poster(torch.stack(rows, 1).flatten(0, 2), columns=columns)
 
 
 def columns_for(num_classes: int) -> int:
@@ -37,26 +39,34 @@ def columns_for(num_classes: int) -> int:
 
 
 def samples(source: ImageSampler, data: BaseDataModule, *, count: int) -> dict[str, Tensor]:
-    """samples and real (the same classes in the same places), and growth (rows: samples, columns: steps).
+    """samples and real (the same classes in the same places), and growth (rows: samples, columns: steps), all enlarged.
 
     With conditions: samples (rows: condition, sample, the real image of that condition) and growth.
     """
-    num_classes = source.transformer.num_classes
-    columns = columns_for(num_classes)
+    made = {"samples": sample_grid(source, data, count=count)}
     if source.conditions is not None:
-        ids_N = torch.arange(max(count, 1))
-        return {
-            "samples": beside_conditions(source, source.conditions, ids_N),
-            "growth": growth(source, ids_N[:_GROWN]),
-        }
-    ids_N = torch.arange(max(count // columns, 1) * columns)
-    made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
+        return made | {"growth": growth(source, torch.arange(min(_GROWN, max(count, 1))))}
+    num_classes = source.transformer.num_classes
+    ids_N, columns, names = _layout(num_classes, data, count)
     real = real_images(data, balanced_labels(ids_N, num_classes))
-    return {
-        "samples": grid(made, columns=columns),
-        "real": grid(real, columns=columns),
-        "growth": growth(source, torch.arange(min(_GROWN, columns))),
-    }
+    grown_N = torch.arange(min(_GROWN, columns))
+    return made | {"real": poster(real, columns=columns, names=names), "growth": growth(source, grown_N)}
+
+
+def sample_grid(source: ImageSampler, data: BaseDataModule, *, count: int) -> Tensor:
+    """img_u8_3HW: samples, with a column for each class if they fit; beside their conditions if there are any."""
+    if source.conditions is not None:
+        return beside_conditions(source, source.conditions, torch.arange(max(count, 1)))
+    ids_N, columns, names = _layout(source.transformer.num_classes, data, count)
+    made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
+    return poster(made, columns=columns, names=names)
+
+
+def _layout(num_classes: int, data: BaseDataModule, count: int) -> tuple[Tensor, int, Sequence[str]]:
+    """(ids_N, columns, the name of each column) of whole rows of at most so many samples."""
+    columns = columns_for(num_classes)
+    names = data.info.classes if columns == num_classes else ()
+    return torch.arange(max(count // columns, 1) * columns), columns, names
 
 
 def beside_conditions(source: ImageSampler, conditions: ValConditions, ids_N: Tensor) -> Tensor:
@@ -87,4 +97,4 @@ def growth(source: ImageSampler, ids_N: Tensor) -> Tensor:
     watch = Growth(order=source.order, tokenizer=source.tokenizer, frames=_FRAMES)
     source.maps(ids_N, watch)
     frames = watch.images()
-    return grid(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1])
+    return poster(to_uint8(frames).flatten(0, 1).cpu(), columns=frames.shape[1])

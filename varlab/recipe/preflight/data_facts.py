@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from varlab.info import DataInfo
 from varlab.renames import current_name
 
 logger = logging.getLogger(__name__)
+
+START = "VARLAB_START"
+"""Set in the environment of the commands of ``varlab start``, whose first step has named the duplicates."""
 
 
 def data_info(config: Config) -> DataInfo | None:
@@ -103,6 +107,13 @@ def require_val_to_score(info: DataInfo) -> None:
         raise VarlabError(
             f"{info.path} holds no val images, with which scores compare: give data=shards data.path=DIR of some."
         )
+
+
+def note_leakage(path: str, leakage: str) -> str:
+    """Warn of val images that are train images, too, unless the same start has; returns the sentence for the record."""
+    if leakage and START not in os.environ:
+        logger.warning("%s: %s, so that scores on val are too good", path, leakage)
+    return leakage
 
 
 def require_train(info: DataInfo, batch: int) -> None:

@@ -41,11 +41,12 @@ _TOTALS = {"images": whole, "flops": si, "seconds": duration}
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files of a report. scaling: None without a scaling study."""
+    """The files of a report. scaling: None without a scaling study. best: the finished generator that ranks first, if any."""
 
     html: Path
     csv: Path
     scaling: Path | None = None
+    best: Run | None = None
 
 
 def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] = ()) -> ReportFiles:
@@ -53,11 +54,15 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
 
     sweeps: folders of sweeps, which the page lists with their current state.
     """
-    variants = group_variants(runs)
+    failed = [run for run in runs if run.is_training and run.state == "failed"]
+    shown = [run for run in runs if not run.is_training or run.state != "failed"]
+    variants = group_variants(shown)
     by_kind = [(kind, _ranked(kind, chosen)) for kind, chosen in kinds_of(variants)]
-    trainings = [run for variant in variants for run in variant.runs]
+    trainings = [run for variant in group_variants(runs) for run in variant.runs]
     scaling = [(study, laws) for study in find_studies(trainings) if (laws := fit_laws(study))]
-    files = ReportFiles(out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None)
+    files = ReportFiles(
+        out / "report.html", out / "results.csv", out / "scaling.csv" if scaling else None, _best_generator(by_kind)
+    )
     write_text(files.csv, tables.results_csv(trainings, [column for kind, _ in by_kind for column in kind.extra]))
     if files.scaling:
         write_text(files.scaling, scaling_csv({study.label: laws for study, laws in scaling}))
@@ -69,7 +74,8 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
         count=len(runs),
         headline=verdict.headline(variants),
         verdict=verdict.verdict(variants),
-        cautions=verdict.cautions(runs, variants),
+        cautions=verdict.cautions(shown, variants),
+        failed=failed,
         chapters=chapters,
         scaling=[scaling_chapter(study, laws) for study, laws in scaling],
         glossary=_glossary(kind for kind, _ in by_kind),
@@ -97,6 +103,12 @@ def _ranked(kind: RunKind, variants: list[Variant]) -> list[Variant]:
     if len(variants) <= _MOST_DRAWN:
         return variants
     return [replace(variant, colour=colour) for colour, variant in enumerate(tables.ranked(variants, kind.quality))]
+
+
+def _best_generator(by_kind: Sequence[tuple[RunKind, list[Variant]]]) -> Run | None:
+    generators = [(kind, variants) for kind, variants in by_kind if variants[0].first.order]
+    ranked = [variant for kind, variants in generators for variant in tables.ranked(variants, kind.quality)]
+    return ranked[0].first if ranked and ranked[0].finished else None
 
 
 def _unreadable(runs: Sequence[Run]) -> list[tuple[str, str]]:
