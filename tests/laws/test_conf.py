@@ -368,6 +368,7 @@ CHECKS = {
 # Those of the fast tests show each kind of task; the other experiments are the same tasks with other numbers.
 FAST = (
     "digits/generator",
+    "own/laptop",
     "digits/judge",
     "digits/tokenizer",
     "photos/edges",
