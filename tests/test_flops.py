@@ -115,14 +115,14 @@ def test_convolutions_count_on_the_meta_device() -> None:
 @given(per_image=st.integers(1, 10**9), batch=st.integers(1, 512), asked=st.floats(1, 1e13))
 def test_a_budget_in_flops_is_spent_to_the_batch(per_image: int, batch: int, asked: float) -> None:
     task = SimpleNamespace(flops_at=lambda images: images * per_image)
-    images = budget_images({"images": None, "flops": asked}, task, batch, pace=float)
+    images = budget_images({"images": None, "flops": asked}, task, batch)
     assert images % batch == 0 and task.flops_at(images) >= asked
     assert images == batch or task.flops_at(images - batch) < asked
 
 
 @given(asked=st.integers(1, 10_000), batch=st.integers(1, 512))
 def test_a_budget_in_images_rounds_up_to_batches(asked: int, batch: int) -> None:
-    images = budget_images({"images": asked}, SimpleNamespace(), batch, pace=float)
+    images = budget_images({"images": asked}, SimpleNamespace(), batch)
     assert images % batch == 0 and asked <= images < asked + batch
 
 
@@ -199,4 +199,4 @@ def test_what_cannot_be_counted_ends_nothing_and_is_named(
 
 def test_a_budget_of_flops_that_cannot_be_kept_is_refused() -> None:
     with pytest.raises(VarlabError, match="Use budget"):
-        budget_images({"flops": 1e9}, SimpleNamespace(flops_at=lambda images: 0), 8, pace=float)
+        budget_images({"flops": 1e9}, SimpleNamespace(flops_at=lambda images: 0), 8)

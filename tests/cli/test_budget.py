@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests import small
 TIMED = (
     *small.GENERATOR[:-1],
     "order=raster",
+    "task.schedule.warmup=640",
     "budget.images=null",
     "budget.seconds=1",
     "pictures.every=null",
@@ -19,25 +21,55 @@ TIMED = (
 )
 
 
-def test_seconds_become_images_once_and_train_as_those_images(
-    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_seconds_become_images_once_and_the_trial_is_part_of_the_training(
+    lab: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = tmp_path / "run"
-    assert small.train(run, *TIMED, *small.FAST) == 0
+    """With a warm-up in images the weights equal, to the bit, those of a training that was given the images."""
+    run, counted = tmp_path / "run", tmp_path / "counted"
+    assert small.train(run, *TIMED) == 0
+    said = "\n".join(entry.getMessage() for entry in caplog.records)
+    assert said.index("measure this machine, and are kept") < said.index("1 seconds are")
     record = small.record(run)
     images = record["budget"]["images"]
     assert record["outcome"]["images"] == images > 0 and images % 32 == 0
     assert 0.25 < record["outcome"]["seconds"] < 30  # of one: a noisy machine
-    assert not list(run.rglob("*trial*"))
-    counted = (*small.GENERATOR, "order=raster", "pictures.every=null", "val.every=null", f"budget.images={images}")
-    assert small.train(tmp_path / "counted", *counted) == 0
-    assert small.weights(run) == small.weights(tmp_path / "counted")
-    (run / "last.ckpt").unlink()  # as if it had stopped before its first checkpoint
-    told = record | {"outcome": {"state": "failed", "error": "x"}}
-    (run / "run.json").write_text(json.dumps(told))
-    monkeypatch.setattr("varlab.recipe.budget.BATCHES", 0)  # no second trial
-    assert small.train(run, *TIMED, *small.FAST) == 0
-    assert small.record(run)["budget"]["images"] == images
+    rest = [word for word in TIMED if not word.startswith("budget.")]
+    assert small.train(counted, *rest, f"budget.images={images}") == 0
+    assert small.weights(run) == small.weights(counted) and small.lines(run) == small.lines(counted)
+
+
+@pytest.mark.slow
+def test_a_state_after_the_trial_leads_to_the_same_bits(lab: Path, tmp_path: Path) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    timed = (*TIMED, "task.schedule.warmup=0.5", "budget.seconds=2", "checkpoint.keep=[352]")
+    assert small.train(run, *timed) == 0
+    shutil.copytree(run, again, ignore=shutil.ignore_patterns("weights*", ".lock"))
+    (again / "kept-352.ckpt").replace(again / "last.ckpt")
+    begun = small.record(run) | {"outcome": {"state": "failed", "error": "x"}}
+    (again / "run.json").write_text(json.dumps(begun))
+    assert small.train(again, *timed) == 0
+    assert small.record(again)["budget"] == small.record(run)["budget"]
+    assert small.weights(again) == small.weights(run) and small.lines(again) == small.lines(run)
+
+
+@pytest.mark.slow
+def test_a_killed_run_keeps_the_trial_and_its_decision(lab: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    timed = (*TIMED, "checkpoint.every=100000000")  # only the decision saves
+    child = small.Child("train", f"out={run}", *timed, log=log)
+    assert child.until(lambda: (run / "run.json").exists() and small.record(run).get("budget")), log.read_text()
+    child.kill()
+    budget = small.record(run)["budget"]
+    assert small.train(run, *timed) == 0
+    record = small.record(run)
+    assert record["budget"] == budget and record["outcome"]["images"] == budget["images"]
+    assert 3 * 32 <= record["resumes"][0]["from"] <= 16 * 32
+
+
+def test_a_trial_ends_early_where_updates_are_slow(lab: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert small.train(run, *TIMED, "budget.seconds=0.001") == 0
+    assert small.record(run)["outcome"]["images"] == 3 * 32
 
 
 @pytest.mark.parametrize(

@@ -287,11 +287,17 @@ def train(
     accelerator: str = "cpu",
     deterministic: bool | str = True,
     keep: tuple[int, ...] = (),
+    minutes: float | None = None,
 ) -> Task:
     """A whole training in a directory, resumed if there is a checkpoint."""
     data = data or Data()
     checkpointer = Checkpointer(
-        path=directory / "last.ckpt", every=every, config_hash=config_hash, weights=directory, keep=keep
+        path=directory / "last.ckpt",
+        every=every,
+        config_hash=config_hash,
+        weights=directory,
+        keep=keep,
+        minutes=minutes,
     )
     fit(
         task,

@@ -24,6 +24,7 @@ from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
 from varlab.tasks import Task, fit
+from varlab.tasks.base import ENDLESS
 from varlab.tasks.callbacks import Checkpointer, Resume
 
 Scores = Callable[[], Mapping[str, float]]
@@ -53,9 +54,10 @@ class Plan:
         data: BaseDataModule,
         folder: Path,
         *,
-        images: int,
+        images: int | None,
         trainer: Config,
         callbacks: Sequence[Callback],
+        time_budget: Callable[..., Callback] | None = None,
         loggers: Sequence[Logger] = (),
         profiler: Profiler | None = None,
         checkpoint_every: int = 1 << 60,
@@ -66,7 +68,8 @@ class Plan:
     ) -> None:
         """Train in a folder, from its last checkpoint if there is one. Each batch is one ``update`` of the task.
 
-        trainer: ``conf/trainer``, checked. The others: see ``varlab.tasks.fit`` and the callbacks.
+        images: None if ``time_budget`` decides them, which is called with the checkpointer. trainer: ``conf/trainer``,
+        checked. The others: see ``varlab.tasks.fit`` and the callbacks.
         """
         checkpointer = Checkpointer(
             path=folder / "last.ckpt",
@@ -80,9 +83,9 @@ class Plan:
         fit(
             self.task,
             data,
-            images=images,
+            images=ENDLESS if images is None else images,
             resume=resume,
-            callbacks=callbacks,
+            callbacks=[*([] if time_budget is None else [time_budget(checkpointer=checkpointer)]), *callbacks],
             checkpointer=checkpointer,
             trainer=trainer_maker({"default_root_dir": folder} | trainer),
             ranks=trainer["devices"] * trainer["num_nodes"],

@@ -25,6 +25,9 @@ from varlab.tasks.update.stop_request import StopRequest
 from varlab.tasks.validation import as_metrics
 from varlab.types import Batch, VarlabError
 
+ENDLESS = 1 << 40
+"""Images of a training whose length is not decided, or of which only the first updates are made."""
+
 
 class Task(ResumableModule):
     """One Lightning batch is one update of the global batch, in micro-batches if ``micro_batch`` is set.
@@ -93,6 +96,11 @@ class Task(ResumableModule):
     def flops_at(self, images: int) -> int:
         """FLOPs of the forward and backward passes of the trained modules after so many images."""
         return images * self.train_flops_per_image
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the length of the training is not decided yet."""
+        return self.total_images >= ENDLESS
 
     # -- an update -----------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,7 @@ from varlab.recipe.objects import make
 from varlab.recipe.plans.generator_plan import generator_cost
 from varlab.rng import Rng
 from varlab.tasks import GeneratorTask
-
-ENDLESS = 1 << 40
-"""Images of a training of which only the first updates are made."""
+from varlab.tasks.base import ENDLESS
 
 
 def works(config: Config, device: torch.device) -> Works:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from varlab.bench.kinds.generator_update import ENDLESS
 from varlab.bench.random_networks import model, perceptual
 from varlab.bench.synthetic_data import SyntheticData
 from varlab.bench.work import Part, Work, Works
@@ -15,6 +14,7 @@ from varlab.recipe.objects import make
 from varlab.recipe.plan import parameters
 from varlab.rng import Rng
 from varlab.tasks import TokenizerTask, tokenizer_task
+from varlab.tasks.base import ENDLESS
 
 
 def works(config: Config, device: torch.device) -> Works:

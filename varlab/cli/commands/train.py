@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from varlab.data import BaseDataModule
 from varlab.files import digest
 from varlab.launch.environment import local_rank, started_ranks
 from varlab.launch.terminal import show_table
-from varlab.recipe.budget import budget_images, images_per_second
+from varlab.recipe.budget import budget_images
 from varlab.recipe.course.branch import trunk_cost
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
@@ -29,6 +30,8 @@ from varlab.run.config_keys import Use, counted
 from varlab.run.directory import RunDirectory
 from varlab.run.dry_directory import DryDirectory
 from varlab.run.record import RunRecord
+from varlab.tasks import Task
+from varlab.tasks.callbacks import TimeBudget
 from varlab.tasks.loggers import Journal
 from varlab.types import DataInfo, VarlabError
 
@@ -62,30 +65,27 @@ def run(config: Config, directory: RunDirectory) -> Config:
         config["budget"],
         task,
         data.batch,
-        pace=lambda: images_per_second(make_plan(config | {"encode_once": False}, data, directory), data, trainer),
         known=record.budget.get("images"),
         updates=dev_batches(trainer),
     )
     if config.get("dry"):
-        show_table(str(directory.path), ("", ""), forecast(training, data, trainer, images=images).rows())
+        show_table(
+            str(directory.path),
+            ("", ""),
+            forecast(training, data, trainer, images=images, seconds=config["budget"]["seconds"]).rows(),
+        )
         return {}
+    checkpoint_hash = _note_plan(training, directory, _data_record(info, leakage), auto)
+    note_length = partial(_note_length, config["kind"], task, directory)
+    if images is not None:
+        note_length(images)
     journal = Journal(directory=directory.path)
-    checkpoint_hash = _checkpoint_hash(record, auto)
-    directory.update(
-        data=_data_record(info) | ({"leakage": leakage} if leakage else {}),
-        auto=auto,
-        build=training.build,
-        parents={**training.parents, **trunk_cost(record, task.flops_at)},
-        cost=training.cost,
-        budget={"images": images, "flops": task.flops_at(images)},
-        checkpoint_hash=checkpoint_hash,
-    )
-    logger.info("%s: %d images, %.3g FLOPs", config["kind"], images, task.flops_at(images))
     training.fit(
         data,
         directory.path,
         images=images,
         trainer=trainer,
+        time_budget=None if images else partial(TimeBudget, seconds=config["budget"]["seconds"], decided=note_length),
         callbacks=_callbacks(config, data, training, directory),
         loggers=[journal, *loggers],
         profiler=profiler,
@@ -95,13 +95,34 @@ def run(config: Config, directory: RunDirectory) -> Config:
         config_hash=checkpoint_hash,
         on_resume=lambda resumed: _note_resume(directory, config, resumed),
     )
-    logger.info("%s: %d images in %.0f s", directory.path, task.images, task.stopwatch.seconds)
-    return _outcome(training, journal if directory.rank == 0 else None)
+    return _outcome(training, directory, journal if directory.rank == 0 else None)
 
 
-def _outcome(training: Plan, journal: Journal | None) -> Config:
+def _note_plan(training: Plan, directory: RunDirectory, data: Config, auto: Config) -> str:
+    """Record what is trained from what, before it begins; returns the hash for checkpoints."""
+    record = directory.record()
+    checkpoint_hash = _checkpoint_hash(record, auto)
+    directory.update(
+        data=data,
+        auto=auto,
+        build=training.build,
+        parents={**training.parents, **trunk_cost(record, training.task.flops_at)},
+        cost=training.cost,
+        checkpoint_hash=checkpoint_hash,
+    )
+    return checkpoint_hash
+
+
+def _note_length(kind: str, task: Task, directory: RunDirectory, images: int) -> None:
+    """Record the length of the training, once it is known."""
+    directory.update(budget={"images": images, "flops": task.flops_at(images)})
+    logger.info("%s: %d images, %.3g FLOPs", kind, images, task.flops_at(images))
+
+
+def _outcome(training: Plan, directory: RunDirectory, journal: Journal | None) -> Config:
     """What the training cost, and on rank 0 (``journal``) what it concludes."""
     task = training.task
+    logger.info("%s: %d images in %.0f s", directory.path, task.images, task.stopwatch.seconds)
     concluded = {} if journal is None else training.conclude(journal.last_values())
     if journal is not None:
         _say_next(training, journal.save_dir)
@@ -184,7 +205,7 @@ def _check_same_data(info: DataInfo, record: RunRecord, directory: RunDirectory)
         )
 
 
-def _data_record(info: DataInfo) -> Config:
+def _data_record(info: DataInfo, leakage: str) -> Config:
     names = ("hash", "tokens", "source", "num_classes")
     return {
         "path": str(info.path),
@@ -192,4 +213,5 @@ def _data_record(info: DataInfo) -> Config:
         "classes": list(info.classes),
         "image_size": list(info.image_size),
         "counts": dict(info.counts),
+        **({"leakage": leakage} if leakage else {}),
     }

@@ -82,9 +82,8 @@ def _token_cache(
     config: Config, data: BaseDataModule, task: GeneratorTask, model: Model, tokenizer: Parent, run: RunDirectory
 ) -> TokenCache | None:
     """The tokens that the training encodes once; None where it does not."""
-    trainer, images = config["trainer"], None
-    if config["budget"].get("seconds") is None:
-        images = budget_images(config["budget"], task, data.batch, pace=lambda: 0.0, updates=dev_batches(trainer))
+    trainer = config["trainer"]
+    images = budget_images(config["budget"], task, data.batch, updates=dev_batches(trainer))
     share = data.batch // (trainer["devices"] * trainer["num_nodes"])
     batch = min(share, task.micro_batch or share)
     return token_cache(config, data, model, tokenizer, run, images=images, batch=batch)

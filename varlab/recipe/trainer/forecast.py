@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +16,9 @@ from torch import Tensor
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
+from varlab.errors import Stopped
 from varlab.flops import FlopCounter
 from varlab.recipe.assembly import example_slots
-from varlab.recipe.budget import images_per_second
 from varlab.recipe.plan import Plan, parameters
 from varlab.recipe.token_shards.token_cache import TokenCache
 from varlab.recipe.trainer.memory import Devices, LiveBytes, Memory, tensor_bytes, training_memory
@@ -67,14 +70,22 @@ class Forecast:
         return [*rows, ("minutes", f"at least {minutes} (not measured: from {products})")]
 
 
-def forecast(plan: Plan, data: BaseDataModule, trainer: Config, *, images: int) -> Forecast:
-    """Forecast a training. plan: made for this alone, since a trial trains its weights. trainer: as for its ``fit``."""
+def forecast(
+    plan: Plan, data: BaseDataModule, trainer: Config, *, images: int | None, seconds: float | None = None
+) -> Forecast:
+    """Forecast a training of so many images, or seconds.
+
+    plan: made for this alone, since a trial trains its weights. trainer: as for its ``fit``.
+    """
     task, ranks, cache = plan.task, trainer["devices"] * trainer["num_nodes"], plan.cache
-    flops, each = task.flops_at(images), plan.cost.get("encode_flops_per_image", 0)
-    encoded = images if cache is None else cache.images
+    each = plan.cost.get("encode_flops_per_image", 0)
     if cache is not None:  # the trial encodes each batch
         each = FlopCounter().encode(cache.tokenizer, data.info.image_size)
-    rate = matrix_rate(trainer)
+    rate, timed = matrix_rate(trainer), images is None
+    if images is None:
+        assert seconds is not None
+        images = _in_batches(seconds * rate * ranks / (task.flops_at(data.batch) / data.batch + each), data.batch)
+    flops, encoded = task.flops_at(images), images if cache is None else cache.images
     memory = _generator_memory(task, trainer, data.batch // ranks) if isinstance(task, GeneratorTask) else None
     update = (flops / images + each) * data.batch / rate
     trial = next((trial for trial in _TRIALS if trial[0] * update <= _SHORT), None) if ranks == 1 else None
@@ -82,7 +93,10 @@ def forecast(plan: Plan, data: BaseDataModule, trainer: Config, *, images: int) 
         seconds, measured = (flops + encoded * each) / rate / ranks, 0
     else:
         peak, (measured, warm_up) = _Peak(), trial
-        pace = images_per_second(plan, data, trainer, batches=measured, warm_up=warm_up, callbacks=[peak])
+        pace = _images_per_second(plan, data, trainer, batches=measured, warm_up=warm_up, peak=peak)
+        if timed and seconds is not None:
+            images = encoded = _in_batches(seconds * pace, data.batch)
+            flops = task.flops_at(images)
         # a tokenizer's later updates may cost more: its discriminator begins to learn
         early = task.flops_at(measured * data.batch) / (measured * data.batch)
         seconds = images / pace * (flops / images / early if early else 1)
@@ -131,6 +145,38 @@ def _fastest(compute: Callable[[], Tensor], trainer: Config) -> float:
 
 def _device(trainer: Config) -> torch.device:
     return torch.device("cpu" if trainer["accelerator"] == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+def _in_batches(images: float, batch: int) -> int:
+    return max(math.ceil(images / batch), 1) * batch
+
+
+def _images_per_second(
+    plan: Plan, data: BaseDataModule, trainer: Config, *, batches: int, warm_up: int, peak: _Peak
+) -> float:
+    """Measure the median pace of the first updates of a training in a folder that is deleted afterwards.
+
+    batches: of the trial; the first ``warm_up`` are not measured. Raises Stopped after a signal.
+    """
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            plan.fit(data, Path(name), images=batches * data.batch, trainer=trainer, callbacks=[clock, peak])
+        except Stopped as stop:
+            raise Stopped(stop.number, "before the first update") from stop
+    times = clock.times[warm_up:]
+    return data.batch / statistics.median(b - a for a, b in zip(times, times[1:], strict=False))
+
+
+class _Clock(Callback):
+    """Notes the time after each update."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+        """Note it."""
+        self.times.append(time.perf_counter())
 
 
 class _Peak(Callback):

@@ -4,6 +4,7 @@ from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume
 from varlab.tasks.callbacks.evaluations import InTrainingScores, Pictures, Validation
 from varlab.tasks.callbacks.periodic import Periodic, passes
 from varlab.tasks.callbacks.progress import ProgressBar
+from varlab.tasks.callbacks.time_budget import TimeBudget
 from varlab.tasks.callbacks.training_log import TrainingLog
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Pictures",
     "ProgressBar",
     "Resume",
+    "TimeBudget",
     "TrainingLog",
     "Validation",
     "passes",

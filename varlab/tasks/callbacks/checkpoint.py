@@ -80,13 +80,19 @@ class Checkpointer(Callback):
         next_update = task.images + task.pending
         self._end_update(trainer, task)
         is_due = task.images >= task.total_images or next_update - self._saved_at > self._every
-        if is_due or (self._minutes is not None and self._is_late(trainer, self._minutes)):
+        if is_due or (self._minutes is not None and self._is_late(trainer)):
             self.save(trainer, task)
 
-    def _is_late(self, trainer: Trainer, minutes: float) -> bool:
-        """Whether so many minutes have passed since the last checkpoint, on rank 0."""
-        passed = time.monotonic() - self._saved_time >= 60 * minutes
-        return bool(trainer.strategy.broadcast(passed))
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the next checkpoint is due by ``minutes``; None without that setting."""
+        if self._minutes is None:
+            return None
+        return max(60 * self._minutes - (time.monotonic() - self._saved_time), 0.0)
+
+    def _is_late(self, trainer: Trainer) -> bool:
+        """Whether a checkpoint is due by ``minutes`` on rank 0."""
+        return bool(trainer.strategy.broadcast(self.seconds_left == 0))
 
     def _end_update(self, trainer: Trainer, task: Task) -> None:
         """Nothing is pending any more. Keep the state if the update has reached a number of images to keep."""

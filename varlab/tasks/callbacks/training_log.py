@@ -47,7 +47,8 @@ class TrainingLog(Periodic):
         self._mark = (task.stopwatch.seconds, task.images)
         rate = (task.images - images) / max(self._mark[0] - seconds, 1e-9)
         values["train/images_per_second"] = rate
-        values["train/eta_seconds"] = (task.total_images - task.images) / max(rate, 1e-9)
+        if not task.is_endless:
+            values["train/eta_seconds"] = (task.total_images - task.images) / max(rate, 1e-9)
         bad = self._bad()
         if bad is not None:
             for others in collectives.gather_objects(list(bad.faults.values())):
