@@ -81,10 +81,11 @@ def test_text_from_runs_is_escaped(page: str) -> None:
 def test_page_shows_pictures_and_figures_of_each_kind(page: str) -> None:
     # samples of three orders and their common real images, growth of three orders, reconstructions of two tokenizers
     assert page.count('src="data:image/png;base64,') == 3 + 1 + 3 + 2
-    for title in ("FID against training compute", "Loss", "Loss per level", "Reconstruction", "Codebook",
+    for title in ("FID against training compute", "Scores of samples during training", "Loss", "Loss per level",
+                  "Reconstruction", "Codebook",
                   "Adversarial health", "How an image grows", "Samples beside real images"):  # fmt: skip
         assert f"<h3>{title}</h3>" in page
-    assert page.count('<svg class="figure"') == 7
+    assert page.count('<svg class="figure"') == 8
 
 
 def test_page_shows_differences_and_protocols(page: str) -> None:

@@ -18,12 +18,23 @@ LOSSES = (
     Panel("Validation NLL", ("val/nll",), "images", "nats per image"),
     Panel("Validation NLL", ("val/nll",), "flops", "nats per image"),
 )
+SAMPLES = (
+    Panel("FID", ("val/fid",), "images", "FID", log=True),
+    Panel("Inception score", ("val/inception_score",), "images", "score"),
+    Panel("Inception score", ("val/inception_score",), "flops", "score"),
+    Panel("Precision and recall", ("val/precision", "val/recall"), "images", "share", names=("precision", "recall")),
+    Panel("Precision and recall", ("val/precision", "val/recall"), "flops", "share", names=("precision", "recall")),
+    Panel("Accuracy of samples, by the judge", ("val/judged_accuracy",), "images", "share"),
+)
 LEVELS = (
     Bars("Loss per level", "loss", "nats per token"),
     Bars("Accuracy per level", "accuracy", "tokens predicted correctly (%)", 100.0),
 )
 RECONSTRUCTION = (
     Panel("Validation PSNR", ("val/psnr",), "images", "dB"),
+    Panel("Validation PSNR", ("val/psnr",), "flops", "dB"),
+    Panel("rFID", ("val/rfid",), "images", "rFID", log=True),
+    Panel("rFID", ("val/rfid",), "flops", "rFID", log=True),
     Panel("Training L1", ("train/l1",), "images", "mean absolute error", log=True),
     Panel("Perceptual distance, training", ("train/perceptual",), "images", "distance", log=True),
     Panel("Codebook loss, training", ("train/vq",), "images", "loss", log=True),
@@ -82,6 +93,8 @@ def _generator(variants: Sequence[Variant]) -> list[tuple[str, str, str]]:
         ("FID against training compute", fid_against_flops(variants),
          "Dots: during training, with averaged weights. Diamond: the final score under its protocol. If the two use "
          "different numbers of samples, do not compare them."),
+        ("Scores of samples during training", curves(variants, SAMPLES, label="Scores of the generators during training"),
+         "Of samples with averaged weights. Their number is that of `scores.count`: do not compare them with final scores."),
         ("Loss", curves(variants, LOSSES, label="Loss of the generators"),
          "One colour for each variant, one line for each run. Neighbouring points of long series are averaged."),
         ("Loss per level", bars(levelled, LEVELS, xlabel="level, coarse to fine",
