@@ -111,7 +111,8 @@ FAST = [
         r"\((metrics=smoke)\)",
         past="ask for more",
     ),
-    Remedy("weights={weights} is unknown", f"{SAMPLE} weights=best", r"use ('ema')", {"'ema'": "weights=ema"}),
+    Remedy("weights={weights} is unknown", f"{SAMPLE} weights=worst", r"use ('ema')", {"'ema'": "weights=ema"}),
+    Remedy("kept no best weights", f"{SAMPLE} weights=best"),
     Remedy("Give what to paint", EDIT, r"(mask=FILE)", {"FILE": "white.png"}),
     Remedy("Give what to paint", EDIT, r"(box=\S+\])", {"top": "0", "left": "0", "bottom": "1", "right": "0.5"}),
     Remedy("must be four numbers", f"{EDIT} box=[1]", r"(\[top\S+\])", {"[top,left,bottom,right]": "box=[0,0,1,1]"}),
@@ -175,6 +176,7 @@ FAST = [
 
 
 PARENTS = "tokenizer_run=runs/single", "perceptual.run=runs/perceptual"
+FEW = "scores.count=20 metrics.splits=2 metrics.draws=2"
 RASTER = f"{TRAIN['raster']} tokenizer_run=runs/single"
 NEXT = f"{TRAIN['next_scale']} tokenizer_run=runs/multi"
 MULTI = f"{TRAIN['multi']} perceptual.run=runs/perceptual"
@@ -213,6 +215,9 @@ SLOW = [
         {"budget.images=": "budget.images=64"},
         past="leave out",
     ),
+    Remedy("needs scores during the training", f"{RASTER} {FEW} checkpoint.best=fid", r"set (scores\.every=\d+)"),
+    Remedy("is not known: use one of", f"{RASTER} checkpoint.best=mine", r"in (checkpoint\.best=\S+\})"),
+    Remedy("needs validation: set", f"{RASTER} checkpoint.best=nll val.skip=true", r"set (\S+)\."),
     Remedy("checkpoint.keep is {keep}", f"{JUDGE} checkpoint.keep=7", r"in (\S+)\.$"),
     Remedy("has a hold phase already", f"{NEXT} task.schedule.cooldown=16 task.schedule.hold=0.5"),
     Remedy("order=next_scale needs", f"{RASTER} order=next_scale", r"use (\S+),"),

@@ -189,11 +189,52 @@ def test_multirun_makes_a_directory_a_job(lab: Path, tmp_path: Path) -> None:
 
 
 def test_in_training_scores(lab: Path, tmp_path: Path) -> None:
-    """FID and Inception score of samples on the clock of images, and at the end."""
+    """FID and Inception score of samples on the clock of images, and at the end; no bit of the training depends on them."""
     more = ("scores.every=128", "scores.count=20", "metrics.splits=2", "metrics.draws=2", "tensorboard=false")
-    assert small.train(tmp_path / "run", *GENERATOR, *more) == 0
+    assert small.train(tmp_path / "run", *GENERATOR, *more, "checkpoint.best=fid") == 0
+    assert small.weights(tmp_path / "run") == small.weights(lab / "next_scale")
+    scored = [line for line in small.lines(tmp_path / "run") if "val/fid" in line]
+    assert [line["images"] for line in scored] == [128, 256] and scored[0]["flops"] * 2 == scored[1]["flops"] > 0
+    assert 0 <= scored[0]["val/judged_accuracy"] <= 1 and "val/accuracy" not in scored[0]
+    kept = read_metadata(tmp_path / "run" / "weights_best.safetensors")
+    best = min(scored, key=lambda line: line["val/fid"])
+    assert kept == {"score": "fid", "value": repr(best["val/fid"]), "images": str(best["images"])}
     assert len(small.curve(tmp_path / "run", "val/fid")) == 2 and small.curve(tmp_path / "run", "val/inception_score")
     assert small.record(tmp_path / "run")["parents"]["judge"]["run"] == "runs/judge"
+
+
+def test_the_best_weights_are_sampled_and_scored(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The value that the training logged is that of the kept weights."""
+    run = tmp_path / "run"
+    assert small.train(run, *small.RUNS["raster"], "val.every=64", "checkpoint.best=nll", "task.schedule.end=50") == 0
+    curve = {line["val/nll"]: line["images"] for line in small.lines(run) if "val/nll" in line}
+    kept = read_metadata(run / "weights_best.safetensors")
+    assert (float(kept["value"]), int(kept["images"])) == (min(curve), curve[min(curve)]) and len(curve) == 4
+    asked = (str(run), "weights=best", f"out={tmp_path / 'out'}")
+    assert main(["evaluate", *asked, "n=20", "metrics.splits=2", "metrics.draws=2"]) == 0
+    outcome = small.record(tmp_path / "out")["outcome"]
+    assert outcome["scores"]["val_nll"] == pytest.approx(min(curve), rel=1e-5)
+    protocol = outcome["protocol"]
+    assert protocol["kept"] == kept and protocol["weights_sha256"] == sha256(run / "weights_best.safetensors")
+    assert main(["sample", *asked[:2], "n=2", "grown=1", f"out={tmp_path / 'samples'}"]) == 0
+    assert main(["sample", "runs/raster", "weights=best", f"out={tmp_path / 'none'}"]) == 1
+    assert "kept no best weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ("checkpoint.best=fid", "needs scores during the training: set scores.every=16384"),
+        ("checkpoint.best=mine", "checkpoint.best=mine is not known: use one of accuracy, "),
+        ("checkpoint.best={mine:best}", "as in checkpoint.best={mine:max}"),
+        ("checkpoint.best=nll val.skip=true", "needs validation: set val.skip=false"),
+    ],
+)
+def test_a_score_that_a_training_does_not_have_is_refused(
+    asked: str, sentence: str, lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert small.train(tmp_path / "run", *small.RUNS["raster"], *asked.split()) == 1
+    assert sentence in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 # -- ranks -------------------------------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def test_each_use_leaves_out_its_own_keys() -> None:
     assert list(counted(config, Use.IDENTITY)) == ["trainer.threads", "transformer.width", "transformer.norm", "x"]
     assert list(counted(config, Use.SCIENCE | Use.SCALING)) == ["transformer.norm", "x"]
     watching = {"logger", "profiler", "trust", "data.timeout", *(f"callbacks.{name}" for name in DEFAULT_CALLBACKS)}
-    own = {"out", "name", "launch", "report", "shrink", "trainer", "from", "checkpoint.keep", "dry", "encode_once"}
+    own = {"out", "name", "launch", "report", "shrink", "trainer", "from", "dry", "encode_once"}
+    own |= {"checkpoint.keep", "checkpoint.best"}
     assert set(uncounted(Use.HASH)) == own | watching
 
 

@@ -33,7 +33,7 @@ from varlab.tasks import (
     WarmupDecay,
     fit,
 )
-from varlab.tasks.callbacks import Checkpointer, Resume, TrainingLog, Validation
+from varlab.tasks.callbacks import BestWeights, Checkpointer, Resume, TrainingLog, Validation
 from varlab.tasks.distributed import collectives
 from varlab.tasks.loggers import Journal
 from varlab.tokenizer import VQTokenizer
@@ -288,6 +288,7 @@ def train(
     deterministic: bool | str = True,
     keep: tuple[int, ...] = (),
     minutes: float | None = None,
+    best: tuple[str, str] | None = None,
 ) -> Task:
     """A whole training in a directory, resumed if there is a checkpoint."""
     data = data or Data()
@@ -298,6 +299,7 @@ def train(
         weights=directory,
         keep=keep,
         minutes=minutes,
+        best=BestWeights(path=directory / "weights_best.safetensors", score=best[0], best=best[1]) if best else None,
     )
     fit(
         task,

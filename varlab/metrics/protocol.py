@@ -31,6 +31,8 @@ FACTS = (
     "label",
     "images",
     "balance",
+    "weights_sha256",
+    "kept",
 )
 """What a protocol says about its settings. It follows from their hashes, so the protocol's name does not depend on it."""
 

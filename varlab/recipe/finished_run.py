@@ -43,11 +43,12 @@ def load(
 ) -> Model:
     """Load the model of a run directory.
 
-    weights: "ema" (averaged, as in all scores) or "raw". trust: the ``_target_``s beside varlab's own that the run may name,
-    or True for any: then it can run whatever its author wrote. Raises VarlabError for others.
+    weights: "ema" (averaged, as in all scores), "raw" or "best" (of a training with ``checkpoint.best``). trust: the
+    ``_target_``s beside varlab's own that the run may name, or True for any: then it can run whatever its author wrote.
+    Raises VarlabError for others.
     """
     run = Path(run)
-    require_weights(weights)
+    require_weights(weights, run)
     record = read_record(run)
     require_model(run, record)
     with described_by(run / FILE, "model that can be built"):

@@ -16,6 +16,7 @@ from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.files import require_room
 from varlab.recipe.objects import make
+from varlab.recipe.preflight.named_runs import WEIGHTS
 from varlab.recipe.preflight.train_checks import require_kind
 from varlab.recipe.token_shards.token_cache import TokenCache
 from varlab.recipe.trainer.settings import trainer_maker
@@ -25,7 +26,7 @@ from varlab.run.directory import RunDirectory
 from varlab.run.record import Parent
 from varlab.tasks import Task, fit
 from varlab.tasks.base import ENDLESS
-from varlab.tasks.callbacks import Checkpointer, Resume
+from varlab.tasks.callbacks import BestWeights, Checkpointer, Resume
 
 Scores = Callable[[], Mapping[str, float]]
 
@@ -63,13 +64,15 @@ class Plan:
         checkpoint_every: int = 1 << 60,
         checkpoint_minutes: float | None = None,
         checkpoint_keep: Collection[int] = (),
+        best: tuple[str, str] | None = None,
         config_hash: str = "",
         on_resume: Callable[[dict[str, int]], None] = lambda resumed: None,
     ) -> None:
         """Train in a folder, from its last checkpoint if there is one. Each batch is one ``update`` of the task.
 
         images: None if ``time_budget`` decides them, which is called with the checkpointer. trainer: ``conf/trainer``,
-        checked. The others: see ``varlab.tasks.fit`` and the callbacks.
+        checked. best: the score whose best weights are kept, and its best value (min or max). The others: see
+        ``varlab.tasks.fit`` and the callbacks.
         """
         checkpointer = Checkpointer(
             path=folder / "last.ckpt",
@@ -78,6 +81,7 @@ class Plan:
             keep=checkpoint_keep,
             config_hash=config_hash,
             weights=folder,
+            best=BestWeights(path=folder / WEIGHTS["best"], score=best[0], best=best[1]) if best else None,
         )
         resume = Resume(checkpointer=checkpointer, progress=folder / "progress", on_resume=on_resume)
         fit(

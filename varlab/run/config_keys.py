@@ -91,6 +91,7 @@ _UNCOUNTED: Mapping[str, Use] = {
     "dry": _EVERYWHERE | Use.DIRECTORY,
     "profiler": _EVERYWHERE,
     "checkpoint.keep": _EVERYWHERE,
+    "checkpoint.best": _EVERYWHERE,
     "from": _EVERYWHERE,  # a branch has the bits of a run that trained from its beginning
     "callbacks.training_log": _EVERYWHERE,
     "callbacks.validation": _EVERYWHERE,

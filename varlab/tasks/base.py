@@ -69,6 +69,7 @@ class Task(ResumableModule):
         self.observing = False  # whether this update also computes values that only a log point needs
         self.logs_itself = True  # at the Trainer's log points, unless the callback TrainingLog does it on the clock
         self.published: set[str] = set()  # names of the numbers that callbacks have handed to the loggers
+        self.scores: dict[str, float] = {}  # of the last update, by the names under which they were logged
         self.logged = False  # whether a log point has read the means, so that the next update begins new ones
         self.means, self.skipped, self.stopwatch = Means(), SkippedUpdates(), Stopwatch()
         self.stop_request = StopRequest()
@@ -159,7 +160,7 @@ class Task(ResumableModule):
             scale_learning_rate(optimizer, factor)
         if self.weight_decay_end is not None:
             anneal_weight_decay(self.optims[0], self.weight_decay_end, self.images / self.total_images)
-        self._batch = batch
+        self._batch, self.scores = batch, {}
         if self.skipped.next_one_ends:
             self._before = copy.deepcopy(self.state(keep=collectives.rank() == 0))
 

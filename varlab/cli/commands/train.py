@@ -21,6 +21,7 @@ from varlab.recipe.budget import budget_images
 from varlab.recipe.course.branch import trunk_cost
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
+from varlab.recipe.preflight.best_score import best_score
 from varlab.recipe.preflight.data_facts import note_leakage, require_val
 from varlab.recipe.trainer.forecast import forecast
 from varlab.recipe.trainer.parts import make_callbacks, make_loggers, make_profiler
@@ -59,8 +60,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
 
     training = make_plan(config | {"trainer": trainer}, data, directory)
     task = training.task
-    if not config.get("dry"):
-        data = _tokens_of(training, data, trainer)
+    data = data if config.get("dry") else _tokens_of(training, data, trainer)
     images = budget_images(
         config["budget"],
         task,
@@ -92,6 +92,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
         checkpoint_every=config["checkpoint"]["every"],
         checkpoint_minutes=config["checkpoint"].get("minutes"),
         checkpoint_keep=config["checkpoint"].get("keep") or (),
+        best=best_score(config),
         config_hash=checkpoint_hash,
         on_resume=lambda resumed: _note_resume(directory, config, resumed),
     )

@@ -193,10 +193,12 @@ def _generator_scores(config: Config, data: BaseDataModule, source: ImageSampler
     """FID and the like during training, if they are asked for."""
     if config["scores"]["every"] is None:
         return None
-    return GeneratorScorer(
+    scorer = GeneratorScorer(
         source=source,
         extractor=parents.extractor(config["extractor"]),
         data=data,
         n=config["scores"]["count"],
         **metric_settings(config["metrics"]),
     )
+    # validation logs the accuracy of tokens
+    return lambda: {"judged_accuracy" if name == "accuracy" else name: value for name, value in scorer().items()}

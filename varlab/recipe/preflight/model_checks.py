@@ -105,7 +105,7 @@ def check_export(config: Config, directory: RunDirectory) -> None:
     """Raise VarlabError unless the run holds a model, and the kind of file is known."""
     if config["file"] not in ("pth", "safetensors"):
         raise VarlabError(f"file={config['file']} is unknown: use pth or safetensors.")
-    require_weights(config["weights"])
+    require_weights(config["weights"], Path(config["run"]))
     require_model(Path(config["run"]), read_record(Path(config["run"])))
 
 
@@ -113,7 +113,7 @@ def _finished(config: Config) -> RunRecord:
     """The record of the run that a command reads."""
     require_numbers(config)
     record = read_finished(Path(config["run"]))
-    require_weights(config["weights"])
+    require_weights(config["weights"], Path(config["run"]))
     require_model(Path(config["run"]), record)
     return record
 

@@ -16,7 +16,7 @@ from varlab.run.record import RunRecord, read_finished, read_record
 logger = logging.getLogger(__name__)
 
 _NETWORKS = {"varlab.recipe.networks.classifier_distance": "perceptual", "varlab.recipe.networks.judge": "judge"}
-WEIGHTS = {"ema": "weights.safetensors", "raw": "weights_raw.safetensors"}
+WEIGHTS = {"ema": "weights.safetensors", "raw": "weights_raw.safetensors", "best": "weights_best.safetensors"}
 
 
 def read_tokenizer(key: str, run: Path) -> RunRecord:
@@ -85,10 +85,14 @@ def require_generator(run: Path, record: RunRecord) -> None:
         raise VarlabError(f"{run} is not the run of a generator: there is nothing to sample from.")
 
 
-def require_weights(weights: object) -> None:
-    """Raise VarlabError for an unknown value of ``weights``."""
+def require_weights(weights: object, run: Path) -> None:
+    """Raise VarlabError for an unknown value of ``weights``, and for the best ones of a run that kept none."""
     if weights not in WEIGHTS:
-        raise VarlabError(f"weights={weights!r} is unknown: use 'ema' or 'raw'.")
+        raise VarlabError(f"weights={weights!r} is unknown: use 'ema', 'raw' or 'best'.")
+    if weights == "best" and not (run / WEIGHTS["best"]).is_file():
+        raise VarlabError(
+            f"{run} kept no best weights, as a training with checkpoint.best=nll (or another score) does: use weights=ema."
+        )
 
 
 def require_numbers(config: Config) -> None:

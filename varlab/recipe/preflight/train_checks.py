@@ -8,6 +8,7 @@ from pathlib import Path
 from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.info import DataInfo
+from varlab.recipe.preflight.best_score import best_score
 from varlab.recipe.preflight.budget_amount import asked_budget
 from varlab.recipe.preflight.data_facts import (
     data_info,
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 def check(config: Config, directory: RunDirectory) -> None:
     """Raise VarlabError for a training that cannot begin. A resumed one has parents of its own, which are not checked."""
     asked_budget(config["budget"])
+    best_score(config)
     config = current_targets(config)
     require_kind(config)
     info = data_info(config["data"])

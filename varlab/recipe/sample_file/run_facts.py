@@ -7,7 +7,7 @@ from varlab.data import ShardDataModule
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.named_protocol import ScoredSet, require_protocol, score_label
 from varlab.recipe.finished_run import FinishedRun
-from varlab.recipe.sample_file.origin import GUIDANCE
+from varlab.recipe.sample_file.origin import GUIDANCE, weight_facts
 from varlab.recipe.sample_file.run_samples import spread_of
 from varlab.run import provenance
 from varlab.types import VarlabError
@@ -16,7 +16,7 @@ __all__ = ["code_facts", "image_facts", "run_facts"]
 
 
 def run_facts(config: Config, run: FinishedRun, data: ShardDataModule, extractor: Extractor) -> Config:
-    """The label of its FID, its classes' balance, the meaning of guidance, how the images were made, the code's version.
+    """The label of its FID, its classes' balance, the meaning of guidance, weights, how the images were made, the code.
 
     Raises VarlabError unless the protocol that ``metrics`` names fits.
     """
@@ -40,7 +40,8 @@ def run_facts(config: Config, run: FinishedRun, data: ShardDataModule, extractor
     require_protocol(asked, scored)
     label = score_label(asked, n)
     said = {"label": label if generator else label.replace("FID", "rFID"), "balance": balance}
-    return said | ({"guidance": GUIDANCE} if generator else {}) | image_facts(data) | code_facts()
+    guidance = {"guidance": GUIDANCE} if generator else {}
+    return said | guidance | weight_facts(run.path, config["weights"]) | image_facts(data) | code_facts()
 
 
 def image_facts(data: ShardDataModule | None) -> Config:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 
 from varlab.config import Config
-from varlab.files import sha256
 from varlab.metrics.extractors import Extractor
 from varlab.recipe.assembly import image_sampler
 from varlab.recipe.finished_run import FinishedRun
-from varlab.recipe.preflight.named_runs import WEIGHTS, require_generator
-from varlab.recipe.sample_file.origin import GUIDANCE, ROUNDING, balance
+from varlab.recipe.preflight.named_runs import require_generator
+from varlab.recipe.sample_file.origin import GUIDANCE, ROUNDING, balance, weight_facts
 from varlab.score.image_sampler import Rejection, balanced_labels
 from varlab.score.image_set import SampledImages
 from varlab.types import VarlabError
@@ -39,14 +38,16 @@ def run_samples(config: Config, run: FinishedRun, extractor: Extractor) -> tuple
     source = image_sampler(
         run.model, data, seed=config["seed"], batch=config["batch"], sampler=sampler, rejection=rejection
     )
-    digest, n = sha256(run.path / WEIGHTS[config["weights"]]), config["n"]
-    images = SampledImages(source, n=n, name=str(run.path), hash=digest, image_size=run.model.tokenizer.image_size)
+    weights, n = weight_facts(run.path, config["weights"]), config["n"]
+    images = SampledImages(
+        source, n=n, name=str(run.path), hash=weights["weights_sha256"], image_size=run.model.tokenizer.image_size
+    )
     asked = {key: config[key] for key in ("weights", "seed", "reject")}
     return images, {
         "sampler": sampler.settings(),
         "balance": spread_of(run, n),
         "rounding": ROUNDING,
         "guidance": GUIDANCE,
-        "weights_sha256": digest,
+        **weights,
         **asked,
     }

@@ -1,5 +1,6 @@
 """Callbacks around updates: logging, evaluation, checkpoints, stop. None of them changes the weights."""
 
+from varlab.tasks.callbacks.best_weights import BestWeights
 from varlab.tasks.callbacks.checkpoint import Checkpointer, Resume
 from varlab.tasks.callbacks.evaluations import InTrainingScores, Pictures, Validation
 from varlab.tasks.callbacks.periodic import Periodic, passes
@@ -8,6 +9,7 @@ from varlab.tasks.callbacks.time_budget import TimeBudget
 from varlab.tasks.callbacks.training_log import TrainingLog
 
 __all__ = [
+    "BestWeights",
     "Checkpointer",
     "InTrainingScores",
     "Periodic",

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from varlab.checkpoint import check_state, diverged, load_checkpoint, save_checkpoint, save_weights
 from varlab.files import write_errors
 from varlab.tasks.base import Task
+from varlab.tasks.callbacks.best_weights import BestWeights
 from varlab.tasks.distributed import fsdp
 from varlab.types import Batch, VarlabError
 
@@ -27,7 +28,7 @@ class Checkpointer(Callback):
     checkpoints, so a killed run repeats no more. minutes: the longest time between two, by rank 0's clock; None for any.
     config_hash: of all settings that the weights depend on. weights: directory of ``weights.safetensors`` (averaged) and
     ``weights_raw.safetensors``. keep: after the update that reaches one of these numbers of images, the state is also written
-    beside the checkpoint, as ``kept-<images>.ckpt``.
+    beside the checkpoint, as ``kept-<images>.ckpt``. best: keeps the weights at the best value of a score.
     """
 
     def __init__(
@@ -39,13 +40,14 @@ class Checkpointer(Callback):
         weights: Path,
         minutes: float | None = None,
         keep: Collection[int] = (),
+        best: BestWeights | None = None,
     ):
         if not isinstance(keep, Collection) or not all(isinstance(images, int) and images > 0 for images in keep):
             raise VarlabError(f"checkpoint.keep is {keep}: give a list of images, as in checkpoint.keep=[4096,8192].")
         if minutes is not None and not minutes > 0:
             raise VarlabError(f"checkpoint.minutes is {minutes}: give a number above 0, or null for no limit in time.")
         self._path, self._every, self._config_hash, self._weights = path, every, config_hash, weights
-        self._minutes, self._keep = minutes, keep
+        self._minutes, self._keep, self._best = minutes, keep, best
         self._saved_at, self._saved_time = 0, 0.0  # images, and seconds of the clock that only goes forward
 
     def save(self, trainer: Trainer, task: Task) -> None:
@@ -60,8 +62,12 @@ class Checkpointer(Callback):
 
     def load(self, task: Task) -> None:
         """Restore the checkpoint if there is one. Raises VarlabError if it is damaged or of another configuration."""
-        if not self._path.exists():
-            return
+        if self._path.exists():
+            self._restore(task)
+        if self._best is not None:
+            self._best.load(task)
+
+    def _restore(self, task: Task) -> None:
         state = load_checkpoint(self._path)
         if state.get("config_hash") != self._config_hash:
             raise VarlabError(
@@ -95,7 +101,9 @@ class Checkpointer(Callback):
         return bool(trainer.strategy.broadcast(self.seconds_left == 0))
 
     def _end_update(self, trainer: Trainer, task: Task) -> None:
-        """Nothing is pending any more. Keep the state if the update has reached a number of images to keep."""
+        """Nothing is pending any more. Keep the weights if they are the best ones, the state at a number of images to keep."""
+        if self._best is not None:
+            self._best.keep(trainer, task)
         before, task.pending = task.images - task.pending, 0
         if any(before < images <= task.images for images in self._keep):
             self._write(trainer, task, self._path.with_name(f"kept-{task.images}.ckpt"))
@@ -111,6 +119,8 @@ class Checkpointer(Callback):
     def on_fit_end(self, trainer: Trainer, task: Task) -> None:
         """Export the weights, also if a resumed run had nothing left to train."""
         clock, keep = {"images": str(task.images)}, trainer.is_global_zero
+        if self._best is not None and keep:
+            self._best.end()
         for name, state in (
             ("weights.safetensors", task.ema.weights(task.model)),
             ("weights_raw.safetensors", task.model.state_dict()),

@@ -50,6 +50,7 @@ class Periodic(Callback):
         task.log_dict(as_metrics(values), logger=False)
         trainer.logged_metrics.update(as_metrics(metrics))
         task.published |= metrics.keys()
+        task.scores |= values
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=task.images)
