@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import varlab
 from tests import small
@@ -18,6 +20,7 @@ from varlab.files import sha256
 from varlab.losses.perceptual import LPIPS
 from varlab.recipe.assembly import image_sampler
 from varlab.recipe.objects import make
+from varlab.report import write_report
 from varlab.rng import Rng
 from varlab.score.image_sampler import labels_of_val
 
@@ -64,6 +67,30 @@ def test_a_generators_scores_and_their_protocol(run: Path, lab: Path, tmp_path: 
     assert protocol["images"]["name"] == "digits" and protocol["images"]["resample"] == "bicubic"
     assert result["cost"]["sampling_seconds"] > 0 and result["images"] == 256
     assert small.record(tmp_path / "out")["parents"]["judge"]["weights_sha256"] == judge
+    assert set(result["by_class"]) == {"accuracy", "recall"} and len(result["by_class"]["accuracy"]) == 10
+    assert sum(result["by_class"]["accuracy"]) / 10 == pytest.approx(result["scores"]["accuracy"])
+
+
+def test_samples_are_shown_above_their_nearest_training_images(run: Path, lab: Path, tmp_path: Path) -> None:
+    result = evaluate(run, tmp_path / "out", *FEW)
+    [file] = (run / "scores").iterdir()
+    with Image.open(run / "pictures" / "neighbours" / f"{file.stem}.png") as picture:
+        shown = np.asarray(picture)
+    data = make(small.record(run)["config"]["data"])
+    train = {image.tobytes() for image in data.images("train").permute(0, 2, 3, 1).contiguous().numpy()}
+    side, factor = 17, shown.shape[1] // (8 * 17 - 1)  # images of 16 pixels, one apart, below the numbers
+    rows = shown[shown.shape[0] - factor * (4 * side - 1) :][::factor, ::factor]
+    cells = [
+        [rows[y : y + 16, x : x + 16].tobytes() for x in range(0, 8 * side, side)] for y in range(0, 4 * side, side)
+    ]
+    assert not set(cells[0]) & train and all(set(row) <= train for row in cells[1:])
+    near = result["neighbours"]
+    assert near["distance"] == sorted(near["distance"]) and len(near["distance"]) == len(near["val_distance"]) == 8
+    assert result["scores"]["duplicates"] < 40
+    page = write_report([run], tmp_path / "page", title="t").html.read_text()
+    assert (
+        "Nearest training images" in page and "of 40 samples have the same pixels" in page and "Recall by class" in page
+    )
 
 
 @pytest.mark.slow

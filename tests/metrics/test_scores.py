@@ -21,11 +21,13 @@ from varlab.metrics.comparison import (
     matched_draws,
     nearest_distance,
     nearest_scores,
+    neighbours,
     ratio_over_spaces,
 )
 from varlab.metrics.distribution.frechet import FID, moments
 from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.distribution.manifold_scores import ManifoldScores
+from varlab.metrics.distribution.repeated_images import RepeatedImages
 from varlab.metrics.features import distances, random_rows, sorted_rows
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.rng import Rng
@@ -247,13 +249,56 @@ def test_draws_have_the_classes_of_the_held_out_images() -> None:
 
 
 def test_nearest_neighbours_tell_copies() -> None:
+    def scored(fake: torch.Tensor, val: torch.Tensor) -> dict[str, float]:
+        return nearest_scores(*(nearest_distance(x, train) for x in (fake, val)), train)
+
     train, val = points("a", 60, 3), points("b", 30, 3)
     expected = [min(float((p - q).double().norm()) for q in train) for p in val]
     assert nearest_distance(val, train).tolist() == pytest.approx(expected, abs=1e-6)
-    assert nearest_scores(val, train, val)["nn_ratio"] == pytest.approx(1.0)
-    copies = nearest_scores(train[:20] + 1e-4, train, val)
+    assert scored(val, val)["nn_ratio"] == pytest.approx(1.0)
+    copies = scored(train[:20] + 1e-4, val)
     assert copies["nn_ratio"] < 0.01 and copies["nn_val_median"] == pytest.approx(float(np.median(expected)), rel=0.2)
-    assert "nn_ratio" not in nearest_scores(val, train, train)
+    assert "nn_ratio" not in scored(val, train)
+
+
+def test_shown_samples_go_from_the_nearest_to_the_farthest() -> None:
+    """Each with its own nearest training images, and the distance of the val image of the same rank."""
+    train, val, fake = points("a", 60, 3), points("b", 31, 3), points("c", 41, 3, scale=2.0)
+    fake[7] = train[5]
+    fake_N, val_M = nearest_distance(fake, train), nearest_distance(val, train)
+    found = neighbours(fake, train, fake_N=fake_N, val_M=val_M, shown=5, nearest=2)
+    assert found.row_S[0] == 7 and found.train_SK[0, 0] == 5 and found.distance_SK[0, 0] < 1e-6
+    assert (
+        fake_N[found.row_S].tolist() == sorted(fake_N.tolist())[::10] == pytest.approx(found.distance_SK[:, 0].tolist())
+    )
+    all_pairs = (fake[found.row_S][:, None].double() - train.double()).norm(dim=2)
+    assert torch.equal(found.train_SK, all_pairs.argsort(1)[:, :2])
+    assert found.val_S.tolist() == [sorted(val_M.tolist())[round(30 * k / 4)] for k in range(5)]
+    assert len(neighbours(fake[:3], train, fake_N=fake_N[:3], val_M=val_M, shown=5, nearest=2).row_S) == 3
+
+
+def test_repeated_images_are_counted_over_batches() -> None:
+    img = Rng(0).stream("x", torch.arange(9)).integers(256, 3, 4, 4).to(torch.uint8)
+    img[4], img[8], img[7] = img[0], img[0], img[1]
+    metric = RepeatedImages()
+    for part in img.split(2):
+        metric.update(part)
+    assert int(metric.compute()) == 3
+
+
+@pytest.mark.parametrize("manifold", [None, 60])
+def test_scores_of_classes_show_what_a_generator_leaves_out_and_draws_badly(manifold: int | None) -> None:
+    """Class 2 is never drawn, half of class 1 looks like class 0; the mean over images is the plain score."""
+    sheet = GenerationScores(num_features=3, num_classes=4, splits=1, neighbours=3, manifold=manifold, seed=0)
+    label_real, label_fake = torch.arange(90) % 3, torch.arange(80) % 2
+    looks = torch.where((label_fake == 1) & (torch.arange(80) % 4 == 1), 0, label_fake)
+    sheet.update_real(points("a", 90, 3) + 40 * label_real[:, None], label_B=label_real)
+    sheet.update_fake(points("b", 80, 3) + 40 * looks[:, None], torch.eye(4)[looks], label_fake)
+    scores, of = sheet.compute(), sheet.by_class()
+    assert of["accuracy"] == [1.0, 0.5, None, None] and scores["accuracy"] == pytest.approx(0.75)
+    assert of["recall"][2] == 0 and min(of["recall"][:2]) > 0.4
+    if manifold is None:
+        assert scores["recall"] == pytest.approx(sum(of["recall"]) / 3)
 
 
 def _rank(rank: int, results: str) -> None:

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, pstdev
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -122,13 +123,41 @@ def nearest_distance(a_NF: Tensor, train_NF: Tensor) -> Tensor:
     return torch.cat([d_nM.min(dim=1).values for d_nM in distances(a_NF, train_NF)])
 
 
-def nearest_scores(fake_NF: Tensor, train_NF: Tensor, val_NF: Tensor) -> dict[str, float]:
+class Neighbours(NamedTuple):
+    """Samples from the nearest to the farthest from the training images, evenly by rank, with their nearest ones.
+
+    row_S: of the samples. train_SK: rows of their K nearest training images, the nearest first. distance_SK: to these.
+    val_S: the distance of the held-out image of the same rank to its nearest training image.
+    """
+
+    row_S: Tensor
+    train_SK: Tensor
+    distance_SK: Tensor
+    val_S: Tensor
+
+
+def neighbours(
+    fake_NF: Tensor, train_NF: Tensor, *, fake_N: Tensor, val_M: Tensor, shown: int, nearest: int
+) -> Neighbours:
+    """Choose ``shown`` samples and find the ``nearest`` training images of each. fake_N, val_M: see ``nearest_distance``."""
+    order_N, val_M = fake_N.argsort(stable=True), val_M.sort().values
+    shown = min(shown, len(order_N))
+    row_S, rank_S = order_N[_even(len(order_N), shown)], _even(len(val_M), shown)
+    found = torch.cat(list(distances(fake_NF[row_S], train_NF))).topk(min(nearest, len(train_NF)), largest=False)
+    return Neighbours(row_S, found.indices, found.values, val_M[rank_S])
+
+
+def _even(n: int, count: int) -> Tensor:
+    return torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
+
+
+def nearest_scores(fake_N: Tensor, val_M: Tensor, train_NF: Tensor) -> dict[str, float]:
     """nn_median of samples, nn_val_median of held-out images, and nn_ratio: near 1 for new images, near 0 for copies.
 
-    There is no nn_ratio where the median held-out image is a training image, up to the rounding of float32 features.
+    fake_N, val_M: see ``nearest_distance``. There is no nn_ratio where the median held-out image is a training image, up to
+    the rounding of float32 features.
     """
-    fake = float(nearest_distance(fake_NF, train_NF).median())
-    val = float(nearest_distance(val_NF, train_NF).median())
+    fake, val = float(fake_N.median()), float(val_M.median())
     rounding = 1e-6 * float(train_NF.double().norm(dim=1).median())
     return {"nn_median": fake, "nn_val_median": val} | _ratio("nn_ratio", fake, val, noise=rounding)
 

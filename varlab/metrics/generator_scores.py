@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torchmetrics import CatMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from varlab.errors import VarlabError
 from varlab.metrics.distribution.frechet import FID, Moments
@@ -63,13 +63,19 @@ class GenerationScores(nn.Module):
         self._has_real_images = has_real_images
         self.kid = KID(**kid) if kid is not None and has_real_images else None
         self.accuracy = MulticlassAccuracy(num_classes, average="micro") if num_classes is not None else None
+        self.counts = MulticlassStatScores(num_classes, average=None) if num_classes is not None else None
         self.label_N = CatMetric()
 
     def update_real(
-        self, features_BF: Tensor, *, row_B: Tensor | None = None, spatial_BS: Tensor | None = None
+        self,
+        features_BF: Tensor,
+        *,
+        row_B: Tensor | None = None,
+        spatial_BS: Tensor | None = None,
+        label_B: Tensor | None = None,
     ) -> None:
-        """Add features of reference images. row_B: their numbers among these. spatial_BS: for sFID."""
-        self._update(features_BF, row_B, spatial_BS, real=True)
+        """Add features of reference images. row_B: their numbers. spatial_BS: for sFID. label_B: for ``by_class``."""
+        self._update(features_BF, row_B, spatial_BS, real=True, label_B=label_B)
 
     def update_fake(
         self,
@@ -92,11 +98,21 @@ class GenerationScores(nn.Module):
             self.label_N.update(label_B)
             if self.accuracy is not None:
                 self.accuracy.update(logits_BK, label_B)
+            if self.counts is not None:
+                self.counts.update(logits_BK, label_B)
 
-    def _update(self, features_BF: Tensor, row_B: Tensor | None, spatial_BS: Tensor | None, *, real: bool) -> None:
+    def _update(
+        self,
+        features_BF: Tensor,
+        row_B: Tensor | None,
+        spatial_BS: Tensor | None,
+        *,
+        real: bool,
+        label_B: Tensor | None = None,
+    ) -> None:
         self.fid.update(features_BF, real=real)
         if self._has_real_images:
-            self.manifolds.update(features_BF, real=real)
+            self.manifolds.update(features_BF, real=real, label_B=label_B)
         if self.kid is not None:
             self.kid.update(features_BF, real, row_B)
         if self.sfid is not None and spatial_BS is not None:
@@ -105,6 +121,21 @@ class GenerationScores(nn.Module):
     def features(self) -> tuple[Tensor, Tensor, Tensor]:
         """(real_NF, fake_NF, fake_label_N) of all ranks, for varlab.metrics.comparison. All ranks must call it together."""
         return *self.manifolds.features(), self.label_N.compute()
+
+    def by_class(self) -> dict[str, list[float | None]]:
+        """accuracy and recall of each class, by number; None for a class without images. Call it after ``compute``.
+
+        accuracy: the share of a class's samples in which the extractor sees it. recall: the share of a class's real images
+        that lie among the samples (of any class): near 0 for a class that a generator leaves out. Each is left out where the
+        labels it needs are not known. All ranks must call it together.
+        """
+        known: dict[str, Tensor] = {}
+        if self.counts is not None and self.counts.update_called:
+            right_C, of_C = self.counts.compute()[:, [0, 4]].T.double()
+            known["accuracy"] = right_C / of_C
+        if self.manifolds.recall_by_class is not None:
+            known["recall"] = self.manifolds.recall_by_class
+        return {name: [None if math.isnan(x) else x for x in values_C.tolist()] for name, values_C in known.items()}
 
     def compute(self) -> dict[str, float]:
         """fid, inception_score and its _std (of two splits or more), precision, recall, accuracy; sfid, kid and its _std,

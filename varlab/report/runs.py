@@ -40,6 +40,7 @@ class Score:
     images: int | None  # images the run had seen when it was scored
     modified: float  # seconds since the epoch
     best: Mapping[str, str] = field(default_factory=dict)  # of the user's own metrics: min or max, or empty
+    by_class: Mapping[str, object] = field(default_factory=dict)  # scores of each class, by number
 
     def get(self, key: str) -> float | None:
         """A score, the cost of sampling for it, or that cost per sample."""
@@ -273,14 +274,16 @@ def _read_score(path: Path) -> Score:
     content = read_json(path)
     if not isinstance(content, dict):
         raise VarlabError(f"{path} is not a JSON object: evaluate the run again, or remove it.")
-    parts: dict[str, Config] = {key: content.get(key, {}) for key in ("protocol", "scores", "cost", "best")}
+    parts: dict[str, Config] = {key: content.get(key, {}) for key in ("protocol", "scores", "cost", "best", "by_class")}
     for key, part in parts.items():
         if not isinstance(part, dict):
             raise VarlabError(f"{path}: {key} is not a JSON object: evaluate the run again, or remove the file.")
     images = content.get("images")
     seen = images if isinstance(images, int) else None
     modified = path.stat().st_mtime
-    return Score(path.stem, parts["protocol"], parts["scores"], parts["cost"], seen, modified, parts["best"])
+    return Score(
+        path.stem, parts["protocol"], parts["scores"], parts["cost"], seen, modified, parts["best"], parts["by_class"]
+    )
 
 
 def number(value: object) -> float | None:

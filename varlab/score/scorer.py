@@ -11,13 +11,17 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.metrics.comparison import (
+    Neighbours,
     fid_error,
     frechet_distances,
     matched_draws,
+    nearest_distance,
     nearest_scores,
+    neighbours,
     ratio_over_spaces,
 )
 from varlab.metrics.distribution.frechet import moments
+from varlab.metrics.distribution.repeated_images import RepeatedImages
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.metrics.own_metrics import OwnMetrics
@@ -25,6 +29,8 @@ from varlab.rng import Rng
 from varlab.score.image_sampler import ImageSampler
 from varlab.tasks.distributed import collectives
 from varlab.types import VarlabError, without_padding
+
+_SHOWN, _NEAREST = 8, 3  # samples that are shown with so many training images each
 
 
 class GeneratorScorer:
@@ -35,6 +41,8 @@ class GeneratorScorer:
     ``GenerationScores``. draws: see ``matched_draws``. spaces: further extractors, by name: ``compare`` adds their FID, its
     ratio to that of held-out images, and the mean ratio. own: further metrics; those that compare with the reference see the
     training split, too.
+    After ``compare``: ``neighbours``, samples with the numbers of their nearest training images, and ``by_class``, scores of
+    each class.
     """
 
     def __init__(
@@ -62,11 +70,15 @@ class GeneratorScorer:
         self.own = own or OwnMetrics({})
         self._real: dict[str, tuple[Tensor, Tensor]] = {}
         self._elsewhere: dict[str, dict[str, Tensor]] = {}  # features in the other spaces, by split
+        self._rows: dict[str, Tensor] = {}  # the images' numbers in their split
+        self._repeats = RepeatedImages()
+        self.neighbours: Neighbours | None = None
+        self.by_class: dict[str, list[float | None]] = {}
 
     def _features(self, split: str) -> tuple[Tensor, Tensor]:
         """This rank's features of a split's images, and their labels."""
         if split not in self._real:
-            features, labels = [], []
+            features, labels, rows = [], [], []
             others: dict[str, list[Tensor]] = {name: [] for name in self._spaces}
             loader = self._data.eval_loader(split, collectives.rank(), collectives.world_size())
             for batch in without_padding(loader, self.source.device):
@@ -77,10 +89,11 @@ class GeneratorScorer:
                     self.own.update(batch.img_u8_B3HW, real=True, **known)
                 features.append(features_BF)
                 labels.append(batch.label_B)
+                rows.append(batch.position_B)
                 for name, other in self._spaces.items():
                     others[name].append(other(batch.img_u8_B3HW)[0])
             self._elsewhere[split] = {name: torch.cat(rows) for name, rows in others.items()}
-            self._real[split] = torch.cat(features), torch.cat(labels)
+            self._real[split], self._rows[split] = (torch.cat(features), torch.cat(labels)), torch.cat(rows)
         return self._real[split]
 
     def _scores(self) -> tuple[GenerationScores, OwnMetrics]:
@@ -89,7 +102,8 @@ class GeneratorScorer:
         extract, self.own = self._extract.to(self.source.device), self.own.to(self.source.device)
         self._spaces = {name: other.to(self.source.device) for name, other in self._spaces.items()}
         self._fake = {name: [] for name in self._spaces}
-        real_NF = self._features("train")[0]
+        self._repeats = RepeatedImages().to(self.source.device)
+        real_NF, real_label_N = self._features("train")
         own = self.own.fresh()
         scores = GenerationScores(
             num_features=extract.num_features,
@@ -101,7 +115,7 @@ class GeneratorScorer:
             seed=self.source.seed,
             **self._more,
         ).to(self.source.device)
-        ids_N = torch.arange(self._n)[collectives.rank() :: collectives.world_size()]
+        ids_N = self._ids(collectives.rank())
         done = 0
         for img_u8_B3HW, label_B in self.source.images(ids_N):
             features_BF, logits_BK = extract(img_u8_B3HW)
@@ -110,9 +124,13 @@ class GeneratorScorer:
             for name, other in self._spaces.items():
                 self._fake[name].append(other(img_u8_B3HW)[0])
             done += len(label_B)
+            self._repeats.update(img_u8_B3HW)
             own.update(img_u8_B3HW, real=False, features_BF=features_BF, logits_BK=logits_BK, label_B=label_B)
-        scores.update_real(real_NF)
+        scores.update_real(real_NF, label_B=real_label_N)
         return scores, own
+
+    def _ids(self, rank: int) -> Tensor:
+        return torch.arange(self._n)[rank :: collectives.world_size()]
 
     def __call__(self) -> dict[str, float]:
         """The scores by name."""
@@ -127,7 +145,9 @@ class GeneratorScorer:
         val_NF, val_label_M = (_of_all_ranks(part) for part in self._features("val"))
         rng = Rng(self.source.seed)
         draws = matched_draws(fake_NF, fake_label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=rng)
-        values |= draws | nearest_scores(fake_NF, real_NF, val_NF)
+        values |= draws | self._nearest(fake_NF, real_NF, val_NF)
+        values["duplicates"] = float(self._repeats.compute())
+        self.by_class = scores.by_class()
         values["fid_error"] = fid_error(fake_NF, moments(real_NF), rng=rng)
         for name in self._spaces:
             fake_NF = _of_all_ranks(torch.cat(self._fake[name]))
@@ -137,6 +157,15 @@ class GeneratorScorer:
             draws["fid_error"] = fid_error(fake_NF, moments(real_NF), rng=rng)
             values |= {f"{name}/{key}": value for key, value in draws.items()}
         return own.compute() | values | (ratio_over_spaces(values) if self._spaces else {})
+
+    def _nearest(self, fake_NF: Tensor, real_NF: Tensor, val_NF: Tensor) -> dict[str, float]:
+        """``nearest_scores``; keeps ``neighbours``, whose rows are numbers of samples and of training images."""
+        fake_N, val_M = (nearest_distance(x_NF, real_NF) for x_NF in (fake_NF, val_NF))
+        found = neighbours(fake_NF, real_NF, fake_N=fake_N, val_M=val_M, shown=_SHOWN, nearest=_NEAREST)
+        ids_N = torch.cat([self._ids(rank) for rank in range(collectives.world_size())])
+        train_N = _of_all_ranks(self._rows["train"])
+        self.neighbours = found._replace(row_S=ids_N[found.row_S.cpu()], train_SK=train_N[found.train_SK])
+        return nearest_scores(fake_N, val_M, real_NF)
 
 
 def _of_all_ranks(rows: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from varlab.errors import VarlabError
 from varlab.metrics.comparison import fid_error
 from varlab.metrics.distribution.inception_score import FileInceptionScore
+from varlab.metrics.distribution.repeated_images import RepeatedImages
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.metrics.own_metrics import OwnMetrics
@@ -25,7 +25,7 @@ class SetScorer:
 
     sheets: by the name of a protocol (empty for a single one), the arguments of ``GenerationScores`` that ``conf/metrics``
     sets, and the part of the reference that is compared with: moments, images, or None for what is there.
-    ``notes`` says, after the call, what a reader of the scores must know.
+    After the call, ``notes`` says what a reader of the scores must know, and ``by_class`` has the scores of each class.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class SetScorer:
         self._samples, self._reference, self._extract, self._batch = samples, reference, extractor, batch
         self.own = own or OwnMetrics({})
         self.notes: list[str] = []
+        self.by_class: dict[str, list[float | None]] = {}
         self._sheets = {name: self._sheet(*asked, seed=seed) for name, asked in sheets.items()}
 
     def _sheet(self, settings: Mapping[str, object], compared_with: str | None, *, seed: int) -> GenerationScores:
@@ -64,14 +65,15 @@ class SetScorer:
         """The scores by name. VarlabError for images of another size than the reference's, or too few of them."""
         if (real := self._reference.images) is not None:
             self._add_reference(real)
-        distinct = self._add_samples()
+        repeated = self._add_samples()
         values: dict[str, float] = {}
         for name, sheet in self._sheets.items():
             scores = sheet.compute() | self._error_of_fid(sheet)
+            self.by_class |= sheet.by_class()
             values |= {f"{name}/{key}" if name else key: value for key, value in scores.items()}
             if isinstance(of := sheet.inception_score, FileInceptionScore) and of.was_sorted:
                 self.notes.append("the samples are sorted by class, so they were shuffled for the Inception score")
-        return self.own.compute() | values | {"duplicates": float(self._samples.n - distinct)}
+        return self.own.compute() | values | {"duplicates": repeated}
 
     def _error_of_fid(self, sheet: GenerationScores) -> dict[str, float]:
         """Where the sheet holds the samples' features: not where the reference has moments alone."""
@@ -88,12 +90,17 @@ class SetScorer:
             )
         for numbered, known in features_of(real, self._extract, batch=self._batch):
             for sheet in self._sheets.values():
-                sheet.update_real(known["features_BF"], row_B=numbered.row_B, spatial_BS=known.get("spatial_BS"))
+                sheet.update_real(
+                    known["features_BF"],
+                    row_B=numbered.row_B,
+                    spatial_BS=known.get("spatial_BS"),
+                    label_B=numbered.label_B,
+                )
             self.own.update(numbered.img_u8_B3HW, real=True, **known)
 
-    def _add_samples(self) -> int:
-        """Add all samples; return how many are not the same as an earlier one."""
-        seen: set[bytes] = set()
+    def _add_samples(self) -> float:
+        """Add all samples; return how many are the same as an earlier one."""
+        repeats = RepeatedImages()
         for numbered, known in features_of(self._samples, self._extract, batch=self._batch):
             labels = {} if numbered.label_B is None else {"label_B": numbered.label_B}
             for sheet in self._sheets.values():
@@ -105,6 +112,5 @@ class SetScorer:
                     spatial_BS=known.get("spatial_BS"),
                 )
             self.own.update(numbered.img_u8_B3HW, real=False, **known, **labels)
-            pixels_B = numbered.img_u8_B3HW.cpu().contiguous().numpy()
-            seen |= {hashlib.blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in pixels_B}
-        return len(seen)
+            repeats.update(numbered.img_u8_B3HW.cpu())
+        return float(repeats.compute())

@@ -35,7 +35,9 @@ from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
 from varlab.run.record import FILE, Parent
 from varlab.run.trust import Trust
+from varlab.sample import Sampler
 from varlab.score.image_sampler import ImageSampler, Rejection, labels_of_val
+from varlab.score.neighbour_strip import neighbour_strip
 from varlab.score.scorer import GeneratorScorer
 from varlab.tasks.likelihood import likelihood
 from varlab.types import VarlabError, without_padding
@@ -59,10 +61,10 @@ def run(config: Config, directory: RunDirectory) -> Config:
     extractor = parents.extractor(config["extractor"]).to(run.model.device)
     judge = dict(parents.used)
     facts = run_facts(config, run, data, extractor)  # refuses a named protocol that does not fit
-    source: ImageSampler | None = None
+    source, strip = None, None
     if run.model.transformer is not None:
         source = _source(config, run, data, extractor)
-        result = _generator(config, run, data, extractor, source)
+        result, strip = _generator(config, run, data, extractor, source)
     else:
         result = _tokenizer(config, run, data, extractor, parents)
     result["protocol"] |= facts
@@ -70,8 +72,11 @@ def run(config: Config, directory: RunDirectory) -> Config:
         result["protocol"]["leakage"] = leakage
     result["images"] = run.record.outcome.images  # how far the scored run was trained
     name = protocol_name(result["protocol"])
-    file = run.path / "scores" / f"{name}.json"
-    remove_drafts(file.parent, of=f"{file.name}.*")  # of a killed evaluation
+    file, picture = run.path / "scores" / f"{name}.json", run.path / "pictures" / "neighbours" / f"{name}.png"
+    for written in (file, picture):
+        remove_drafts(written.parent, of=f"{written.name}.*")  # of a killed evaluation
+    if strip is not None:
+        write_png(picture, strip)
     write_sealed_json(file, result)
     directory.update(parents=judge | {"run": Parent(run=config["run"])})
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in result["scores"].items() if "/" not in k))
@@ -152,6 +157,14 @@ def _labels(asked: str, data: BaseDataModule, seed: int) -> Tensor | None:
     return labels_of_val(data, Rng(seed)) if asked == "data" else None
 
 
+def _sampling_flops(run: FinishedRun, sampler: Sampler) -> float:
+    """Of one sample."""
+    (transformer, order), count = run.model.generator(), FlopCounter()
+    slots = example_slots(order, run.model.tokenizer, run.model.condition)
+    forward = count.transformer(transformer, slots)
+    return count.sampling(forward, run.model.tokenizer, guided=sampler.guides(transformer.num_classes))
+
+
 def _source(config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor) -> ImageSampler:
     """The samples that are scored. VarlabError where their settings are for pictures only."""
     model = run.model
@@ -173,13 +186,14 @@ def _source(config: Config, run: FinishedRun, data: BaseDataModule, extractor: E
 
 def _generator(
     config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor, source: ImageSampler
-) -> Config:
-    """Compare samples with the train split; the val split is compared with it, too."""
+) -> tuple[Config, Tensor | None]:
+    """Compare samples with the train split; the val split is compared with it, too. Also returns ``neighbour_strip``."""
     model, sampler, rejection = run.model, source.sampler, source.rejection
     (transformer, order), condition, n, seed = model.generator(), model.condition, config["n"], config["seed"]
     settings, spaces = metric_settings(config["metrics"]), feature_spaces(config, data.info, run.path)
     settings |= {"spaces": {name: space for name, space in spaces.items() if space.hash != extractor.hash}}
-    scores = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **settings).compare()
+    scorer = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **settings)
+    scores = scorer.compare()
     nats = likelihood(
         transformer,
         order=order,
@@ -202,15 +216,16 @@ def _generator(
         named |= {"classes": "class names unknown: the run's labels are those of the same number in the data"}
     if condition is not None:
         named |= {"conditions": f"{condition.describe(data.info)} of val, cyclic"}
-    slots = example_slots(order, model.tokenizer, condition)
-    count = FlopCounter()
-    forward = count.transformer(transformer, slots)
-    one = count.sampling(forward, model.tokenizer, guided=sampler.guides(transformer.num_classes))
     drawn = n * (rejection.candidates if rejection else 1)
-    return {
+    result: Config = {
         "kind": "generator",
         "protocol": named | {"metrics": config["metrics"], "weights": config["weights"]},
         "scores": scores,
-        "cost": {"sampling_flops": drawn * one, "sampling_seconds": round(source.seconds, 3)},
+        "by_class": scorer.by_class,
+        "cost": {"sampling_flops": drawn * _sampling_flops(run, sampler), "sampling_seconds": round(source.seconds, 3)},
         **_best(settings["own"], scores),
     }
+    if (found := scorer.neighbours) is None:
+        return result, None
+    result["neighbours"] = {"distance": found.distance_SK[:, 0].tolist(), "val_distance": found.val_S.tolist()}
+    return result, neighbour_strip(found, source=source, data=data)

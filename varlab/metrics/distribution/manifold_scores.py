@@ -31,6 +31,12 @@ def _radii(x_NF: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     return list(torch.cat(radii).T)
 
 
+def _mean_of_classes(inside_N: Tensor, label_N: Tensor) -> Tensor:
+    """For each class the share that is inside; NaN for a class without points."""
+    inside_C, all_C = label_N[inside_N].bincount(minlength=int(label_N.max()) + 1), label_N.bincount()
+    return inside_C.double() / all_C
+
+
 class ManifoldScores(Metric):
     """Precision, recall, density and coverage of samples, each a mean over one of the sets of features.
 
@@ -38,13 +44,15 @@ class ManifoldScores(Metric):
     points in the balls of samples. neighbours: k, 3 in the paper. Density: in how many of the real points' balls a sample
     lies, divided by their k; coverage: the share of real points with a sample in their ball. density_neighbours: their k, 5
     in the paper; None leaves both out. manifold: at most this many points of each set, drawn by ``seed``; None for all.
-    Distances are float64, a block at a time. Every rank must update both sets.
+    Distances are float64, a block at a time. Every rank must update both sets. Labels of all real points or of none: then
+    ``recall_by_class`` is known after ``compute``.
     """
 
     full_state_update = False
     higher_is_better = True
     real: list[Tensor]
     fake: list[Tensor]
+    real_label: list[Tensor]
 
     def __init__(self, *, neighbours: int, manifold: int | None, seed: int, density_neighbours: int | None = None):
         super().__init__()
@@ -52,14 +60,29 @@ class ManifoldScores(Metric):
         self.manifold, self.rng = manifold, Rng(seed)
         self.add_state("real", [], dist_reduce_fx="cat")
         self.add_state("fake", [], dist_reduce_fx="cat")
+        self.add_state("real_label", [], dist_reduce_fx="cat")
+        self.recall_by_class: Tensor | None = None
 
-    def update(self, features_BF: Tensor, real: bool) -> None:
-        """Add features to one of the sets."""
+    def update(self, features_BF: Tensor, real: bool, label_B: Tensor | None = None) -> None:
+        """Add features to one of the sets. label_B: classes of real points."""
         (self.real if real else self.fake).append(features_BF)
+        if real and label_B is not None:
+            self.real_label.append(label_B)
+
+    def _real(self) -> tuple[Tensor, Tensor | None]:
+        """(real_NF, label_N), at most ``manifold`` of them."""
+        real_NF = dim_zero_cat(self.real)
+        if not len(self.real_label):
+            return random_rows(real_NF, self.manifold, self.rng), None
+        label_N = dim_zero_cat(self.real_label)
+        if self.manifold is None or len(real_NF) <= self.manifold:
+            return real_NF, label_N
+        both_NG = random_rows(torch.cat([real_NF, label_N[:, None].to(real_NF)], 1), self.manifold, self.rng)
+        return both_NG[:, :-1], both_NG[:, -1].long()
 
     def compute(self) -> dict[str, Tensor]:
         """precision, recall and coverage in [0, 1], density >= 0: float64 scalars. VarlabError for k points or fewer."""
-        real_NF = random_rows(dim_zero_cat(self.real), self.manifold, self.rng)
+        real_NF, label_N = self._real()
         fake_MF = random_rows(dim_zero_cat(self.fake), self.manifold, self.rng)
         wide = self.density_neighbours or self.neighbours
         fewest = min(real_NF.shape[0], fake_MF.shape[0])
@@ -81,6 +104,7 @@ class ManifoldScores(Metric):
             in_wide_mn = d_mn <= wide_N[n]
             hits += in_wide_mn.sum()
             covered_N[n] |= in_wide_mn.any(0)
+        self.recall_by_class = None if label_N is None else _mean_of_classes(inside_N, label_N)
         scores = {"precision": inside_M.double().mean(), "recall": inside_N.double().mean()}
         if self.density_neighbours is None:
             return scores

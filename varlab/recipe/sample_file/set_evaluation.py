@@ -72,6 +72,7 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
     named["label"] = score_label(config["metrics"].get("protocol"), samples.n)
     result: Config = {"kind": "generator" if run else "samples", "protocol": named, "scores": scores, "cost": {}}
     result |= {"best": own.ranked(scores)} if own.best else {}
+    result |= {"by_class": scorer.by_class} if scorer.by_class else {}
     if run is not None:
         result["images"] = run.record.outcome.images
     file = (run.path if run else directory.path) / "scores" / f"{protocol_name(named)}.json"

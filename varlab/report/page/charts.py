@@ -30,6 +30,10 @@ LEVELS = (
     Bars("Loss per level", "loss", "nats per token"),
     Bars("Accuracy per level", "accuracy", "tokens predicted correctly (%)", 100.0),
 )
+CLASSES = (
+    Bars("Accuracy by class", "by_class/accuracy", "samples seen as their class (%)", 100.0),
+    Bars("Recall by class", "by_class/recall", "real images among the samples (%)", 100.0),
+)
 RECONSTRUCTION = (
     Panel("Validation PSNR", ("val/psnr",), "images", "dB"),
     Panel("Validation PSNR", ("val/psnr",), "flops", "dB"),
@@ -100,6 +104,8 @@ def _generator(variants: Sequence[Variant]) -> list[tuple[str, str, str]]:
         ("Loss per level", bars(levelled, LEVELS, xlabel="level, coarse to fine",
                                 label="Validation loss and accuracy per level"),
          "Last validation, mean over runs."),
+        ("Classes", bars(variants, CLASSES, xlabel="class", label="Accuracy and recall of each class"),
+         "A class that a generator leaves out has little recall; one that it draws badly, little accuracy."),
     ]  # fmt: skip
 
 

@@ -10,13 +10,16 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from varlab.report.page import style
-from varlab.report.runs import Run
+from varlab.report.runs import Run, number
 from varlab.report.variants import Variant
 
 __all__ = ["Bars", "Panel", "bars", "curves", "fid_against_flops"]
 
 _MOST_POINTS = 240
 """Points of a line: the page stays small, and the difference is invisible."""
+
+_MOST_CLASSES = 40
+"""Classes of a bar plot."""
 
 _MOST_LINES = 48
 """Runs of a plot: of many seeds the first are drawn."""
@@ -133,7 +136,12 @@ def bars(variants: Sequence[Variant], plots: Sequence[Bars], *, xlabel: str, lab
 
 
 def _heights(run: Run, metric: str) -> list[float]:
-    """A metric for each scale: from the score, else from validation, else from training."""
+    """A metric for each scale: from the score, else from validation, else from training. ``by_class/…``: for each class."""
+    part, _, name = metric.partition("/")
+    if part == "by_class":
+        values = run.score.by_class.get(name) if run.score else None
+        known = values if isinstance(values, list) and len(values) <= _MOST_CLASSES else []
+        return [number(value) or 0.0 for value in known]
     scored: list[float] = []
     while run.score and (height := run.score.get(f"{metric}/{len(scored)}")) is not None:
         scored.append(height)

@@ -15,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from varlab.errors import VarlabError
 from varlab.files import read_bytes
+from varlab.report.runs import Score
+from varlab.report.text import whole
 from varlab.report.variants import Variant
 
 __all__ = ["Album", "EmbeddedPicture", "Gallery", "galleries"]
@@ -33,13 +35,17 @@ _WIDTHS = {1: 1080, 2: 520, 3: 340}  # CSS pixels of a picture, by the number of
 
 @dataclass(frozen=True)
 class EmbeddedPicture:
-    """A picture as the page shows it. natural: the file's width; width: in CSS pixels. variants: who has this picture."""
+    """A picture as the page shows it. natural: the file's width; width: in CSS pixels. variants: who has this picture.
+
+    note: a sentence below it.
+    """
 
     uri: str
     natural: int
     variants: tuple[Variant, ...]
     width: int = 0
     pixelated: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,13 @@ class Album:
 
 
 def galleries(variants: Sequence[Variant], room: int) -> Album:
-    """Samples beside real images, growing images and reconstructions, where the variants have such pictures.
+    """Samples beside real images and their nearest training images, growing images and reconstructions, as far as there are.
 
     room: bytes of pictures on the page; each gallery shows its first picture in any case.
     """
     faults: list[tuple[str, str]] = []
     samples, growth, rebuilt = (_load_all(variants, name, faults) for name in ("samples", "growth", "reconstructions"))
+    nearest = _neighbours(variants, faults)
     real = _real_images([owner for picture in samples for owner in picture.variants], faults)
     owners = (", ".join(variant.label for variant in picture.variants) for picture in real)
     titles = [f"Real images, {labels}" for labels in owners] if len(real) > 1 else ["Real images"] * len(real)
@@ -78,6 +85,10 @@ def galleries(variants: Sequence[Variant], room: int) -> Album:
     shown = [
         _gallery("Samples beside real images", "Real images and samples have the same layout.", beside,
                  columns=2 if len(beside) in (1, 2, 4) else 3),
+        _gallery("Nearest training images", "Each column is a sample above its nearest training images; the samples go from "
+                 "the nearest to the farthest. Above it is its distance in the features of FID, and that of the val image of "
+                 "the same rank. Copies are much nearer than val images.",
+                 [("", picture) for picture in nearest], columns=_columns(nearest)),
         _gallery("How an image grows", "Each row is one image, from the first step of the order to the last.",
                  [("", picture) for picture in growth], columns=_columns(growth)),
         _gallery("Reconstructions", "First row: real images. Second row: the same, encoded and decoded by the tokenizer.",
@@ -128,15 +139,37 @@ def _sized(picture: EmbeddedPicture, target: int, factor: int) -> EmbeddedPictur
 
 def _load_all(variants: Sequence[Variant], name: str, faults: list[tuple[str, str]]) -> list[EmbeddedPicture]:
     """``pictures/<name>.png`` of the first run of each variant that has one. faults: gets those that cannot be read."""
-    pictures = []
+    paths = (next((path for run in variant.runs if (path := run.picture(name))), None) for variant in variants)
+    return [picture for path, of in zip(paths, variants, strict=True) if path for picture in _read(path, of, faults)]
+
+
+def _read(path: Path, variant: Variant, faults: list[tuple[str, str]]) -> list[EmbeddedPicture]:
+    """The picture, or nothing where it cannot be read."""
+    try:
+        return [_load(path, variant)]
+    except VarlabError as error:
+        _log.warning("%s", error)
+        faults.append((str(path), str(error)))
+        return []
+
+
+def _neighbours(variants: Sequence[Variant], faults: list[tuple[str, str]]) -> list[EmbeddedPicture]:
+    """The strip of the score that tables show, of the first run of each variant that has one."""
+    pictures: list[EmbeddedPicture] = []
     for variant in variants:
-        path = next((path for run in variant.runs if (path := run.picture(name))), None)
-        try:
-            pictures += [_load(path, variant)] if path else []
-        except VarlabError as error:
-            _log.warning("%s", error)
-            faults.append((str(path), str(error)))
+        scored = [(run.score, path) for run in variant.runs
+                  if run.score and (path := run.picture(f"neighbours/{run.score.name}"))]  # fmt: skip
+        for score, path in scored[:1]:
+            pictures += [replace(picture, note=_copies(score)) for picture in _read(path, variant, faults)]
     return pictures
+
+
+def _copies(score: Score) -> str:
+    ratio, repeated = score.get("nn_ratio"), score.get("duplicates")
+    parts = [f"The median distance is {ratio:.2f} times that of val images."] if ratio is not None else []
+    if repeated is not None:
+        parts.append(f"{whole(repeated)} of {whole(score.samples)} samples have the same pixels as an earlier one.")
+    return " ".join(parts)
 
 
 def _real_images(owners: Sequence[Variant], faults: list[tuple[str, str]]) -> list[EmbeddedPicture]:
