@@ -16,6 +16,7 @@ from varlab.report.page.verdict import one_tokenizer
 from varlab.report.runs import Run, Score, number
 from varlab.report.stats.paired_test import LEVEL, PairedDifference, holm, mean_interval, paired_difference, stands_out
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_table
+from varlab.report.stats.space_differences import agreement_of_ranks, spaces_of
 from varlab.report.text import markdown_table, si, signed, significant, whole
 from varlab.report.variants import Variant, group_variants, kinds_of
 
@@ -40,13 +41,18 @@ def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
     kind, chosen = kinds_of(variants)[0]
     several = any(len({_sampler(score) for score in _largest(run.scores)}) > 1 for run in runs)
     rows = [row for variant in chosen for row in _rows(variant, split=several)]
-    metrics = {key: title for key, title in kind.study.items() if any(_by_seed(row, key) for row in rows)}
+    spaces = spaces_of(rows)
+    further = {key: f"FID in {name}" for name, key in spaces.items() if key not in kind.study}
+    columns = {**kind.study, **further}
+    metrics = {key: title for key, title in columns.items() if any(_by_seed(row, key) for row in rows)}
     scaling = [
         line
         for study in find_studies(runs)
         for line in [*(["", study.saving] if study.saving else []), "", *scaling_table(fit_laws(study))]
     ]
     lines = [*_table(rows, metrics), *(scaling or _differences(rows, metrics, against))]
+    if spaces and (agreement := agreement_of_ranks(rows, spaces)):
+        lines += ["", agreement]
     if caution := one_tokenizer(rows):
         lines += ["", caution]
     missing = [run.path.name for run in runs if not run.finished and run.kind == kind.name]

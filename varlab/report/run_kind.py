@@ -95,7 +95,8 @@ SAMPLING_COST = (
 KINDS = {
     "generator": RunKind(
         name="generator", title="Generators", model="generator", quality=QUALITY, cost=COST + SAMPLING_COST,
-        study={"fid": "FID", "fid_ratio": "FID ratio", "accuracy": "accuracy", "recall": "recall", "val_nll": "val NLL"},
+        study={"fid": "FID", "fid_ratio": "FID ratio", "fdr": "FDr", "accuracy": "accuracy", "recall": "recall",
+               "val_nll": "val NLL"},
         decisive="fid",
     ),
     "tokenizer": RunKind(

@@ -23,7 +23,14 @@ from varlab.report.page.template import render_template
 from varlab.report.run_kind import RunKind
 from varlab.report.runs import Run, Score
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_csv
-from varlab.report.text import duration, si, whole
+from varlab.report.stats.space_differences import (
+    SpaceDifference,
+    agreement_of_ranks,
+    sentences,
+    space_differences,
+    spaces_of,
+)
+from varlab.report.text import duration, si, signed, significant, whole
 from varlab.report.variants import Variant, group_variants, kinds_of
 from varlab.run.config_keys import compare_flat
 
@@ -152,9 +159,32 @@ def _chapter(kind: RunKind, variants: Sequence[Variant]) -> Config:
         "count": len(variants),
         "blocks": blocks,
         "seeded": any(cell.spread for block in blocks for row in block["rows"] for cell in row.cells),
+        "spaces": _spaces(variants[:_MOST_DRAWN]),
         "protocols": sorted({run.score.name for variant in variants for run in variant.runs if run.score}),
         "charts": charts(kind, variants[:_MOST_DRAWN]),
     }
+
+
+def _spaces(variants: Sequence[Variant]) -> Config | None:
+    """FID in each feature space, where finished variants are scored in several; and what differs there."""
+    scored = [variant for variant in variants if variant.finished and variant.values("fid")]
+    spaces = spaces_of(scored)
+    if len(scored) < 2 or not spaces or not verdict.comparable(scored):
+        return None
+    differences = space_differences(scored, spaces)
+    rows = [(variant, [_space_cell(variant, key, differences.get((variant.label, name))) for name, key in spaces.items()])
+            for variant in scored]  # fmt: skip
+    lines = [*sentences(scored, spaces, differences), agreement_of_ranks(scored, spaces)]
+    return {"names": list(spaces), "rows": rows, "lines": filter(None, lines)}
+
+
+def _space_cell(variant: Variant, key: str, difference: SpaceDifference | None) -> tables.Cell:
+    mean, _ = tables.mean_and_spread(variant.values(key))
+    text = "" if mean is None else significant(mean)
+    if difference is None:
+        return tables.Cell(text)
+    interval = f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
+    return tables.Cell(text, interval, best=difference.stands_out)
 
 
 def _blocks(kind: RunKind, variants: Sequence[Variant]) -> list[Config]:
