@@ -121,6 +121,17 @@ def test_a_tokenizers_scores(lab: Path, tmp_path: Path) -> None:
         assert result["scores"][name] == pytest.approx(logged[f"val/{name}"], rel=1e-4), name
 
 
+def test_what_a_tokenizers_tokens_are_worth(lab: Path, tmp_path: Path) -> None:
+    shutil.copytree(lab / "multi", tmp_path / "multi")
+    asked = ("metrics=tokens", "metrics.tokens.perturbed.rates=[0,1]", "metrics.tokens.perturbed.nearest=0.5")
+    result = evaluate(tmp_path / "multi", tmp_path / "out", *asked)
+    scores = result["scores"]
+    assert scores["pfid/0"] == pytest.approx(scores["rfid"], rel=1e-2) and scores["pfid/1"] != scores["pfid/0"]
+    assert scores["pfid"] == pytest.approx((scores["pfid/0"] + scores["pfid/1"]) / 2)
+    assert 0.3 < scores["probe"] <= 1, "a linear classifier of the codes reads digits better than chance"
+    assert result["protocol"]["tokens"]["perturbed"]["rates"] == [0, 1]
+
+
 def test_a_perceptual_distance_whatever_the_training_used(lab: Path, tmp_path: Path) -> None:
     """Half the weights are half the distance; both scores stay, under names of their own."""
     shutil.copytree(lab / "multi", tmp_path / "multi")

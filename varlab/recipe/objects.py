@@ -77,13 +77,15 @@ def own_metrics(config: Config | None) -> OwnMetrics:
     return OwnMetrics({name: make(one) for name, one in ((config or {}).get("own") or {}).items()})
 
 
+_OTHERS = ("own", "protocol", "protocols", "tokens")
+"""Keys of ``conf/metrics`` that are not settings of a generator's scores."""
+
+
 def metric_settings(config: Config) -> Config:
     """Return the arguments of ``GeneratorScorer`` that ``conf/metrics`` sets, with its own metrics as objects."""
-    return {key: value for key, value in config.items() if key not in ("own", "protocol", "protocols")} | {
-        "own": own_metrics(config)
-    }
+    return {key: value for key, value in config.items() if key not in _OTHERS} | {"own": own_metrics(config)}
 
 
 def set_settings(config: Config) -> Config:
     """Return the arguments of ``GenerationScores`` that ``conf/metrics`` sets."""
-    return {key: value for key, value in config.items() if key not in ("own", "protocol", "protocols", "draws")}
+    return {key: value for key, value in config.items() if key not in (*_OTHERS, "draws")}

@@ -70,6 +70,10 @@ QUALITY = (
 )  # fmt: skip
 TOKENIZER = (
     Column("rfid", "rFID", "Fréchet distance of reconstructions to the images they reconstruct", significant, "min"),
+    Column(
+        "pfid", "pFID", "FID of images decoded from tokens of which some are replaced by near ones", significant, "min"
+    ),
+    Column("probe", "Probe", "held-out accuracy of a linear classifier of the codes", percent, "max"),
     Column("ris", "rIS", "Inception score of reconstructions", significant, "max"),
     Column("psnr", "PSNR", "peak signal-to-noise ratio of reconstructions, dB", significant, "max"),
     Column("l1", "L1", "mean absolute error, in the scale of the protocol", significant, "min"),
@@ -101,7 +105,8 @@ KINDS = {
     ),
     "tokenizer": RunKind(
         name="tokenizer", title="Tokenizers", model="tokenizer", quality=TOKENIZER, cost=COST[:2] + COST[3:],
-        study={"rfid": "rFID", "psnr": "PSNR", "perceptual": "perceptual", "usage": "codes used"},
+        study={"rfid": "rFID", "psnr": "PSNR", "perceptual": "perceptual", "usage": "codes used",
+               "pfid": "pFID", "probe": "probe"},
     ),
     "classifier": RunKind(
         name="classifier", title="Classifiers", model="classifier", quality=CLASSIFIER, cost=COST[:2] + COST[3:],

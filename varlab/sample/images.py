@@ -9,12 +9,18 @@ from varlab.types import Maps, Order, Tokenizer
 
 
 @torch.no_grad()
+def canvas_of(tokenizer: Tokenizer, maps: Maps) -> Tensor:
+    """Token maps → f_hat_BChw, the sum of their codes over all scales."""
+    f_hat_BChw = tokenizer.blank(len(maps[0]))
+    for k, idx_Bl in enumerate(maps):
+        f_hat_BChw = tokenizer.accumulate(f_hat_BChw, k, tokenizer.embed(idx_Bl))
+    return f_hat_BChw
+
+
+@torch.no_grad()
 def decode_maps(tokenizer: Tokenizer, maps: Maps) -> Tensor:
     """Token maps → img_B3HW in [-1, 1]."""
-    f_hat = tokenizer.blank(len(maps[0]))
-    for k, idx_Bl in enumerate(maps):
-        f_hat = tokenizer.accumulate(f_hat, k, tokenizer.embed(idx_Bl))
-    return tokenizer.decode(f_hat)
+    return tokenizer.decode(canvas_of(tokenizer, maps))
 
 
 class Growth:

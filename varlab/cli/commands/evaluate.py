@@ -39,6 +39,7 @@ from varlab.sample import Sampler
 from varlab.score.image_sampler import ImageSampler, Rejection, labels_of_val
 from varlab.score.neighbour_strip import neighbour_strip
 from varlab.score.scorer import GeneratorScorer
+from varlab.score.token_scores import token_scores
 from varlab.tasks.likelihood import likelihood
 from varlab.types import VarlabError, without_padding
 
@@ -132,6 +133,10 @@ def _tokenizer(
     ris = SeededInceptionScore(splits=config["metrics"]["splits"], seed=config["seed"])
     tally = ReconstructionScores(run.model.tokenizer, extractor=extractor, perceptual=distance, own=own, ris=ris)
     scores = tally.over(batches)
+    asked = config["metrics"].get("tokens")
+    if asked:
+        ways = {"data": data, "extractor": extractor, "batch": config["batch"], "seed": config["seed"]}
+        scores |= token_scores(run.model.tokenizer, **ways, **asked)
     n = data.info.counts["val"]
     named = protocol(extractor=extractor, reference=_reference(data, "val"), n=n, sampler=None, seed=config["seed"])
     named |= {"weights": config["weights"], "perceptual": net.weights_sha256 if net else perceptual and perceptual.hash}
@@ -140,6 +145,8 @@ def _tokenizer(
         named |= {"perceptual_settings": own_settings}
     if net is not None and net.held_out:
         named |= {"perceptual_network": net.held_out}
+    if asked:
+        named |= {"tokens": asked}
     if own.best:
         named |= {"metrics": {"own": config["metrics"]["own"]}}
     return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}} | _best(own, scores)
