@@ -44,6 +44,7 @@ from varlab.recipe.trainer.settings import check_keys
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.score.scorer import GeneratorScorer
+from varlab.score.token_scores import PerturbedFID, token_scores
 from varlab.tasks import GanLoss, LossWeights, Task
 from varlab.tasks.update.optimizer import build_optimizer
 from varlab.tokenizer import Quantizer, VQTokenizer
@@ -139,6 +140,10 @@ def extractor(name: str, lab: Path, tmp_path: Path) -> None:
     if "weights" in config:  # a test of metrics/ has weights for it; here its keys are what matters
         with pytest.raises(VarlabError, match=r"no Inception weights at .*absent"):
             parents.extractor(config | {"weights": "absent"})
+        return
+    if "folder" in config:
+        with pytest.raises(VarlabError, match=r"There is no absent/config\.json"):
+            parents.extractor(config | {"folder": "absent"})
         return
     assert isinstance(parents.extractor(config), ClassifierExtractor)
     assert parents.used["judge"].run == "runs/judge"
@@ -270,7 +275,10 @@ def metrics(name: str, lab: Path, tmp_path: Path) -> None:
     keywords = inspect.signature(GeneratorScorer).parameters
     needed = {key for key, parameter in keywords.items() if parameter.default is inspect.Parameter.empty}
     has = set(group("metrics", name))
-    assert needed - {"source", "extractor", "data", "n"} <= has <= set(keywords) | {"protocol", "protocols"}
+    assert needed - {"source", "extractor", "data", "n"} <= has <= set(keywords) | {"protocol", "protocols", "tokens"}
+    if tokens := group("metrics", name).get("tokens"):
+        assert set(tokens) <= set(inspect.signature(token_scores).parameters)
+        assert {*tokens["perturbed"]} <= set(inspect.signature(PerturbedFID).parameters)
     asked = group("metrics", name).get("protocol") or {"name": name}
     assert asked["name"] == name and set(asked) - {"name"} <= set(named_protocol._WORDS)
 

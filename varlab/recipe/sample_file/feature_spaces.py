@@ -6,6 +6,7 @@ from pathlib import Path
 
 from varlab.config import Config
 from varlab.metrics.extractors import Extractor, InceptionExtractor
+from varlab.metrics.timm_extractor import CONFIG, TimmExtractor
 from varlab.recipe.parents import Parents
 from varlab.run.trust import Trust
 from varlab.types import DataInfo, VarlabError
@@ -18,8 +19,8 @@ _JUDGE = "varlab.recipe.networks.judge"
 def feature_spaces(config: Config, info: DataInfo, near: Path) -> dict[str, Extractor]:
     """The extractors that ``spaces`` names, by name and the beginning of their weights' hash.
 
-    Each is the directory of a classifier's run, or a file of Inception's weights. VarlabError for anything else, and for one
-    that is named twice.
+    Each is the directory of a classifier's run, a file of Inception's weights, or the folder of a network of timm.
+    VarlabError for anything else, and for one that is named twice.
     """
     asked = config.get("spaces") or []
     spaces: dict[str, Extractor] = {}
@@ -33,6 +34,8 @@ def feature_spaces(config: Config, info: DataInfo, near: Path) -> dict[str, Extr
 
 
 def _extractor(path: Path, parents: Parents) -> Extractor:
+    if (path / CONFIG).is_file():
+        return TimmExtractor(folder=str(path))
     if path.is_dir():
         return parents.extractor({"_target_": _JUDGE, "run": str(path)})
     if path.is_file():
