@@ -2,8 +2,9 @@
 
 ``python -m tests.mutants [seed=0] [count=300] [processes=2] [out=runs/mutants] [file=PART] [tests=PART,…]``
 
-Two runs of the tests: the first, without changes, notes which functions each test runs (it is kept in ``out`` until a mutated
-file or a test changes). Then each mutant meets the tests that run its function, the fastest first, the golden losses last.
+Two runs of the tests: the first, without changes, notes which functions each test runs. Then each mutant meets the tests that
+run its function, the fastest first, the golden losses last. What both found is kept in ``out``: a stopped run continues, and
+after a change of tests only those files, and the mutants that met them, run again.
 Mutants of which ``equivalent.txt`` says that they compute the same are left out. It prints the counts, the survivors and the
 seconds.
 
@@ -12,9 +13,7 @@ Neither mutmut nor cosmic-ray fits: they start every mutant anew, and torch take
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import os
 import shutil
 import subprocess
@@ -25,16 +24,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mutants.mutations import ROOT, Mutant, mutants_of, sample, science_files
+from tests.mutants.records import Map, Records
 from tests.mutants.trial import KINDS, Result, run_all
 
 TESTS = ("order", "transformer", "tokenizer", "losses", "sample", "metrics", "tasks", "parity", "laws", "testing",
          "recipe/test_published.py", "test_rng.py", "test_flops.py", "test_model.py")  # fmt: skip
 GOLDEN = "::test_golden_losses"
+_NO_TESTS = 5  # an exit code of pytest
 _PER_MUTANT = 100.0  # seconds of tests at most; those left out are the slowest
 _LIBRARIES = ("varlab", "torch", "torchvision", "lightning.pytorch", "torchmetrics", "hydra", "pytest", "hypothesis",
               "scipy.stats", "skimage.metrics", "sklearn.datasets", "PIL.Image", "cv2", "safetensors.torch")  # fmt: skip
-
-Map = dict[str, tuple[float, set[tuple[str, int]]]]
 
 
 def main(words: list[str]) -> int:
@@ -42,8 +41,10 @@ def main(words: list[str]) -> int:
     asked = {"seed": "0", "count": "300", "processes": "2", "out": "runs/mutants", "file": "", "tests": ""}
     asked |= dict(word.split("=", 1) for word in words)
     out, start = Path(asked["out"]), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
     folders = [name for name in TESTS if not asked["tests"] or name in asked["tests"].split(",")]
-    tests = coverage(out, folders, processes=int(asked["processes"]))
+    records = Records(out)
+    tests = coverage(records, folders, processes=int(asked["processes"]))
     mutants = sample(int(asked["seed"]), int(asked["count"]))
     if asked["file"]:
         mutants = [mutant for path in science_files() if asked["file"] in path for mutant in mutants_of(path)]
@@ -53,40 +54,43 @@ def main(words: list[str]) -> int:
         importlib.import_module(name)
     folder = out / f"seed{asked['seed']}"
     shutil.rmtree(folder, ignore_errors=True)
-    results: dict[int, Result] = {}
+    plans = [chosen(mutant, tests) for mutant in tried]
+    results = {i: known for i, plan in enumerate(plans) if (known := records.result(tried[i], *plan)) is not None}
+    print(f"{len(results)} of {len(tried)} are known from earlier runs", flush=True)
+    todo = [i for i in range(len(tried)) if i not in results]
 
     def done(number: int, result: Result) -> None:
+        number = todo[number]
         results[number] = result
         mutant = tried[number]
+        records.add(mutant, *plans[number], result)
         where = f"{mutant.path}:{mutant.line}: {mutant.before} → {mutant.after}"
         print(f"{len(results)}/{len(tried)} {result.kind} {result.seconds:.0f} s {where} {result.by}", flush=True)
 
-    jobs = [(mutant, *chosen(mutant, tests), 4 * _PER_MUTANT) for mutant in tried]
+    limits = [30 + 3 * sum(tests[test][0] for part in plans[i] for test in part) for i in todo]
+    jobs = [(tried[i], *plans[i], limit) for i, limit in zip(todo, limits, strict=True)]
     run_all(jobs, processes=int(asked["processes"]), folder=folder, done=done)
     print_summary([(mutant, results[i]) for i, mutant in enumerate(tried)], len(mutants) - len(tried))
-    print(f"{time.monotonic() - start:.0f} seconds, seed {asked['seed']}")
+    spent = sum(result.seconds for result in results.values())
+    print(f"{time.monotonic() - start:.0f} seconds now, {spent:.0f} in the mutants' tests, seed {asked['seed']}")
     return int(any(result.kind in ("golden", "survived", "uncovered") for result in results.values()))
 
 
-def coverage(out: Path, folders: Sequence[str], *, processes: int) -> Map:
-    """Which functions each test runs; kept in ``out`` for the same files."""
-    content = hashlib.sha256(repr(folders).encode())
-    ours = Path(__file__).parent
-    for file in [ROOT / path for path in science_files()] + sorted((ROOT / "tests").rglob("*.py")):
-        if ours not in file.parents:
-            content.update(file.read_bytes())
-    stem = out / f"map-{content.hexdigest()[:12]}"
-    if not list(out.glob(f"{stem.name}.*.json")):
-        out.mkdir(parents=True, exist_ok=True)
+def coverage(records: Records, folders: Sequence[str], *, processes: int) -> Map:
+    """Which functions each test runs; only the files of tests that changed are run again."""
+    places = [ROOT / "tests" / name for name in folders]
+    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("test_*.py")))]
+    names = [file.relative_to(ROOT).as_posix() for file in files]
+    if missing := [name for name in names if name not in records.maps]:
+        for part in records.parts():
+            part.unlink()
         command = [sys.executable, "-m", "pytest", "-q", "-n", str(processes), "-p", "tests.mutants.coverage_map"]
-        command += ["-m", "not slow and not slurm and not gpu", *(f"tests/{name}" for name in folders)]
-        environment = os.environ | {"MUTANTS_MAP": f"{stem.resolve()}.json", "PYTHONPATH": str(ROOT)}
-        if subprocess.run(command, cwd=ROOT, env=environment).returncode:
-            for file in out.glob(f"{stem.name}.*.json"):
-                file.unlink()
+        command += ["-m", "not slow and not slurm and not gpu", *missing]
+        environment = os.environ | {"MUTANTS_MAP": str(records.part), "PYTHONPATH": str(ROOT)}
+        if subprocess.run(command, cwd=ROOT, env=environment).returncode not in (0, _NO_TESTS):
             raise SystemExit("The tests fail without a mutant: see above.")
-    parts = [json.loads(file.read_text()) for file in out.glob(f"{stem.name}.*.json")]
-    return {test: (s, {tuple(place) for place in places}) for part in parts for test, (s, places) in part.items()}
+        records.keep(missing)
+    return {test: entry for name in names for test, entry in records.maps[name].items()}
 
 
 def chosen(mutant: Mutant, tests: Map) -> tuple[list[str], list[str]]:

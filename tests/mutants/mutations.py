@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import copy
 import random
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,11 +46,12 @@ class Mutant:
     before: str
     after: str
     span: tuple[int, int]
+    nth: int = 1  # of those that read the same
 
     @property
     def key(self) -> str:
         """What names it in the list of equivalents: it holds as long as the line does."""
-        return f"{self.path}: {self.code}: {self.before} → {self.after}"
+        return f"{self.path}: {self.code}: {self.before} → {self.after}" + f" #{self.nth}" * (self.nth > 1)
 
     def source(self) -> bytes:
         """The changed file."""
@@ -75,7 +77,12 @@ def mutants_of(path: str, source: bytes | None = None) -> list[Mutant]:
     source = (ROOT / path).read_bytes() if source is None else source
     finder = _Finder(path, source)
     finder.visit(ast.parse(source))
-    return finder.found
+    seen: Counter[str] = Counter()
+    numbered = []
+    for mutant in finder.found:
+        seen[mutant.key] += 1
+        numbered.append(replace(mutant, nth=seen[mutant.key]))
+    return numbered
 
 
 class _Finder(ast.NodeVisitor):
