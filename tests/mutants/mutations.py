@@ -100,6 +100,8 @@ class _Finder(ast.NodeVisitor):
             return  # of zip
         if isinstance(node, skipped) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
             return
+        if isinstance(node, ast.Expr) and ast.unparse(node).startswith(("logger.", "log.")):
+            return
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             self._function(node)
             return

@@ -17,6 +17,7 @@ def f(x: int = 1, *, flag: bool = False) -> int:
     """Returns 2."""
     if x < 3 and not flag:
         raise ValueError(f"{x + 1} is less than {3}")
+    logger.info("%d", x + 1)
     x.mul_(2)
     return -x.mean() * (x if flag else 4) + sum(zip(x, x, strict=True))
 '''
@@ -32,17 +33,17 @@ def test_the_changes_of_a_small_file() -> None:
         (5, "x < 3", "(x <= 3)"),
         (5, "3", "4"),
         (5, "not flag", "(flag)"),
-        (7, "x.mul_(2)", "pass"),
-        (7, "x.mul_(2)", "(x.div_(2))"),
-        (7, "2", "3"),
-        (8, "-x.mean() * (x if flag else 4) + sum(zip(x, x, strict=True))",
+        (8, "x.mul_(2)", "pass"),
+        (8, "x.mul_(2)", "(x.div_(2))"),
+        (8, "2", "3"),
+        (9, "-x.mean() * (x if flag else 4) + sum(zip(x, x, strict=True))",
          "(-x.mean() * (x if flag else 4) - sum(zip(x, x, strict=True)))"),
-        (8, "-x.mean() * (x if flag else 4)", "(-x.mean() / (x if flag else 4))"),
-        (8, "-x.mean()", "(x.mean())"),
-        (8, "x.mean()", "(x.sum())"),
-        (8, "x if flag else 4", "(x if not flag else 4)"),
-        (8, "4", "5"),
-        (8, "sum(zip(x, x, strict=True))", "(mean(zip(x, x, strict=True)))"),
+        (9, "-x.mean() * (x if flag else 4)", "(-x.mean() / (x if flag else 4))"),
+        (9, "-x.mean()", "(x.mean())"),
+        (9, "x.mean()", "(x.sum())"),
+        (9, "x if flag else 4", "(x if not flag else 4)"),
+        (9, "4", "5"),
+        (9, "sum(zip(x, x, strict=True))", "(mean(zip(x, x, strict=True)))"),
     }  # fmt: skip
 
 
