@@ -1,6 +1,7 @@
 """``make mutants``: small wrong changes of the science rooms, each of which a test must notice.
 
-``python -m tests.mutants [seed=0] [count=300] [processes=2] [out=runs/mutants] [file=PART] [tests=PART,…]``
+``python -m tests.mutants [seed=0] [count=300] [processes=2] [out=runs/mutants] [file=PART] [tests=PART,…]
+[seconds=100]``
 
 Two runs of the tests: the first, without changes, notes which functions each test runs. Then each mutant meets the tests that
 run its function, the fastest first, the golden losses last. What both found is kept in ``out``: a stopped run continues, and
@@ -13,7 +14,6 @@ Neither mutmut nor cosmic-ray fits: they start every mutant anew, and torch take
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -25,20 +25,26 @@ from pathlib import Path
 
 from tests.mutants.mutations import ROOT, Mutant, mutants_of, sample, science_files
 from tests.mutants.records import Map, Records
-from tests.mutants.trial import KINDS, Result, run_all
+from tests.mutants.session import Trial, run_trials
+from tests.mutants.trial import KINDS, Result
 
 TESTS = ("order", "transformer", "tokenizer", "losses", "sample", "metrics", "tasks", "parity", "laws", "testing",
          "recipe/test_published.py", "test_rng.py", "test_flops.py", "test_model.py")  # fmt: skip
 GOLDEN = "::test_golden_losses"
 _NO_TESTS = 5  # an exit code of pytest
-_PER_MUTANT = 100.0  # seconds of tests at most; those left out are the slowest
-_LIBRARIES = ("varlab", "torch", "torchvision", "lightning.pytorch", "torchmetrics", "hydra", "pytest", "hypothesis",
-              "scipy.stats", "skimage.metrics", "sklearn.datasets", "PIL.Image", "cv2", "safetensors.torch")  # fmt: skip
 
 
 def main(words: list[str]) -> int:
     """The exit code: 1 if a mutant survived."""
-    asked = {"seed": "0", "count": "300", "processes": "2", "out": "runs/mutants", "file": "", "tests": ""}
+    asked = {
+        "seed": "0",
+        "count": "300",
+        "processes": "2",
+        "out": "runs/mutants",
+        "file": "",
+        "tests": "",
+        "seconds": "100",
+    }
     asked |= dict(word.split("=", 1) for word in words)
     out, start = Path(asked["out"]), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -50,26 +56,24 @@ def main(words: list[str]) -> int:
         mutants = [mutant for path in science_files() if asked["file"] in path for mutant in mutants_of(path)]
     same = equivalents()
     tried = [mutant for mutant in mutants if mutant.key not in same]
-    for name in _LIBRARIES:
-        importlib.import_module(name)
     folder = out / f"seed{asked['seed']}"
     shutil.rmtree(folder, ignore_errors=True)
-    plans = [chosen(mutant, tests) for mutant in tried]
+    plans = [chosen(mutant, tests, float(asked["seconds"])) for mutant in tried]
     results = {i: known for i, plan in enumerate(plans) if (known := records.result(tried[i], *plan)) is not None}
     print(f"{len(results)} of {len(tried)} are known from earlier runs", flush=True)
-    todo = [i for i in range(len(tried)) if i not in results]
 
     def done(number: int, result: Result) -> None:
-        number = todo[number]
         results[number] = result
         mutant = tried[number]
         records.add(mutant, *plans[number], result)
         where = f"{mutant.path}:{mutant.line}: {mutant.before} → {mutant.after}"
         print(f"{len(results)}/{len(tried)} {result.kind} {result.seconds:.0f} s {where} {result.by}", flush=True)
 
-    limits = [30 + 3 * sum(tests[test][0] for part in plans[i] for test in part) for i in todo]
-    jobs = [(tried[i], *plans[i], limit) for i, limit in zip(todo, limits, strict=True)]
-    run_all(jobs, processes=int(asked["processes"]), folder=folder, done=done)
+    for i in set(range(len(tried))) - set(results):
+        if not any(plans[i]):
+            done(i, Result("uncovered", 0.0))
+    todo = [Trial(i, tried[i], *plans[i], _limit(plans[i], tests)) for i in range(len(tried)) if i not in results]
+    run_trials(todo, processes=int(asked["processes"]), folder=folder, done=done)
     print_summary([(mutant, results[i]) for i, mutant in enumerate(tried)], len(mutants) - len(tried))
     spent = sum(result.seconds for result in results.values())
     print(f"{time.monotonic() - start:.0f} seconds now, {spent:.0f} in the mutants' tests, seed {asked['seed']}")
@@ -93,8 +97,16 @@ def coverage(records: Records, folders: Sequence[str], *, processes: int) -> Map
     return {test: entry for name in names for test, entry in records.maps[name].items()}
 
 
-def chosen(mutant: Mutant, tests: Map) -> tuple[list[str], list[str]]:
-    """The tests that run the mutant's function (or its file, where it is in none), and the golden ones among them."""
+def _limit(plan: tuple[list[str], list[str]], tests: Map) -> float:
+    """The seconds of CPU after which a mutant hangs."""
+    return 30 + 4 * sum(tests[test][0] for part in plan for test in part)
+
+
+def chosen(mutant: Mutant, tests: Map, most: float) -> tuple[list[str], list[str]]:
+    """The tests that run the mutant's function (or its file, where it is in none), and the golden ones among them.
+
+    most: seconds that they take together; those left out are the slowest.
+    """
 
     def runs(places: set[tuple[str, int]]) -> bool:
         if mutant.function:
@@ -104,7 +116,7 @@ def chosen(mutant: Mutant, tests: Map) -> tuple[list[str], list[str]]:
     covering = sorted((seconds, test) for test, (seconds, places) in tests.items() if runs(places))
     golden, chosen, spent = [test for _, test in covering if GOLDEN in test], [], 0.0
     for seconds, test in covering:
-        if GOLDEN not in test and (not chosen or spent + seconds <= _PER_MUTANT):
+        if GOLDEN not in test and (not chosen or spent + seconds <= most):
             chosen.append(test)
             spent += seconds
     return _by_file(chosen, tests), golden
