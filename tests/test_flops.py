@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,14 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests import small
 from tests.laws.conftest import load
-from varlab.flops import TRAINING, FlopCounter, attention_flops, visible_pairs
+from varlab.flops import TRAINING, FlopCounter, _UncountedShapes, attention_flops, run_on_meta, visible_pairs
 from varlab.recipe.assembly import build_order, build_tokenizer, example_slots
 from varlab.recipe.budget import budget_images
 from varlab.recipe.objects import make
 from varlab.rng import Rng
+from varlab.sample.images import decode_maps
 from varlab.types import VarlabError
 
 VAR_256 = [[n, n] for n in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)]
@@ -110,6 +114,73 @@ def test_convolutions_count_on_the_meta_device() -> None:
     conv = nn.Conv2d(3, 8, 3, padding=1)
     assert FlopCounter().forward(conv, torch.empty(1, 3, 16, 16)) == 2 * 256 * 9 * 3 * 8
     assert all(p.device.type == "cpu" for p in conv.parameters())
+
+
+def counted_by_torch(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as mode, torch.no_grad():
+        run()
+    return mode.get_total_flops()
+
+
+def test_the_parts_of_a_tokenizer_cost_what_torch_counts() -> None:
+    """One image each: encoding, decoding, and drawing, which goes twice through the transformer when guided."""
+    tokenizer = tokenizer_of([[1, 1], [2, 2], [4, 6]])
+    height, width = tokenizer.image_size
+    meta = copy.deepcopy(tokenizer).to("meta")
+    img = torch.zeros(1, 3, height, width, device="meta")
+    maps = [torch.zeros(1, h * w, dtype=torch.int64, device="meta") for h, w in tokenizer.scales]
+    count = FlopCounter()
+    assert count.encode(tokenizer, (height, width)) == counted_by_torch(lambda: meta.encode(img)) > 10**6
+    assert count.decode(tokenizer) == counted_by_torch(lambda: meta.decode(meta.blank(1))) > 10**6
+    drawn = counted_by_torch(lambda: decode_maps(meta, maps))
+    assert count.sampling(1000, tokenizer, guided=False) == 1000 + drawn > 10**6
+    assert count.sampling(1000, tokenizer, guided=True) == 2000 + drawn
+    assert not count.uncounted
+
+
+class HalfFrozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+    def frozen_forward(self, img: torch.Tensor) -> torch.Tensor:
+        return self.frozen(img)
+
+    def forward(self, img: torch.Tensor) -> torch.Tensor:
+        return self.head(self.frozen_forward(img))
+
+
+def test_what_is_trained_goes_back_twice_as_dear() -> None:
+    """Three times forward; a frozen part goes forward alone."""
+    first, head = 2 * 12 * 20 * 9 * 3 * 8, 2 * 12 * 20 * 8 * 2
+    assert FlopCounter().trained(HalfFrozen(), (12, 20)) == first + 3 * head
+    assert FlopCounter().trained(nn.Conv2d(3, 8, 3, padding=1), (12, 20)) == 3 * first
+
+
+class InPlace(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(4, 5).addmm_(x, x.new_zeros(3, 5))
+
+
+def test_products_in_place_count() -> None:
+    count = FlopCounter()
+    assert count.forward(InPlace(), torch.zeros(4, 3)) == 2 * 4 * 3 * 5 and not count.uncounted
+
+
+def test_what_is_not_counted_keeps_its_shapes_and_types() -> None:
+    x = torch.zeros(2, 6, 4, 5, device="meta", dtype=torch.bfloat16)
+    with _UncountedShapes():
+        made, mean, deviation = torch.native_group_norm(x, None, None, 2, 6, 20, 3, 1e-5)
+        large = nn.functional.interpolate(x, size=(7, 9), mode="bicubic")
+    assert (made.shape, mean.shape, deviation.shape) == (x.shape, (2, 3), (2, 3))
+    assert large.shape == (2, 6, 7, 9) and {t.device.type for t in (made, mean, large)} == {"meta"}
+    assert large.dtype == made.dtype == torch.bfloat16
+
+
+def test_a_run_on_meta_copies_needs_fitting_shapes() -> None:
+    run_on_meta(nn.Linear(3, 2), torch.zeros(1, 3))
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_on_meta(nn.Linear(3, 2), torch.zeros(1, 4))
 
 
 @given(per_image=st.integers(1, 10**9), batch=st.integers(1, 512), asked=st.floats(1, 1e13))

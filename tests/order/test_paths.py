@@ -51,6 +51,22 @@ def test_a_spiral_goes_from_a_cell_to_its_neighbour(name: str, h: int, w: int) -
     assert bool((row.diff().abs() + column.diff().abs() == 1).all())
 
 
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_curves_sort_cells_by_the_bits_of_row_and_column(h: int, w: int) -> None:
+    """Row before column, bit by bit: the z-curve from the highest bit on, subsample from the lowest."""
+
+    def bits(cell: int) -> list[tuple[int, int]]:
+        return [(cell // w >> bit & 1, cell % w >> bit & 1) for bit in range(5)]
+
+    assert paths.z_curve(h, w).tolist() == sorted(range(h * w), key=lambda cell: bits(cell)[::-1])
+    assert paths.subsample(h, w).tolist() == sorted(range(h * w), key=bits)
+
+
+def test_rows_of_a_grid_by_hand() -> None:
+    assert paths.raster(2, 3).tolist() == [0, 1, 2, 3, 4, 5]
+    assert paths.alternate(3, 2).tolist() == [0, 1, 3, 2, 4, 5]
+
+
 @pytest.mark.parametrize(("name", "first"), [("spiral_in", 0), ("spiral_out", 6)])
 def test_old_runs_keep_the_spirals_they_were_trained_with(name: str, first: int) -> None:
     """Version d11e80b called them so, and they began, or ended, at the top left corner."""

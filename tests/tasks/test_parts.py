@@ -34,6 +34,55 @@ def test_schedule_passes_its_known_points(shape: str, middle: float, last: float
         assert points == pytest.approx([0.1, 0.55, 1.0, middle, last])
 
 
+@pytest.mark.parametrize(
+    ("shape", "quarter"),
+    [
+        ("constant", 1.0),
+        ("linear", 0.8),
+        ("cosine", 0.2 + 0.8 * (1 + 0.5**0.5) / 2),
+        ("exponential", 0.2**0.25),
+        ("sqrt", 0.6),
+    ],
+)
+def test_a_quarter_of_each_decay(shape: str, quarter: float) -> None:
+    """From 1 to 0.2, a quarter of the time after the warm-up; beyond the end it stays."""
+    schedule = WarmupDecay(warmup=200, start=0.0, shape=shape, end=0.2)
+    assert schedule.factor(400, 1000) == pytest.approx(quarter)
+    assert (
+        schedule.factor(1000, 1000) == schedule.factor(5000, 1000) == pytest.approx(1.0 if shape == "constant" else 0.2)
+    )
+    assert (schedule.hold, schedule.hold_pace, schedule.cooldown) == (0.0, 0.0, None)
+
+
+@pytest.mark.parametrize("cooldown", [400, 0.4])
+def test_a_cooldown_takes_the_last_images(cooldown: float) -> None:
+    schedule = WarmupDecay(warmup=0.1, start=0.5, shape="linear", end=0.0, cooldown=cooldown)
+    points = [schedule.factor(images, 1000) for images in (0, 50, 100, 599, 600, 700, 900)]
+    assert points == pytest.approx([0.5, 0.75, 1.0, 1.0, 1.0, 0.75, 0.25])
+    assert WarmupDecay(warmup=0, start=1.0, shape="linear", end=0.0, cooldown=0).factor(1000, 1000) == 1.0
+    long = WarmupDecay(warmup=800, start=0.0, shape="linear", end=0.0, cooldown=cooldown)
+    assert [long.factor(n, 1000) for n in (400, 800, 900)] == pytest.approx([0.5, 1.0, 0.5]), "after the warm-up alone"
+
+
+def test_a_hold_without_a_pace_keeps_the_rate() -> None:
+    """VAR's lin0: 1 for 5 % of the time, then linear; and half the way at half the pace at any hold."""
+    held = WarmupDecay(warmup=0, start=1.0, shape="linear", end=0.0, hold=0.2)
+    assert [held.factor(n, 100) for n in (0, 10, 20, 60, 100)] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.0])
+    for ends in ({"hold": 0.0}, {"hold": 0.99}, {"hold_pace": 1.0}, {"warmup": 0}, {"warmup": 0.99}, {"warmup": 5000}):
+        WarmupDecay(**({"warmup": 0, "start": 1.0, "shape": "linear", "end": 0.0} | ends))
+    for beyond in (
+        {"hold": 1.0},
+        {"hold": -0.1},
+        {"hold_pace": 1.1},
+        {"cooldown": 1.0},
+        {"cooldown": 0.1, "hold": 0.1},
+    ):
+        with pytest.raises(VarlabError, match="schedule"):
+            WarmupDecay(**({"warmup": 0, "start": 1.0, "shape": "linear", "end": 0.0} | beyond))
+    with pytest.raises(VarlabError, match="schedule"):
+        WarmupDecay(warmup=0, start=1.0, shape="exponential", end=-0.1)
+
+
 @given(
     st.sampled_from(["constant", "linear", "cosine"]),
     st.integers(0, 500) | st.floats(0, 0.99),
@@ -229,6 +278,16 @@ def test_each_multiple_is_acted_on_once_and_the_end_always(every: int, batch: in
 def test_revival_rests_near_the_end() -> None:
     revival = Revival(every=100, until=0.5)
     assert revival.due(96, 104, 1000) and not revival.due(104, 112, 1000) and not revival.due(596, 604, 1000)
+
+
+def test_revival_is_due_at_the_multiples_up_to_its_end() -> None:
+    """until: a fraction, or a number of images."""
+    for until in (0.5, 500):
+        revival = Revival(every=100, until=until)
+        assert [revival.due(n - 8, n, 1000) for n in (99, 100, 108, 492, 500, 508)] == [
+            False, True, False, False, True, False,
+        ]  # fmt: skip
+    assert Revival(every=100, until=1).due(992, 1000, 1000) and not Revival(every=100, until=1.5).due(992, 1000, 1000)
 
 
 def test_grid_places_images_row_by_row() -> None:
