@@ -1,7 +1,7 @@
 """``make mutants``: small wrong changes of the science rooms, each of which a test must notice.
 
 ``python -m tests.mutants [seed=0] [count=300] [processes=2] [out=runs/mutants] [file=PART] [tests=PART,…]
-[seconds=100]``
+[seconds=30] [golden=true]``
 
 Two runs of the tests: the first, without changes, notes which functions each test runs. Then each mutant meets the tests that
 run its function, the fastest first, the golden losses last. What both found is kept in ``out``: a stopped run continues, and
@@ -59,6 +59,8 @@ def main(words: list[str]) -> int:
     folder = out / f"seed{asked['seed']}"
     shutil.rmtree(folder, ignore_errors=True)
     plans = [chosen(mutant, tests, float(asked["seconds"])) for mutant in tried]
+    if asked["golden"] == "false":
+        plans = [(chosen, []) for chosen, _ in plans]
     results = {i: known for i, plan in enumerate(plans) if (known := records.result(tried[i], *plan)) is not None}
     print(f"{len(results)} of {len(tried)} are known from earlier runs", flush=True)
 
