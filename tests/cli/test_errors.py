@@ -75,7 +75,7 @@ GENERATOR = [*small.RUNS["raster"], "budget.images=64"]
         ([*GENERATOR, "tokenizer_run=runs/none"], "runs/none is not a run directory"),
         ([*GENERATOR, "transformer.heads=5"], "width 32 must be a multiple of heads 5"),
         ([*GENERATOR, "sampler.top_p=0"], "0 < top_p <= 1"),
-        ([*GENERATOR, "order=foo"], "order has no 'foo': There is alternate"),
+        ([*GENERATOR, "order=foo"], "order has no 'foo': Choose from alternate"),
         (["experiment=foo"], "experiment has no 'foo'"),
         (["experiment=digits/juge"], "did you mean 'digits/judge'"),
         ([*GENERATOR, "data.bach=3"], "there is no key 'data.bach': did you mean 'data.batch'?"),

@@ -73,7 +73,7 @@ def test_version(capsys) -> None:
         (["fkae"], 2, "did you mean 'fake'"),
         (["fake", "sede=1"], 1, "there is no key 'sede': did you mean 'seed'?"),
         (["fake", "trainer.device=1"], 1, "did you mean 'trainer.devices'?"),
-        (["fake", "flavour=salt"], 1, "flavour has no 'salt': did you mean 'salty'? There is plain, salty"),
+        (["fake", "flavour=salt"], 1, "flavour has no 'salt': did you mean 'salty'? Choose from plain, salty"),
         (["fake", "flavor=salty"], 1, "there is no key 'flavor': did you mean 'flavour'?"),
         (["fake", "experiment=nothing"], 1, "experiment has no 'nothing'"),
         (["fake", "seed=1,2"], 1, "seed=1,2 asks for several runs: add -m"),

@@ -126,7 +126,7 @@ def one_of(name: str, options: Iterable[str], prefix: str = "") -> str:
     known = sorted(options)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{prefix}{near[0]}'? " if near else ""
-    return f"{hint}There is {', '.join(known)}" if known else "there is nothing to choose from"
+    return f"{hint}Choose from {', '.join(known)}" if known else "there is nothing to choose from"
 
 
 def unknown_key(error: BaseException) -> str | None:

@@ -93,6 +93,6 @@ def _failure(step: Step, code: int, log: Path | None) -> str:
     lines = log.read_text(errors="replace").splitlines() if log is not None else []
     why = f": {lines[-1]} ({log})" if lines else ""
     return (
-        f"The step {step.name} failed (exit code {code}){why}. Its command: {step.command}. Correct what it says, and run the "
-        "same varlab start again."
+        f"The step {step.name} failed (exit code {code}){why}. Its command: {step.command}. Correct the cause, and "
+        "run the same varlab start again."
     )

@@ -90,7 +90,7 @@ def _verdict(kind: RunKind, variants: Sequence[Variant]) -> str:
     tests = paired_tests(known)
     p = tests.get(frozenset((first, second)))
     if p is None:
-        return f"{sentence}. The difference has no error bar: the two need at least two seeds in common."
+        return f"{sentence}. The difference has no error bar: for that, both need runs with the same two seeds or more."
     family = f"corrected by Holm for all {len(tests)} pairs" if len(tests) > 1 else "a single test"
     does = "stands out" if stands_out(p) else "does not stand out"
     return f"{sentence}, a difference that {does} (paired over seeds, p {p:.2g}, {family})."

@@ -14,7 +14,9 @@ def image_folder(path: str) -> Path:
     """The folder of a source of image files. VarlabError if there is none."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise VarlabError(f"There is no image folder {folder}: set path to one with class subfolders.")
+        raise VarlabError(
+            f"There is no image folder {folder}: name one that exists, with pictures or with a sub-folder for each class."
+        )
     return folder
 
 
