@@ -93,6 +93,7 @@ def test_trainings_that_cannot_be(arguments: list[str], says: str, refused: Refu
     ("command", "arguments", "says"),
     [
         ("evaluate", ["runs/none"], "runs/none is not a run directory"),
+        ("sample", ["runs/raster", "cfg=yes"], "cfg=yes must be a number, as cfg=1.5 is"),
         ("evaluate", ["runs/judge"], "holds no image model"),
         ("evaluate", ["runs/next_scale", "n=1"], "ask for more"),
         ("evaluate", ["runs/next_scale", "extractor.run=runs/multi"], "runs/multi is not the run of a classifier"),

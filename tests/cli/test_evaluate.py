@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,28 @@ def evaluate(run: Path, out: Path, *arguments: str) -> dict[str, Any]:
     scores: dict[str, Any] = json.loads(new.read_text())
     assert small.record(out)["outcome"]["scores_file"] == str(new)
     return scores
+
+
+@pytest.mark.parametrize("name", ["raster", "single"])
+def test_the_end_says_the_score_beside_a_guess_and_what_comes_next(
+    name: str, lab: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / name
+    shutil.copytree(lab / name, run)
+    result = evaluate(run, tmp_path / "out", *(FEW if name == "raster" else ()), "labels=data")
+    said = [entry.getMessage() for entry in caplog.records]
+    if name == "raster":
+        (line,) = [line for line in said if line.startswith("the judge sees the class in")]
+        judge = result["protocol"]["judge"]
+        assert f"always the largest class: {judge['majority']:.0%}, real images: {judge['accuracy']:.0%}" in line
+        assert f"FID ratio {result['scores']['fid_ratio']:.2f} (real images: 1)" in line
+        (file,) = run.glob("scores/*.json")
+        picture = run / "pictures" / "scored" / f"{file.stem}.png"
+        assert picture.is_file() and f"look at {picture}" in said
+        assert f"next: varlab sample {run}, and varlab report {tmp_path}" in said
+    else:
+        assert any(re.fullmatch(r"PSNR [\d.]+ dB \(one colour for all images: [\d.]+ dB\)", line) for line in said)
+        assert any(f"task=generator tokenizer_run={run} with the same data" in line for line in said)
 
 
 def test_a_generators_scores_and_their_protocol(run: Path, lab: Path, tmp_path: Path) -> None:

@@ -94,6 +94,12 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a place that cannot be": ((*CLASSIFIER, "out=/proc/none/run"), "Could not write /proc/none/run"),
     "pack no folder": (("pack", "source=folder", "path={here}/none"), "There is no image folder"),
+    "pack a file": (
+        ("pack", "source=folder", "path={here}/tars/a-000000.tar"),
+        "a-000000.tar is a file, not a folder: set path to",
+    ),
+    "pack a path without a source": (("pack", "path={here}/plain"), "path= needs source=folder beside it"),
+    "train on pictures": ((*CLASSIFIER, "data.path={here}/pictures"), "holds no shards: pack its pictures with"),
     "pack no tars": (("pack", "source=tars", "path={here}/none"), "There is no folder of shards"),
     "pack no parquet": (("pack", "source=parquet", "path={here}/none"), "There is no Parquet file or folder"),
     "pack into the source": (
@@ -113,6 +119,11 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "sample from no run": (("sample", "{here}/none"), "is not a run directory"),
     "sample from a tokenizer": (("sample", "runs/multi"), "is not the run of a generator"),
     "sample from an unfinished run": (("sample", "{here}/killed"), "is running, not finished"),
+    "sample from a folder of runs": (("sample", "runs"), "Name one of its runs: runs/"),
+    "evaluate another size": (
+        ("evaluate", "runs/raster", "data=folder", "data.path={here}/plain"),
+        "{here}/plain holds 24×24: cut them to that size with data=shards data.path={here}/plain data.size=16.",
+    ),
     "sample nothing": (("sample", "runs/raster", "n=0"), "n=0 must be a whole number"),
     "evaluate a judge": (("evaluate", "runs/judge"), "holds no image model"),
     "evaluate without val": (
@@ -162,6 +173,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert main(["index", str(folder / name), "workers=0"]) == 0
     (folder / "damaged" / "index.json").write_text("{")
     (folder / "killed").mkdir()
+    (folder / "pictures" / "cat").mkdir(parents=True)
     record = {"command": "train", "outcome": {"state": "running"}, "build": {"tokenizer": {}}}
     (folder / "killed" / "run.json").write_text(json.dumps(record))
     return folder

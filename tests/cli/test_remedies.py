@@ -164,6 +164,18 @@ FAST = [
         {"-m": "-m format=vqgan out=made"},
         past="1 of 2 runs failed",
     ),
+    Remedy(
+        "needs {hint} beside it",
+        "pack path=classes workers=0 out=made",
+        r"needs (source=\S+) beside",
+        {"folder": "folder source.size=16"},
+    ),
+    Remedy(
+        "holds no shards: pack its pictures",
+        "train task=classifier data.path=classes budget.images=32 out=run",
+        r"`(varlab pack .*)`",
+        {"DIR": "made source.size=16 workers=0"},
+    ),
     Remedy("Name what to check", "check", r"(order=)", {"order=": "order=raster"}),
     Remedy(
         "file={config['file']} is unknown",
@@ -399,6 +411,7 @@ NOT_FOLLOWED = {
     "needs several processes or Slurm": [
         "needs a process started on every node",
         "Slurm cannot use",
+        "Slurm refuses the jobs",
         "Pictures are made by one process",
     ],
     "needs a hostile record, as tests/cli/test_hostile_run.py has": [

@@ -6,8 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests import small
@@ -274,3 +276,13 @@ def test_the_end_says_what_came_of_it(
     assert re.search(rf"{score} [\d.]+ .*\((one colour|a guess).*: [\d.]+", said)
     assert f"look at {tmp_path / 'run' / 'pictures'}" in said
     assert "next: varlab" in said and following in said
+
+
+def test_pictures_of_a_training_are_enlarged_below_the_names_of_their_columns(lab: Path) -> None:
+    """Ten columns of 16 pixels, one apart, six times as large; each pixel is a square of one colour."""
+    with Image.open(lab / "raster" / "pictures" / "samples.png") as picture:
+        img_HW3 = np.asarray(picture)
+    assert img_HW3.shape[1] == 6 * (10 * 17 - 1) and img_HW3.shape[0] > 6 * 16
+    names, samples = np.split(img_HW3, [img_HW3.shape[0] - 6 * 16])
+    blocks = samples.reshape(16, 6, 169, 6, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all() and (names < 128).any()

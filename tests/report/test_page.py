@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -70,6 +71,23 @@ def test_every_run_is_listed_with_its_state(page: str, study: Path) -> None:
     assert sorted(listed) == sorted(path.parent.as_posix() for path in study.rglob("run.json"))
     assert '<span class="state failed">failed</span>' in page
     assert '<span class="state running">not finished</span>' in page
+
+
+def test_failed_trainings_are_a_footnote(page: str) -> None:
+    tables, record = page.split("<h2>For the record</h2>")
+    (footnote,) = re.findall(r'<p class="note failed">.*?</p>', record)
+    assert "order=random+seed=2" in footnote and "three times" in footnote
+    assert "order=random+seed=1" in tables and "order=random+seed=2" not in tables
+
+
+def test_samples_are_those_of_the_sampler_that_was_scored(tmp_path: Path) -> None:
+    run = make_runs.generator(tmp_path / "run", order="raster", pictures=True)
+    (scored,) = (run / "scores").glob("*.json")
+    picture = run / "pictures" / "scored" / f"{scored.stem}.png"
+    make_runs.grid(10, 10, noise=3, seed=5, path=picture)
+    page = write_report([run], tmp_path / "page", title="x").html.read_text()
+    assert base64.b64encode(picture.read_bytes()).decode() in page
+    assert base64.b64encode((run / "pictures" / "samples.png").read_bytes()).decode() not in page
 
 
 def test_text_from_runs_is_escaped(page: str) -> None:

@@ -120,7 +120,7 @@ def _add_config_dir(search_path: ConfigSearchPath, folder: Path) -> None:
 def _act(hydra: Hydra, command: Command, args: argparse.Namespace) -> int:
     name = args.config_name or command.name
     overrides = [*_HYDRA_SETTINGS, *args.overrides]
-    with _suggestions(hydra, name, overrides):
+    with _suggestions(hydra, command, name, overrides):
         if args.help:
             terminal.say(help_page(hydra, command, name, overrides))
         elif args.hydra_help:
@@ -185,14 +185,17 @@ def _summary(results: Sequence[JobResult], failed: Sequence[JobResult]) -> list[
 
 
 @contextmanager
-def _suggestions(hydra: Hydra, name: str, overrides: list[str]) -> Iterator[None]:
-    """Turn Hydra's error about an unknown key into one that lists the known keys."""
+def _suggestions(hydra: Hydra, command: Command, name: str, overrides: list[str]) -> Iterator[None]:
+    """Turn Hydra's error about an unknown key into one that lists the known keys, or says what brings this one."""
     try:
         yield
     except Exception as error:
         key = unknown_key(error)
         if key is None:
             raise
+        hint = command.needs.get(key)
+        if hint and not any(word.startswith(hint.partition("=")[0]) for word in overrides):
+            raise VarlabError(f"{key}= needs {hint} beside it: varlab {command.name} {hint} {key}=…") from error
         raise VarlabError(f"there is no key '{key}': {_neighbours(hydra, name, overrides, key)}") from error
 
 

@@ -17,7 +17,8 @@ class Command:
     names in its configuration. open_groups: those that take keys which their files do not list. recorded: False for a
     command without run.json, which runs every time it is called. module: where ``run`` is, by default in
     ``varlab.cli.commands``. check: the function that refuses, before ``run`` is imported, what can be known without torch.
-    complete: the function that replaces settings which follow from the data, before they are recorded.
+    complete: the function that replaces settings which follow from the data, before they are recorded. needs: keys that
+    only a choice brings, with that choice.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Command:
     module: str = ""
     check: str = ""
     complete: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.module:
@@ -48,6 +50,7 @@ _COMMANDS = (
         "pack",
         "images into WebDataset shards",
         "varlab pack source=folder path=photos/",
+        needs={"path": "source=folder"},
         check="varlab.recipe.preflight.file_checks.check_pack",
     ),
     Command(
@@ -79,6 +82,7 @@ _COMMANDS = (
         "varlab encode runs/tokenizer/default",
         positional="run",
         check="varlab.recipe.preflight.model_checks.check_encode",
+        complete="varlab.recipe.preflight.fitted_settings.complete",
     ),
     Command(
         "sample",
@@ -102,12 +106,14 @@ _COMMANDS = (
         "varlab evaluate runs/generator/default",
         positional="run",
         check="varlab.recipe.preflight.model_checks.check_evaluate",
+        complete="varlab.recipe.preflight.fitted_settings.complete",
     ),
     Command(
         "reference",
         "what samples are compared with: moments and images of shards, in one file",
         "varlab reference data=shards data.path=runs/data/imagenet extractor=inception",
         check="varlab.recipe.preflight.model_checks.check_reference",
+        complete="varlab.recipe.preflight.fitted_settings.complete",
     ),
     Command(
         "import",

@@ -144,7 +144,10 @@ class SlurmSweep:
             with changed_variables(of_a_job):
                 submitted = list(executor.map_array(self._launcher, *arguments))
         except (FailedJobError, FailedSubmissionError) as error:
-            raise VarlabError(f"Slurm refuses the jobs ({' '.join(str(error).split())}): change launch.*.") from error
+            why = " ".join(str(error).split())
+            raise VarlabError(
+                f"Slurm refuses the jobs ({why}): change launch.*, or leave out launch=slurm to run them here."
+            ) from error
         logger.info("%d jobs submitted: %s", len(submitted), ", ".join(job.job_id for job in submitted))
         pairs = list(zip(new, submitted, strict=True))
         for folder in {job.path.parent for job in new}:

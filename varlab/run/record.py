@@ -13,6 +13,7 @@ from varlab.errors import VarlabError
 from varlab.json_file import read_json, write_sealed_json
 
 FILE = "run.json"
+_MOST_NAMED = 5  # runs in an error
 _LATER = ("build", "slurm", "checkpoint_hash")
 Part = TypeVar("Part", "RunRecord", "Parent")
 
@@ -197,11 +198,18 @@ def read_record(run: Path) -> RunRecord:
     try:
         values = read_json(file)
     except FileNotFoundError:
-        raise VarlabError(f"{run} is not a run directory: it has no {FILE}.") from None
+        raise VarlabError(f"{run} is not a run directory: it has no {FILE}.{_runs_in(Path(run))}") from None
     try:
         return parse_record(values)
     except VarlabError as error:
         raise VarlabError(f"{file} is not the record of a run: {error}.") from None
+
+
+def _runs_in(folder: Path) -> str:
+    """The end of a message: which runs a folder holds that is none itself; empty if it holds none."""
+    runs = sorted(str(file.parent) for file in folder.glob(f"*/{FILE}"))
+    more = ", …" if len(runs) > _MOST_NAMED else ""
+    return f" Name one of its runs: {', '.join(runs[:_MOST_NAMED])}{more}." if runs else ""
 
 
 def read_finished(run: Path) -> RunRecord:

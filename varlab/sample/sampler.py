@@ -47,8 +47,9 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.ramp not in RAMPS:
             raise VarlabError(f"Sampler ramp={self.ramp!r} is unknown: use one of {sorted(RAMPS)}.")
-        if not all(isinstance(x, int | float) for x in (self.cfg, self.temperature, self.top_k, self.top_p)):
-            raise VarlabError(f"Sampler settings {asdict(self)}: all but ramp must be numbers.")
+        for name in ("cfg", "temperature", "top_k", "top_p"):
+            if not isinstance(value := getattr(self, name), int | float):
+                raise VarlabError(f"{name}={value} must be a number, as {name}={getattr(Sampler, name)} is.")
         if self.cfg_steps is not None and (not isinstance(self.cfg_steps, int) or self.cfg_steps < 0):
             raise VarlabError(f"Sampler cfg_steps={self.cfg_steps} must be a number of steps, or null for all of them.")
         if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.cfg < 0:

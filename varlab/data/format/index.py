@@ -195,6 +195,11 @@ def _check_folder(path: Path) -> None:
         raise VarlabError(f"There is no shard folder {path}: pack one with `varlab pack` or correct data.path.")
     if not any(path.iterdir()):
         raise VarlabError(f"The shard folder {path} is empty: pack into it with `varlab pack` or correct data.path.")
+    if not ((path / FILE).is_file() or (path / "run.json").is_file() or any(path.glob("*.tar*"))):
+        raise VarlabError(
+            f"{path} holds no shards: pack its pictures with `varlab pack source=folder path={path} out=DIR`, then give "
+            "data.path=DIR."
+        )
     if not (path / FILE).is_file():
         raise VarlabError(
             f"{path} has no {FILE}: run `varlab pack` again to finish its packing, or `varlab index {path}` for shards "

@@ -30,17 +30,17 @@ def complete(config: Config) -> Config:
     info = data_info({**data, "batch": 1} if asks_batch else data)
     if asks_batch:
         data = {**data, "batch": fitted_batch(_known(info, "data.batch=64").counts.get("train", 0))}
-        logger.info("data.batch=%d, which fits the number of images", data["batch"])
+        if "budget" in config:  # other commands make no batches of training
+            logger.info("data.batch=%d, which fits the number of images", data["batch"])
     config = {**config, "data": data}
     if asks_tokenizer:
         tokenizer = fitted_tokenizer(
             config["tokenizer"], _known(info, "tokenizer.scales and tokenizer.channel_mult").image_size
         )
+        fitted = [key for key in ("scales", "channel_mult") if tokenizer[key] != config["tokenizer"][key]]
+        words = " ".join(f"tokenizer.{key}={_word(tokenizer[key])}" for key in fitted)
+        logger.info("%s, which fit%s the images", words, "s" if len(fitted) == 1 else "")
         config["tokenizer"] = tokenizer
-        logger.info(
-            "tokenizer.scales=%s tokenizer.channel_mult=%s, which fit the images",
-            *map(_word, (tokenizer["scales"], tokenizer["channel_mult"])),
-        )
     return config
 
 

@@ -14,9 +14,8 @@ def image_folder(path: str) -> Path:
     """The folder of a source of image files. VarlabError if there is none."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise VarlabError(
-            f"There is no image folder {folder}: name one that exists, with pictures or with a sub-folder for each class."
-        )
+        what = f"{folder} is a file, not a folder" if folder.exists() else f"There is no image folder {folder}"
+        raise VarlabError(f"{what}: set path to a folder of pictures, or of one sub-folder of pictures for each class.")
     return folder
 
 

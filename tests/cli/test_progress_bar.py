@@ -1,0 +1,28 @@
+"""The bar of commands that work through images: at once, with named times, and without a thread before workers are forked."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from varlab.cli.progress_bar import progress_bar
+
+
+def test_it_says_at_once_what_it_waits_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    before = threading.active_count()
+    with progress_bar("packing") as progress:
+        said = capsys.readouterr().err
+        assert "packing: waiting for the first images" in said and "passed" in said and "left" in said
+        assert threading.active_count() == before
+        progress(3, 4)
+        assert "75%" in capsys.readouterr().err and threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
+def test_it_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("packing") as progress:
+        progress(3, 4)
+    assert capsys.readouterr().err == ""
