@@ -110,12 +110,14 @@ def test_tensorboard_holds_each_number_once_after_a_resume(tmp_path: Path) -> No
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(tmp_path: Path, caplog: Any) -> None:
     screen = io.StringIO()
-    bar = ProgressBar(console=Console(file=screen, force_terminal=True, width=100), line_seconds=0.0)
+    console = Console(file=screen, force_terminal=True, color_system=None, width=160)
+    bar = ProgressBar(console=console, line_seconds=0.0)
     train(classifier_task(), tmp_path / "bar", images=32, extra=(bar,), minutes=5)
     said, places = " ".join(screen.getvalue().split()), []
-    for word in ("preparing", "waiting for the first batch", "first update", "images/s", "saves in 300 s", "100%"):
+    for word in ("preparing", "waiting for the first batch", "first update", "images/s", "saves in "):
         places.append(said.index(word))
-    assert places == sorted(places) and "passed" in said and "left" in said and "validating" in said
+    assert places == sorted(places)
+    assert all(word in said for word in ("100%", "passed", "left", "validating"))
     with caplog.at_level("INFO", logger="varlab"):
         lines = ProgressBar(console=Console(file=io.StringIO()), line_seconds=0.0)
         train(classifier_task(), tmp_path / "lines", images=32, extra=(lines,))

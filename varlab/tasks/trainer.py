@@ -131,7 +131,8 @@ def fit(
                 use_distributed_sampler=False,
             )
         except (MisconfigurationException, RuntimeError) as error:
-            raise VarlabError(f"The trainer refuses its settings ({' '.join(str(error).split())}).") from error
+            way_out = " Use trainer=cpu on a machine without a GPU." if "backend" in str(error) else ""
+            raise VarlabError(f"The trainer refuses its settings ({' '.join(str(error).split())}).{way_out}") from error
         if made.gradient_clip_val is not None and not task.automatic_optimization:
             raise VarlabError(
                 f"trainer.gradient_clip_val clips for one optimizer, and {type(task).__name__} makes its steps itself: leave "

@@ -49,7 +49,7 @@ class ProgressBar(Callback):
     def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Say that the first update has begun: it takes longer than the others."""
         if batch_idx == 0 and trainer.is_global_zero:
-            self._wait_for("first update (allocates memory, and compiles where that is asked for)", task)
+            self._wait_for("first update, which takes longer", task)
 
     def on_validation_start(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
         """Say why no update follows."""
