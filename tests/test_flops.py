@@ -130,7 +130,8 @@ def test_the_parts_of_a_tokenizer_cost_what_torch_counts() -> None:
     img = torch.zeros(1, 3, height, width, device="meta")
     maps = [torch.zeros(1, h * w, dtype=torch.int64, device="meta") for h, w in tokenizer.scales]
     count = FlopCounter()
-    assert count.encode(tokenizer, (height, width)) == counted_by_torch(lambda: meta.encode(img)) > 10**6
+    nearest = 2 * (1 + 4 + 24) * CODE_DIM * VOCAB  # a product in place, which torch does not count
+    assert count.encode(tokenizer, (height, width)) == counted_by_torch(lambda: meta.encode(img)) + nearest
     assert count.decode(tokenizer) == counted_by_torch(lambda: meta.decode(meta.blank(1))) > 10**6
     drawn = counted_by_torch(lambda: decode_maps(meta, maps))
     assert count.sampling(1000, tokenizer, guided=False) == 1000 + drawn > 10**6
@@ -179,7 +180,7 @@ def test_what_is_not_counted_keeps_its_shapes_and_types() -> None:
 
 def test_a_run_on_meta_copies_needs_fitting_shapes() -> None:
     run_on_meta(nn.Linear(3, 2), torch.zeros(1, 3))
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(RuntimeError, match="reduction dim"):
         run_on_meta(nn.Linear(3, 2), torch.zeros(1, 4))
 
 

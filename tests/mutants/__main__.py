@@ -28,7 +28,17 @@ from tests.mutants.records import Map, Records
 from tests.mutants.session import Trial, run_trials
 from tests.mutants.trial import KINDS, Result
 
-TESTS = ("order", "transformer", "tokenizer", "losses", "sample", "metrics", "tasks", "parity", "laws", "testing",
+LAWS = (
+    "order",
+    "tokenizer",
+    "sampling",
+    "editing",
+    "condition",
+    "training",
+    "defaults",
+)  # the others start processes, or compose
+TESTS = ("order", "transformer", "tokenizer", "losses", "sample", "metrics", "tasks", "parity", "testing",
+         *(f"laws/test_{name}.py" if name == "defaults" else f"laws/test_{name}_laws.py" for name in LAWS),
          "recipe/test_published.py", "test_rng.py", "test_flops.py", "test_model.py")  # fmt: skip
 GOLDEN = "::test_golden_losses"
 _NO_TESTS = 5  # an exit code of pytest
@@ -43,7 +53,8 @@ def main(words: list[str]) -> int:
         "out": "runs/mutants",
         "file": "",
         "tests": "",
-        "seconds": "100",
+        "seconds": "30",
+        "golden": "true",
     }
     asked |= dict(word.split("=", 1) for word in words)
     out, start = Path(asked["out"]), time.monotonic()
