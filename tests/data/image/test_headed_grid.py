@@ -26,3 +26,15 @@ def test_names_stand_above_their_columns() -> None:
     assert torch.equal(poster[:, -picture.shape[1] :], picture)
     dark = (strip < 128).any(0).any(0).view(3, 100).any(1)
     assert dark.tolist() == [True, False, True]
+
+
+@given(st.text("aim_W- ", max_size=60), st.integers(8, 200))
+def test_a_name_stays_in_its_column(name: str, column: int) -> None:
+    strip = headed(torch.zeros(3, 1, 3 * column, dtype=torch.uint8), ["", name, ""])[:, :-1]
+    assert (strip[..., :column] == 255).all() and (strip[..., 2 * column :] == 255).all()
+
+
+def test_words_are_made_smaller_before_they_are_cut() -> None:
+    names = ["Activities", "Component"]
+    heights = [headed(torch.zeros(3, 1, 2 * column, dtype=torch.uint8), names).shape[1] for column in (100, 62)]
+    assert heights[0] > heights[1]  # one line each, of smaller letters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,8 @@ __all__ = ["enlarged", "grid", "headed", "poster", "write_png"]
 
 _WIDTH = 1024  # pixels to which a grid is enlarged, at most
 _IMAGE = 128  # pixels to which the height of one of its images is enlarged, at most
-_FONT = 14  # pixels of a letter's height
+_FONT, _SMALLEST = 14, 9  # pixels of a letter's height
+_MARGIN = 3  # pixels between the names of two columns
 _MOST_LINES = 3
 
 
@@ -59,13 +59,14 @@ def enlarged(img_u8_3HW: Tensor, *, height: int) -> Tensor:
 
 
 def headed(img_u8_3HW: Tensor, names: Sequence[str]) -> Tensor:
-    """The picture below a white strip with a name above the middle of each of its columns. Long names are broken or cut."""
+    """The picture below a white strip with a name above the middle of each of its columns. Long names are
+    written smaller, then cut."""
     width = img_u8_3HW.shape[-1]
     column = width / len(names)
-    font = ImageFont.load_default(_FONT)
-    letters = max(int(column / (0.6 * _FONT)), 1)
-    lines = [_lines(name, letters) for name in names]
-    height = max(map(len, lines)) * (_FONT + 2) + 6
+    words = [name.replace("_", " ").replace("-", " ") for name in names]
+    font = _fitting(words, column)
+    lines = [_lines(name, font, column) for name in words]
+    height = max(map(len, lines)) * (int(font.size) + 2) + 6
     strip = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(strip)
     for i, text in enumerate(lines):
@@ -74,9 +75,37 @@ def headed(img_u8_3HW: Tensor, names: Sequence[str]) -> Tensor:
     return torch.cat([torch.from_numpy(np.array(strip)).permute(2, 0, 1), img_u8_3HW], dim=1)
 
 
-def _lines(name: str, letters: int) -> list[str]:
-    """A name in lines of at most so many letters."""
-    words = name.replace("_", " ").replace("-", " ")
-    lines = textwrap.wrap(words, letters, break_long_words=True)
-    kept = lines[:_MOST_LINES] or [""]
-    return kept if len(lines) <= _MOST_LINES else [*kept[:-1], f"{kept[-1][: letters - 1]}…"]
+def _fitting(names: Sequence[str], column: float) -> ImageFont.FreeTypeFont:
+    """The largest font, down to ``_SMALLEST``, in which each word fits its column."""
+    words = {word for name in names for word in name.split()}
+    for size in range(_FONT, _SMALLEST, -1):
+        font = _font(size)
+        if all(font.getlength(word) <= column - _MARGIN for word in words):
+            return font
+    return _font(_SMALLEST)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # with a size it is always one
+    return font
+
+
+def _lines(name: str, font: ImageFont.FreeTypeFont, column: float) -> list[str]:
+    """A name in lines that fit a column. Words and lines beyond that are cut."""
+    lines: list[str] = []
+    for word in name.split() or [""]:
+        if lines and font.getlength(f"{lines[-1]} {word}") <= column - _MARGIN:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1]}…"]
+    return [_cut(line, font, column - _MARGIN) for line in lines]
+
+
+def _cut(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    kept = line
+    while len(kept) > 1 and font.getlength(kept) > width:
+        kept = f"{kept.removesuffix('…')[:-1]}…"
+    return kept
