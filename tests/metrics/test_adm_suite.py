@@ -192,8 +192,8 @@ def test_distances_take_the_memory_of_a_block(monkeypatch: pytest.MonkeyPatch) -
             self.numel = max([self.numel, *(t.numel() for t in made_here if t._base is None)])
             return out
 
-    monkeypatch.setattr("varlab.metrics.distribution.manifold_scores._ROWS", 64)
-    monkeypatch.setattr("varlab.metrics.distribution.manifold_scores._COLUMNS", 128)
+    monkeypatch.setattr("varlab.metrics.features.ROWS", 64)
+    monkeypatch.setattr("varlab.metrics.features.COLUMNS", 128)
     sizes = []
     for times in (1, 4):
         metric = ManifoldScores(neighbours=3, manifold=None, seed=0, density_neighbours=5)

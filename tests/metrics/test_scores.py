@@ -28,7 +28,7 @@ from varlab.metrics.distribution.frechet import FID, moments
 from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.distribution.manifold_scores import ManifoldScores
 from varlab.metrics.distribution.repeated_images import RepeatedImages
-from varlab.metrics.features import distances, random_rows, sorted_rows
+from varlab.metrics.features import nearest, random_rows, sorted_rows
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.rng import Rng
 
@@ -208,11 +208,14 @@ def test_sorted_rows_depend_on_content_alone() -> None:
     assert random_rows(rows, None, Rng(3)) is rows and random_rows(rows, 30, Rng(3)) is rows
 
 
-def test_distances_come_in_chunks_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("varlab.metrics.features._CHUNK", 4)
+def test_nearest_points_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varlab.metrics.features.ROWS", 4)
+    monkeypatch.setattr("varlab.metrics.features.COLUMNS", 3)
     a, b = points("a", 10, 3), points("b", 7, 3)
     expected = (a[:, None].double() - b[None].double()).norm(dim=2)
-    torch.testing.assert_close(torch.cat(list(distances(a, b))), expected, rtol=1e-9, atol=1e-9)
+    d_Nk, row_Nk = nearest(a, b, 5)
+    torch.testing.assert_close(d_Nk.sqrt(), expected.sort(1).values[:, :5], rtol=1e-9, atol=1e-9)
+    assert torch.equal(row_Nk, expected.argsort(1)[:, :5]) and nearest(a, b, 9)[0].shape == (10, 7)
 
 
 def test_matched_draws(caplog: pytest.LogCaptureFixture) -> None:
@@ -266,7 +269,7 @@ def test_shown_samples_go_from_the_nearest_to_the_farthest() -> None:
     train, val, fake = points("a", 60, 3), points("b", 31, 3), points("c", 41, 3, scale=2.0)
     fake[7] = train[5]
     fake_N, val_M = nearest_distance(fake, train), nearest_distance(val, train)
-    found = neighbours(fake, train, fake_N=fake_N, val_M=val_M, shown=5, nearest=2)
+    found = neighbours(fake, train, fake_N=fake_N, val_M=val_M, shown=5, count=2)
     assert found.row_S[0] == 7 and found.train_SK[0, 0] == 5 and found.distance_SK[0, 0] < 1e-6
     assert (
         fake_N[found.row_S].tolist() == sorted(fake_N.tolist())[::10] == pytest.approx(found.distance_SK[:, 0].tolist())
@@ -274,7 +277,7 @@ def test_shown_samples_go_from_the_nearest_to_the_farthest() -> None:
     all_pairs = (fake[found.row_S][:, None].double() - train.double()).norm(dim=2)
     assert torch.equal(found.train_SK, all_pairs.argsort(1)[:, :2])
     assert found.val_S.tolist() == [sorted(val_M.tolist())[round(30 * k / 4)] for k in range(5)]
-    assert len(neighbours(fake[:3], train, fake_N=fake_N[:3], val_M=val_M, shown=5, nearest=2).row_S) == 3
+    assert len(neighbours(fake[:3], train, fake_N=fake_N[:3], val_M=val_M, shown=5, count=2).row_S) == 3
 
 
 def test_repeated_images_are_counted_over_batches() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from varlab.metrics.distribution.frechet import Moments, frechet_distance, moments, rough_distances
-from varlab.metrics.features import distances, sorted_rows
+from varlab.metrics.features import nearest, sorted_rows
 from varlab.rng import Rng
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def _noise_of_fid(resampled: Sequence[float], train_NF: Tensor) -> float:
 
 def nearest_distance(a_NF: Tensor, train_NF: Tensor) -> Tensor:
     """d_N float64: the distance of each point to the nearest training image, in feature space."""
-    return torch.cat([d_nM.min(dim=1).values for d_nM in distances(a_NF, train_NF)])
+    return nearest(a_NF, train_NF, 1)[0][:, 0].sqrt()
 
 
 class Neighbours(NamedTuple):
@@ -137,14 +137,17 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(
-    fake_NF: Tensor, train_NF: Tensor, *, fake_N: Tensor, val_M: Tensor, shown: int, nearest: int
+    fake_NF: Tensor, train_NF: Tensor, *, fake_N: Tensor, val_M: Tensor, shown: int, count: int
 ) -> Neighbours:
-    """Choose ``shown`` samples and find the ``nearest`` training images of each. fake_N, val_M: see ``nearest_distance``."""
+    """Choose ``shown`` samples and find the ``count`` nearest training images of each.
+
+    fake_N, val_M: the distances of all samples and of all held-out images (``nearest_distance``).
+    """
     order_N, val_M = fake_N.argsort(stable=True), val_M.sort().values
     shown = min(shown, len(order_N))
     row_S, rank_S = order_N[_even(len(order_N), shown)], _even(len(val_M), shown)
-    found = torch.cat(list(distances(fake_NF[row_S], train_NF))).topk(min(nearest, len(train_NF)), largest=False)
-    return Neighbours(row_S, found.indices, found.values, val_M[rank_S])
+    squared_SK, train_SK = nearest(fake_NF[row_S], train_NF, count)
+    return Neighbours(row_S, train_SK, squared_SK.sqrt(), val_M[rank_S])
 
 
 def _even(n: int, count: int) -> Tensor:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from varlab.rng import Rng
 
-_CHUNK = 2048  # rows of a distance matrix held at once
+ROWS, COLUMNS = 1024, 4096  # of a block of distances: all that is in memory beside the features
 
 
 def sorted_rows(x_NF: Tensor) -> Tensor:
@@ -41,8 +39,20 @@ def squared_distances(a_nF: Tensor, b_mF: Tensor) -> Tensor:
     return torch.addmm(square_m, a_nF, b_mF.T, alpha=-2).add_(square_n[:, None]).clamp_min_(0)
 
 
-def distances(a_NF: Tensor, b_MF: Tensor) -> Iterator[Tensor]:
-    """Euclidean distances d_nM of successive chunks of ``a`` to all of ``b``, in float64."""
-    b_MF = b_MF.double()
-    for chunk_nF in a_NF.split(_CHUNK):
-        yield torch.cdist(chunk_nF.double(), b_MF)
+def nearest(a_NF: Tensor, b_MF: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the ``count`` nearest points of ``b`` to each of ``a``: (squared distances d_Nk, row_Nk), the nearest first.
+
+    In float64, a block at a time, so memory does not grow with either set. Fewer than ``count`` where ``b`` has fewer.
+    """
+    found = []
+    for points in a_NF.split(ROWS):
+        d_nk = points.new_empty((len(points), 0), dtype=torch.float64)
+        row_nk = d_nk.long()
+        for first in range(0, len(b_MF), COLUMNS):
+            block = b_MF[first : first + COLUMNS]
+            here = squared_distances(points, block).topk(min(count, len(block)), largest=False)
+            d_nk, row_nk = torch.cat([d_nk, here.values], 1), torch.cat([row_nk, here.indices + first], 1)
+            d_nk, order = d_nk.topk(min(count, d_nk.shape[1]), largest=False, sorted=True)
+            row_nk = row_nk.gather(1, order)
+        found.append((d_nk, row_nk))
+    return torch.cat([d for d, _ in found]), torch.cat([rows for _, rows in found])

@@ -161,7 +161,7 @@ class GeneratorScorer:
     def _nearest(self, fake_NF: Tensor, real_NF: Tensor, val_NF: Tensor) -> dict[str, float]:
         """``nearest_scores``; keeps ``neighbours``, whose rows are numbers of samples and of training images."""
         fake_N, val_M = (nearest_distance(x_NF, real_NF) for x_NF in (fake_NF, val_NF))
-        found = neighbours(fake_NF, real_NF, fake_N=fake_N, val_M=val_M, shown=_SHOWN, nearest=_NEAREST)
+        found = neighbours(fake_NF, real_NF, fake_N=fake_N, val_M=val_M, shown=_SHOWN, count=_NEAREST)
         ids_N = torch.cat([self._ids(rank) for rank in range(collectives.world_size())])
         train_N = _of_all_ranks(self._rows["train"])
         self.neighbours = found._replace(row_S=ids_N[found.row_S.cpu()], train_SK=train_N[found.train_SK])

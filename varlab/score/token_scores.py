@@ -13,7 +13,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from varlab.data import BaseDataModule
 from varlab.metrics.distribution.frechet import FID
 from varlab.metrics.extractors import Extractor
-from varlab.metrics.features import distances
+from varlab.metrics.features import nearest
 from varlab.rng import Rng, Stream
 from varlab.sample.images import canvas_of, decode_maps
 from varlab.tasks.distributed import collectives
@@ -26,7 +26,7 @@ def nearest_codes(tokenizer: Tokenizer, count: int) -> Tensor:
     """near_VN: for each code the numbers of the ``count`` codes nearest to it, itself among them."""
     device = tokenizer.last_layer.device
     codes_VC = tokenizer.embed(torch.arange(tokenizer.vocab_size, device=device)[None])[0]
-    return torch.cat([d_nV.topk(count, largest=False).indices for d_nV in distances(codes_VC, codes_VC)])
+    return nearest(codes_VC, codes_VC, count)[1]
 
 
 def perturbed(maps: Maps, near_VN: Tensor, *, rate: float, stream: Stream) -> Maps:

@@ -10,25 +10,16 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from varlab.errors import VarlabError
-from varlab.metrics.features import random_rows, squared_distances
+from varlab.metrics import features
+from varlab.metrics.features import nearest, random_rows, squared_distances
 from varlab.rng import Rng
 
 __all__ = ["ManifoldScores"]
 
-_ROWS, _COLUMNS = 1024, 4096  # of a block of distances: all that is in memory beside the features
-
 
 def _radii(x_NF: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, r_N: the squared distance of each point to its k-th nearest neighbour, not counting the point itself."""
-    most, radii = max(ks) + 1, []
-    for rows in x_NF.split(_ROWS):
-        nearest = rows.new_full((len(rows), 0), torch.inf, dtype=torch.float64)
-        for columns in x_NF.split(_COLUMNS):
-            d_nm = squared_distances(rows, columns)
-            nearest = torch.cat([nearest, d_nm.topk(min(most, len(columns)), largest=False).values], 1)
-            nearest = nearest.topk(min(most, nearest.shape[1]), largest=False, sorted=True).values
-        radii.append(nearest[:, list(ks)])
-    return list(torch.cat(radii).T)
+    return list(nearest(x_NF, x_NF, max(ks) + 1)[0][:, list(ks)].T)
 
 
 def _mean_of_classes(inside_N: Tensor, label_N: Tensor) -> Tensor:
@@ -96,8 +87,8 @@ class ManifoldScores(Metric):
             torch.zeros(len(of), dtype=torch.bool, device=of.device) for of in (fake_MF, real_NF, real_NF)
         )
         hits = torch.zeros((), dtype=torch.int64, device=real_NF.device)
-        for i, j in product(range(0, len(fake_MF), _ROWS), range(0, len(real_NF), _COLUMNS)):
-            m, n = slice(i, i + _ROWS), slice(j, j + _COLUMNS)
+        for i, j in product(range(0, len(fake_MF), features.ROWS), range(0, len(real_NF), features.COLUMNS)):
+            m, n = slice(i, i + features.ROWS), slice(j, j + features.COLUMNS)
             d_mn = squared_distances(fake_MF[m], real_NF[n])
             inside_M[m] |= (d_mn <= balls_N[n]).any(1)
             inside_N[n] |= (d_mn <= balls_M[m, None]).any(0)
