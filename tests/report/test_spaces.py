@@ -66,8 +66,8 @@ def test_a_space_that_ranks_otherwise_is_named(tmp_path: Path) -> None:
         model(tmp_path, order, fids)
     table = study_table(find_runs([tmp_path]))
     assert "| FDr |" in table and f"| FID in {SPACES[2]} |" in table and "FID in classifier-3f2a77" not in table
-    assert "over 3 rows is 0.333 for classifier-3f2a77, 1.00 for classifier-aa and 1.00 for wide-bb." in table
-    assert "otherwise" not in table and "classifier-3f2a77: next_scale and raster." in table
+    assert "over 3 rows: 0.333 in classifier-3f2a77, 1.00 in classifier-aa and 1.00 in wide-bb." in table
+    assert "Of 3 pairs, FID orders these otherwise: next_scale and raster (1 of 3 spaces)." in table
 
 
 def test_one_space_has_no_table(tmp_path: Path) -> None:

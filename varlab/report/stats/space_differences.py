@@ -103,27 +103,22 @@ def sentences(
 
 
 def agreement_of_ranks(variants: Sequence[Variant], spaces: Mapping[str, str]) -> str:
-    """Kendall's τ of each space's FID with FDr over the variants, and the pairs of variants that one space orders otherwise.
+    """Kendall's τ of each space's FID with FDr over the variants, and the pairs of variants that a space orders otherwise.
 
     Empty below three variants with FDr.
     """
-    keys = {"FDr": "fdr", **spaces}
-    means = {name: [variant.values(key) for variant in variants] for name, key in keys.items()}
-    if len(variants) < 3 or not all(values for of in means.values() for values in of):
+    fdr, *fids = ([variant.values(key) for variant in variants] for key in ("fdr", *spaces.values()))
+    if len(variants) < 3 or not all(values for of in (fdr, *fids) for values in of):
         return ""
-    ranked = {name: [statistics.fmean(values) for values in of] for name, of in means.items()}
-    fdr = ranked.pop("FDr")
-    taus = [f"{_tau(of, fdr)} for {name}" for name, of in ranked.items()]
-    other = {name: _swapped(variants, of, fdr) for name, of in ranked.items()}
-    pairs = [f"{name}: {join_names(swapped)}" for name, swapped in other.items() if swapped]
-    end = f" Pairs in another order than by FDr: {'; '.join(pairs)}." if pairs else " No pair is in another order."
-    return f"Kendall's τ of FID with FDr over {len(variants)} rows is {join_names(taus)}.{end}"
-
-
-def _tau(a: Sequence[float], b: Sequence[float]) -> str:
-    return significant(float(stats.kendalltau(a, b).statistic))
-
-
-def _swapped(variants: Sequence[Variant], a: Sequence[float], b: Sequence[float]) -> list[str]:
-    pairs = combinations(range(len(variants)), 2)
-    return [f"{variants[i].label} and {variants[j].label}" for i, j in pairs if (a[i] - a[j]) * (b[i] - b[j]) < 0]
+    whole, *each = ([statistics.fmean(values) for values in of] for of in (fdr, *fids))
+    taus = [
+        f"{significant(float(stats.kendalltau(of, whole).statistic))} in {name}"
+        for name, of in zip(spaces, each, strict=True)
+    ]
+    pairs = [
+        f"{variants[i].label} and {variants[j].label} ({swaps} of {len(each)} spaces)"
+        for i, j in combinations(range(len(variants)), 2)
+        if (swaps := sum((of[i] - of[j]) * (whole[i] - whole[j]) < 0 for of in each))
+    ]
+    said = f" Of {math.comb(len(variants), 2)} pairs, FID orders these otherwise: {'; '.join(pairs)}." if pairs else ""
+    return f"Kendall's τ of FID with FDr over {len(variants)} rows: {join_names(taus)}.{said}"
