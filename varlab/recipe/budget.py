@@ -26,8 +26,8 @@ def budget_images(budget: Config, task: Task, batch: int, *, known: int | None =
         )
     if name == "flops":
         batches = bisect_left(range(1 << 62), value, lo=1, key=lambda batches: task.flops_at(batches * batch))
-    elif name == "images" or known:
-        batches = math.ceil((value if name == "images" else known) / batch)
+    elif images := value if name == "images" else known:
+        batches = math.ceil(images / batch)
     elif updates:
         batches = updates
     else:

@@ -30,7 +30,7 @@ class ProgressBar(Callback):
         self._start = (0.0, 0)
         self._shown = 0.0
 
-    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         """Open the bar on rank 0, before the model is moved and a state is read."""
         if trainer.is_global_zero and self._console.is_terminal:
             columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
@@ -39,24 +39,24 @@ class ProgressBar(Callback):
             self._bar.add_task("preparing", total=None)
             self._bar.start()
 
-    def on_train_start(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """Say that no batch has come yet; the pace counts from here."""
         self._start = (time.perf_counter(), task.images)
         self._shown = self._start[0] - self._line_seconds + _SOON
         if trainer.is_global_zero and task.images < task.total_images:
             self._wait_for("waiting for the first batch", task)
 
-    def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+    def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Batch, batch_idx: int) -> None:
         """Say that the first update has begun: it takes longer than the others."""
         if batch_idx == 0 and trainer.is_global_zero:
             self._wait_for("first update, which takes longer", task)
 
-    def on_validation_start(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: Trainer, task: Task) -> None:
         """Say why no update follows."""
         if self._bar is not None:
             self._wait_for("validating", task)
 
-    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Show the present state if the last one is old enough: to read the loss waits for the device."""
         pause = self._line_seconds if self._bar is None else _BAR_SECONDS
         is_last = task.images >= task.total_images and self._bar is not None
@@ -71,11 +71,11 @@ class ProgressBar(Callback):
         else:
             _log.info("%d of %d images, %s", task.images, task.total_images, text)
 
-    def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:  # type: ignore[override]
+    def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
         """Close the bar, so that the error stands below it."""
         self.teardown(trainer, task, "fit")
 
-    def teardown(self, trainer: Trainer, task: Task, stage: str) -> None:  # type: ignore[override]
+    def teardown(self, trainer: Trainer, task: Task, stage: str) -> None:
         """Close the bar."""
         if self._bar is not None:
             self._bar.stop()
