@@ -96,10 +96,15 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "pack no folder": (("pack", "source=folder", "path={here}/none"), "There is no image folder"),
     "pack a file": (
         ("pack", "source=folder", "path={here}/tars/a-000000.tar"),
-        "a-000000.tar is a file, not a folder: set path to",
+        "a-000000.tar is a file, not a folder: name a folder",
     ),
     "pack a path without a source": (("pack", "path={here}/plain"), "path= needs source=folder beside it"),
     "train on pictures": ((*CLASSIFIER, "data.path={here}/pictures"), "holds no shards: pack its pictures with"),
+    "start no folder": (("start", "{here}/none"), "There is no image folder {here}/none: name a folder of pictures"),
+    "start in no time": (("start", "{here}/pictures", "minutes=0"), "minutes=0 must be a number above 0"),
+    "start with a word": (("start", "{here}/pictures", "size=small"), "size=small must be a whole number of pixels"),
+    "start at no size": (("start", "{here}/pictures", "size=33"), "no whole number of tokens: use size=32."),
+    "start another order": (("start", "{here}/pictures", "orders=[rastr]"), "'rastr': did you mean 'raster'?"),
     "pack no tars": (("pack", "source=tars", "path={here}/none"), "There is no folder of shards"),
     "pack no parquet": (("pack", "source=parquet", "path={here}/none"), "There is no Parquet file or folder"),
     "pack into the source": (

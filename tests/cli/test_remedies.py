@@ -447,6 +447,7 @@ NOT_FOLLOWED = {
         "was started with {key}=",
     ],
     "needs pictures of a size that no small set here has": ["have no whole number of tokens of"],
+    "runs a whole start; tests/start runs others": ["have no whole number of tokens: use size="],
     "needs a model that no small run is": [
         "no operation of this model can be counted",
         "A sliding window only samples",

@@ -45,6 +45,7 @@ _COMMANDS = (
         "varlab start photos/ size=32 minutes=30",
         positional="folder",
         recorded=False,
+        check="varlab.start.request.check",
     ),
     Command(
         "pack",

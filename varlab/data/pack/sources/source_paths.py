@@ -15,7 +15,7 @@ def image_folder(path: str) -> Path:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         what = f"{folder} is a file, not a folder" if folder.exists() else f"There is no image folder {folder}"
-        raise VarlabError(f"{what}: set path to a folder of pictures, or of one sub-folder of pictures for each class.")
+        raise VarlabError(f"{what}: name a folder of pictures, or of one sub-folder of pictures for each class.")
     return folder
 
 

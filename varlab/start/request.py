@@ -1,0 +1,39 @@
+"""What can be known of a start before its first step: whether its folder and its numbers make sense."""
+
+from __future__ import annotations
+
+import math
+
+from varlab.config import Config, conf_dir
+from varlab.data.pack.sources.source_paths import image_folder
+from varlab.errors import VarlabError
+from varlab.launch.user_message import one_of
+from varlab.recipe.preflight.fitted_settings import fitted_tokenizer
+from varlab.run.directory import RunDirectory
+
+__all__ = ["check"]
+
+_WHOLE = 16  # pixels: a multiple has whole tokens at any size
+
+
+def check(config: Config, directory: RunDirectory) -> None:
+    """Raise VarlabError for a folder that is not there, for no time, and for a size or an order that cannot be."""
+    image_folder(str(config["folder"]))
+    minutes, size, orders = config["minutes"], config["size"], config["orders"]
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+        raise VarlabError(f"minutes={minutes} must be a number above 0, as minutes=30 is.")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise VarlabError(f"size={size} must be a whole number of pixels, as size=32 is.")
+    try:
+        fitted_tokenizer({"channel_mult": "auto", "scales": "doubling"}, (size, size))
+    except VarlabError as error:
+        nearest = max(round(size / _WHOLE), 1) * _WHOLE
+        raise VarlabError(
+            f"Pictures of {size}×{size} pixels have no whole number of tokens: use size={nearest}."
+        ) from error
+    known = {file.stem for file in (conf_dir() / "order").glob("*.yaml")}
+    if not isinstance(orders, list) or not orders or len({*orders}) < len(orders):
+        raise VarlabError(f"orders={orders} must name each order once, as orders=[next_scale,raster] does.")
+    for order in orders:
+        if order not in known:
+            raise VarlabError(f"There is no order '{order}': {one_of(str(order), known)}")
