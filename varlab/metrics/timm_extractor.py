@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from safetensors.torch import load_file
@@ -32,6 +32,15 @@ _ARGUMENTS = (
     "num_heads",
 )
 """What a folder may ask of a network; other arguments could name files to be read."""
+
+
+class _Network(Protocol):
+    """The part of timm's models that gives features. head_hidden_size: their number."""
+
+    head_hidden_size: int
+
+    def forward_features(self, x_B3HW: Tensor) -> Tensor: ...
+    def forward_head(self, x: Tensor, *, pre_logits: bool) -> Tensor: ...
 
 
 class TimmExtractor(Extractor):
@@ -70,14 +79,14 @@ class TimmExtractor(Extractor):
             ) from error
         self.resize = f"{self._mode}-{'x'.join(map(str, self._size))}"
         self.hash = sha256(path / WEIGHTS)
-        self.num_features = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)
+        self.num_features = cast(_Network, self.net).head_hidden_size
 
     def extract(self, img_u8_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """features_BF, and one logit that says nothing."""
         x_B3HW = img_u8_B3HW.float() / 255
         x_B3HW = interpolate(x_B3HW, size=self._size, mode=self._mode, antialias=True).clamp(0, 1)
-        maps = self.net.forward_features((x_B3HW - self.mean_311) / self.std_311)
-        f_BF = self.net.forward_head(maps, pre_logits=True)
+        net = cast(_Network, self.net)
+        f_BF = net.forward_head(net.forward_features((x_B3HW - self.mean_311) / self.std_311), pre_logits=True)
         return f_BF, f_BF.new_zeros(len(f_BF), 1)
 
 
