@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.laws.conftest import load
-from varlab.order import paths
+from varlab.order import NextScale, Permutation, Random, Window, paths
 from varlab.recipe.objects import make
 from varlab.renames import current_targets
 
@@ -60,6 +60,12 @@ def test_curves_sort_cells_by_the_bits_of_row_and_column(h: int, w: int) -> None
 
     assert paths.z_curve(h, w).tolist() == sorted(range(h * w), key=lambda cell: bits(cell)[::-1])
     assert paths.subsample(h, w).tolist() == sorted(range(h * w), key=bits)
+
+
+def test_what_an_order_says_of_itself() -> None:
+    """Random paths differ by sample, and a window computes its slots again."""
+    assert (Random.fixed, Permutation.fixed, NextScale.fixed, Window.fixed) == (False, True, True, True)
+    assert (Random.cached, NextScale.cached, Window.cached) == (True, True, False)
 
 
 def test_rows_of_a_grid_by_hand() -> None:

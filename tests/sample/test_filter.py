@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import profile
 
 from tests.sample.reference import reference_filter
 from varlab.rng import Rng
 from varlab.sample import Sampler, filter_logits, pick
+from varlab.sample.filter import _largest
 from varlab.types import VarlabError
 
 numbers = st.floats(-8, 8, allow_nan=False, width=32)
@@ -71,6 +74,33 @@ def test_pick_draws_with_the_models_probabilities(seed: int) -> None:
 def test_temperature_divides() -> None:
     logits = torch.randn(1, 1, 5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(filter_logits(logits, temperature=2.0, top_k=0, top_p=1.0), logits / 2)
+
+
+def test_a_top_p_of_nothing_or_of_all_filters_nothing() -> None:
+    logits = torch.randn(1, 2, 9, generator=torch.Generator().manual_seed(0))
+    for top_p in (0.0, 1.0):
+        assert torch.equal(filter_logits(logits, temperature=1.0, top_k=0, top_p=top_p), logits)
+
+
+class OnAccelerator:
+    """Logits that say they lie on an accelerator."""
+
+    device = SimpleNamespace(type="cuda")
+
+    def __init__(self, logits: torch.Tensor):
+        self.shape, self.topk = logits.shape, logits.topk
+
+
+def test_the_largest_are_found_without_their_places_on_a_processor() -> None:
+    """There, numpy orders the numbers; elsewhere, torch does, to the same result."""
+    logits = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(0))
+    expected = logits.sort(-1).values
+    for size in (1, 7, 40):
+        assert torch.equal(_largest(logits, size), expected[..., 40 - size :])
+        assert torch.equal(_largest(OnAccelerator(logits), size), expected[..., 40 - size :])
+    with profile() as trace:
+        _largest(logits, 7)
+    assert not any("topk" in event.key or "sort" in event.key for event in trace.key_averages())
 
 
 @pytest.mark.parametrize("bad", [{"temperature": 0}, {"top_p": 0}, {"top_k": -1}, {"cfg": -1}, {"ramp": "cubic"}])

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from varlab.rng import Rng
 from varlab.tokenizer import VQTokenizer
+from varlab.tokenizer.inference import infer
 from varlab.tokenizer.layers import Upsample, group_norm, norm_silu
 
 
@@ -64,6 +65,19 @@ def test_images_go_through_in_parts_and_tokens_stay_equal() -> None:
         autocast = torch.cat(tokenizer.quantizer.encode(tokenizer.latents(img_B3HW)), 1)
     exact = torch.cat(plain, 1)
     assert (found == exact).float().mean() >= (autocast == exact).float().mean(), "the last layers are float32"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("batch", "size", "calls"), [(3, 256, 3), (5, 128, 2), (2, 512, 2)])
+def test_parts_have_as_many_pixels_as_256_by_256(batch: int, size: int, calls: int) -> None:
+    """Four images of 128 pixels at a time, or one of more, in the encoder and in the decoder."""
+    tokenizer, seen = small_tokenizer(), []
+    for network in (tokenizer.encoder.conv_in, tokenizer.decoder.conv_in):
+        network.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    f_hat = torch.zeros(batch, 4, size // 16, size // 16)
+    infer(tokenizer.encoder, torch.zeros(batch, 3, size, size), pixels=size * size)
+    tokenizer.decode(f_hat)
+    assert len(seen) == 2 * calls and sum(seen) == 2 * batch and seen[:calls] == seen[calls:]
 
 
 @torch.no_grad()

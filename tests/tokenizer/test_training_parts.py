@@ -10,9 +10,11 @@ from torch import nn
 
 from tests.bounds import SAME
 from varlab.rng import Rng
-from varlab.tokenizer import Phi, Quantizer, VQTokenizer
+from varlab.tokenizer import Phi, Quantizer, VQTokenizer, phi_of_scale
 from varlab.tokenizer.codebook import Codebook
 from varlab.tokenizer.layers import ResBlock
+from varlab.tokenizer.quantizer import check_scales
+from varlab.types import VarlabError
 
 IMG = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 IDS = torch.tensor([5, 9, 2])
@@ -63,6 +65,25 @@ def test_a_tokenizer_drops_in_training_alone() -> None:
     assert torch.equal(rec, plain(IMG)[0]) and torch.equal(model(IMG, stream)[0], model(IMG, stream)[0])
     assert not torch.equal(rec, model(IMG, stream)[0])
     torch.testing.assert_close(model(IMG[1:2], stream.only(1))[0], model(IMG, stream)[0][1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_scales_grow_or_stay() -> None:
+    assert check_scales([[1, 1], [1, 2], [2, 2], [2, 2]]) == ((1, 1), (1, 2), (2, 2), (2, 2))
+    for wrong in ([], [[0, 1]], [[1, 0]], [[2, 2], [1, 3]], [[2, 2], [3, 1]], [[1, 1], [2, 2], [1, 1]]):
+        with pytest.raises(VarlabError, match="Tokenizer scales"):
+            check_scales(wrong)
+
+
+@pytest.mark.parametrize(
+    ("scales", "count", "shared"),
+    [
+        (14, 4, [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]), (6, 4, [0, 0, 1, 2, 3, 3]), (4, 2, [0, 0, 1, 1]),
+        (10, 4, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]), (5, 1, [0] * 5), (3, 3, [0, 1, 2]), (1, 4, [0]),
+    ],
+)  # fmt: skip
+def test_which_scales_share_a_phi(scales: int, count: int, shared: list[int]) -> None:
+    """The nearest of evenly spaced ticks: from 1/12 to 11/12 for four, from 1/(2n) on for others (VAR's code)."""
+    assert phi_of_scale(scales, count) == shared
 
 
 # -- first weights -----------------------------------------------------------------------------------------------------

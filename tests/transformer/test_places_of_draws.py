@@ -10,8 +10,9 @@ import torch
 
 from varlab.cli.app import conf_dir
 from varlab.rng import Rng, Stream
-from varlab.transformer import AdaLNBlock, GPT2Block, LlamaBlock, SharedAdaLNBlock, Transformer
-from varlab.types import Slots
+from varlab.transformer import AdaLNBlock, Cache, GPT2Block, LlamaBlock, SharedAdaLNBlock, Transformer
+from varlab.transformer.attention import Attention
+from varlab.types import Slots, VarlabError
 
 DEPTH = 4
 BLOCKS = {
@@ -47,6 +48,82 @@ def test_nothing_is_dropped_without_random_numbers_and_ids() -> None:
     plain = model(slots, labels)
     assert torch.equal(model(slots, labels, rng=Rng(0)), plain) and torch.equal(model(slots, labels, ids_B=ids), plain)
     assert not torch.equal(model(slots, labels, rng=Rng(0), ids_B=ids), plain)
+
+
+def test_first_weights() -> None:
+    """VAR: truncated normals of √(1/(3D)), outputs of branches over √(2·depth), a head and positions by their factors."""
+    init = {"std": None, "residual": True, "position": 0.5, "head": 0.02, "modulation": 0.5, "gamma": 1e-3}
+    with Rng(0).scope("init"):
+        model = Transformer(
+            vocab_size=500, code_dim=30, num_classes=400, positions_P3=torch.zeros(300, 3, dtype=torch.int64),
+            source_positions=True, width=96, depth=3, heads=2, init=init,
+        )  # fmt: skip
+    std = (1 / 96 / 3) ** 0.5
+    factors = {"head.weight": 0.02, "position.weight": 0.5, "source.weight": 1.0, "class_embedding.weight": 1.0}
+    factors |= {"word.weight": 1.0, "head_norm.modulate.weight": 0.5, "blocks.1.attention.proj.weight": 6**-0.5}
+    factors |= {"blocks.1.mlp.2.weight": 6**-0.5, "blocks.1.mlp.0.weight": 1.0, "blocks.1.attention.qkv.weight": 1.0}
+    weights = dict(model.named_parameters())
+    for name, factor in factors.items():
+        assert float(weights[name].std()) == pytest.approx(std * factor, rel=0.04), name
+    assert not any(bool(w.any()) for name, w in weights.items() if name.endswith("bias"))
+    modulate = weights["blocks.1.modulate.weight"]
+    assert float(modulate[: 2 * 96].std()) == pytest.approx(std * 1e-3, rel=0.04)
+    assert float(modulate[2 * 96 :].std()) == pytest.approx(std * 0.5, rel=0.04)
+    torch.testing.assert_close(model.blocks[0].attention.log_scale.exp(), torch.full((2, 1, 1), 4.0))
+    assert 0.3 * std < float(weights["start"].std()) < 2 * std
+    rates = [block.drop.rate for block in model.blocks]
+    assert rates == pytest.approx([0.0, 0.0666667 / 2, 0.0666667]) and not AdaLNBlock.shares_modulation
+
+
+def test_other_first_weights() -> None:
+    """GPT-2's: 0.02 everywhere, and nothing divided."""
+    init = {"std": 0.02, "residual": False, "position": 1.0, "head": 1.0, "modulation": 1.0, "gamma": 1.0}
+    with Rng(0).scope("init"):
+        model = Transformer(
+            vocab_size=300, code_dim=30, num_classes=4, positions_P3=torch.zeros(300, 3, dtype=torch.int64),
+            source_positions=False, width=64, depth=2, heads=2, init=init, block=partial(GPT2Block, mlp_ratio=4.0),
+        )  # fmt: skip
+    for name in ("head.weight", "position.weight", "blocks.1.attention.proj.weight", "blocks.1.mlp.2.weight"):
+        assert float(model.get_parameter(name).std()) == pytest.approx(0.02, rel=0.04), name
+
+
+@pytest.mark.parametrize(("scale", "bias", "heads"), [(0.25, "no_key", 2), (1.0, "all", 4), (1.0, "none", 2)])
+def test_the_parts_of_an_attention(scale: float, bias: str, heads: int) -> None:
+    made = Attention(width=16, heads=heads, qk_norm=False, scale=scale, bias=bias)
+    assert made.softmax_scale == pytest.approx(scale / (16 / heads) ** 0.5) and made.log_scale is None
+    kinds = {name for name, _ in made.named_parameters()}
+    assert ("q_bias" in kinds, "k_bias" in kinds, "v_bias" in kinds, "proj.bias" in kinds) == (
+        bias != "none", bias == "all", bias != "none", bias != "none",
+    )  # fmt: skip
+    assert (made.qkv_bias() is None) == (bias == "none")
+    grouped = Attention(width=16, heads=4, qk_norm=True, scale=1.0, bias="none", kv_heads=2)
+    assert grouped.qkv.weight.shape == (16 + 2 * 8, 16) and grouped.softmax_scale == 1.0
+    with pytest.raises(VarlabError, match="multiple of kv_heads 3"):
+        Attention(width=16, heads=4, qk_norm=True, scale=1.0, bias="none", kv_heads=3)
+
+
+@pytest.mark.parametrize("first", [2, 3])
+def test_the_first_slots_see_each_other(first: int) -> None:
+    """VQGAN's n_unmasked; one by one, they cannot be sampled."""
+    model = Transformer(
+        vocab_size=5, code_dim=3, num_classes=2, positions_P3=torch.zeros(5, 3, dtype=torch.int64), source_positions=False,
+        width=16, depth=1, heads=2, block=partial(GPT2Block, mlp_ratio=4.0), unmasked=first,
+    )  # fmt: skip
+    assert model._unmasked(torch.arange(5), None).tolist() == [first - 1] * first + list(range(first, 5))
+    assert model._unmasked(torch.arange(first - 1), None).tolist() == [first - 2] * (first - 1)
+    assert model._unmasked(torch.arange(first), Cache(length=5)).tolist() == [first - 1] * first
+    with pytest.raises(VarlabError, match=f"first {first} tokens of this model see each other"):
+        model._unmasked(torch.arange(1), Cache(length=5))
+    later = Cache(length=5, steps=[torch.arange(first)])
+    assert model._unmasked(torch.arange(4, 5), later).tolist() == [4]
+    model.unmasked = 1
+    assert model._unmasked(torch.arange(1), Cache(length=5)).tolist() == [0]
+
+
+def test_nothing_is_recomputed_unless_it_is_asked_for() -> None:
+    for function in (Transformer.forward, Transformer.trunk):
+        parameters = inspect.signature(function).parameters
+        assert parameters["recompute"].default is False and parameters["mix"].default is None
 
 
 def test_the_defaults_are_var_d16() -> None:

@@ -154,3 +154,6 @@ def test_attention_of_bfloat16_is_that_of_float32_rounded_also_under_autocast(qu
         torch.testing.assert_close(out.float(), wide, rtol=2e-2, atol=1e-2)
     if queries <= FEW:  # rounded once
         assert torch.equal(out, wide.bfloat16())
+    else:  # torch's own, which rounds the weights, too
+        plain = F.scaled_dot_product_attention(q, k, v, scale=0.25)
+        assert torch.equal(out, plain) and not torch.equal(out, wide.bfloat16())
