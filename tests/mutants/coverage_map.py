@@ -27,15 +27,14 @@ _NAME = "reached_by_a_test"
 
 
 class CoverageMap:
-    """Writes {test: [seconds, [[path, line], …]]} to a file, one for each worker of xdist."""
+    """Writes a line [test, seconds, [[path, line], …]] for each test to a file, one for each worker of xdist."""
 
     def __init__(self, file: Path):
-        self._file = file.with_suffix(f".{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.json")
+        self._file = file.with_suffix(f".{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.jsonl")
         self._open: list[Places] = []  # of the test and the fixtures that are being set up
         self._fixtures: dict[str, Places] = defaultdict(set)
         self._setup: dict[str, float] = defaultdict(float)  # seconds of each fixture: every mutant sets it up once more
         self._in_fixtures = 0.0
-        self._tests: dict[str, tuple[float, Places]] = {}
 
     def reached(self, path: str, line: int) -> None:
         for places in self._open:
@@ -52,7 +51,8 @@ class CoverageMap:
             for name in getattr(item, "fixturenames", ()):
                 places |= self._fixtures[name]
                 seconds += self._setup[name]
-            self._tests[item.nodeid] = (seconds, places)
+            with self._file.open("a") as file:
+                file.write(json.dumps([item.nodeid, seconds, sorted(places)]) + "\n")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
@@ -65,10 +65,6 @@ class CoverageMap:
             own = _seconds() - start - (self._in_fixtures - before)
             self._in_fixtures += own
             self._setup[fixturedef.argname] = max(self._setup[fixturedef.argname], own)
-
-    def pytest_sessionfinish(self) -> None:
-        if self._tests:
-            self._file.write_text(json.dumps({test: (s, sorted(places)) for test, (s, places) in self._tests.items()}))
 
 
 def _seconds() -> float:

@@ -20,7 +20,7 @@ class Records:
     """The maps of the tests' files, and the mutants' results, in a folder."""
 
     def __init__(self, out: Path):
-        self._maps, self._results, self.part = out / "maps.json", out / "results.jsonl", (out / "part.json").resolve()
+        self._maps, self._results, self.part = out / "maps.json", out / "results.jsonl", (out / "part.jsonl").resolve()
         kept: dict[str, dict[str, Any]] = json.loads(self._maps.read_text()) if self._maps.exists() else {}
         self.maps = {name: _read(entry["tests"]) for name, entry in kept.items() if entry["stamp"] == stamp([name])}
         lines = self._results.read_text().splitlines() if self._results.exists() else []
@@ -28,14 +28,14 @@ class Records:
 
     def parts(self) -> list[Path]:
         """What the plugin of each worker has written."""
-        return list(self.part.parent.glob(f"{self.part.stem}.*.json"))
+        return list(self.part.parent.glob(f"{self.part.stem}.*.jsonl"))
 
     def keep(self, names: Sequence[str]) -> None:
         """The maps of these files are what the plugin has just written; a file of slow tests has none."""
         self.maps |= {name: {} for name in names}
         for part in self.parts():
-            for test, entry in _read(json.loads(part.read_text())).items():
-                self.maps[test.split("::")[0]][test] = entry
+            for test, seconds, places in map(json.loads, part.read_text().splitlines()):
+                self.maps[test.split("::")[0]][test] = (seconds, {(path, line) for path, line in places})
         content = {name: {"stamp": stamp([name]), "tests": tests} for name, tests in self.maps.items()}
         self._maps.write_text(json.dumps(content, default=sorted))
 
