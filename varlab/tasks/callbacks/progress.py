@@ -42,7 +42,7 @@ class ProgressBar(Callback):
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """Say that no batch has come yet; the pace counts from here."""
         self._start = (time.perf_counter(), task.images)
-        self._shown = self._start[0] - self._line_seconds + _SOON
+        self._shown = self._start[0] - max(self._line_seconds - _SOON, 0.0)
         if trainer.is_global_zero and task.images < task.total_images:
             self._wait_for("waiting for the first batch", task)
 
