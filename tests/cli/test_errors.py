@@ -58,6 +58,7 @@ GENERATOR = [*small.RUNS["raster"], "budget.images=64"]
     [
         ([*JUDGE, "data.path=nowhere"], "There is no shard folder nowhere: pack one with `varlab pack`"),
         ([*JUDGE, "data.batch=0"], "data.batch is 0, but must be at least 1"),
+        ([*JUDGE, "data.batch=many"], "data.batch is 'many', but must be a number, at least 1"),
         ([*JUDGE, "budget.images=null"], "one of budget.images=N, budget.flops=F and budget.seconds=S"),
         ([*JUDGE, "budget.flops=1e9"], "only one of budget.images, budget.flops, budget.seconds can be given"),
         ([*JUDGE, "budget.images=0"], "budget.images is 0"),

@@ -12,7 +12,9 @@ __all__ = ["image_size", "require_at_least", "require_share", "require_timeout"]
 def require_at_least(minimum: int, **values: int) -> None:
     """Raise VarlabError if a setting of the data is smaller."""
     for name, value in values.items():
-        if not isinstance(value, int | float) or not value >= minimum:
+        if not isinstance(value, int | float):
+            raise VarlabError(f"data.{name} is {value!r:.40}, but must be a number, at least {minimum}.")
+        if not value >= minimum:
             raise VarlabError(f"data.{name} is {value!r:.40}, but must be at least {minimum}.")
 
 
