@@ -49,7 +49,7 @@ def test_the_generators_weight_by_hand(images: int, factor: float) -> None:
     """From 10 on the discriminator plays, from 15 on it counts, and four images later in full."""
     assert gan_loss(start=10, warmup=5, ramp=4).factor(images) == factor
     assert gan_loss(start=10, warmup=5).factor(images) == float(images >= 15)
-    assert gan_loss(start=10, fade=8).blur(images) == min(1.0, 1 - (images - 10) / 8) or images < 10
+    assert gan_loss(start=10, fade=8).blur(max(images, 10)) == max(1 - (max(images, 10) - 10) / 8, 0.0)
 
 
 def plain_values(gan: GanLoss, **more: Any) -> dict[str, Tensor]:
