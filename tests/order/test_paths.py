@@ -64,8 +64,11 @@ def test_curves_sort_cells_by_the_bits_of_row_and_column(h: int, w: int) -> None
 
 def test_what_an_order_says_of_itself() -> None:
     """Random paths differ by sample, and a window computes its slots again."""
-    assert (Random.fixed, Permutation.fixed, NextScale.fixed, Window.fixed) == (False, True, True, True)
-    assert (Random.cached, NextScale.cached, Window.cached) == (True, True, False)
+    scales = [[2, 2], [4, 4]]
+    made = [Random(scales=scales), Permutation(scales=scales, path=paths.raster), NextScale(scales=scales)]
+    made.append(Window(scales=scales[1:], window=(2, 2)))
+    assert [order.fixed for order in made] == [False, True, True, True]
+    assert [order.cached for order in made] == [True, True, True, False]
 
 
 def test_rows_of_a_grid_by_hand() -> None:
