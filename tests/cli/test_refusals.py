@@ -101,6 +101,8 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "pack a path without a source": (("pack", "path={here}/plain"), "path= needs source=folder beside it"),
     "train on pictures": ((*CLASSIFIER, "data.path={here}/pictures"), "holds no shards: pack its pictures with"),
     "start no folder": (("start", "{here}/none"), "There is no image folder {here}/none: name a folder of pictures"),
+    "start a file": (("start", "{here}/tars/a-000000.tar"), "a-000000.tar is a file, not a folder: name a folder"),
+    "start an empty folder": (("start", "{here}/pictures"), "{here}/pictures holds no pictures: give a folder with at"),
     "start in no time": (("start", "{here}/pictures", "minutes=0"), "minutes=0 must be a number above 0"),
     "start with a word": (("start", "{here}/pictures", "size=small"), "size=small must be a whole number of pixels"),
     "start at no size": (("start", "{here}/pictures", "size=33"), "no whole number of tokens: use size=32."),

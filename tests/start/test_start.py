@@ -31,11 +31,14 @@ def triangles(folder: Path, count: int) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_too_few_pictures_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_too_few_pictures_are_refused_before_anything_is_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     triangles(tmp_path / "few", 8)
     assert main(["start", str(tmp_path / "few"), f"out={tmp_path / 'out'}", *SMALL]) == 1
-    assert "give at least 20" in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert "holds 8 pictures: give a folder with at least 20" in said.err and not said.out
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

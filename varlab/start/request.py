@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 
 from varlab.config import Config, conf_dir
+from varlab.data.folders.tree import Tree
 from varlab.data.pack.sources.source_paths import image_folder
 from varlab.errors import VarlabError
 from varlab.launch.user_message import one_of
 from varlab.recipe.preflight.fitted_settings import fitted_tokenizer
 from varlab.run.directory import RunDirectory
 
-__all__ = ["check"]
+__all__ = ["FEWEST", "check"]
 
+FEWEST = 20  # pictures
 _WHOLE = 16  # pixels: a multiple has whole tokens at any size
 
 
 def check(config: Config, directory: RunDirectory) -> None:
-    """Raise VarlabError for a folder that is not there, for no time, and for a size or an order that cannot be."""
-    image_folder(str(config["folder"]))
+    """Raise VarlabError for a folder that is not there or holds too little, for no time, and for a size or an order that
+    cannot be.
+    """
+    folder = image_folder(str(config["folder"]))
     minutes, size, orders = config["minutes"], config["size"], config["orders"]
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
         raise VarlabError(f"minutes={minutes} must be a number above 0, as minutes=30 is.")
@@ -37,3 +41,6 @@ def check(config: Config, directory: RunDirectory) -> None:
     for order in orders:
         if order not in known:
             raise VarlabError(f"There is no order '{order}': {one_of(str(order), known)}")
+    if (count := len(Tree(folder).pictures())) < FEWEST:
+        few = f"{count or 'no'} picture{'' if count == 1 else 's'}"
+        raise VarlabError(f"{folder} holds {few}: give a folder with at least {FEWEST}.")

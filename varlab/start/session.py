@@ -18,12 +18,12 @@ from varlab.start.history import History
 from varlab.start.machine import Machine
 from varlab.start.pace import measured_pace
 from varlab.start.processes import run_together
+from varlab.start.request import FEWEST
 from varlab.start.steps import Step, Steps
 from varlab.start.summary import opening, plan_table, result
 
 __all__ = ["Session"]
 
-_FEWEST = 20  # images
 _SETTINGS = ("folder", "size", "minutes", "orders", "flip", "seed")
 
 
@@ -61,10 +61,10 @@ class Session:
     def _info(self) -> DataInfo:
         """The packed images. Raises VarlabError for too few."""
         info = read_index(self.out / "data").info
-        if sum(info.counts.values()) < _FEWEST or not info.counts.get("val"):
+        if sum(info.counts.values()) < FEWEST or not info.counts.get("val"):
             raise VarlabError(
                 f"{self._config['folder']} holds {sum(info.counts.values())} pictures, and {info.counts.get('val', 0)} of them "
-                f"are held out for scores: give at least {_FEWEST}."
+                f"are held out for scores: give at least {FEWEST}."
             )
         return info
 
