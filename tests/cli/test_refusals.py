@@ -100,6 +100,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "pack a path without a source": (("pack", "path={here}/plain"), "path= needs source=folder beside it"),
     "train on pictures": ((*CLASSIFIER, "data.path={here}/pictures"), "holds no shards: pack its pictures with"),
+    "start nothing": (("start",), "folder has no value: name one, as in `varlab start photos/ "),
     "start no folder": (("start", "{here}/none"), "There is no image folder {here}/none: name a folder of pictures"),
     "start a file": (("start", "{here}/tars/a-000000.tar"), "a-000000.tar is a file, not a folder: name a folder"),
     "start an empty folder": (("start", "{here}/pictures"), "{here}/pictures holds no pictures: give a folder with at"),

@@ -94,6 +94,7 @@ def _run_job(command: Command, cfg: DictConfig, trusted: Collection[str]) -> Job
             overrides=overrides,
             multirun=hydra.mode == RunMode.MULTIRUN,
         )
+        _require_positional(command, cfg)
         config = _resolve(cfg, path)
         chosen: Config = OmegaConf.to_container(hydra.runtime.choices)  # type: ignore[assignment]
         choices = {name: option for name, option in chosen.items() if not name.startswith("hydra")}
@@ -119,6 +120,12 @@ def _run_job(command: Command, cfg: DictConfig, trusted: Collection[str]) -> Job
         if path is not None and global_rank() == 0:
             sweep.refresh_row(path)
     return JobResult(overrides, str(path) if path else None, error)
+
+
+def _require_positional(command: Command, cfg: DictConfig) -> None:
+    """Raise VarlabError, with the form that people type, where a command lacks the path that it is about."""
+    if command.positional and OmegaConf.is_missing(cfg, command.positional):
+        raise VarlabError(f"{command.positional} has no value: name one, as in `{command.example}`.")
 
 
 def _resolve(cfg: DictConfig, path: Path) -> Config:
