@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def test_the_state_of_a_record_reaches_the_terminal_escaped(varlab, workplace: P
     code, out, err = varlab("fake", "out=evil", "action=work")
     assert code == 1 and "\x1b" not in out + err
     assert "holds a run of 'varlab \\x1b[31m'" in err
+
+
+def test_torch_warns_and_says_nothing_else() -> None:
+    code = """
+import logging
+from varlab.launch import terminal
+terminal.configure()
+logging.getLogger("torch._subclasses.fake_tensor").info("FakeTensor cache stats:")
+logging.getLogger("torch").warning("slow")
+logging.getLogger("varlab.run").info("a run")
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert said.splitlines() == ["warning: slow", "a run"]
 
 
 def test_only_the_terminal_prints() -> None:

@@ -68,11 +68,17 @@ def configure() -> None:
         return
     handler = _rich_handler() if sys.stderr.isatty() else _plain_handler()
     setattr(handler, _MARK, True)
+    handler.addFilter(_is_for_people)
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     # Hydra's launchers log every setting.
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
+
+
+def _is_for_people(record: logging.LogRecord) -> bool:
+    """Whether a line is varlab's own, or a warning: torch logs its caches when Python ends."""
+    return record.levelno >= logging.WARNING or not record.name.startswith("torch")
 
 
 def _plain_handler() -> logging.Handler:
