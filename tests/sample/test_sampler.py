@@ -107,6 +107,7 @@ class Count(TorchDispatchMode):
         super().__init__()
         self.casts: Counter[tuple[int, ...]] = Counter()
         self.allocated: list[tuple[int, ...]] = []
+        self.kept: set[torch.dtype] = set()
         self.rows: list[int] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -116,6 +117,7 @@ class Count(TorchDispatchMode):
             self.casts[tuple(out.shape)] += 1
         if name.startswith("aten::new_empty") and out.ndim == 4:
             self.allocated.append(tuple(out.shape))
+            self.kept.add(out.dtype)
         if name.startswith(("aten::addmm", "aten::mm")):
             self.rows.append(args[-2].shape[0])
         return out
@@ -129,6 +131,7 @@ def test_weights_are_cast_once_a_call_whatever_the_steps() -> None:
     with Count() as count, torch.autocast("cpu", torch.bfloat16):
         Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0)(**made, **whom())
     assert {shape: count.casts[shape] for shape in weights} == dict(weights)
+    assert next(iter(count.casts)) == tuple(made["transformer"].head.weight.shape), "the largest, while most is free"
     after = made["transformer"].state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -140,6 +143,12 @@ def test_the_cache_holds_the_slots_that_are_read_again(kind: str) -> None:
         Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0)(**made, **whom())
     slots, heads = sum(made["order"].steps[:-1]), 2 if kind == "raster" else 4
     assert [shape for shape in count.allocated if shape[-1] == 8] == [(2 * B, heads, slots, 8)] * 2 * 3
+
+
+def test_under_autocast_the_cache_is_as_narrow_as_keys_and_values() -> None:
+    with Count() as count, torch.autocast("cpu", torch.bfloat16):
+        Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0)(**parts("raster"), **whom())
+    assert count.kept == {torch.bfloat16}
 
 
 def test_modulation_is_made_once_and_the_null_branch_ends_with_guidance() -> None:

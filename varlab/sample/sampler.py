@@ -104,7 +104,7 @@ class Sampler:
             raise VarlabError("smooth=true mixes codes, but this model's inputs are token ids: use smooth=false.")
         strengths, B = self.strengths(K) if guided else [], len(label_B)
         both_B = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])
-        cache = Cache.of(order.steps, transformer.cond_tokens, label_B.device) if order.cached else None
+        cache = Cache.of(order.steps, transformer.cond_tokens) if order.cached else None
         model = working_copy(transformer, label_B.device)
         draws = draws or AddressedDraws(rng.stream("sample", ids_B))
         state = order.start(B, tokenizer, rng.stream("order", ids_B))

@@ -137,7 +137,6 @@ class Attention(nn.Module):
     def _attend(self, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, visible: Visible) -> Tensor:
         if q_BhLd.dtype == torch.bfloat16 and q_BhLd.device.type == "cpu" and visible == EVERYTHING:
             return attention_of_bfloat16(q_BhLd, k_BhLd, v_BhLd, self.softmax_scale)
-        k_BhLd, v_BhLd = k_BhLd.to(q_BhLd.dtype), v_BhLd.to(q_BhLd.dtype)  # a cache may be of another type
         if visible.groups:
             return grouped_attention(
                 q_BhLd, k_BhLd, v_BhLd, visible.groups, causal=visible.causal, scale=self.softmax_scale

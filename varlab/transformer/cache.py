@@ -8,19 +8,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from varlab.transformer.step_groups import FEW
-
 
 @dataclass
 class Cache:
     """Keys and values of the slots seen so far, layer by layer; passed in by the sampler, filled by the transformer.
 
     length: slots that later steps see again. Each layer allocates so many, once. Slots beyond them are seen by their own
-    step and not kept: those of the last step. dtype: what narrower keys and values are kept in, if not in their own type.
+    step and not kept: those of the last step.
     """
 
     length: int
-    dtype: torch.dtype | None = None
     steps: list[Tensor] = field(default_factory=list)  # step_L of each call
     modulation: dict[int, Tensor] = field(default_factory=dict)  # AdaLN's, constant over a sample's steps
     _layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -28,13 +25,9 @@ class Cache:
     _last: int | None = None
 
     @classmethod
-    def of(cls, steps: Sequence[int], prefix: int, device: torch.device) -> Cache:
-        """The cache of a sampling: all slots but the last step's. prefix: slots of a condition. steps: slots of each step.
-
-        In float32 where the attention of every step is computed so.
-        """
-        few = device.type == "cpu" and max(steps) <= FEW
-        return cls(sum(steps[:-1]) + prefix, dtype=torch.float32 if few else None)
+    def of(cls, steps: Sequence[int], prefix: int) -> Cache:
+        """The cache of a sampling: all slots but the last step's. prefix: slots of a condition. steps: slots of each step."""
+        return cls(sum(steps[:-1]) + prefix)
 
     def extend(self, layer: int, k_BhLd: Tensor, v_BhLd: Tensor) -> tuple[Tensor, Tensor]:
         """Append one layer's keys and values; returns all so far."""
@@ -44,8 +37,7 @@ class Cache:
             return k_BhLd, v_BhLd
         if layer not in self._layers:
             shape = (*k_BhLd.shape[:2], self.length, k_BhLd.shape[3])
-            dtype = torch.promote_types(k_BhLd.dtype, self.dtype or k_BhLd.dtype)
-            self._layers[layer] = (k_BhLd.new_empty(shape, dtype=dtype), v_BhLd.new_empty(shape, dtype=dtype))
+            self._layers[layer] = (k_BhLd.new_empty(shape), v_BhLd.new_empty(shape))
         keys, values = self._layers[layer]
         if end > self.length:
             return torch.cat([keys[:, :, :start], k_BhLd], 2), torch.cat([values[:, :, :start], v_BhLd], 2)

@@ -30,17 +30,19 @@ def working_copy(module: Module, device: torch.device) -> Module:
 def _cast(module: Module, dtype: torch.dtype) -> Module:
     clone = module.__new__(type(module))
     clone.__dict__ = {**module.__dict__, "_modules": {}, "_compiled_call_impl": None}
-    before: nn.Module | None = None
-    for name, child in module.named_children():
-        made: nn.Module
+    names, made = list(module._modules), clone._modules
+    # the last first, the head, the largest: the memory of its cast then serves the others
+    for name, child in reversed(list(module.named_children())):
         if name == "word":
-            made = child
+            made[name] = child
         elif type(child) is nn.Linear:
             bias = module.qkv_bias() if isinstance(module, Attention) and name == "qkv" else child.bias
-            made = CastLinear(child.weight, bias, dtype)
-        elif type(child) is nn.GELU and isinstance(before, CastLinear) and isinstance(module, nn.Sequential):
-            before.gelu, made = child.approximate, nn.Identity()
+            made[name] = CastLinear(child.weight, bias, dtype)
         else:
-            made = _cast(child, dtype)
-        clone._modules[name] = before = made
+            made[name] = _cast(child, dtype)
+    clone._modules = {name: made.get(name) for name in names}
+    if isinstance(clone, nn.Sequential):
+        for before, (name, after) in zip(clone, list(clone.named_children())[1:], strict=False):
+            if type(after) is nn.GELU and isinstance(before, CastLinear):
+                before.gelu, clone._modules[name] = after.approximate, nn.Identity()
     return clone
