@@ -27,7 +27,7 @@ def x() -> Tensor:
 
 def around(shared: Tensor | None = None) -> Context:
     cond = torch.randn(2, D, generator=torch.Generator().manual_seed(1)).double()
-    return Context(cond_BD=cond, visible=EVERYTHING, cache=None, rng=None, rotary_BLd2=None, shared_B16D=shared)
+    return Context(cond_BD=cond, visible=EVERYTHING, cache=None, rng=None, shared_B16D=shared)
 
 
 def drawn(module: nn.Module) -> nn.Module:

@@ -114,20 +114,21 @@ class Attention(nn.Module):
             return None
         return torch.cat([self.q_bias, self.k_bias, self.v_bias])
 
-    def _project(self, x_BLD: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values, (B, heads, L, d) each."""
+    def _project(self, x_BLD: Tensor, rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
+        """Queries, keys and values, (B, heads, L, d) each. Queries and keys are rotated together."""
         cast = isinstance(self.qkv, CastLinear)
         qkv = self.qkv(x_BLD) if cast else F.linear(x_BLD, self.qkv.weight, self.qkv_bias())
-        parts_BLhd = qkv.unflatten(-1, (-1, self.head_dim)).split([self.heads, self.kv_heads, self.kv_heads], 2)
-        return tuple(part_BLhd.transpose(1, 2) for part_BLhd in parts_BLhd)
+        qkv_BhLd = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if rotary_2B1Ld is None:
+            return tuple(qkv_BhLd.split([self.heads, self.kv_heads, self.kv_heads], 1))
+        qk_BhLd, v_BhLd = qkv_BhLd.split([self.heads + self.kv_heads, self.kv_heads], 1)
+        return *rotate(qk_BhLd, rotary_2B1Ld).split([self.heads, self.kv_heads], 1), v_BhLd
 
     def forward(self, x_BLD: Tensor, context: Context, layer: int) -> Tensor:
-        q, k, v = self._project(x_BLD)
+        q, k, v = self._project(x_BLD, context.rotary_2B1Ld)
         if self.log_scale is not None:
             q = normalised(q, self.log_scale.clamp_max(math.log(100.0)).exp())
             k = normalised(k)
-        if context.rotary_BLd2 is not None:
-            q, k = rotate(q, context.rotary_BLd2), rotate(k, context.rotary_BLd2)
         if context.cache is not None:
             k, v = context.cache.extend(layer, k, v)
         if self.kv_heads < self.heads:

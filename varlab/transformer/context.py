@@ -18,13 +18,13 @@ HEAD, SHARED = -1, -2
 class Context:
     """cond_BD: the class. visible: see ``varlab.transformer.attention``. rng: of dropout, in training only.
 
-    rotary_BLd2: cosine and sine of the rotation of queries and keys (``varlab.transformer.rotary``), None without
-    rotation. shared_B16D: the modulation that all blocks share, None if each has its own.
+    rotary_2B1Ld: of the rotation of queries and keys (``varlab.transformer.rotary.turns``), None without rotation.
+    shared_B16D: the modulation that all blocks share, None if each has its own.
     """
 
     cond_BD: Tensor
     visible: Visible
     cache: Cache | None
     rng: Stream | None
-    rotary_BLd2: Tensor | None = None
+    rotary_2B1Ld: Tensor | None = None
     shared_B16D: Tensor | None = None

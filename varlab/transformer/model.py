@@ -17,7 +17,7 @@ from varlab.transformer.attention import EVERYTHING, Visible
 from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, BlockFactory, modulation
 from varlab.transformer.cache import Cache
 from varlab.transformer.context import SHARED, Context
-from varlab.transformer.rotary import rotary_table
+from varlab.transformer.rotary import rotary_table, turns
 from varlab.types import Slots, VarlabError, full_precision
 
 VAR_EMBED: Mapping[str, bool] = MappingProxyType({"start": True, "position": True, "level": True})
@@ -194,9 +194,9 @@ class Transformer(nn.Module):
         """The inputs that all blocks share."""
         step_L = self._unmasked(self._ordered(slots.step_L), cache)
         all_L = step_L if cache is None else cache.see(step_L)
-        rotary_BLd2 = shared_B16D = None
+        rotary_2B1Ld = shared_B16D = None
         if self.rotary_Pd2 is not None:
-            rotary_BLd2 = self.rotary_Pd2[slots.src_BL]  # -1 is the row of zeros
+            rotary_2B1Ld = turns(self.rotary_Pd2[slots.src_BL])  # -1 is the row of zeros
         if self.modulate is not None:
             modulate = self.modulate
 
@@ -209,7 +209,7 @@ class Transformer(nn.Module):
             visible=EVERYTHING if all_L is None else Visible.of(step_L, all_L, cond_BD.device),
             cache=cache,
             rng=None if rng is None or ids_B is None else rng.stream("dropout", ids_B),
-            rotary_BLd2=rotary_BLd2,
+            rotary_2B1Ld=rotary_2B1Ld,
             shared_B16D=shared_B16D,
         )
 

@@ -14,9 +14,15 @@ def rotary_table(row_P: Tensor, column_P: Tensor, *, head_dim: int, base: float)
     return torch.stack([angle_Pd.cos(), angle_Pd.sin()], -1)
 
 
-def rotate(x_BhLd: Tensor, rotary_BLd2: Tensor) -> Tensor:
+def turns(rotary_BLd2: Tensor) -> Tensor:
+    """rotary_2B1Ld: for each channel of a head the cosine of its pair's angle, and the sine, negative for the first."""
+    cos_B1Ld, sin_B1Ld = rotary_BLd2[:, None].unbind(-1)
+    return torch.stack([torch.stack(pair, -1).flatten(-2) for pair in ((cos_B1Ld, cos_B1Ld), (-sin_B1Ld, sin_B1Ld))])
+
+
+def rotate(x_BhLd: Tensor, rotary_2B1Ld: Tensor) -> Tensor:
     """Queries or keys, each pair of neighbouring channels turned by its slot's angle. In float32."""
-    pairs = x_BhLd.float().unflatten(-1, (-1, 2))
-    cos, sin = rotary_BLd2[:, None].unbind(-1)
-    a, b = pairs.unbind(-1)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2).to(x_BhLd.dtype)
+    cos_B1Ld, sin_B1Ld = rotary_2B1Ld.unbind(0)
+    wide_BhLd = x_BhLd.float()
+    swapped_BhLd = wide_BhLd.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (wide_BhLd * cos_B1Ld + swapped_BhLd * sin_B1Ld).to(x_BhLd.dtype)
