@@ -50,6 +50,24 @@ def lab(world_folder: Path) -> Iterator[Path]:
         yield world_folder / "runs"
 
 
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seeded random weights of Inception in the format of torch-fidelity's file."""
+    import torch
+
+    from varlab.rng import Rng  # before torch-fidelity, which needs varlab's torchvision shim
+
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # isort: skip
+
+    with pytest.MonkeyPatch.context() as patch, Rng(0).scope("init"):
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: None)
+        net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    torch.save(net.state_dict(), path)
+    return path
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the figures of the package's structure."""
     from tests import structure

@@ -228,3 +228,60 @@ def test_several_spaces_are_scored_on_the_same_samples(run: Path, lab: Path, tmp
     assert both["protocol"]["spaces"] == {name: other} and "spaces" not in alone["protocol"]
     assert main(["evaluate", str(run), "spaces=runs/nowhere", f"out={tmp_path / 'x'}"]) == 1
     assert "spaces=runs/nowhere is neither the directory of a judge" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raster", "multi"])
+def test_ranks_share_an_evaluation(name: str, lab: Path, tmp_path: Path) -> None:
+    """The scores of one process, of a generator in two spaces and of a tokenizer, with shares of uneven size.
+
+    And the same pictures of the generator.
+    """
+    few = ("n=44", "batch=8", "metrics.splits=2", "metrics.draws=2", "spaces=[runs/perceptual]")
+    asked = ("batch=40", "metrics=tokens", "device=cpu") if name == "multi" else (*few, "device=cpu")
+    results, pictures = [], []
+    for ranks in (1, 2, 3):
+        shutil.copytree(lab / name, tmp_path / f"{ranks}" / name)
+        run, out = tmp_path / f"{ranks}" / name, tmp_path / f"out{ranks}"
+        results.append(evaluate(run, out, *asked, f"trainer.devices={ranks}"))
+        assert len(list(run.glob("scores/*"))) == 1
+        pictures.append(
+            {
+                file.relative_to(run): file.read_bytes()
+                for file in run.glob("pictures/*/*.png")
+                if file.parent.name in ("neighbours", "scored")
+            }
+        )
+    assert len(pictures[0]) == (0 if name == "multi" else 2) and pictures == pictures[:1] * 3
+    for result in results[1:]:
+        assert result["protocol"] == results[0]["protocol"]
+        for part in ("scores", "neighbours"):
+            assert result.get(part, {}).keys() == results[0].get(part, {}).keys()
+            for key, value in result.get(part, {}).items():
+                assert value == pytest.approx(results[0][part][key], rel=1e-9, abs=1e-12), key
+        assert result.get("by_class") == results[0].get("by_class")
+
+
+RUN_KEYS = {
+    "extractor", "extractor_hash", "resize", "rounding", "reference", "n", "balance", "sampler", "seed", "code", "label",
+    "weights", "weights_sha256", "images", "judge",
+}  # fmt: skip
+
+
+def test_a_result_holds_all_that_repeating_takes(run: Path, lab: Path, tmp_path: Path) -> None:
+    """Of a generator, a tokenizer, and anybody's samples."""
+    shutil.copytree(lab / "multi", tmp_path / "multi")
+    np.savez(tmp_path / "theirs.npz", np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3)).astype(np.uint8))
+    generator = evaluate(run, tmp_path / "generator", *FEW)["protocol"]
+    tokenizer = evaluate(tmp_path / "multi", tmp_path / "tokenizer")["protocol"]
+    asked = (f"samples={tmp_path / 'theirs.npz'}", "reference=runs/data/source=digits", "metrics=smoke")
+    assert main(["evaluate", *asked, "extractor.run=runs/judge", "metrics.kid.size=20", f"out={tmp_path / 'set'}"]) == 0
+    samples = small.record(tmp_path / "set")["outcome"]["protocol"]
+    assert set(generator) >= RUN_KEYS | {"guidance", "metrics"} and set(tokenizer) >= RUN_KEYS | {"perceptual"}
+    of_files = {"samples", "guidance", "metrics", "image_size"}
+    assert set(samples) >= (RUN_KEYS - {"balance", "weights", "weights_sha256"}) | of_files
+    assert set(samples["samples"]) == {"name", "hash", "balance", "made_with"}
+    for protocol in (generator, tokenizer, samples):
+        assert set(protocol["reference"]) >= {"name", "hash", "n"} and set(protocol["code"]) == {"version", "commit"}
+        assert protocol["resize"] == "none" and protocol["seed"] == 0 and len(protocol["extractor_hash"]) == 64
+    assert generator["weights_sha256"] == sha256(run / "weights.safetensors")

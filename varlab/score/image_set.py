@@ -20,7 +20,8 @@ from varlab.errors import VarlabError
 from varlab.files import sha256
 from varlab.metrics.extractors import Extractor
 from varlab.score.image_sampler import ImageSampler
-from varlab.types import without_padding
+from varlab.tasks.distributed import collectives
+from varlab.types import Batch, without_padding
 
 __all__ = [
     "FolderImages",
@@ -31,6 +32,8 @@ __all__ = [
     "ShardImages",
     "features_of",
     "image_set",
+    "outputs_of",
+    "rank_share",
 ]
 
 
@@ -43,7 +46,10 @@ class Numbered(NamedTuple):
 
 
 class ImageSet(Protocol):
-    """Images of one size, in an order. name: for people. hash: of all that decides the images."""
+    """Images of one size, in an order. name: for people. hash: of all that decides the images.
+
+    batches: those of this rank, at least one, which may be empty; over all ranks each image is in one of them.
+    """
 
     name: str
     hash: str
@@ -67,12 +73,11 @@ class NpzImages:
 
     def batches(self, batch: int) -> Iterator[Numbered]:
         """The images in the file's order."""
-        first = 0
-        for img_BHW3 in self._file.images(batch):
-            row_B = torch.arange(first, first + len(img_BHW3))
+        parts = collectives.share(self.n, batch)
+        for part, img_BHW3 in zip(parts, self._file.rows(parts), strict=True):
+            row_B = torch.arange(part.start, part.stop)
             label_B = None if self.label_N is None else self.label_N[row_B]
             yield Numbered(torch.from_numpy(img_BHW3).permute(0, 3, 1, 2), row_B, label_B)
-            first += len(img_BHW3)
 
 
 class FolderImages:
@@ -94,15 +99,17 @@ class FolderImages:
 
     def batches(self, batch: int) -> Iterator[Numbered]:
         """The pictures, decoded batch by batch."""
-        for first in range(0, self.n, batch):
-            images = [self._pixels(file) for file in self._files[first : first + batch]]
-            for file, img_3HW in zip(self._files[first:], images, strict=False):
+        for part in collectives.share(self.n, batch):
+            files = self._files[part.start : part.stop]
+            images = [self._pixels(file) for file in files]
+            for file, img_3HW in zip(files, images, strict=True):
                 if tuple(img_3HW.shape[1:]) != tuple(self.image_size):
                     raise VarlabError(
                         f"{file} has {img_3HW.shape[1]}×{img_3HW.shape[2]} pixels, {self._files[0].name} has "
                         f"{self.image_size[0]}×{self.image_size[1]}: bring all pictures to one size."
                     )
-            yield Numbered(torch.stack(images), torch.arange(first, first + len(images)), None)
+            img_u8_B3HW = torch.stack(images) if images else _no_images(self).img_u8_B3HW
+            yield Numbered(img_u8_B3HW, torch.arange(part.start, part.stop), None)
 
 
 class ShardImages:
@@ -117,9 +124,18 @@ class ShardImages:
 
     def batches(self, batch: int) -> Iterator[Numbered]:
         """The images that can be read."""
-        loader = self._data.eval_loader(self._split, 0, 1, batch)
-        for images in without_padding(loader, torch.device("cpu")):
+        some = False
+        for images in rank_share(self._data, self._split, batch=batch, device=torch.device("cpu")):
+            some = True
             yield Numbered(images.img_u8_B3HW, images.position_B, images.label_B)
+        if not some:
+            yield _no_images(self)
+
+
+def rank_share(data: BaseDataModule, split: str, *, batch: int, device: torch.device) -> Iterator[Batch]:
+    """This rank's images of a split, without padding, on a device. batch: of a rank; there may be no batch."""
+    rank, world = collectives.rank(), collectives.world_size()
+    return without_padding(data.eval_loader(split, rank, world, batch * world), device)
 
 
 class SampledImages:
@@ -130,10 +146,20 @@ class SampledImages:
 
     def batches(self, batch: int) -> Iterator[Numbered]:
         """The samples in the order of their numbers."""
-        first = 0
-        for img_u8_B3HW, label_B in self._source.images(torch.arange(self.n)):
-            yield Numbered(img_u8_B3HW, torch.arange(first, first + len(label_B)), label_B)
-            first += len(label_B)
+        ids_N = torch.cat([torch.arange(part.start, part.stop) for part in collectives.share(self.n, batch)])
+        if not len(ids_N):
+            yield _no_images(self)
+            return
+        for ids_B, (img_u8_B3HW, label_B) in zip(
+            ids_N.split(self._source.batch), self._source.images(ids_N), strict=True
+        ):
+            yield Numbered(img_u8_B3HW, ids_B, label_B)
+
+
+def _no_images(like: ImageSet) -> Numbered:
+    """An empty batch, with labels."""
+    none_B = torch.zeros(0, dtype=torch.int64)
+    return Numbered(torch.zeros(0, 3, *like.image_size, dtype=torch.uint8), none_B, none_B)
 
 
 def image_set(path: Path, *, rules: PixelRules) -> ImageSet:
@@ -145,18 +171,24 @@ def image_set(path: Path, *, rules: PixelRules) -> ImageSet:
     return NpzImages(path)
 
 
-def features_of(images: ImageSet, extract: Extractor, *, batch: int) -> Iterator[tuple[Numbered, dict[str, Tensor]]]:
-    """Each batch with its outputs. The extractor sees batches of one size, the last one filled up with black images.
-
-    So the last bits of an image's features do not depend on the others.
-    """
-    device = next((p.device for p in extract.parameters()), torch.device("cpu"))
+def features_of(
+    images: ImageSet, extract: Extractor, *, batch: int, device: torch.device | None = None
+) -> Iterator[tuple[Numbered, dict[str, Tensor]]]:
+    """Each batch of this rank with its outputs. device: of these; None for that of the extractor's weights."""
+    device = device or next((p.device for p in extract.parameters()), torch.device("cpu"))
     for numbered in images.batches(batch):
-        img_u8_B3HW = numbered.img_u8_B3HW
-        count = len(img_u8_B3HW)
-        filled = pad(img_u8_B3HW, (0, 0) * 3 + (0, batch - count)) if count < batch else img_u8_B3HW
-        outputs = extract.outputs(filled.to(device).contiguous())  # last bits depend on the layout, too
-        known = {name: value[:count] for name, value in outputs.items()}
+        known = outputs_of(extract, numbered.img_u8_B3HW.to(device), batch=min(batch, images.n))
         row_B = numbered.row_B.to(device)
         label_B = None if numbered.label_B is None else numbered.label_B.to(device)
-        yield Numbered(img_u8_B3HW, row_B, label_B), known
+        yield Numbered(numbered.img_u8_B3HW, row_B, label_B), known
+
+
+def outputs_of(extract: Extractor, img_u8_B3HW: Tensor, *, batch: int) -> dict[str, Tensor]:
+    """The outputs of some images. The extractor sees batches of one size: others are filled up with black images.
+
+    So the last bits of an image's features do not depend on how many others are beside it.
+    """
+    count = len(img_u8_B3HW)
+    filled = pad(img_u8_B3HW, (0, 0) * 3 + (0, batch - count)) if count < batch else img_u8_B3HW
+    outputs = extract.outputs(filled.contiguous())  # last bits depend on the layout, too
+    return {name: value[:count] for name, value in outputs.items()}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
@@ -27,8 +26,9 @@ from varlab.metrics.generator_scores import GenerationScores
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.rng import Rng
 from varlab.score.image_sampler import ImageSampler
+from varlab.score.image_set import ShardImages, features_of, outputs_of
 from varlab.tasks.distributed import collectives
-from varlab.types import VarlabError, without_padding
+from varlab.types import VarlabError
 
 _SHOWN, _NEAREST = 8, 3  # samples that are shown with so many training images each
 
@@ -70,7 +70,7 @@ class GeneratorScorer:
         self.own = own or OwnMetrics({})
         self._real: dict[str, tuple[Tensor, Tensor]] = {}
         self._elsewhere: dict[str, dict[str, Tensor]] = {}  # features in the other spaces, by split
-        self._rows: dict[str, Tensor] = {}  # the images' numbers in their split
+        self._rows: dict[str, Tensor] = {}  # this rank's numbers of images in their split, and of samples ("fake")
         self._repeats = RepeatedImages()
         self.neighbours: Neighbours | None = None
         self.by_class: dict[str, list[float | None]] = {}
@@ -80,18 +80,19 @@ class GeneratorScorer:
         if split not in self._real:
             features, labels, rows = [], [], []
             others: dict[str, list[Tensor]] = {name: [] for name in self._spaces}
-            loader = self._data.eval_loader(split, collectives.rank(), collectives.world_size())
-            for batch in without_padding(loader, self.source.device):
+            images = ShardImages(self._data, split)
+            size, device = self.source.batch, self.source.device
+            for (img_u8_B3HW, row_B, label_B), known in features_of(images, self._extract, batch=size, device=device):
                 self.source.check()
-                features_BF, logits_BK = self._extract(batch.img_u8_B3HW)
-                if split == "train":
-                    known = {"features_BF": features_BF, "logits_BK": logits_BK, "label_B": batch.label_B}
-                    self.own.update(batch.img_u8_B3HW, real=True, **known)
-                features.append(features_BF)
-                labels.append(batch.label_B)
-                rows.append(batch.position_B)
+                assert label_B is not None
+                img_u8_B3HW = img_u8_B3HW.to(device)
+                if split == "train" and len(img_u8_B3HW):
+                    self.own.update(img_u8_B3HW, real=True, label_B=label_B, **known)
+                features.append(known["features_BF"])
+                labels.append(label_B)
+                rows.append(row_B)
                 for name, other in self._spaces.items():
-                    others[name].append(other(batch.img_u8_B3HW)[0])
+                    others[name].append(outputs_of(other, img_u8_B3HW, batch=min(size, images.n))["features_BF"])
             self._elsewhere[split] = {name: torch.cat(rows) for name, rows in others.items()}
             self._real[split], self._rows[split] = (torch.cat(features), torch.cat(labels)), torch.cat(rows)
         return self._real[split]
@@ -115,22 +116,20 @@ class GeneratorScorer:
             seed=self.source.seed,
             **self._more,
         ).to(self.source.device)
-        ids_N = self._ids(collectives.rank())
-        done = 0
-        for img_u8_B3HW, label_B in self.source.images(ids_N):
-            features_BF, logits_BK = extract(img_u8_B3HW)
-            row_B = ids_N[done : done + len(label_B)].to(label_B.device)
-            scores.update_fake(features_BF, logits_BK, label_B, row_B=row_B)
+        size = min(self.source.batch, self._n)
+        parts = collectives.share(self._n, self.source.batch)
+        ids_N = torch.cat([torch.arange(part.start, part.stop) for part in parts])
+        self._rows["fake"] = ids_N.to(self.source.device)
+        images = zip(ids_N.split(self.source.batch), self.source.images(ids_N), strict=True)
+        for ids_B, (img_u8_B3HW, label_B) in images:
+            known = outputs_of(extract, img_u8_B3HW, batch=size)
+            scores.update_fake(known["features_BF"], known["logits_BK"], label_B, row_B=ids_B.to(label_B.device))
             for name, other in self._spaces.items():
-                self._fake[name].append(other(img_u8_B3HW)[0])
-            done += len(label_B)
+                self._fake[name].append(outputs_of(other, img_u8_B3HW, batch=size)["features_BF"])
             self._repeats.update(img_u8_B3HW)
-            own.update(img_u8_B3HW, real=False, features_BF=features_BF, logits_BK=logits_BK, label_B=label_B)
+            own.update(img_u8_B3HW, real=False, label_B=label_B, **known)
         scores.update_real(real_NF, label_B=real_label_N)
         return scores, own
-
-    def _ids(self, rank: int) -> Tensor:
-        return torch.arange(self._n)[rank :: collectives.world_size()]
 
     def __call__(self) -> dict[str, float]:
         """The scores by name."""
@@ -142,7 +141,7 @@ class GeneratorScorer:
         scores, own = self._scores()
         values = scores.compute()
         real_NF, fake_NF, fake_label_N = scores.features()
-        val_NF, val_label_M = (_of_all_ranks(part) for part in self._features("val"))
+        val_NF, val_label_M = (collectives.gather_uneven(part) for part in self._features("val"))
         rng = Rng(self.source.seed)
         draws = matched_draws(fake_NF, fake_label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=rng)
         values |= draws | self._nearest(fake_NF, real_NF, val_NF)
@@ -150,8 +149,8 @@ class GeneratorScorer:
         self.by_class = scores.by_class()
         values["fid_error"] = fid_error(fake_NF, moments(real_NF), rng=rng)
         for name in self._spaces:
-            fake_NF = _of_all_ranks(torch.cat(self._fake[name]))
-            real_NF, val_NF = (_of_all_ranks(self._elsewhere[split][name]) for split in ("train", "val"))
+            fake_NF = collectives.gather_uneven(torch.cat(self._fake[name]))
+            real_NF, val_NF = (collectives.gather_uneven(self._elsewhere[split][name]) for split in ("train", "val"))
             draws = matched_draws(fake_NF, fake_label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=rng)
             draws["fid"] = frechet_distances([fake_NF], real_NF)[0]
             draws["fid_error"] = fid_error(fake_NF, moments(real_NF), rng=rng)
@@ -160,13 +159,11 @@ class GeneratorScorer:
 
     def _nearest(self, fake_NF: Tensor, real_NF: Tensor, val_NF: Tensor) -> dict[str, float]:
         """``nearest_scores``; keeps ``neighbours``, whose rows are numbers of samples and of training images."""
+        # in the order of one rank, as neighbours at equal distances are taken in their order
+        fake_id_N, train_id_N = (collectives.gather_uneven(self._rows[name]) for name in ("fake", "train"))
+        fake_NF, real_NF = fake_NF[fake_id_N.argsort()], real_NF[train_id_N.argsort()]
         fake_N, val_M = (nearest_distance(x_NF, real_NF) for x_NF in (fake_NF, val_NF))
         found = neighbours(fake_NF, real_NF, fake_N=fake_N, val_M=val_M, shown=_SHOWN, count=_NEAREST)
-        ids_N = torch.cat([self._ids(rank) for rank in range(collectives.world_size())])
-        train_N = _of_all_ranks(self._rows["train"])
-        self.neighbours = found._replace(row_S=ids_N[found.row_S.cpu()], train_SK=train_N[found.train_SK])
+        train_SK = train_id_N.sort().values[found.train_SK]
+        self.neighbours = found._replace(row_S=found.row_S.cpu(), train_SK=train_SK)
         return nearest_scores(fake_N, val_M, real_NF)
-
-
-def _of_all_ranks(rows: Tensor) -> Tensor:
-    return torch.cat(gather_all_tensors(rows)) if collectives.world_size() > 1 else rows

@@ -1,4 +1,4 @@
-"""Scores of any set of images against a reference: one pass through the images of each."""
+"""Scores of any set of images against a reference: one pass through the images of each, shared by all ranks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ class SetScorer:
         """Where the sheet holds the samples' features: not where the reference has moments alone."""
         if self._reference.images is None:
             return {}
-        return {"fid_error": fid_error(sheet.manifolds.features()[1], sheet.fid.moments(real=True), rng=self._rng)}
+        with sheet.fid.sync_context():
+            reference = sheet.fid.moments(real=True)
+        return {"fid_error": fid_error(sheet.manifolds.features()[1], reference, rng=self._rng)}
 
     def _add_reference(self, real: ImageSet) -> None:
         if tuple(real.image_size) != tuple(self._samples.image_size):
@@ -96,10 +98,11 @@ class SetScorer:
                     spatial_BS=known.get("spatial_BS"),
                     label_B=numbered.label_B,
                 )
-            self.own.update(numbered.img_u8_B3HW, real=True, **known)
+            if len(numbered.img_u8_B3HW):
+                self.own.update(numbered.img_u8_B3HW, real=True, **known)
 
     def _add_samples(self) -> float:
-        """Add all samples; return how many are the same as an earlier one."""
+        """Add this rank's samples; return how many of all ranks' are the same as an earlier one."""
         repeats = RepeatedImages()
         for numbered, known in features_of(self._samples, self._extract, batch=self._batch):
             labels = {} if numbered.label_B is None else {"label_B": numbered.label_B}
@@ -111,6 +114,7 @@ class SetScorer:
                     row_B=numbered.row_B,
                     spatial_BS=known.get("spatial_BS"),
                 )
-            self.own.update(numbered.img_u8_B3HW, real=False, **known, **labels)
+            if len(numbered.img_u8_B3HW):
+                self.own.update(numbered.img_u8_B3HW, real=False, **known, **labels)
             repeats.update(numbered.img_u8_B3HW.cpu())
         return float(repeats.compute())

@@ -12,6 +12,7 @@ from varlab.metrics.distribution.frechet import moments
 from varlab.metrics.extractors import Extractor
 from varlab.rng import Rng
 from varlab.score.image_set import ImageSet, features_of
+from varlab.tasks.distributed import collectives
 
 __all__ = ["score_spaces"]
 
@@ -46,9 +47,10 @@ def score_spaces(
 
 
 def _features(images: ImageSet, extractor: Extractor, batch: int) -> tuple[Tensor, Tensor | None]:
-    """features_NF, and label_N where all are known, on the CPU."""
+    """features_NF, and label_N where all are known, of all ranks, on the CPU."""
     features, labels = [], []
     for numbered, known in features_of(images, extractor, batch=batch):
-        features.append(known["features_BF"].cpu())
-        labels += [] if numbered.label_B is None else [numbered.label_B.cpu()]
-    return torch.cat(features), torch.cat(labels) if len(labels) == len(features) else None
+        features.append(known["features_BF"])
+        labels += [] if numbered.label_B is None else [numbered.label_B]
+    label_N = collectives.gather_uneven(torch.cat(labels)).cpu() if len(labels) == len(features) else None
+    return collectives.gather_uneven(torch.cat(features)).cpu(), label_N

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from varlab.metrics.extractors import Extractor
 from varlab.metrics.features import nearest
 from varlab.rng import Rng, Stream
 from varlab.sample.images import canvas_of, decode_maps
-from varlab.tasks.distributed import collectives
-from varlab.types import Batch, Maps, Tokenizer, VarlabError, to_float, to_uint8, without_padding
+from varlab.score.image_set import rank_share
+from varlab.types import Batch, Maps, Tokenizer, VarlabError, to_float, to_uint8
 
 __all__ = ["LinearProbe", "PerturbedFID", "nearest_codes", "perturbed", "token_scores"]
 
@@ -135,23 +135,20 @@ def token_scores(
     """
     device = tokenizer.last_layer.device
     scores: dict[str, float] = {}
-
-    def batches(split: str) -> Iterator[Batch]:
-        loader = data.eval_loader(split, collectives.rank(), collectives.world_size(), batch)
-        return without_padding(loader, device)
-
     if perturbed is not None:
         tally = PerturbedFID(tokenizer, extractor=extractor, seed=seed, **perturbed)  # type: ignore[arg-type]
-        for images in batches("val"):
+        for images in rank_share(data, "val", batch=batch, device=device):
             tally.update(images)
         scores |= tally.compute()
     if probe is not None and data.info.num_classes > 1:
         cells = int(probe["cells"])
-        fitted = LinearProbe(
-            num_features=tokenizer.code_dim * cells**2, num_classes=data.info.num_classes, ridge=probe["ridge"]
-        ).to(device)
+        side = tokenizer.code_dim * cells**2
+        fitted = LinearProbe(num_features=side, num_classes=data.info.num_classes, ridge=probe["ridge"]).to(device)
+        # a rank without images must gather tensors of the same types and sizes as the others
+        none_0F, none_0 = torch.zeros(0, side, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+        fitted.update(none_0F, none_0, held_out=True)
         for split in ("train", "val"):
-            for images in batches(split):
+            for images in rank_share(data, split, batch=batch, device=device):
                 canvas = canvas_of(tokenizer, tokenizer.encode(to_float(images.img_u8_B3HW)))
                 x_BF = adaptive_avg_pool2d(canvas.float(), cells).flatten(1)
                 fitted.update(x_BF, images.label_B, held_out=split == "val")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,24 +11,25 @@ from torch import Tensor
 from varlab.cli.conclusion import describe_scores, say_next
 from varlab.config import Config, shell_word
 from varlab.data import BaseDataModule
-from varlab.data.image.grid import write_png
 from varlab.files import remove_drafts
 from varlab.flops import FlopCounter
 from varlab.json_file import write_sealed_json
+from varlab.launch.environment import rank_device, started_ranks
+from varlab.metrics.comparison import Neighbours
 from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.metrics.protocol import protocol, protocol_name
 from varlab.metrics.tokenizer_scores import ReconstructionScores, plain_psnr
 from varlab.recipe.assembly import example_slots, image_sampler
-from varlab.recipe.finished_run import FinishedRun
+from varlab.recipe.finished_run import FinishedRun, device_of
 from varlab.recipe.objects import metric_settings, own_metrics
 from varlab.recipe.parents import Parents
-from varlab.recipe.plans.training_pictures import sample_grid
 from varlab.recipe.preflight.data_facts import note_leakage, require_val_to_score
 from varlab.recipe.preflight.named_runs import require_same_classes
 from varlab.recipe.sample_file.feature_spaces import feature_spaces
 from varlab.recipe.sample_file.run_facts import run_facts
+from varlab.recipe.sample_file.scored_pictures import draw_neighbours, draw_samples
 from varlab.recipe.sample_file.set_evaluation import evaluate_set
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
@@ -37,22 +37,30 @@ from varlab.run.record import FILE, Parent
 from varlab.run.trust import Trust
 from varlab.sample import Sampler
 from varlab.score.image_sampler import ImageSampler, Rejection, labels_of_val
-from varlab.score.neighbour_strip import neighbour_strip
+from varlab.score.image_set import rank_share
 from varlab.score.scorer import GeneratorScorer
 from varlab.score.token_scores import token_scores
+from varlab.tasks.distributed import collectives
 from varlab.tasks.likelihood import likelihood
-from varlab.types import VarlabError, without_padding
+from varlab.types import VarlabError
 
 __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 32  # samples of the picture
 _SOME = 256  # val images of a trivial baseline
 
 
 def run(config: Config, directory: RunDirectory) -> Config:
-    """Score the run. The result is in its ``scores/<protocol>.json`` and in this command's outcome."""
+    """Score the run. The result is in its ``scores/<protocol>.json`` and in this command's outcome.
+
+    Several ranks share samples and images, and compute the same scores; rank 0 writes.
+    """
+    config = config | {"device": rank_device(config["device"])}
+    if (world := started_ranks() or 1) > 1:
+        from varlab.tasks.distributed.strategy import open_process_group  # imports Lightning
+
+        open_process_group(device_of(config["device"]), rank=directory.rank, world=world)
     if config["samples"] is not None or config["reference"] is not None:
         return evaluate_set(config, directory)
     run = FinishedRun(config)
@@ -62,10 +70,10 @@ def run(config: Config, directory: RunDirectory) -> Config:
     extractor = parents.extractor(config["extractor"]).to(run.model.device)
     judge = dict(parents.used)
     facts = run_facts(config, run, data, extractor)  # refuses a named protocol that does not fit
-    source, strip = None, None
+    source, found = None, None
     if run.model.transformer is not None:
         source = _source(config, run, data, extractor)
-        result, strip = _generator(config, run, data, extractor, source)
+        result, found = _generator(config, run, data, extractor, source)
     else:
         result = _tokenizer(config, run, data, extractor, parents)
     result["protocol"] |= facts
@@ -73,25 +81,19 @@ def run(config: Config, directory: RunDirectory) -> Config:
         result["protocol"]["leakage"] = leakage
     result["images"] = run.record.outcome.images  # how far the scored run was trained
     name = protocol_name(result["protocol"])
-    file, picture = run.path / "scores" / f"{name}.json", run.path / "pictures" / "neighbours" / f"{name}.png"
-    for written in (file, picture):
-        remove_drafts(written.parent, of=f"{written.name}.*")  # of a killed evaluation
-    if strip is not None:
-        write_png(picture, strip)
-    write_sealed_json(file, result)
+    file, pictures = run.path / "scores" / f"{name}.json", run.path / "pictures"
+    if directory.rank == 0:
+        if source is not None and found is not None:
+            draw_neighbours(pictures / "neighbours" / f"{name}.png", found, source=source, data=data)
+        remove_drafts(file.parent, of=f"{file.name}.*")  # of a killed evaluation
+        write_sealed_json(file, result)
     directory.update(parents=judge | {"run": Parent(run=config["run"])})
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in result["scores"].items() if "/" not in k))
-    _conclude(run, data, result, None if source is None else _picture(run, data, source, name))
+    if directory.rank == 0:
+        drawn = pictures / "scored" / f"{name}.png"
+        picture = None if source is None else draw_samples(drawn, source=source, data=data)
+        _conclude(run, data, result, picture)
     return {"scores_file": str(file), **result}
-
-
-def _picture(run: FinishedRun, data: BaseDataModule, source: ImageSampler, name: str) -> Path:
-    """Draw a grid with the sampler that was scored, for the report."""
-    path = run.path / "pictures" / "scored" / f"{name}.png"
-    remove_drafts(path.parent, of=f"{path.name}.*")
-    balanced = replace(source, label_N=None)
-    write_png(path, sample_grid(balanced, data, count=_SHOWN))
-    return path
 
 
 def _conclude(run: FinishedRun, data: BaseDataModule, result: Config, picture: Path | None) -> None:
@@ -127,12 +129,11 @@ def _tokenizer(
     if perceptual is not None:
         perceptual.to(run.model.device)
     net = parents.used.get("perceptual")
-    batches = without_padding(data.eval_loader("val", 0, 1, config["batch"]), run.model.device)
     distance = perceptual.distance if perceptual else None
     own = own_metrics(config["metrics"])
     ris = SeededInceptionScore(splits=config["metrics"]["splits"], seed=config["seed"])
     tally = ReconstructionScores(run.model.tokenizer, extractor=extractor, perceptual=distance, own=own, ris=ris)
-    scores = tally.over(batches)
+    scores = tally.over(rank_share(data, "val", batch=config["batch"], device=run.model.device))
     asked = config["metrics"].get("tokens")
     if asked:
         ways = {"data": data, "extractor": extractor, "batch": config["batch"], "seed": config["seed"]}
@@ -193,8 +194,8 @@ def _source(config: Config, run: FinishedRun, data: BaseDataModule, extractor: E
 
 def _generator(
     config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor, source: ImageSampler
-) -> tuple[Config, Tensor | None]:
-    """Compare samples with the train split; the val split is compared with it, too. Also returns ``neighbour_strip``."""
+) -> tuple[Config, Neighbours | None]:
+    """Compare samples with the train split; the val split is compared with it, too. Also returns ``neighbours``."""
     model, sampler, rejection = run.model, source.sampler, source.rejection
     (transformer, order), condition, n, seed = model.generator(), model.condition, config["n"], config["seed"]
     settings, spaces = metric_settings(config["metrics"]), feature_spaces(config, data.info, run.path)
@@ -208,8 +209,7 @@ def _generator(
         condition=condition,
         rng=Rng(run.record.config["seed"]),
     )
-    batches = without_padding(data.eval_loader("val", 0, 1, config["batch"]), model.device)
-    scores["val_nll"] = nats.over(batches)["nll"]
+    scores["val_nll"] = nats.over(rank_share(data, "val", batch=config["batch"], device=model.device))["nll"]
     named = protocol(
         extractor=extractor, reference=_reference(data, "train"), n=n, sampler=sampler.settings(), seed=seed
     )
@@ -223,16 +223,16 @@ def _generator(
         named |= {"classes": "class names unknown: the run's labels are those of the same number in the data"}
     if condition is not None:
         named |= {"conditions": f"{condition.describe(data.info)} of val, cyclic"}
+    seconds = sum(collectives.gather_objects(source.seconds))
     drawn = n * (rejection.candidates if rejection else 1)
     result: Config = {
         "kind": "generator",
         "protocol": named | {"metrics": config["metrics"], "weights": config["weights"]},
         "scores": scores,
         "by_class": scorer.by_class,
-        "cost": {"sampling_flops": drawn * _sampling_flops(run, sampler), "sampling_seconds": round(source.seconds, 3)},
+        "cost": {"sampling_flops": drawn * _sampling_flops(run, sampler), "sampling_seconds": round(seconds, 3)},
         **_best(settings["own"], scores),
     }
-    if (found := scorer.neighbours) is None:
-        return result, None
-    result["neighbours"] = {"distance": found.distance_SK[:, 0].tolist(), "val_distance": found.val_S.tolist()}
-    return result, neighbour_strip(found, source=source, data=data)
+    if (found := scorer.neighbours) is not None:
+        result["neighbours"] = {"distance": found.distance_SK[:, 0].tolist(), "val_distance": found.val_S.tolist()}
+    return result, found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -109,13 +110,19 @@ class NpzFile:
 
     def images(self, batch: int) -> Iterator[NDArray[np.uint8]]:
         """The images [B, H, W, 3] in batches, in their order."""
-        n, height, width = self.require_images()
+        n, _, _ = self.require_images()
+        yield from self.rows(range(first, min(first + batch, n)) for first in range(0, n, batch))
+
+    def rows(self, parts: Iterable[range]) -> Iterator[NDArray[np.uint8]]:
+        """The images [B, H, W, 3] of these rows. parts: consecutive rows each, in the file's order."""
+        _, height, width = self.require_images()
+        size, place = height * width * 3, 0
         with self._errors(), zipfile.ZipFile(self.path) as archive, archive.open(f"{IMAGES}.npy") as member:
             _read_header(member)
-            for first in range(0, n, batch):
-                count = min(batch, n - first)
-                content = member.read(count * height * width * 3)
-                yield np.frombuffer(bytearray(content), np.uint8).reshape(count, height, width, 3)
+            for part in parts:
+                member.seek((part.start - place) * size, os.SEEK_CUR)
+                content, place = member.read(len(part) * size), part.stop
+                yield np.frombuffer(bytearray(content), np.uint8).reshape(len(part), height, width, 3)
 
 
 def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:

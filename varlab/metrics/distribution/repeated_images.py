@@ -28,7 +28,7 @@ class RepeatedImages(Metric):
         pixels_B = img_u8_B3HW.cpu().contiguous().numpy()
         hashes = [hashlib.blake2b(pixels.tobytes(), digest_size=8).digest() for pixels in pixels_B]
         numbers = [int.from_bytes(digest, "little", signed=True) for digest in hashes]
-        self.digest.append(torch.tensor(numbers, device=img_u8_B3HW.device))
+        self.digest.append(torch.tensor(numbers, dtype=torch.int64, device=img_u8_B3HW.device))
 
     def compute(self) -> Tensor:
         """The number, int64."""

@@ -76,7 +76,8 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
     if run is not None:
         result["images"] = run.record.outcome.images
     file = (run.path if run else directory.path) / "scores" / f"{protocol_name(named)}.json"
-    write_sealed_json(file, result)
+    if directory.rank == 0:
+        write_sealed_json(file, result)
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
     return {"scores_file": str(file), **result}
 

@@ -26,6 +26,17 @@ def rank() -> int:
     return dist.get_rank() if _grouped() else 0
 
 
+def share(n: int, batch: int) -> list[range]:
+    """This rank's part of 0 … n - 1, in batches: at least one, which is empty if there are fewer numbers than ranks.
+
+    Where there is a whole batch for each rank, the batches are the same ones on any number of ranks.
+    """
+    here, world = rank(), world_size()
+    if n < batch * world:
+        return [range(n * here // world, n * (here + 1) // world)]
+    return [range(first, min(first + batch, n)) for first in range(0, n, batch)][here::world]
+
+
 def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -85,6 +96,15 @@ def gather_rows(tensor_NC: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor_NC) for _ in range(world_size())]
     dist.all_gather(parts, tensor_NC.contiguous())
     return torch.cat(parts)
+
+
+def gather_uneven(rows: Tensor) -> Tensor:
+    """The rows of all ranks in the order of ranks, of which each has a number of its own."""
+    if world_size() == 1:
+        return rows
+    from torchmetrics.utilities.distributed import gather_all_tensors  # slow to import, and only scores need it
+
+    return torch.cat(gather_all_tensors(rows))
 
 
 def gather_objects(value: T) -> list[T]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
@@ -53,3 +55,12 @@ def cluster_environment(ranks: int) -> ClusterEnvironment:
         os.environ.setdefault("MASTER_PORT", str(15000 + (97 * job + restarts) % 15000))
         return SLURMEnvironment(auto_requeue=False)  # only the launcher requeues
     return LightningEnvironment()
+
+
+def open_process_group(device: torch.device, *, rank: int, world: int) -> None:
+    """Connect ranks that no Trainer connects, as it would; ``launch.exits.leave_process_group`` closes it."""
+    place = cluster_environment(world)
+    os.environ.update(MASTER_ADDR=place.main_address, MASTER_PORT=str(place.main_port))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
