@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 from tests.bounds import SAME
 from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.protocol import protocol, protocol_name
-from varlab.metrics.tokenizer_scores import CodebookHealth, TokenizerScores, codebook_health
+from varlab.metrics.tokenizer_scores import CodebookHealth, ImageMean, TokenizerScores, codebook_health
 from varlab.rng import Rng
 from varlab.types import to_float
 
@@ -42,6 +42,19 @@ def images(name: str, batch: int = 12) -> torch.Tensor:
 
 def squared(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x - y).square().mean((1, 2, 3))
+
+
+def test_a_mean_is_the_same_however_ranks_share_the_images() -> None:
+    x_N, means = Rng(0).stream("x", torch.arange(500)).normal(1)[:, 0].float() + 2, []
+    for world in (1, 2, 3, 600):
+        ranks = [ImageMean() for _ in range(world)]
+        for rank, mean in enumerate(ranks):
+            for part_B in x_N[rank::world].split(7):
+                mean.update(part_B)
+        for other in ranks[1:]:
+            ranks[0].merge_state(other)
+        means.append(float(ranks[0].compute()))
+    assert means == pytest.approx([float(x_N.double().mean())] * 4, rel=1e-14)
 
 
 def test_reconstruction_scores_are_their_formulas() -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
@@ -65,6 +65,28 @@ def plain_psnr(img_u8_N3HW: Tensor) -> float:
     return 10 * math.log10(4 / max(spread, 1e-9))  # images are in [-1, 1]
 
 
+class ImageMean(Metric):
+    """The mean over images of a value, in float64: its digits do not depend on how ranks share the images."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, x_B: Tensor) -> None:
+        """Add the values of a batch."""
+        self.total += x_B.double().sum()
+        self.count += len(x_B)
+
+    def compute(self) -> Tensor:
+        """float64; NaN without images."""
+        return self.total / self.count
+
+
 class TokenizerScores(nn.Module):
     """psnr, ssim, l1, perceptual, rfid and codebook health of images and reconstructions, equal on any number of ranks.
 
@@ -92,8 +114,8 @@ class TokenizerScores(nn.Module):
         psnr = PeakSignalNoiseRatio(data_range=255.0, dim=(1, 2, 3))
         none_03HW = torch.zeros(0, 3, 1, 1, dtype=torch.float64)
         psnr.update(none_03HW, none_03HW)  # a rank without images must gather tensors of the same type as the others
-        self.psnr, self.ssim, self.l1 = psnr, MeanMetric(), MeanMetric()
-        self.perceptual = MeanMetric() if perceptual is not None else None
+        self.psnr, self.ssim, self.l1 = psnr, ImageMean(), ImageMean()
+        self.perceptual = ImageMean() if perceptual is not None else None
         self.rfid = FID(num_features=extractor.num_features) if extractor is not None else None
 
     def update(self, img_u8_B3HW: Tensor, rec_u8_B3HW: Tensor, counts_KV: Tensor) -> None:
