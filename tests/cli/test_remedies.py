@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import gzip
 import io
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -63,7 +65,8 @@ def place(lab: Path, tmp_path: Path) -> Iterator[Path]:
     """A current folder with the small world's runs and a few folders of pictures."""
     (tmp_path / "runs").mkdir()
     for run in lab.iterdir():
-        (tmp_path / "runs" / run.name).symlink_to(run)
+        # folders of its own, as commands write into them, and the same files, which commands replace
+        shutil.copytree(run, tmp_path / "runs" / run.name, copy_function=os.link)
     layouts = {
         "classes": ("cat", "dog"),
         "beside": ("train/cat", "train/dog", "extra pictures (1)"),

@@ -37,6 +37,7 @@ NEW = {
     "inherited_flops",
     "fid_error",
     "ris",
+    "duplicates",
     *FLOOR,
 }  # columns of tables and scores that have come since
 BOUNDS = {"killed_tokenizer": 2e-2}  # λ of the adaptive loss is a ratio of small gradients: SSE and AVX2 differ by 5e-4
