@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,53 @@ def test_protocols_are_compared_in_one_pass(reference: Path, samples: Path, lab:
     assert any(re.match(r"fid: torch_fidelity .*, smoke .*, by protocol.reference images and none", n) for n in notes)
     assert any("by inception (order=fidelity) and none; splits 5 and 10" in note for note in notes)
     assert result["protocol"]["label"] == "FID of 70 samples, compare"
+
+
+def test_a_file_sorted_by_class_is_shuffled_for_its_inception_score_and_says_so(lab: Path, tmp_path: Path) -> None:
+    val = make(small.record(lab / "multi")["config"]["data"]).samples("val")
+    img, label = val.img_u8_B3HW.permute(0, 2, 3, 1).numpy(), val.label_B.numpy()
+    asked = ("extractor", "weights", "n", "balanced", "image_size", "reference", "reference_images")
+    free = [f"metrics.protocol.{key}=null" for key in asked]
+    ask = ("reference=runs/data/source=digits", JUDGE, "metrics=adm256", *free, "metrics.inception.split_size=36")
+    scores = {}
+    for name, order in (("sorted", np.argsort(label)), ("mixed", np.random.default_rng(0).permutation(len(label)))):
+        np.savez(tmp_path / f"{name}.npz", img[order], label[order])
+        result = evaluate(tmp_path / name, f"samples={tmp_path / name}.npz", *ask)
+        notes = result["protocol"].get("notes", [])
+        assert any("sorted by class, so they were shuffled" in note for note in notes) == (name == "sorted")
+        scores[name] = result["scores"]
+    assert scores["sorted"]["inception_score"] == pytest.approx(scores["mixed"]["inception_score"], rel=0.1)
+    assert scores["sorted"]["fid"] == pytest.approx(scores["mixed"]["fid"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_inception_in_torchs_folder_scores_without_a_network(
+    inception_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TORCH_HOME holds the weights under their name and hash; without them one sentence says what to put there."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    for name, seed in (("samples", 0), ("reference", 1)):
+        np.savez(tmp_path / f"{name}.npz", pixels(8, seed))
+    ask = [f"{name}={tmp_path / name}.npz" for name in ("samples", "reference")]
+    ask += ["extractor=inception", "metrics=smoke", "batch=8", "metrics.kid.size=8", "metrics.kid.subsets=2"]
+    assert main(["evaluate", *ask, f"out={tmp_path / 'refused'}"]) == 1
+    place = tmp_path / "home" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    assert re.search(rf"no network.*: fetch it elsewhere and put it at {place}, or give", capsys.readouterr().err)
+    shutil.copy(inception_file, place)
+    assert main(["evaluate", *ask, f"out={tmp_path / 'refused'}"]) == 1
+    assert "is damaged, or another file" in capsys.readouterr().err
+    digest = sha256(inception_file)
+    monkeypatch.setattr("varlab.metrics.extractors._PUBLISHED", digest[:8])
+    result = evaluate(tmp_path / "out", *ask)
+    assert result["protocol"]["extractor_hash"] == digest and result["protocol"]["resize"] == "tf1-bilinear-299"
+    assert {"fid", "sfid", "kid", "inception_score", "precision", "recall", "density", "coverage"} <= set(
+        result["scores"]
+    )
 
 
 @pytest.mark.parametrize(

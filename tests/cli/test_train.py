@@ -263,6 +263,21 @@ def test_two_ranks_train_as_one(name: str, lab: Path, tmp_path: Path) -> None:
         assert b == pytest.approx(a, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raster", "multi"])
+def test_two_ranks_score_during_training_as_an_evaluation_does(name: str, lab: Path, tmp_path: Path) -> None:
+    """Of the same weights on one rank; with shares of uneven size."""
+    run, few = tmp_path / "run", ("metrics.splits=2", "metrics.draws=2") if name == "raster" else ()
+    asked = (*small.RUNS[name], "budget.images=64", "scores.every=64", "scores.count=44", "data.eval_batch=40", *few)
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
+    assert small.train(run, *asked, *two, "checkpoint.best=fid" if few else "checkpoint.best=rfid") == 0
+    assert main(["evaluate", str(run), f"out={tmp_path / 'out'}", "n=44", "batch=40", "device=cpu", *few]) == 0
+    scores = small.record(tmp_path / "out")["outcome"]["scores"]
+    for score in ("fid", "precision", "inception_score") if few else ("rfid", "psnr"):
+        assert small.curve(run, f"val/{score}")[-1] == pytest.approx(scores[score], rel=1e-4), score
+    assert small.weights(run)[0] != small.weights(run)[1] and (run / "weights_best.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("name", "score", "following"),
     [("single", "held-out PSNR", "task=generator tokenizer_run="), ("raster", "held-out loss", "varlab sample ")],

@@ -117,6 +117,21 @@ def test_intervals_of_checkpoints_and_minutes_change_no_bit(
     assert small.lines(tmp_path / "run") == small.lines(whole())
 
 
+@pytest.mark.slow
+def test_scores_and_best_weights_are_the_same_after_a_stop(
+    interrupts: None, whole: Callable[..., Path], lab: Path, tmp_path: Path
+) -> None:
+    """And scoring draws nothing that the training would have drawn."""
+    run = tmp_path / "run"
+    scores = ("scores.every=96", "scores.count=20", "metrics.splits=2", "metrics.draws=2", "checkpoint.best=fid")
+    assert stop_at(128, run, *scores) == 130
+    assert main(command(run, *scores)) == 0
+    assert small.weights(run) == small.weights(whole(*scores)) == small.weights(whole())
+    assert small.lines(run) == small.lines(whole(*scores)) and len(small.curve(run, "val/fid")) == 4
+    best = "weights_best.safetensors"
+    assert (run / best).read_bytes() == (whole(*scores) / best).read_bytes()
+
+
 def test_ctrl_c_saves_says_so_and_repeats_nothing(
     interrupts: None, whole: Callable[..., Path], lab: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
