@@ -43,7 +43,8 @@ class TimeBudget(Callback):
             self._times.append(statistics.fmean(collectives.gather_objects(task.stopwatch.seconds)))
             if len(self._times) >= (_LEAST if self._times[-1] > _SHARE * self._seconds else _MOST):
                 self._decide(trainer, task)
-        trainer.should_stop = task.images >= task.total_images  # the loader does not end by itself
+        if task.images >= task.total_images:
+            trainer.should_stop = True  # the loader does not end by itself
 
     def _decide(self, trainer: Trainer, task: Task) -> None:
         measured = self._times[max(len(self._times) // 4, 1) - 1 :]  # the first updates allocate and compile
