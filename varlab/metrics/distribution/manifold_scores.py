@@ -19,7 +19,8 @@ __all__ = ["ManifoldScores"]
 
 def _radii(x_NF: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, r_N: the squared distance of each point to its k-th nearest neighbour, not counting the point itself."""
-    return list(nearest(x_NF, x_NF, max(ks) + 1)[0][:, list(ks)].T)
+    radii = [nearest(points, x_NF, max(ks) + 1)[0][:, list(ks)] for points in x_NF.split(features.ROWS)]
+    return list(torch.cat(radii).T)
 
 
 def _mean_of_classes(inside_N: Tensor, label_N: Tensor) -> Tensor:
