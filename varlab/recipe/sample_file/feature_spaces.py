@@ -40,4 +40,7 @@ def _extractor(path: Path, parents: Parents) -> Extractor:
         return parents.extractor({"_target_": _JUDGE, "run": str(path)})
     if path.is_file():
         return InceptionExtractor(weights=str(path))
-    raise VarlabError(f"spaces={path} is neither the directory of a judge nor a file of Inception's weights.")
+    raise VarlabError(
+        f"spaces={path} is neither the directory of a judge, nor a file of Inception's weights, nor the folder of a network of "
+        "timm: correct its path."
+    )
