@@ -89,6 +89,7 @@ def _start(work: Work, limit: float, folder: Path) -> int:
     try:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit) + 5))
+        folder.mkdir(parents=True, exist_ok=True)
         log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -137,4 +138,6 @@ def _result(folder: Path, seconds: float, status: int | None) -> Result:
         return Result("killed", seconds, by)
     if code in (_BY_GOLDEN + _FAILURE, _BY_GOLDEN + _INTERRUPTED):
         return Result("golden", seconds, by)
-    raise RuntimeError(f"pytest ended with {code}: see {folder / 'log'}.\n{(folder / 'log').read_text()[-2000:]}")
+    return Result(
+        "survived", seconds, f"pytest ended with {code}: see {folder / 'log'}"
+    )  # not a death, whatever it was

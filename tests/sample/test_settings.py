@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from varlab.rng import Rng
-from varlab.sample import Sampler, blend_images, pick
+from varlab.sample import Sampler, blend_images, kept_maps, pick
 from varlab.sample.draws import AddressedDraws
 from varlab.sample.guidance import guide
 from varlab.sample.images import Growth
@@ -131,6 +131,17 @@ def test_which_steps_are_shown(steps: int, frames: int, shown: list[int]) -> Non
     if shown:
         assert growth.images().shape == (2, len(shown), 3, 4, 4)
         assert growth.images()[0, :, 0, 0, 0].tolist() == shown
+
+
+def test_scales_of_three_tokens_are_kept() -> None:
+    """And of others what the mask leaves, resized: a cell is kept where more than half of it is."""
+    scales = [(1, 1), (1, 2), (1, 3), (2, 2)]
+    kept = kept_maps(torch.ones(1, 8, 8), scales, force_small=True)
+    assert [bool(k.all()) for k in kept] == [True, True, True, False]
+    mask = torch.zeros(1, 4, 4)
+    mask[:, :, 2:] = 1
+    (half,) = kept_maps(mask, [(2, 2)], force_small=False)
+    assert half.tolist() == [[True, False, True, False]] and half.dtype == torch.bool
 
 
 def test_images_are_blended_by_the_share_of_the_mask() -> None:

@@ -12,7 +12,7 @@ from tests.bounds import SAME
 from varlab.rng import Rng
 from varlab.tokenizer import Phi, Quantizer, VQTokenizer, phi_of_scale
 from varlab.tokenizer.codebook import Codebook
-from varlab.tokenizer.layers import ResBlock
+from varlab.tokenizer.layers import AttnBlock, ResBlock
 from varlab.tokenizer.quantizer import check_scales
 from varlab.types import VarlabError
 
@@ -65,6 +65,32 @@ def test_a_tokenizer_drops_in_training_alone() -> None:
     assert torch.equal(rec, plain(IMG)[0]) and torch.equal(model(IMG, stream)[0], model(IMG, stream)[0])
     assert not torch.equal(rec, model(IMG, stream)[0])
     torch.testing.assert_close(model(IMG[1:2], stream.only(1))[0], model(IMG, stream)[0][1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_the_default_tokenizer_is_vars() -> None:
+    """256 pixels, widths 160·(1, 1, 2, 2, 4), attention at the lowest resolution and in the middle."""
+    with torch.device("meta"):
+        model = VQTokenizer()
+    assert (model.downsample, model.image_size, model.vocab_size, model.code_dim) == (16, (256, 256), 4096, 32)
+    assert [h for h, _ in model.scales] == [1, 2, 3, 4, 5, 6, 8, 10, 13, 16] and model.dropout == 0.0
+    widths = [
+        stage[-1].conv2.out_channels
+        for stage in model.encoder.stages
+        if isinstance(stage, nn.Sequential) and len(stage) == 2
+    ]
+    assert widths == [160, 160, 320, 320] and model.encoder.conv_out.in_channels == 640
+    blocks, attend = ([sum(isinstance(m, kind) for m in net.modules()) for net in (model.encoder, model.decoder)]
+                      for kind in (ResBlock, AttnBlock))  # fmt: skip
+    assert blocks == [5 * 2 + 2, 5 * 3 + 2] and attend == [2 + 1, 3 + 1]
+    assert model.quant_conv.kernel_size == (3, 3) and model.encoder.norm_out.num_groups == 32
+    quantizer = model.quantizer
+    assert (quantizer.commitment, quantizer.codebook_weight, len(quantizer.phi), quantizer.phi[0].ratio) == (
+        0.25,
+        1.0,
+        4,
+        0.5,
+    )
+    assert quantizer.entropy is None and quantizer.codebook.ema is None and not quantizer.codebook.normalise
 
 
 def test_scales_grow_or_stay() -> None:

@@ -121,9 +121,17 @@ def test_the_first_slots_see_each_other(first: int) -> None:
 
 
 def test_nothing_is_recomputed_unless_it_is_asked_for() -> None:
-    for function in (Transformer.forward, Transformer.trunk):
-        parameters = inspect.signature(function).parameters
-        assert parameters["recompute"].default is False and parameters["mix"].default is None
+    model, slots = small("gpt2")
+    label_B, calls = torch.zeros(2, dtype=torch.int64), []
+    for block in model.blocks:
+        block.norm1.register_forward_hook(lambda *_: calls.append(1))
+    model(slots, label_B).sum().backward()
+    cond_BD = model.classes(label_B)
+    context = model.context(slots, cond_BD, cache=None, rng=None, ids_B=None)
+    model.trunk(model.embed(slots, cond_BD), context).sum().backward()
+    assert len(calls) == 2 * DEPTH
+    model(slots, label_B, recompute=True).sum().backward()
+    assert len(calls) == 4 * DEPTH
 
 
 def test_the_defaults_are_var_d16() -> None:
@@ -139,4 +147,13 @@ def test_the_defaults_are_var_d16() -> None:
         "modulation": 0.5,
         "gamma": 1e-3,
     }
+    with torch.device("meta"):
+        places = torch.zeros(680, 3, dtype=torch.int64, device="cpu")
+        model = Transformer(vocab_size=4096, code_dim=32, num_classes=1000, positions_P3=places, source_positions=False)
+    block = model.blocks[15]
+    assert (len(model.blocks), block.attention.heads, block.attention.head_dim) == (16, 16, 64)
+    assert block.mlp[0].out_features == 4096 and block.attention.log_scale is not None and model.unmasked == 0
+    assert (model.start is None, model.position is None, model.level is None) == (False, False, False)
+    assert model.rotary_Pd2 is None and model.head.bias is not None and not model.token_inputs and model.has_null_class
+    assert model.condition is None and not model.causal_condition
     assert "width: 1024" in (conf_dir() / "transformer" / "var_d16.yaml").read_text()
