@@ -10,6 +10,7 @@ import pytest
 
 from tests.mutants.__main__ import chosen, equivalents
 from tests.mutants.mutations import ROOT, Mutant, mutants_of, sample, science_files
+from tests.mutants.patched import is_inside_functions
 
 SOURCE = b'''"""A text with 3 numbers."""
 LIMIT: float = 0.5
@@ -57,6 +58,15 @@ def test_every_mutant_compiles_and_is_found_again() -> None:
     assert equivalents() <= known, "a line of equivalent.txt names no mutant: its line has changed"
 
 
+def test_only_functions_are_changed_where_they_are() -> None:
+    inside = {m.line: is_inside_functions(m) for m in mutants_of("varlab/rng.py")}
+    source = (ROOT / "varlab/rng.py").read_text().splitlines()
+    lines = {text: number for number, text in enumerate(source, 1)}
+    assert not inside[lines["_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)"]]
+    assert inside[lines["    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)"]]
+    assert not inside[next(n for text, n in lines.items() if "def stream(self, name: str" in text)]
+
+
 def test_tests_are_chosen_by_the_function_they_run() -> None:
     mutant = Mutant("varlab/rng.py", 12, 10, "", "", "", (0, 0))
     tests = {
@@ -66,29 +76,37 @@ def test_tests_are_chosen_by_the_function_they_run() -> None:
         "b.py::test_golden_losses": (9.0, {("varlab/rng.py", 10)}),
         "c.py::slowest": (70.0, {("varlab/rng.py", 10)}),
     }
-    assert chosen(mutant, tests) == (["a.py::quick", "a.py::slow"], ["b.py::test_golden_losses"])
+    golden = ["b.py::test_golden_losses"]
+    assert chosen(mutant, tests, 100.0) == (["a.py::quick", "a.py::slow"], golden)
+    assert chosen(mutant, tests, 0.5) == (["a.py::quick"], golden)
 
 
 TRIAL = """
 import sys
 from pathlib import Path
 from tests.mutants.mutations import ROOT, Mutant
-from tests.mutants.trial import run_all
+from tests.mutants.session import Trial, run_trials
 
-source, bits = (ROOT / "varlab/rng.py").read_bytes(), b"2.0**-24"
-at = source.index(bits)
-one, same, endless = (
-    Mutant("varlab/rng.py", 1, 0, "", "", after, span)
-    for after, span in (("2.0**-25", (at, at + len(bits))), ("", (0, 0)), ("while True: pass\\n", (0, 0)))
-)
-tests = ["tests/test_rng.py"]
-jobs = [(one, tests, [], 300.0), (same, tests, [], 300.0), (endless, tests, [], 15.0), (same, [], [], 1.0)]
-run_all(jobs, processes=2, folder=Path(sys.argv[1]), done=lambda i, result: print(i, result.kind))
+source, bits, golden = (ROOT / "varlab/rng.py").read_bytes(), b"2.0**-24", b"_GOLDEN = 0x9E37"
+at, top = source.index(bits), source.index(golden)
+changes = [
+    ("2.0**-25", (at, at + len(bits))),  # inside a function
+    ("_GOLDEN = 0x9E38", (top, top + len(golden))),  # of the module
+    ("", (0, 0)),
+    ("while True: pass\n", (0, 0)),
+    ("2.0**-24 if True else 1", (at, at + len(bits))),  # the same number
+]
+mutants = [Mutant("varlab/rng.py", 1, 0, "", "", after, span) for after, span in changes]
+tests = ["tests/test_rng.py::test_draws_are_made_of_these_words"]
+trials = [Trial(i, mutant, tests, [], 15.0 if i == 3 else 300.0) for i, mutant in enumerate(mutants)]
+run_trials(trials, processes=2, folder=Path(sys.argv[1]), done=lambda i, result: print(i, result.kind, flush=True))
 """
 
 
 @pytest.mark.slow
 def test_a_mutant_meets_its_tests_in_a_process_of_its_own(tmp_path: Path) -> None:
-    """A wrong number of bits is noticed, no change is not, and an endless loop ends."""
+    """A wrong number is noticed, in a function and in a module; no change is not; and an endless loop ends."""
     done = subprocess.run([sys.executable, "-c", TRIAL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert sorted(done.stdout.splitlines()) == ["0 killed", "1 survived", "2 timeout", "3 uncovered"], done.stderr
+    assert sorted(done.stdout.splitlines()) == [
+        "0 killed", "1 killed", "2 survived", "3 timeout", "4 survived",
+    ], done.stderr  # fmt: skip
