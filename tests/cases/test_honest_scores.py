@@ -21,7 +21,7 @@ from tests import small
 from varlab.cli.main import main
 from varlab.data.format.duplicates import find_duplicates
 from varlab.data.format.index import read_index
-from varlab.metrics.comparison import matched_draws, nearest_scores
+from varlab.metrics.comparison import matched_draws, nearest_distance, nearest_scores
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.recipe.networks import held_out_accuracy
 from varlab.recipe.preflight.data_facts import START, note_leakage
@@ -212,6 +212,10 @@ def normal(name: str, n: int, dim: int, *, seed: int, classes: int = 1, apart: f
     return Rng(seed).stream(name, torch.arange(n)).normal(dim) + centre_KF[torch.arange(n) % classes]
 
 
+def nearest(fake: torch.Tensor, train: torch.Tensor, val: torch.Tensor) -> dict[str, float]:
+    return nearest_scores(*(nearest_distance(x, train) for x in (fake, val)), train)
+
+
 @settings(max_examples=10)
 @given(
     st.integers(8, 24),
@@ -228,7 +232,7 @@ def test_ordinary_images_keep_their_ratio(dim: int, classes: int, each: int, apa
     label = torch.arange(n) % classes
     values = matched_draws(fake, label, train, val, label, draws=2, rng=Rng(seed))
     assert values["fid_ratio"] == values["fid_draws"] / values["fid_val"]
-    assert "nn_ratio" in nearest_scores(fake, train, val)
+    assert "nn_ratio" in nearest(fake, train, val)
 
 
 @settings(max_examples=10)
@@ -242,7 +246,7 @@ def test_row32_training_images_give_no_ratio(dim: int, classes: int, each: int, 
     for val in (train, train.flip(0), rounded):
         labels = label.flip(0) if val is not train and val is not rounded else label
         assert "fid_ratio" not in matched_draws(fake, label, train, val, labels, draws=2, rng=Rng(seed))
-        assert "nn_ratio" not in nearest_scores(fake, train, val)
+        assert "nn_ratio" not in nearest(fake, train, val)
 
 
 def test_a_ratio_depends_on_no_order() -> None:

@@ -95,7 +95,7 @@ def test_the_directory_tells_and_holds_its_condition(edges_run: Path, lab: Path)
     assert record["data"]["hash"] == parent["data"]["hash"]
     assert {path.name for path in (edges_run / "pictures").iterdir()} == {"samples.png", "growth.png"}
     with Image.open(edges_run / "pictures" / "samples.png") as picture:
-        assert picture.size == (3 * 17 - 1, 3 * 17 - 1)  # rows: condition, sample, real
+        assert picture.size == (8 * (3 * 17 - 1),) * 2  # rows: condition, sample, real; 128 pixels an image
     assert "condition" not in small.record(lab / "raster")["parents"]
 
 

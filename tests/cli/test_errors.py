@@ -103,7 +103,7 @@ def test_trainings_that_cannot_be(arguments: list[str], says: str, refused: Refu
             ["runs/next_scale", "extractor=inception", "extractor.weights=no.pth"],
             "no Inception weights at no",
         ),
-        ("evaluate", ["runs/next_scale", "weights=best"], "use 'ema' or 'raw'"),
+        ("evaluate", ["runs/next_scale", "weights=best"], "use weights=ema"),
         ("evaluate", [], "Name one thing to score, the directory of a run or samples="),
         ("sample", ["runs/multi"], "is not the run of a generator"),
         ("sample", ["runs/next_scale", "labels=[3,11]"], "Label 11 is outside the 10 classes"),

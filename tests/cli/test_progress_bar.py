@@ -19,6 +19,9 @@ def test_it_says_at_once_what_it_waits_for(monkeypatch: pytest.MonkeyPatch, caps
         assert threading.active_count() == before
         progress(3, 4)
         assert "75%" in capsys.readouterr().err and threading.active_count() == before + 1
+    for thread in threading.enumerate():  # the bar's own was asked to end
+        if thread is not threading.current_thread():
+            thread.join(2)
     assert threading.active_count() == before
 
 

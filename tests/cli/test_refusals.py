@@ -138,7 +138,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         ("evaluate", "runs/raster", "data=shards", "data.path={here}/plain", "data.size=16"),
         "holds no val images, with which scores compare",
     ),
-    "evaluate other weights": (("evaluate", "runs/raster", "weights=best"), "use 'ema' or 'raw'"),
+    "evaluate other weights": (("evaluate", "runs/raster", "weights=best"), "use weights=ema"),
     "evaluate by a tokenizer": (
         ("evaluate", "runs/raster", "extractor.run=runs/multi"),
         "is not the run of a classifier",
