@@ -106,6 +106,11 @@ def test_page_shows_pictures_and_figures_of_each_kind(page: str) -> None:
     assert page.count('<svg class="figure"') == 8
 
 
+def test_each_table_explains_its_columns(page: str) -> None:
+    assert page.count("What these columns mean") == page.count('<section class="chapter') == 3
+    assert "<dt>FID ratio</dt><dd>FID of samples ÷ FID of val images" in page and "docs/scores.md" in page
+
+
 def test_page_shows_differences_and_protocols(page: str) -> None:
     assert '<th scope="row"><code>tokenizer_run</code></th><td>multi</td>' in page
     assert "classifier-3f2a_n1797_cfg1.0_seed0" in page

@@ -117,6 +117,30 @@ def test_a_samplers_guidance_is_part_of_the_result_not_of_the_measure(tmp_path: 
     assert verdict.verdict(variants)
 
 
+def test_val_images_of_train_are_one_sentence_without_names_of_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run = make_runs.generator(tmp_path / name, order="raster", seed=len(name))
+        record = json.loads((run / "run.json").read_text())
+        record["data"] = {
+            **record["data"],
+            "leakage": "12 of 152 val images are train images, too (0007-cat, 9-dog, …)",
+        }
+        (run / "run.json").write_text(json.dumps(record))
+    notes = [note for note in verdict.cautions(*load(tmp_path)) if "train images, too" in note]
+    assert notes == ["12 of 152 val images are train images, too, so that scores on val are too good."]
+
+
+def test_a_judge_is_named_by_its_role_and_what_it_predicts(tmp_path: Path) -> None:
+    for name, built in (("a", {"role": "judge", "predicts": "rotation"}), ("b", {"role": "perceptual"})):
+        run = make_runs.classifier(tmp_path / name)
+        record = json.loads((run / "run.json").read_text())
+        record["build"] = record.get("build", {}) | built
+        record["config"]["role"] = built["role"]
+        (run / "run.json").write_text(json.dumps(record))
+    _, variants = load(tmp_path)
+    assert {variant.label for variant in variants} == {"judge of rotations", "perceptual network of classes"}
+
+
 def test_cautions_name_what_limits_the_comparison(study: Path, tmp_path: Path) -> None:
     notes = " ".join(verdict.cautions(*load(study)))
     assert "order=random+seed=1 (running)" in notes and "order=random+seed=2 (failed)" in notes

@@ -101,8 +101,15 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     ]
 
 
+_ROLES = {"judge": "judge", "perceptual": "perceptual network"}
+_PREDICTED = {"labels": "classes", "rotation": "rotations"}
+
+
 def _base_label(run: Run) -> str:
-    own = run.order
+    own, role = run.order, _ROLES.get(str(run.record.build.get("role")))
+    if role:
+        predicted = str(run.record.build.get("predicts", "labels"))
+        own = f"{role} of {_PREDICTED.get(predicted, predicted)}"
     if run.record.holds == "tokenizer" and (own := run.choice("tokenizer")) and "tokenizer" not in own:
         own = f"{own} tokenizer"
     return own or run.name.rsplit("/", 1)[-1]

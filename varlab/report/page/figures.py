@@ -84,11 +84,15 @@ def thin(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[floa
 
 
 def fid_against_flops(variants: Sequence[Variant]) -> str:
-    """FID while training (line) and the final score under its protocol (diamond) against training FLOPs."""
+    """FID while training (line) and the final score under its protocol (diamond) against training FLOPs.
+
+    Empty where no run has two points.
+    """
     runs = [(variant, run) for variant in _few_seeds(variants) for run in variant.runs]
     tracks = [(variant, *run.series("val/fid", "flops"), _final(run)) for variant, run in runs]
     tracks = [(variant, x, y, final) for variant, x, y, final in tracks if x or final]
-    panels = [partial(_draw_fid, tracks=tracks)] if tracks else []
+    drawn = any(len(x) + bool(final) > 1 for _, x, _, final in tracks)
+    panels = [partial(_draw_fid, tracks=tracks)] if drawn else []
     return style.draw_figure(panels, label="FID against training FLOPs")
 
 
@@ -155,7 +159,7 @@ def _draw_bars(axis: Axes, plot: Bars, bars: Sequence[tuple[Variant, list[float]
         axis.bar(x, heights, width=width * 0.9, color=style.colour(variant.colour))
     axis.set_xticks(range(max(len(heights) for _, heights in bars)))
     axis.grid(visible=False, axis="x")
-    style.value_axis(axis, [height for _, heights in bars for height in heights])
+    style.value_axis(axis, [0.0, *(height for _, heights in bars for height in heights)])
     axis.set_title(plot.title)
     axis.set_ylabel(plot.unit)
     axis.set_xlabel(xlabel)

@@ -27,21 +27,22 @@ _LARGEST = 64 << 20  # bytes of a file
 _MOST_PIXELS = 50_000_000
 _MOST_OTHERS = 8  # galleries of names that varlab does not know
 
-_TINY = 480  # narrower pictures are enlarged by whole factors, with hard pixels
+_TINY = 720  # narrower pictures are enlarged; by whole factors with hard pixels
 _WIDEST = 1600  # pixels
 _HEAVIEST = 1_000_000  # bytes of a PNG; heavier photographs are stored as JPEG
 _WIDTHS = {1: 1080, 2: 520, 3: 340}  # CSS pixels of a picture, by the number of columns
+_TALLEST = 560  # CSS pixels of an enlarged picture
 
 
 @dataclass(frozen=True)
 class EmbeddedPicture:
-    """A picture as the page shows it. natural: the file's width; width: in CSS pixels. variants: who has this picture.
-
-    note: a sentence below it.
+    """A picture as the page shows it. natural, tall: the file's width and height; width: in CSS pixels. variants: who has this
+    picture. note: a sentence below it.
     """
 
     uri: str
     natural: int
+    tall: int
     variants: tuple[Variant, ...]
     width: int = 0
     pixelated: bool = False
@@ -84,7 +85,7 @@ def galleries(variants: Sequence[Variant], room: int) -> Album:
     beside = [*zip(titles, real, strict=True), *(("", picture) for picture in samples)]
     shown = [
         _gallery("Samples beside real images", "Real images and samples have the same layout.", beside,
-                 columns=2 if len(beside) in (1, 2, 4) else 3),
+                 columns=2 if len(beside) in (1, 2, 4) or _columns([picture for _, picture in beside], 3) < 3 else 3),
         _gallery("Nearest training images", "Each column is a sample above its nearest training images; the samples go from "
                  "the nearest to the farthest. Above it is its distance in the features of FID, and that of the val image of "
                  "the same rank. Copies are much nearer than val images.",
@@ -119,22 +120,29 @@ def _other_names(variants: Sequence[Variant]) -> list[str]:
 
 
 def _gallery(title: str, about: str, items: list[tuple[str, EmbeddedPicture]], *, columns: int) -> Gallery:
-    """Enlarge all tiny pictures by the same factor, so that images have the same size in each."""
+    """Enlarge all tiny pictures by the same factor, so that images have the same size in each.
+
+    The factor is whole, but for pictures for which two is too much.
+    """
     target = _WIDTHS[columns]
-    widest = max((picture.natural for _, picture in items if picture.natural < _TINY), default=target)
-    factor = max(1, target // widest)
+    tiny = [picture for _, picture in items if picture.natural < _TINY]
+    widest = max((picture.natural for picture in tiny), default=target)
+    factor = max(1.0, min([target / widest, *(_TALLEST / picture.tall for picture in tiny)]))
+    factor = int(factor) if factor >= 2 else factor
     return Gallery(title, about, columns, [(name, _sized(picture, target, factor)) for name, picture in items])
 
 
-def _columns(pictures: Sequence[EmbeddedPicture]) -> int:
-    """Columns for wide pictures: two if all can still be enlarged there, else one."""
-    return 2 if len(pictures) > 1 and all(2 * picture.natural <= _WIDTHS[2] for picture in pictures) else 1
+def _columns(pictures: Sequence[EmbeddedPicture], most: int = 2) -> int:
+    """The columns in which all of several pictures can still be enlarged, at most so many; else one."""
+    columns = range(min(most, len(pictures)), 1, -1)
+    return next((n for n in columns if all(1.5 * picture.natural <= _WIDTHS[n] for picture in pictures)), 1)
 
 
-def _sized(picture: EmbeddedPicture, target: int, factor: int) -> EmbeddedPicture:
-    """Enlarge a tiny picture by a whole factor, so that its pixels stay squares of one size."""
+def _sized(picture: EmbeddedPicture, target: int, factor: float) -> EmbeddedPicture:
+    """Enlarge a tiny picture; by a whole factor its pixels stay squares of one size."""
     tiny = picture.natural < _TINY
-    return replace(picture, width=picture.natural * factor if tiny else min(picture.natural, target), pixelated=tiny)
+    width = min(round(picture.natural * (factor if tiny else 1)), target)
+    return replace(picture, width=width, pixelated=tiny and width % picture.natural == 0)
 
 
 def _load_all(variants: Sequence[Variant], name: str, faults: list[tuple[str, str]]) -> list[EmbeddedPicture]:
@@ -186,9 +194,9 @@ def _load(path: Path, variant: Variant) -> EmbeddedPicture:
     try:
         data = read_bytes(path, _LARGEST)
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            natural = image.width
-            if natural * image.height > _MOST_PIXELS:
-                raise VarlabError(f"{path} has {natural}×{image.height} pixels, too many for a page: make it smaller.")
+            natural, tall = image.size
+            if natural * tall > _MOST_PIXELS:
+                raise VarlabError(f"{path} has {natural}×{tall} pixels, too many for a page: make it smaller.")
             image.load()
             if natural > _WIDEST or len(data) > _HEAVIEST:
                 data = _reduced(image)
@@ -200,7 +208,7 @@ def _load(path: Path, variant: Variant) -> EmbeddedPicture:
         raise VarlabError(f"{path} cannot be shown ({error}): draw it again, or remove it.") from error
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return EmbeddedPicture(uri, natural, (variant,))
+    return EmbeddedPicture(uri, natural, tall, (variant,))
 
 
 def _reduced(image: Image.Image) -> bytes:

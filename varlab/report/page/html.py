@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -85,7 +85,6 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
         failed=failed,
         chapters=chapters,
         scaling=[scaling_chapter(study, laws) for study, laws in scaling],
-        glossary=_glossary(kind for kind, _ in by_kind),
         protocols=[_protocol(run, score) for run, score in _described_scores(runs)],
         differences=[table for kind, chosen in by_kind if (table := _differences(kind, chosen[:_MOST_DRAWN]))],
         runs=[
@@ -161,6 +160,7 @@ def _chapter(kind: RunKind, variants: Sequence[Variant]) -> Config:
         "seeded": any(cell.spread for block in blocks for row in block["rows"] for cell in row.cells),
         "spaces": _spaces(variants[:_MOST_DRAWN]),
         "protocols": sorted({run.score.name for variant in variants for run in variant.runs if run.score}),
+        "glossary": list(dict.fromkeys((c.label, c.about) for block in blocks for c in block["columns"])),
         "charts": charts(kind, variants[:_MOST_DRAWN]),
     }
 
@@ -203,12 +203,6 @@ def _blocks(kind: RunKind, variants: Sequence[Variant]) -> list[Config]:
          "split": len(columns[part]), "titles": (title, "")}
         for part, title in parts if columns[part]
     ]  # fmt: skip
-
-
-def _glossary(kinds: Iterable[RunKind]) -> list[tuple[str, str]]:
-    """The meaning of each column, for the kinds of run on this page."""
-    columns = (column for kind in kinds for column in kind.quality + kind.cost)
-    return list(dict.fromkeys((column.label, column.about) for column in columns))
 
 
 def _protocol(run: Run, score: Score) -> Config:

@@ -23,6 +23,8 @@ __all__ = [
     "clock_axis", "colour", "dashes", "draw_figure", "is_drawn", "value_axis",
 ]  # fmt: skip
 
+_LEAST_RANGE = 0.05  # of the values that an axis shows: a smaller difference looks as small as it is
+
 LineStyle: TypeAlias = str | tuple[int, tuple[float, ...]]
 
 DASHES: tuple[LineStyle, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
@@ -113,17 +115,23 @@ def clock_axis(axes: Axes, clock: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: si(x)))
     axes.grid(visible=False, axis="x")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.04 * axes.dataLim.x1)  # a mark at the end is not cut
 
 
 def value_axis(axes: Axes, values: Sequence[float], *, log: bool = False) -> None:
-    """The vertical axis; with ``log``, logarithmic if the values span more than a factor of eight."""
+    """The vertical axis; with ``log``, logarithmic if the values span more than a factor of eight.
+
+    It is wider than the values where these differ by a few percent only.
+    """
     if log and values and min(values) > 0 and max(values) / min(values) > 8:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        low, high = (min(values), max(values)) if values else (0.0, 0.0)
+        if high - low < (least := _LEAST_RANGE * max(abs(low), abs(high))):
+            axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick(y)))
 
 

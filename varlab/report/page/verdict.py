@@ -128,10 +128,12 @@ def _misleading(runs: Sequence[Run]) -> list[str]:
         for score in run.scores:
             parts += [score.protocol, score.protocol.get("judge"), score.protocol.get("perceptual_network")]
         for part in parts:
-            for key in ("warning", "leakage"):
-                if isinstance(part, dict) and part.get(key):
-                    named.setdefault(str(part[key]).rstrip("."), {})[run.path.as_posix()] = None
-    return [f"{warning} ({join_names(list(paths))})." for warning, paths in named.items()]
+            known = part if isinstance(part, dict) else {}
+            if known.get("warning"):
+                named.setdefault(str(known["warning"]).rstrip("."), {})[run.path.as_posix()] = None
+            if known.get("leakage"):  # without the names of files; all runs on these images share it
+                named[f"{str(known['leakage']).partition(' (')[0]}, so that scores on val are too good"] = {}
+    return [f"{text} ({join_names(list(paths))})." if paths else f"{text}." for text, paths in named.items()]
 
 
 def _mixed_protocols(variants: Sequence[Variant]) -> str:
