@@ -37,6 +37,10 @@ def test_each_key_of_a_command_is_shown_with_its_comment(name: str, help_of) -> 
         assert words(f"{typed.get(key, key)}={value} {comment}") in out
 
 
+def test_start_says_its_purpose_once(help_of) -> None:
+    assert words(help_of("start")).count("from a folder of pictures to samples") == 1
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("arguments", [["train"], ["import", "format=var"], ["bench", "what=tokenizer_train"]])
 def test_help_fits_the_terminal(arguments: list[str], columns: int, help_of) -> None:
