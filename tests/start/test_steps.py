@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from varlab.cli.main import main
 from varlab.config import Config, conf_dir
@@ -124,6 +125,20 @@ def test_a_failed_command_names_its_log(tmp_path: Path) -> None:
     assert ended == ["good"]
     with pytest.raises(VarlabError, match=r"a/bad failed.*unknown command 'trian'.*a_bad\.log"):
         run_together([bad], tmp_path, ended=lambda step, seconds: None, quiet=True)
+
+
+@pytest.mark.slow
+def test_what_a_start_does_itself_is_said_in_its_logs_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for i in range(24):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (9 * i, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
+    words = ("pack", "source=folder", f"path={tmp_path / 'pictures'}", "source.size=8", "workers=0")
+    for name, quiet in (("shown", False), ("logged", True)):
+        step = Step(name=name, words=(*words, f"out={tmp_path / name}"))
+        run_together([step], tmp_path / "logs", ended=lambda step, seconds: None, quiet=quiet)
+    said = capfd.readouterr().err
+    assert "look at" in said and "next: " not in said
+    assert "next: varlab train" in (tmp_path / "logs" / "logged.log").read_text()
 
 
 def test_another_start_in_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -47,4 +47,4 @@ def say_next(picture: Path | None, *commands: str) -> None:
     if picture is not None:
         logger.info("look at %s", picture)
     if commands:
-        logger.info("next: %s", ", and ".join(commands))
+        logger.info("next: %s", ", and ".join(commands), extra={"detail": True})

@@ -14,7 +14,10 @@ from typing import TextIO
 
 from varlab.files import printable
 
-__all__ = ["configure", "open_closed_streams", "say", "show_table"]
+__all__ = ["BRIEF", "configure", "open_closed_streams", "say", "show_table"]
+
+BRIEF = "VARLAB_BRIEF"
+"""Set in the environment of a command that another command types: lines with ``extra={"detail": True}`` are not shown."""
 
 _MARK = "_varlab_handler"
 
@@ -77,8 +80,10 @@ def configure() -> None:
 
 
 def _is_for_people(record: logging.LogRecord) -> bool:
-    """Whether a line is varlab's own, or a warning: torch logs its caches when Python ends."""
-    return record.levelno >= logging.WARNING or not record.name.startswith("torch")
+    """Whether a line is a warning, or one of varlab that helps here: torch logs its caches when Python ends."""
+    if record.levelno >= logging.WARNING:
+        return True
+    return not record.name.startswith("torch") and not (BRIEF in os.environ and getattr(record, "detail", False))
 
 
 def _plain_handler() -> logging.Handler:

@@ -107,7 +107,7 @@ class RunDirectory:
         else:
             _warn_of_changes(record, self.path)
             if changes.all:
-                logger.info("%s resumes with changes (%s)", self.path, changes)
+                logger.info("%s resumes with changes (%s)", self.path, changes, extra={"detail": True})
             if not _is_trained(self.path, record):
                 record.config = asked.config
         self._extended = record.outcome if record.outcome.finished else None

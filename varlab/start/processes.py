@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from varlab.errors import Stopped, VarlabError
+from varlab.launch.terminal import BRIEF
 from varlab.recipe.preflight.data_facts import START
 from varlab.start.steps import Step
 
@@ -57,7 +58,7 @@ def _start(step: Step, log: Path | None) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own: Ctrl-C at the terminal reaches this process alone, which sends it on once."""
     command, environment = [sys.executable, "-m", "varlab.cli.main", *step.words], os.environ | {START: step.name}
     if log is None:
-        return subprocess.Popen(command, env=environment, start_new_session=True)
+        return subprocess.Popen(command, env=environment | {BRIEF: "1"}, start_new_session=True)
     with log.open("wb") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
 

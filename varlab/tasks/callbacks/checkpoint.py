@@ -158,7 +158,8 @@ class Resume(Callback):
                 logger.cut(task.images - bool(task.pending))  # pending actions write their lines again
         if done is not None or task.images:
             resumed = {"from": task.images, "repeated": max((done or 0) - task.images, 0)}
-            _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed)
+            detail = {"detail": not resumed["repeated"]}
+            _log.info("resuming at %(from)d images; %(repeated)d are trained again", resumed, extra=detail)
             self._on_resume(resumed)
         with write_errors(self._progress):
             self._descriptor = os.open(self._progress, os.O_WRONLY | os.O_CREAT, 0o644)
