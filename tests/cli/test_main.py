@@ -165,6 +165,12 @@ def test_under_multirun_a_failed_job_loses_no_other(varlab, workplace: Path, lau
     assert varlab("fake", "-m", "action=work", "seed=0,1", "out=many", f"launch={launch}")[0] == 0
 
 
+def test_a_reason_of_all_jobs_is_said_once(varlab, workplace: Path) -> None:
+    code, _, err = varlab("fake", "-m", "action=refuse", "seed=0,1", "out=many")
+    assert code == 1 and "2 of 2 runs failed, all for one reason: this cannot be done" in err
+    assert err.count("this cannot be done") == 1
+
+
 def test_jobs_that_would_share_a_directory_are_refused(varlab, workplace: Path) -> None:
     code, _, err = varlab("fake", "-m", "launch=local,joblib", "seed=1", "out=many")
     assert code == 1 and "launch=local, launch=joblib say how a run is done" in err and err.count("\n") == 1

@@ -82,7 +82,7 @@ def test_the_same_failing_sweep_twice_at_once(slurm: None, workplace: Path) -> N
     )
     assert "2 jobs submitted: 12_0, 12_1" in said[0] and "2 jobs are in the queue already: 12_0, 12_1" in said[1]
     for text in said:
-        assert "2 of 2 runs failed" in text and text.count("this cannot be done: do something else") == 2
+        assert "2 of 2 runs failed" in text and text.count("this cannot be done: do something else") == 1
     assert [path.name for path in workplace.iterdir()] == ["both"]
 
 

@@ -177,9 +177,11 @@ def _check_launch(hydra: Hydra, name: str, overrides: list[str]) -> None:
 
 
 def _summary(results: Sequence[JobResult], failed: Sequence[JobResult]) -> list[str]:
-    """One line for every job of a sweep that failed."""
+    """One line for every job of a sweep that failed; one for all of them if all failed for the same reason."""
     if not failed:
         return []
+    if len(failed) == len(results) > 1 and len({result.error for result in failed}) == 1:
+        return [f"{len(failed)} of {len(results)} runs failed, all for one reason: {failed[0].error}"]
     lines = [f"{len(failed)} of {len(results)} runs failed:"]
     return lines + [f"  {' '.join(result.overrides) or 'default'}: {result.error}" for result in failed]
 
