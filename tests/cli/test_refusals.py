@@ -57,6 +57,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "a budget of nothing": ((*GENERATOR, "budget.images=0"), "budget.images is 0"),
     "a word for a budget": ((*CLASSIFIER, "budget.images=many"), "budget.images is many"),
     "no data": ((*CLASSIFIER, "data.path={here}/none"), "There is no shard folder {here}/none"),
+    "no digits": (
+        (*CLASSIFIER, "data.path={here}/source=digits+seed=1"),
+        "pack one with `varlab pack source=digits seed=1` or correct data.path.",
+    ),
     "no data, two ranks": ((*CLASSIFIER, "data.path={here}/none", "trainer.devices=2"), "There is no shard folder"),
     "no index": ((*CLASSIFIER, "data.path={here}/tars"), "has no index.json: run"),
     "a damaged index": ((*CLASSIFIER, "data.path={here}/damaged"), "index.json is damaged"),

@@ -192,7 +192,9 @@ def read_index(storage: str | Path | Storage, *, shards: Storage | None = None) 
 
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
-        raise VarlabError(f"There is no shard folder {path}: pack one with `varlab pack` or correct data.path.")
+        # varlab pack names a folder by what was typed, as runs/data/source=digits
+        words = f" {path.name.replace('+', ' ')}" if path.name.startswith("source=") else ""
+        raise VarlabError(f"There is no shard folder {path}: pack one with `varlab pack{words}` or correct data.path.")
     if not any(path.iterdir()):
         raise VarlabError(f"The shard folder {path} is empty: pack into it with `varlab pack` or correct data.path.")
     if not ((path / FILE).is_file() or (path / "run.json").is_file() or any(path.glob("*.tar*"))):
