@@ -83,6 +83,7 @@ def test_a_llama_block(x: Tensor) -> None:
     """The SwiGLU is ⌈2/3·ratio·width⌉ wide, rounded up to a multiple."""
     sizes: dict[str, Any] = dict(mlp_ratio=4.0, multiple_of=8, kv_heads=None, norm_eps=1e-5, dropout=0.5)
     block = drawn(LlamaBlock(width=D, heads=2, layer=1, drop_path=0.5, **sizes))
+    assert not any("bias" in name for name, _ in block.named_parameters())
     context = around()
     assert block.mlp.up.out_features == block.mlp.gate.out_features == 24
     h = x + block.attention(rms(x, 1e-5) * block.norm1.weight, context, 1)
