@@ -85,11 +85,13 @@ def noted(path: str, source: bytes) -> ast.Module:
     return ast.fix_missing_locations(tree)
 
 
-def pytest_configure(config: pytest.Config) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Before any conftest imports what is to be noted."""
     coverage = CoverageMap(Path(os.environ["MUTANTS_MAP"]))
     setattr(builtins, _NAME, coverage.reached)
     sources = {path: partial(noted, path, (ROOT / path).read_bytes()) for path in science_files()}
     replaced = Replaced(sources)
     replaced.pytest_sessionstart()
-    config.pluginmanager.register(coverage)
-    config.pluginmanager.register(replaced)
+    early_config.pluginmanager.register(coverage)
+    early_config.pluginmanager.register(replaced)
