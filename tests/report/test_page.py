@@ -165,6 +165,18 @@ def test_large_pictures_are_reduced_and_broken_ones_left_out(tmp_path: Path) -> 
     assert "How an image grows" not in result.html.read_text()
 
 
+def test_room_that_one_gallery_does_not_need_is_left_to_others(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for seed, order in enumerate(("raster", "next_scale")):
+        run = make_runs.generator(tmp_path / order, order=order, pictures=True)
+        noise = np.random.default_rng(seed).integers(0, 255, (400, 400, 3), dtype=np.uint8)  # 640 KB in the page
+        Image.fromarray(noise).save(run / "pictures" / "samples.png")
+    text = write_report([tmp_path], tmp_path, title="t").html.read_text()
+    assert sum(len(uri) > 500_000 for uri in re.findall(r'src="([^"]+)"', text)) == 2
+
+
 def test_report_imports_no_torch(study: Path, tmp_path: Path) -> None:
     import subprocess
     import sys

@@ -97,7 +97,17 @@ def galleries(variants: Sequence[Variant], room: int) -> Album:
         *(_gallery(name.replace("_", " ").capitalize(), "", [("", picture) for picture in other], columns=_columns(other))
           for name in _other_names(variants) if (other := _load_all(variants, name, faults))),
     ]  # fmt: skip
-    return Album([_fitted(gallery, room // len(shown)) for gallery in shown if gallery.items], faults)
+    return Album(_fitted_together([gallery for gallery in shown if gallery.items], room), faults)
+
+
+def _fitted_together(shown: Sequence[Gallery], room: int) -> list[Gallery]:
+    """Equal room for each gallery; what one does not need is left to larger ones."""
+    fitted: dict[int, Gallery] = {}
+    smallest_first = sorted(range(len(shown)), key=lambda i: sum(len(picture.uri) for _, picture in shown[i].items))
+    for done, i in enumerate(smallest_first):
+        fitted[i] = _fitted(shown[i], room // (len(shown) - done))
+        room = max(room - sum(len(picture.uri) for _, picture in fitted[i].items), 0)
+    return [fitted[i] for i in range(len(shown))]
 
 
 def _fitted(gallery: Gallery, room: int) -> Gallery:
@@ -106,7 +116,7 @@ def _fitted(gallery: Gallery, room: int) -> Gallery:
     kept = max(sum(sum(sizes[: i + 1]) <= room for i in range(len(sizes))), 1)
     if kept == len(sizes):
         return gallery
-    more = f"{len(sizes) - kept} more are in the run directories. {gallery.about}".rstrip()
+    more = f"Further pictures in the run directories: {len(sizes) - kept}. {gallery.about}".rstrip()
     return replace(gallery, items=gallery.items[:kept], about=more)
 
 
