@@ -100,7 +100,7 @@ class ManifoldScores(Metric):
         scores = {"precision": inside_M.double().mean(), "recall": inside_N.double().mean()}
         if self.density_neighbours is None:
             return scores
-        return scores | {"density": hits / (wide * len(fake_MF)), "coverage": covered_N.double().mean()}
+        return scores | {"density": hits.double() / (wide * len(fake_MF)), "coverage": covered_N.double().mean()}
 
     def features(self) -> tuple[Tensor, Tensor]:
         """(real_NF, fake_NF) of all ranks. All ranks must call it together."""
