@@ -253,7 +253,9 @@ SLOW = [
     ),
     Remedy("needs a model with a null class", "sample tied n=2 grown=1 cfg=1 out=made", r"(cfg=0)", before=(TIED,)),
     Remedy("smooth=true mixes codes", "sample tied n=2 grown=1 cfg=0 smooth=true out=made", before=(TIED,)),
-    Remedy("by the table of the", f"{RASTER} transformer.tied=true", r"(token_inputs=true)", TOKEN_INPUTS),
+    Remedy(
+        "by the table of the", f"{RASTER} transformer.tied=true task.label_drop=0", r"(token_inputs=true)", TOKEN_INPUTS
+    ),
     Remedy(
         "holds no {TOKENS}",
         f"{ON_TOKENS} data.path=later",

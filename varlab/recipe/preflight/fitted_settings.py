@@ -34,9 +34,7 @@ def complete(config: Config) -> Config:
             logger.info("data.batch=%d, which fits the number of images", data["batch"])
     config = {**config, "data": data}
     if asks_tokenizer:
-        tokenizer = fitted_tokenizer(
-            config["tokenizer"], _known(info, "tokenizer.scales and tokenizer.channel_mult").image_size
-        )
+        tokenizer = fitted_tokenizer(config["tokenizer"], _image_size(info, data))
         fitted = [key for key in ("scales", "channel_mult") if tokenizer[key] != config["tokenizer"][key]]
         words = " ".join(f"tokenizer.{key}={_word(tokenizer[key])}" for key in fitted)
         logger.info("%s, which fit%s the images", words, "s" if len(fitted) == 1 else "")
@@ -95,6 +93,14 @@ def _known(info: DataInfo | None, keys: str) -> DataInfo:
     if info is None:
         raise VarlabError(f"This form of data does not say its sizes before it is read: give {keys}.")
     return info
+
+
+def _image_size(info: DataInfo | None, data: Config) -> Sequence[int]:
+    """(H, W): of the shards, or what data without an index are resized to."""
+    size = data.get("size")
+    if info is None and size is not None:
+        return [size, size] if isinstance(size, int) else list(size)
+    return _known(info, "tokenizer.scales and tokenizer.channel_mult").image_size
 
 
 def _word(value: object) -> str:
