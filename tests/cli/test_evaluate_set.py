@@ -216,7 +216,9 @@ def test_inception_in_torchs_folder_scores_without_a_network(
     ask += ["extractor=inception", "metrics=smoke", "batch=8", "metrics.kid.size=8", "metrics.kid.subsets=2"]
     assert main(["evaluate", *ask, f"out={tmp_path / 'refused'}"]) == 1
     place = tmp_path / "home" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
-    assert re.search(rf"no network.*: fetch it elsewhere and put it at {place}, or give", capsys.readouterr().err)
+    assert re.search(
+        rf"Could not download .*: fetch it elsewhere and put it at {place}, or give", capsys.readouterr().err
+    )
     shutil.copy(inception_file, place)
     assert main(["evaluate", *ask, f"out={tmp_path / 'refused'}"]) == 1
     assert "is damaged, or another file" in capsys.readouterr().err

@@ -93,7 +93,7 @@ changes = [
     ("2.0**-25", (at, at + len(bits))),  # inside a function
     ("_GOLDEN = 0x9E38", (top, top + len(golden))),  # of the module
     ("", (0, 0)),
-    ("while True: pass\n", (0, 0)),
+    ("while True: pass\\n", (top, top)),
     ("2.0**-24 if True else 1", (at, at + len(bits))),  # the same number
 ]
 mutants = [Mutant("varlab/rng.py", 1, 0, "", "", after, span) for after, span in changes]
