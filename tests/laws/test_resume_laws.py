@@ -32,6 +32,7 @@ OTHER = (
     "pictures.every=128",
 )
 OTHER += ("checkpoint.every=64", "checkpoint.minutes=0.0001", "scores.count=16", "tensorboard=true")
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
 def command(out: Path, *more: str) -> list[str]:
@@ -109,12 +110,14 @@ def test_settings_without_influence_may_change(
     assert main(command(run)) == 0, "the earlier settings are those of the same run, too"
 
 
+@pytest.mark.parametrize("way", [(), pytest.param(TWO, marks=pytest.mark.slow)], ids=["one", "two"])
 def test_intervals_of_checkpoints_and_minutes_change_no_bit(
-    whole: Callable[..., Path], lab: Path, tmp_path: Path
+    way: tuple[str, ...], whole: Callable[..., Path], lab: Path, tmp_path: Path
 ) -> None:
-    assert main(command(tmp_path / "run", "checkpoint.minutes=0.00001", "checkpoint.every=100000")) == 0
-    assert small.weights(tmp_path / "run") == small.weights(whole())
-    assert small.lines(tmp_path / "run") == small.lines(whole())
+    """Rank 0's clock decides for all ranks."""
+    assert main(command(tmp_path / "run", *way, "checkpoint.minutes=0.00001", "checkpoint.every=100000")) == 0
+    assert small.weights(tmp_path / "run") == small.weights(whole(*way))
+    assert small.lines(tmp_path / "run") == small.lines(whole(*way))
 
 
 @pytest.mark.slow
@@ -200,8 +203,6 @@ def test_a_command_names_the_run_that_it_could_continue(
 
 
 # -- in processes of their own -----------------------------------------------------------------------------------------
-
-TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
 def hear_interrupts() -> None:
