@@ -70,6 +70,10 @@ class Stream:
         radius, angle = u[:, :n].log().mul_(-2).sqrt_(), u[:, n:].mul(2 * math.pi)
         return (radius * angle.cos()).to(torch.float32).view(-1, *shape)
 
+    def gumbel(self, *shape: int) -> Tensor:
+        """(B, *shape) standard Gumbel noise, float64: -log(-log u)."""
+        return -torch.log(-torch.log(self.uniform(*shape).double() + 2.0**-25))
+
     def integers(self, high: int, *shape: int) -> Tensor:
         """(B, *shape) int64 in [0, high)."""
         bits = _shift(self._bits(math.prod(shape)), 11)

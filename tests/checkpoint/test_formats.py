@@ -38,7 +38,10 @@ def tokenizers(draw: st.DrawFn) -> tuple[str, dict[str, Any], str | None]:
         "cosine": name == "llamagen",
         "scales": [[2, 2]],
         "phi_count": 0,
+        "gumbel": None,
     }
+    if name == "vqgan" and draw(st.booleans()):
+        config["gumbel"] = {"kl": 1e-8, "temperature": [1.0, 0.0625]}
     if name == "var":
         config["scales"] = [[1, 1], [2, 2], [3, 3]][: draw(st.integers(2, 3))]
         phi = draw(st.sampled_from(["each", "one", "some"]))

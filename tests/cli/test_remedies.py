@@ -192,6 +192,7 @@ FAST = [
 
 PARENTS = "tokenizer_run=runs/single", "perceptual.run=runs/perceptual"
 FEW = "scores.count=20 metrics.splits=2 metrics.draws=2"
+GUMBEL = '"tokenizer.gumbel={kl:0.1,temperature:[1,0.1]}"'
 RASTER = f"{TRAIN['raster']} tokenizer_run=runs/single"
 NEXT = f"{TRAIN['next_scale']} tokenizer_run=runs/multi"
 MULTI = f"{TRAIN['multi']} perceptual.run=runs/perceptual"
@@ -240,6 +241,8 @@ SLOW = [
     Remedy("transformer.token_inputs=true wants", f"{NEXT} transformer.token_inputs=true"),
     Remedy("would see micro-batches", f"{MULTI} discriminator.norm=batch trainer.micro_batch=16", r"set (\S+) "),
     Remedy("A cosine codebook or", f"{MULTI} tokenizer.cosine=true", r"set (.*?);"),
+    Remedy("Codes drawn with Gumbel noise", f"{MULTI} {GUMBEL}", r"set (.*?), or"),
+    Remedy("Codes drawn with Gumbel noise", f"{MULTI} {GUMBEL}", r"or (tokenizer.gumbel=null)"),
     Remedy("holds no val images to validate with", f"{JUDGE} {NO_VAL}", r"add (val\.skip=true)"),
     Remedy("holds no val images to reconstruct", f"{MULTI} {NO_VAL} val.skip=true scores.every=8"),
     Remedy("are of one class", f"{JUDGE} {NO_VAL} val.skip=true data.path=alone", r"with (task=\w+)"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from tiny_tasks import BATCH, RNG, batch_at, discriminator, gan_loss, tokenizer, tokenizer_task
+from tiny_tasks import BATCH, RNG, batch_at, discriminator, gan_loss, gumbel_task, tokenizer, tokenizer_task
 
 from tests.bounds import SAME
 from varlab.losses.diff_augment import DiffAugment
@@ -141,12 +142,21 @@ def averaging() -> Any:
     return tokenizer(ema=0.9)
 
 
-def test_dropout_is_the_same_in_any_micro_batch() -> None:
-    whole, parts = (
-        tokenizer_task(tokenizer=tokenizer(dropout=0.3), revival=None, micro_batch=size, gan=gan_loss(start=0))
-        for size in (None, 3)
-    )
+def dropping_task(**changes: Any) -> TokenizerTask:
+    return tokenizer_task(tokenizer=tokenizer(dropout=0.3), revival=None, **changes)
+
+
+@pytest.mark.parametrize("make", [dropping_task, gumbel_task])
+def test_what_is_drawn_is_the_same_in_any_micro_batch(make: Callable[..., TokenizerTask]) -> None:
+    whole, parts = (make(micro_batch=size, gan=gan_loss(start=0)) for size in (None, 3))
     for task in (whole, parts):
         task.total_images = 80
         task.training_step(batch_at(list(range(BATCH))), 0)
     assert parts.log_values() == pytest.approx(whole.log_values(), rel=1e-6, abs=1e-9)
+
+
+def test_the_temperature_of_drawn_codes_follows_the_clock() -> None:
+    task = gumbel_task()
+    task.total_images, task.images = 80, 40
+    task.training_step(batch_at(list(range(BATCH))), 0)
+    assert task.model.quantizer.temperature == pytest.approx(0.55)

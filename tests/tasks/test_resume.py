@@ -15,6 +15,7 @@ from tiny_tasks import (
     Killed,
     classifier_task,
     generator_task,
+    gumbel_task,
     held_back_task,
     random_order_task,
     same_state,
@@ -26,7 +27,7 @@ from varlab.checkpoint import load_checkpoint, load_weights, read_metadata
 from varlab.errors import Stopped
 from varlab.types import VarlabError
 
-TASKS = [classifier_task, generator_task, random_order_task, tokenizer_task, held_back_task]
+TASKS = [classifier_task, generator_task, random_order_task, tokenizer_task, held_back_task, gumbel_task]
 
 
 def _lines(directory: Path) -> list[dict[str, float]]:

@@ -113,7 +113,7 @@ class Interrupted(Data):
 
 def tokenizer(scales: list[list[int]] = SCALES, **changes: Any) -> VQTokenizer:
     with RNG.scope("init/tokenizer"):
-        return VQTokenizer(
+        sizes: dict[str, Any] = dict(
             scales=scales,
             vocab_size=16,
             code_dim=4,
@@ -134,8 +134,8 @@ def tokenizer(scales: list[list[int]] = SCALES, **changes: Any) -> VQTokenizer:
             code_norm=False,
             cosine=False,
             entropy=None,
-            **changes,
         )
+        return VQTokenizer(**(sizes | changes))
 
 
 def optimizer(lr: float = 1e-2) -> Any:
@@ -224,6 +224,13 @@ def held_back_task(**changes: Any) -> TokenizerTask:
     augment = DiffAugment(policies=["color", "translation", "cutout"], rate=0.7)
     gan = gan_loss(start=8, warmup=8, ramp=24, augment=augment, bcr=1.0, lecam=0.3, lecam_decay=0.8)
     return tokenizer_task(**({"gan": gan} | changes))
+
+
+def gumbel_task(**changes: Any) -> TokenizerTask:
+    """A tokenizer whose codes are drawn, at a temperature that falls."""
+    gumbel = {"kl": 0.01, "temperature": [1.0, 0.1]}
+    drawing = tokenizer(scales=SCALES[-1:], phi_count=0, gumbel=gumbel)
+    return tokenizer_task(**({"tokenizer": drawing, "revival": None} | changes))
 
 
 def classifier_task(**changes: Any) -> ClassifierTask:

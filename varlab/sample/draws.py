@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from varlab.rng import Stream
@@ -33,5 +32,4 @@ class AddressedDraws:
 
     def gumbel(self, logits_BlV: Tensor, k: int) -> Tensor:
         """Standard Gumbel noise of the logits' shape."""
-        u_BlV = self._stream.at(_SMOOTH + k).uniform(*logits_BlV.shape[1:]).to(logits_BlV.device)
-        return -torch.log(-torch.log(u_BlV.double() + 2.0**-25)).to(logits_BlV.dtype)
+        return self._stream.at(_SMOOTH + k).gumbel(*logits_BlV.shape[1:]).to(logits_BlV)

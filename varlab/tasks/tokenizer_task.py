@@ -111,6 +111,8 @@ class TokenizerTask(Task):
     def update(self, batch: Batch) -> None:
         """The tokenizer's turn, then (from ``gan.start`` images on) the discriminator's."""
         self.model.train()
+        if getattr(self.model, "draws", False):
+            self.model.anneal(self.images / self.total_images)
         disc = self.discriminator if self.gan.active(self.images) else None
         opponent = disc if self.gan.factor(self.images) > 0 else None  # while it warms up, it learns alone
         drafts, quantized, balance = self._backpropagate(batch.chunks(self.micro_batch), len(batch), opponent)
@@ -181,8 +183,8 @@ class TokenizerTask(Task):
         return draft, rec_B3HW, quantized
 
     def _reconstruct(self, img_B3HW: Tensor, position_B: Tensor) -> tuple[Tensor, Quantized]:
-        """The tokenizer's output with the graph; what it drops depends on the sample alone."""
-        if not getattr(self.model, "dropout", 0.0):
+        """The tokenizer's output with the graph; what it drops and draws depends on the sample alone."""
+        if not getattr(self.model, "draws", False):
             return self.model(img_B3HW)
         return self.model(img_B3HW, self.rng.stream("dropout", position_B))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from varlab.config import Config
 from varlab.rng import Stream
 from varlab.tokenizer.cnn import Decoder, Encoder
+from varlab.tokenizer.gumbel import GumbelQuantizer
 from varlab.tokenizer.inference import infer
 from varlab.tokenizer.layers import ResBlock
 from varlab.tokenizer.quantizer import CODE_DIM, Quantizer
@@ -30,7 +31,8 @@ class VQTokenizer(nn.Module):
     the quantizer's convolutions (None: code_dim, as in VAR). groups: of the GroupNorms. attention: the stages that attend
     (0: the finest, -1: the lowest resolution). mid_attention: whether the middle attends. quant_kernel: kernel size of the
     two convolutions around the quantizer. dropout: rate in the residual blocks, in training (None: 0). init_gain: the
-    convolutions start as Xavier normals of that gain with biases of 0 (None: as torch makes them).
+    convolutions start as Xavier normals of that gain with biases of 0 (None: as torch makes them). gumbel: {kl, temperature}
+    of a ``GumbelQuantizer`` (None: a ``Quantizer``).
     """
 
     def __init__(
@@ -48,13 +50,15 @@ class VQTokenizer(nn.Module):
         quant_kernel: int = 3,
         dropout: float | None = None,
         init_gain: float | None = None,
+        gumbel: Mapping[str, Any] | None = None,
         **quantizer_arguments: Any,
     ):
         super().__init__()
-        if quantizer is not None and quantizer_arguments:
-            given = ", ".join(sorted(quantizer_arguments))
+        own: Config = {**quantizer_arguments, **(gumbel or {})}
+        if quantizer is not None and own:
+            given = ", ".join(sorted(own))
             raise VarlabError(f"The tokenizer has a quantizer of its own: set {given} there (tokenizer.quantizer.…).")
-        code_dim = int(quantizer_arguments.get("code_dim", CODE_DIM)) if quantizer is None else quantizer.code_dim
+        code_dim = int(own.get("code_dim", CODE_DIM)) if quantizer is None else quantizer.code_dim
         self.downsample = 2 ** (len(channel_mult) - 1)
         cnn: Config = dict(
             channels=channels,
@@ -67,7 +71,7 @@ class VQTokenizer(nn.Module):
         # made in this order: the initial weights come from one random stream
         self.encoder = Encoder(channel_mult=channel_mult, **cnn)
         self.quant_conv = nn.Conv2d(cnn["z_channels"], code_dim, quant_kernel, padding=quant_kernel // 2)
-        self.quantizer = Quantizer(**quantizer_arguments) if quantizer is None else quantizer
+        self.quantizer = quantizer or (Quantizer if gumbel is None else GumbelQuantizer)(**own)
         self.post_quant_conv = nn.Conv2d(code_dim, cnn["z_channels"], quant_kernel, padding=quant_kernel // 2)
         self.decoder = Decoder(channel_mult=decoder_channel_mult or channel_mult, **cnn)
         self.scales, self.code_dim = self.quantizer.scales, code_dim
@@ -89,20 +93,30 @@ class VQTokenizer(nn.Module):
         h, w = self.scales[-1]
         return h * self.downsample, w * self.downsample
 
+    @property
+    def draws(self) -> bool:
+        """Whether training draws something, so that ``forward`` needs a stream."""
+        return self.dropout > 0 or self.quantizer.draws
+
+    def anneal(self, progress: float) -> None:
+        """Set what follows the training's progress, from 0 to 1: the temperature of a ``GumbelQuantizer``."""
+        if isinstance(self.quantizer, GumbelQuantizer):
+            self.quantizer.anneal(progress)
+
     def latents(self, img_B3HW: Tensor, stream: Stream | None = None) -> Tensor:
         """f_BChw: the latents before quantization. stream: of the dropout, in training."""
         return self.quant_conv(self.encoder(img_B3HW, stream))
 
-    def quantize(self, f_BChw: Tensor) -> Quantized:
+    def quantize(self, f_BChw: Tensor, stream: Stream | None = None) -> Quantized:
         """Token maps, f_hat with the straight-through gradient, the VQ loss and the counts of the codes."""
-        return self.quantizer(f_BChw)
+        return self.quantizer(f_BChw, stream) if self.quantizer.draws else self.quantizer(f_BChw)
 
     def forward(self, img_B3HW: Tensor, stream: Stream | None = None) -> tuple[Tensor, Quantized]:
         """Training: the reconstruction (not clamped, so that its gradient is nowhere zero) and the quantizer's output.
 
-        stream: of the dropout, with one id a sample; without it, nothing is dropped.
+        stream: of the dropout and of drawn codes, with one id a sample; without it, nothing is dropped or drawn.
         """
-        quantized = self.quantize(self.latents(img_B3HW, stream))
+        quantized = self.quantize(self.latents(img_B3HW, stream), stream)
         return self.decoder(self.post_quant_conv(quantized.f_hat_BChw), stream), quantized
 
     @torch.no_grad()

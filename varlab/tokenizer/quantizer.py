@@ -58,6 +58,8 @@ class Quantizer(nn.Module):
     temperature} of ``entropy_loss`` (None: no such loss); it needs a single scale, too.
     """
 
+    draws = False  # whether training draws: ``forward`` then takes a stream, and ``anneal`` is called
+
     def __init__(
         self,
         *,

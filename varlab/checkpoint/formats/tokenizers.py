@@ -23,13 +23,19 @@ _EXTRAS = {
 }
 
 
+_GUMBEL = {"kl": 1e-8, "temperature": [1.0, 0.0625]}
+"""For further training of VQGAN's Gumbel codes: the code's default, and the temperature of DALL-E's dVAE."""
+
+
 def infer_tokenizer(name: str, state: State, options: Config, path: Path) -> Config:
     """Infer a tokenizer's configuration from tensors; scales, code_norm and the like come from ``options``."""
     cnn = infer_cnn(state, NAMES[name], path)
-    for key in ("quantize.embedding.weight", "quant_conv.weight"):
+    drawn = name == "vqgan" and "quantize.proj.weight" in state
+    table = f"{_table(drawn)}.weight"
+    for key in (table, "quant_conv.weight"):
         if key not in state:
             raise VarlabError(f"{path} has no tensor '{key}', which a model of this kind needs.")
-    vocab_size, code_dim = state["quantize.embedding.weight"].shape
+    vocab_size, code_dim = state[table].shape
     phi = [k for k in state if re.fullmatch(r"quantize\.quant_resi\.(qresi_ls\.\d+|qresi|\d+)\.weight", k)]
     return {
         **options,
@@ -38,7 +44,13 @@ def infer_tokenizer(name: str, state: State, options: Config, path: Path) -> Con
         "code_dim": int(code_dim),
         "quant_kernel": int(state["quant_conv.weight"].shape[-1]),
         "phi_count": len(phi),
+        "gumbel": _GUMBEL if drawn else None,
     }
+
+
+def _table(drawn: bool) -> str:
+    """The name of the table of codes in a file."""
+    return "quantize.embed" if drawn else "quantize.embedding"
 
 
 def phi_style(state: State) -> str | None:
@@ -60,7 +72,9 @@ def tokenizer_links(name: str, config: Config, phi: str | None) -> list[Link]:
     """The links of all tensors of a tokenizer. phi: see ``phi_style``."""
     links = cnn_links(config, NAMES[name])
     links += same("quant_conv", "quant_conv") + same("post_quant_conv", "post_quant_conv")
-    links += same("quantizer.codebook", "quantize.embedding", "weight")
+    links += same("quantizer.codebook", _table(config.get("gumbel") is not None), "weight")
+    if config.get("gumbel") is not None:
+        links += same("quantizer.proj", "quantize.proj")
     for k in range(config["phi_count"]):
         links += same(f"quantizer.phi.{k}.conv", _PHI[phi or "some"].format(k))
     return links
@@ -86,6 +100,8 @@ def check_tokenizer(name: str, config: Config) -> None:
         reason = f"has a quantizer of its own, {config['quantizer']['_target_']}"
     elif config.get("ema") is not None:
         reason = "has codes that are moving averages"
+    elif name != "vqgan" and config.get("gumbel") is not None:
+        reason = "draws its codes"
     elif name == "var" and config["phi_count"] == 0:
         reason = "has no φ"
     elif name != "var" and (config["phi_count"] or len(config["scales"]) > 1):
