@@ -13,7 +13,9 @@ from varlab.cli.command_table import Command
 from varlab.errors import VarlabError
 from varlab.run.directory import RunDirectory
 
-COMMAND = Command("fake", "a command for tests", "varlab fake", positional="run", module="tests.fake")
+COMMAND = Command(
+    "fake", "a command for tests", "varlab fake", positional="run", module="tests.fake", check="tests.fake.check"
+)
 COMMANDS = {"fake": COMMAND}
 
 CONFIG = """
@@ -40,6 +42,14 @@ def write_conf(folder: Any) -> None:
     (folder / "fake.yaml").write_text(CONFIG)
     (folder / "flavour" / "plain.yaml").write_text("taste: none\n")
     (folder / "flavour" / "salty.yaml").write_text("taste: salt\n")
+
+
+def check(config: dict[str, Any], directory: RunDirectory) -> None:
+    """Refuses ``action=never``, and a job of the kind second as long as no job of the kind first is done beside it."""
+    if config["action"] == "never":
+        raise VarlabError("this never begins: do something else")
+    if config.get("kind") == "second" and not any(directory.path.parent.glob("*kind=first*/run.json")):
+        raise VarlabError("there is no first: make one")
 
 
 def run(config: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:

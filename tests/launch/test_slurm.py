@@ -63,6 +63,15 @@ def test_a_sweep_returns_every_result(
     assert rows["action=work"]["state"] == "finished" and rows["action=refuse"]["slurm_job"] == "12_1"
 
 
+def test_jobs_that_cannot_begin_are_not_submitted(
+    slurm: None, varlab: Callable[..., tuple[int, str, str]], workplace: Path
+) -> None:
+    (workplace.parent / "bin" / "sbatch").write_text("#!/bin/bash\nexit 1\n")
+    code, _, err = varlab("fake", "-m", "action=work,never", "out=many", *LAUNCH)
+    assert code == 1 and "1 of 2 runs cannot begin, so none was started" in err and "Slurm refuses" not in err
+    assert not list(workplace.iterdir())
+
+
 def test_the_same_sweep_twice_at_once(slurm: None, workplace: Path) -> None:
     """Its jobs are submitted once: the other sweep finds them in the queue, and waits for them, too."""
     sbatch = workplace.parent / "bin" / "sbatch"

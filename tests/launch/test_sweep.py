@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from varlab.cli.main import main
 from varlab.run.record import read_record
 
 
@@ -41,6 +43,38 @@ def assert_each_job_ran_once() -> None:
     assert [record.auto["runs"] for record in records] == [1, 1]
     with Path("both/sweep.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("actions", ["never", "work,never"])
+def test_a_sweep_with_jobs_that_cannot_begin_is_refused_at_once(varlab, workplace: Path, actions: str) -> None:
+    code, _, err = varlab("fake", "-m", f"action={actions}", "seed=0,1", "out=many")
+    assert code == 1 and "2 of" in err and "runs cannot begin, so none was started" in err
+    assert err.count("this never begins: do something else") == 1
+    assert not list(workplace.iterdir())
+
+
+def test_a_job_may_need_the_run_of_another_kind(varlab, workplace: Path) -> None:
+    assert varlab("fake", "-m", "+kind=first,second", "out=many")[0] == 0
+    code, _, err = varlab("fake", "-m", "+kind=second", "seed=0,1", "out=others")
+    assert code == 1 and "2 of 2 runs cannot begin" in err and not Path("others").exists()
+
+
+def test_a_finished_job_is_not_checked_again(varlab, workplace: Path) -> None:
+    assert varlab("fake", "-m", "+kind=first,second", "out=many")[0] == 0
+    for folder in Path("many").glob("*kind=first*"):
+        shutil.rmtree(folder)
+    assert varlab("fake", "-m", "+kind=second", "out=many")[0] == 0
+
+
+def test_a_study_without_its_data_names_once_how_to_pack_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", "experiment=digits/generator", "order=next_scale,raster", "seed=0,1"]) == 1
+    err = capsys.readouterr().err
+    assert "4 of 4 runs cannot begin, so none was started, all for one reason" in err
+    assert err.count("varlab pack source=digits") == 1 and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("out", ["out='it is $HOME, (a) \\'b\\''", "out=one,two"])

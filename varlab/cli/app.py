@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TypeAlias
 
 from hydra import version as hydra_version
 from hydra._internal.hydra import Hydra
@@ -30,14 +31,17 @@ from varlab.cli.help_page import choices, help_page
 from varlab.config import conf_dir
 from varlab.errors import Stopped, VarlabError
 from varlab.launch import sweep, terminal
-from varlab.launch.job import JobResult, run_job
-from varlab.launch.sweep import compose
+from varlab.launch.job import refusal, run_job
+from varlab.launch.sweep import PlannedJob, compose
 from varlab.launch.user_message import one_of, report, unknown_key, user_message
 from varlab.run.trust import named_targets
 
 __all__ = ["conf_dir", "run_app"]
 
 logger = logging.getLogger(__name__)
+
+_Reason: TypeAlias = tuple[tuple[str, ...], str]
+"""The overrides of a job, and why it failed."""
 
 FAILED = 1
 INTERRUPTED = 130  # a shell's exit code for Ctrl-C
@@ -142,7 +146,11 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
         done = hydra.run(name, job, [*overrides, "hydra.mode=RUN"])
         results = [done.return_value]
     else:
-        folders = sweep.begin(hydra, command.name, name, _HYDRA_SETTINGS, overrides[len(_HYDRA_SETTINGS) :])
+        jobs = sweep.plan(hydra, command.name, name, _HYDRA_SETTINGS, overrides[len(_HYDRA_SETTINGS) :])
+        if refused := _refused(command, jobs):
+            _say_why(refused, len(jobs), "cannot begin, so none was started")
+            return FAILED
+        folders = sweep.begin(jobs)
         place = sweep.notes_folder(hydra, command.name, name, overrides, folders)
         try:
             batches = hydra.multirun(name, job, [place, *overrides, "hydra.mode=MULTIRUN"])
@@ -151,10 +159,20 @@ def _run_jobs(hydra: Hydra, command: Command, name: str, overrides: list[str], m
             for folder in folders:
                 sweep.refresh(folder)
         results = [done.return_value for batch in batches for done in batch]
-    failed = [result for result in results if result.error is not None]
-    for line in _summary(results, failed) if multirun else [f"varlab {command.name}: {r.error}" for r in failed]:
-        terminal.say(line, error=True)
+    failed = [(result.overrides, result.error) for result in results if result.error is not None]
+    if multirun:
+        _say_why(failed, len(results), "failed")
+    elif failed:
+        terminal.say(f"varlab {command.name}: {failed[0][1]}", error=True)
     return FAILED if failed else 0
+
+
+def _refused(command: Command, jobs: Sequence[PlannedJob]) -> list[_Reason]:
+    """The jobs of a sweep that cannot begin. One of another kind may need the runs of others, so there all must be refused."""
+    found = [(job.overrides, refusal(command, job.config, job.path)) for job in jobs]
+    refused = [(overrides, why) for overrides, why in found if why is not None]
+    alike = len({str(job.config.get("kind")) for job in jobs}) == 1
+    return refused if alike or len(refused) == len(jobs) else []
 
 
 def _trusted(hydra: Hydra) -> frozenset[str]:
@@ -176,14 +194,16 @@ def _check_launch(hydra: Hydra, name: str, overrides: list[str]) -> None:
         raise VarlabError(f"{asked[-1]} is for sweeps (also of one job): add -m. Without it, the job would run here.")
 
 
-def _summary(results: Sequence[JobResult], failed: Sequence[JobResult]) -> list[str]:
-    """One line for every job of a sweep that failed; one for all of them if all failed for the same reason."""
-    if not failed:
-        return []
-    if len(failed) == len(results) > 1 and len({result.error for result in failed}) == 1:
-        return [f"{len(failed)} of {len(results)} runs failed, all for one reason: {failed[0].error}"]
-    lines = [f"{len(failed)} of {len(results)} runs failed:"]
-    return lines + [f"  {' '.join(result.overrides) or 'default'}: {result.error}" for result in failed]
+def _say_why(failed: Sequence[_Reason], count: int, what: str) -> None:
+    """Say which of ``count`` jobs of a sweep failed, and each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for overrides, why in failed:
+        reasons.setdefault(why, []).append(" ".join(overrides) or "default")
+    if len(failed) == count > 1 and len(reasons) == 1:
+        terminal.say(f"{count} of {count} runs {what}, all for one reason: {failed[0][1]}", error=True)
+    elif failed:
+        lines = [f"  {', '.join(names)}: {why}" for why, names in reasons.items()]
+        terminal.say("\n".join([f"{len(failed)} of {count} runs {what}:", *lines]), error=True)
 
 
 @contextmanager

@@ -39,10 +39,10 @@ from varlab.run.changes import with_old_defaults
 from varlab.run.directory import RunDirectory
 from varlab.run.names import run_path
 from varlab.run.neighbour import neighbour_hint
-from varlab.run.record import RunRecord
+from varlab.run.record import FILE, RunRecord
 from varlab.run.trust import targets_of
 
-__all__ = ["JobResult", "execute", "run_job"]
+__all__ = ["JobResult", "execute", "refusal", "run_job"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +94,7 @@ def _run_job(command: Command, cfg: DictConfig, trusted: Collection[str]) -> Job
             overrides=overrides,
             multirun=hydra.mode == RunMode.MULTIRUN,
         )
-        _require_positional(command, cfg)
-        config = _resolve(cfg, path)
+        config = _configuration(command, cfg, path)
         chosen: Config = OmegaConf.to_container(hydra.runtime.choices)  # type: ignore[assignment]
         choices = {name: option for name, option in chosen.items() if not name.startswith("hydra")}
         # A job of a sweep waits until another process has done the same job.
@@ -120,6 +119,28 @@ def _run_job(command: Command, cfg: DictConfig, trusted: Collection[str]) -> Job
         if path is not None and global_rank() == 0:
             sweep.refresh_row(path)
     return JobResult(overrides, str(path) if path else None, error)
+
+
+def refusal(command: Command, cfg: DictConfig, path: Path) -> str | None:
+    """Why a job of a sweep cannot begin, as far as that is known before it does; None if it can, or has begun before."""
+    if (path / FILE).exists():
+        return None
+    try:
+        # what this logs, the job logs
+        with terminal.quiet():
+            _check(command, _configuration(command, cfg, path), RunDirectory(path))
+    except Exception as error:
+        return report(error)
+    return None
+
+
+def _configuration(command: Command, cfg: DictConfig, path: Path) -> Config:
+    """The resolved configuration of a job, with the settings that follow from the data."""
+    _require_positional(command, cfg)
+    config = _resolve(cfg, path)
+    if command.complete:
+        config = _named(command.complete)(config)
+    return config
 
 
 def _require_positional(command: Command, cfg: DictConfig) -> None:
@@ -150,8 +171,6 @@ def _run_in_directory(
 ) -> None:
     """hint: whether to name a run elsewhere that this command could continue."""
     attempt, path = Attempt.current(), directory.path
-    if command.complete:
-        config = _named(command.complete)(config)
     if not command.recorded or config.get("dry"):
         _check(command, config, directory)
         execute(command.module, _trusting(config, trusted), directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -12,14 +13,14 @@ from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from varlab.errors import VarlabError
 from varlab.report import sweep_table
 from varlab.report.sweep_table import SweepJob
 from varlab.run.names import run_path
 
-__all__ = ["begin", "compose", "notes_folder", "refresh", "refresh_row"]
+__all__ = ["PlannedJob", "begin", "compose", "notes_folder", "plan", "refresh", "refresh_row"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,28 +32,39 @@ def compose(hydra: Hydra, name: str, overrides: Sequence[str], mode: RunMode = R
     return hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
 
 
-def begin(hydra: Hydra, command: str, name: str, settings: Sequence[str], overrides: Sequence[str]) -> list[Path]:
-    """List the jobs of a sweep in each folder that holds its runs; returns those folders.
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job of a sweep that has not begun. overrides: all of its own. path: of its run. config: without Hydra's part."""
 
-    settings: overrides of Hydra itself. A sweeper that chooses jobs from earlier results has no list of jobs and no table.
-    Raises VarlabError if two jobs would have the same directory.
+    overrides: tuple[str, ...]
+    path: Path
+    config: DictConfig
+
+
+def plan(hydra: Hydra, command: str, name: str, settings: Sequence[str], overrides: Sequence[str]) -> list[PlannedJob]:
+    """Compose the jobs of a sweep; none for a sweeper that chooses jobs from earlier results.
+
+    settings: overrides of Hydra itself. Raises VarlabError if two jobs would have the same directory.
     """
-    folders: dict[Path, dict[str, SweepJob]] = {}
-    parents: dict[tuple[str, ...], tuple[str | None, str]] = {}
-    for job in _jobs(hydra, name, [*settings, *overrides]):
-        # Composing takes a while, so jobs that differ in plain values share it.
-        deciding = tuple(override for override in job if _may_place(hydra, override))
-        if deciding not in parents:
-            cfg = compose(hydra, name, [*settings, *job])
-            parents[deciding] = (cfg.get("out"), str(cfg.get("name") or command))
-        out, run = parents[deciding]
-        path = run_path(out=out, name=run, overrides=job, multirun=True)
-        others = folders.setdefault(path.parent, {})
-        if twin := others.get(path.name):
-            raise VarlabError(_same_directory(path, twin.overrides, job))
-        others[path.name] = SweepJob(tuple(job), path.name)
-    for folder, jobs in folders.items():
-        sweep_table.add_jobs(folder, jobs.values())
+    jobs: dict[Path, PlannedJob] = {}
+    for words in _jobs(hydra, name, [*settings, *overrides]):
+        cfg = compose(hydra, name, [*settings, *words])
+        config = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        run = str(cfg.get("name") or command)
+        path = run_path(out=cfg.get("out"), name=run, overrides=words, multirun=True)
+        if twin := jobs.get(path):
+            raise VarlabError(_same_directory(path, twin.overrides, words))
+        jobs[path] = PlannedJob(tuple(words), path, config)
+    return list(jobs.values())
+
+
+def begin(jobs: Sequence[PlannedJob]) -> list[Path]:
+    """List the jobs in each folder that holds their runs; returns those folders."""
+    folders: dict[Path, list[SweepJob]] = {}
+    for job in jobs:
+        folders.setdefault(job.path.parent, []).append(SweepJob(job.overrides, job.path.name))
+    for folder, listed in folders.items():
+        sweep_table.add_jobs(folder, listed)
     return list(folders)
 
 
@@ -67,12 +79,6 @@ def notes_folder(hydra: Hydra, command: str, name: str, overrides: Sequence[str]
         cfg = compose(hydra, name, overrides, RunMode.MULTIRUN)
         folder = run_path(out=cfg.get("out"), name=str(cfg.get("name") or command), overrides=(), multirun=True).parent
     return f"hydra.sweep.dir={QuotedString(str(folder / '.hydra'), Quote.single).with_quotes()}"
-
-
-def _may_place(hydra: Hydra, override: str) -> bool:
-    """Whether an override may change the parent directory of a run: it is ``out``, ``name`` or a config group."""
-    key = override.partition("=")[0].lstrip("+~").partition("@")[0]
-    return key in ("out", "name") or bool(hydra.config_loader.get_group_options(key))
 
 
 def _same_directory(path: Path, first: Sequence[str], second: Sequence[str]) -> str:

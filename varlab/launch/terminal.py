@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TextIO
 
 from varlab.files import printable
 
-__all__ = ["BRIEF", "configure", "open_closed_streams", "say", "show_table"]
+__all__ = ["BRIEF", "configure", "open_closed_streams", "quiet", "say", "show_table"]
 
 BRIEF = "VARLAB_BRIEF"
 """Set in the environment of a command that another command types: lines with ``extra={"detail": True}`` are not shown."""
@@ -77,6 +77,17 @@ def configure() -> None:
     logging.captureWarnings(True)
     # Hydra's launchers log every setting.
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show no log lines and no warnings in a ``with``, but errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _is_for_people(record: logging.LogRecord) -> bool:
