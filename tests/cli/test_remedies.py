@@ -179,6 +179,15 @@ FAST = [
         r"`(varlab pack .*)`",
         {"DIR": "made source.size=16 workers=0"},
     ),
+    *(
+        Remedy(says, f"start classes out=made {word}", past="give a folder with at least")
+        for says, word in (
+            ("must be a number of at least", "minutes=2"),
+            ("must be a whole number of pixels", "size=small"),
+            ("is outside {least} to {most} pixels", "size=200"),
+            ("have no whole number of tokens: use size=", "size=50"),
+        )
+    ),
     Remedy("Name what to check", "check", r"(order=)", {"order=": "order=raster"}),
     Remedy(
         "file={config['file']} is unknown",
@@ -455,7 +464,6 @@ NOT_FOLLOWED = {
         "was started with {key}=",
     ],
     "needs pictures of a size that no small set here has": ["have no whole number of tokens of"],
-    "runs a whole start; tests/start runs others": ["have no whole number of tokens: use size="],
     "needs a model that no small run is": [
         "no operation of this model can be counted",
         "A sliding window only samples",

@@ -14,6 +14,7 @@ from varlab.cli.main import main
 SMALL = (
     "size=16",
     "minutes=0.1",
+    "limits.minutes=0",
     "orders=[raster]",
     "trial.updates=6",
     "trial.unmeasured=2",

@@ -23,18 +23,9 @@ def check(config: Config, directory: RunDirectory) -> None:
     cannot be.
     """
     folder = image_folder(str(config["folder"]))
-    minutes, size, orders = config["minutes"], config["size"], config["orders"]
-    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
-        raise VarlabError(f"minutes={minutes} must be a number above 0, as minutes=30 is.")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise VarlabError(f"size={size} must be a whole number of pixels, as size=32 is.")
-    try:
-        fitted_tokenizer({"channel_mult": "auto", "scales": "doubling"}, (size, size))
-    except VarlabError as error:
-        nearest = max(round(size / _WHOLE), 1) * _WHOLE
-        raise VarlabError(
-            f"Pictures of {size}×{size} pixels have no whole number of tokens: use size={nearest}."
-        ) from error
+    _require_minutes(config["minutes"], config["limits"]["minutes"])
+    _require_size(config["size"], *config["limits"]["size"])
+    orders = config["orders"]
     known = {file.stem for file in (conf_dir() / "order").glob("*.yaml")}
     if not isinstance(orders, list) or not orders or len({*orders}) < len(orders):
         raise VarlabError(f"orders={orders} must name each order once, as orders=[next_scale,raster] does.")
@@ -44,3 +35,25 @@ def check(config: Config, directory: RunDirectory) -> None:
     if (count := len(Tree(folder).pictures())) < FEWEST:
         few = f"{count or 'no'} picture{'' if count == 1 else 's'}"
         raise VarlabError(f"{folder} holds {few}: give a folder with at least {FEWEST}.")
+
+
+def _require_minutes(minutes: object, least: float) -> None:
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not least <= minutes < math.inf:
+        raise VarlabError(
+            f"minutes={minutes} must be a number of at least {least:g}, as packing, measuring and scoring alone take some "
+            "minutes: use minutes=30."
+        )
+
+
+def _require_size(size: object, least: int, most: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise VarlabError(f"size={size} must be a whole number of pixels, as size=32 is.")
+    nearest = min(max(round(size / _WHOLE) * _WHOLE, least), most)
+    if not least <= size <= most:
+        raise VarlabError(f"size={size} is outside {least} to {most} pixels: use size={nearest}.")
+    try:
+        fitted_tokenizer({"channel_mult": "auto", "scales": "doubling"}, (size, size))
+    except VarlabError as error:
+        raise VarlabError(
+            f"Pictures of {size}×{size} pixels have no whole number of tokens: use size={nearest}."
+        ) from error
