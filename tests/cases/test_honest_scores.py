@@ -24,7 +24,6 @@ from varlab.data.format.index import read_index
 from varlab.metrics.comparison import matched_draws, nearest_distance, nearest_scores
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
 from varlab.recipe.networks import held_out_accuracy
-from varlab.recipe.preflight.data_facts import START, note_leakage
 from varlab.rng import Rng
 
 DATA = ("data=folder", "data.path=runs/data/X", "data.workers=0", "data.batch=16", "val.every=null", *small.FAST)
@@ -184,15 +183,6 @@ def test_leakage_is_named_when_indexing(here: Path, caplog: pytest.LogCaptureFix
     found = find_duplicates(read_index("runs/data/X"))
     keys = {key.split("-")[1] for key in found.keys}
     assert found.leaked == 6 and keys <= {"007", "008", "009"}
-
-
-def test_the_commands_of_a_start_leave_the_warning_to_its_first_step(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert note_leakage("X", "3 of 4 val images") == "3 of 4 val images" and "scores on val are too good" in caplog.text
-    caplog.clear()
-    monkeypatch.setenv(START, "judge")
-    assert note_leakage("X", "3 of 4 val images") == "3 of 4 val images" and not caplog.text
 
 
 def test_sets_without_duplicates_say_nothing(here: Path, caplog: pytest.LogCaptureFixture) -> None:

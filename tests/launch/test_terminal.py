@@ -70,6 +70,23 @@ logging.getLogger("varlab.run").info("a run")
     assert said.splitlines() == ["warning: slow", "a run"]
 
 
+def test_brief_leaves_out_details_and_no_other_warning() -> None:
+    code = """
+import logging
+from varlab.launch import terminal
+from varlab.recipe.preflight.data_facts import note_leakage
+from varlab.cli.conclusion import say_next
+terminal.configure()
+terminal.leave_out_details()
+assert note_leakage("X", "3 of 4 val images") == "3 of 4 val images"
+say_next(None, "varlab report")
+logging.getLogger("varlab.run").info("a run")
+logging.getLogger("varlab.run").warning("slow")
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert said.splitlines() == ["a run", "warning: slow"]
+
+
 def test_only_the_terminal_prints() -> None:
     """Every other module says what it says through it."""
     package = Path(terminal.__file__).parents[1]

@@ -49,3 +49,8 @@ def test_somebody_elses_repository_is_not_ours(checkout: Path) -> None:
     installed = checkout.parent / "site-packages" / "varlab"
     installed.mkdir(parents=True)
     assert provenance.code(installed)["commit"] is None
+
+
+def test_the_command_is_recorded_without_what_shortens_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance.sys, "argv", ["/usr/bin/varlab", "train", "out=a b", "--brief"])
+    assert provenance.command_line() == "varlab train 'out=a b'"

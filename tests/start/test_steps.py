@@ -138,6 +138,7 @@ def test_what_a_start_does_itself_is_said_in_its_logs_only(tmp_path: Path, capfd
         run_together([step], tmp_path / "logs", ended=lambda step, seconds: None, quiet=quiet)
     said = capfd.readouterr().err
     assert "look at" in said and "next: " not in said
+    assert "--brief" not in (tmp_path / "shown" / "run.json").read_text()
     assert "next: varlab train" in (tmp_path / "logs" / "logged.log").read_text()
 
 

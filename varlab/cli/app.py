@@ -34,6 +34,7 @@ from varlab.launch import sweep, terminal
 from varlab.launch.job import refusal, run_job
 from varlab.launch.sweep import PlannedJob, compose
 from varlab.launch.user_message import one_of, report, unknown_key, user_message
+from varlab.run.provenance import BRIEF
 from varlab.run.trust import named_targets
 
 __all__ = ["conf_dir", "run_app"]
@@ -59,6 +60,8 @@ def run_app(command: Command, arguments: Sequence[str]) -> int:
     terminal.configure()
     try:
         args = _parse(command, arguments)
+        if args.brief:
+            terminal.leave_out_details()
         with _hydra(command, args.config_dir) as hydra:
             return _act(hydra, command, args)
     except Exception as error:
@@ -72,6 +75,7 @@ def run_app(command: Command, arguments: Sequence[str]) -> int:
 def _parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.prog = f"varlab {command.name}"
+    parser.add_argument(BRIEF, action="store_true")
     args: argparse.Namespace = parser.parse_intermixed_args(list(arguments))
     roots = [conf_dir(), *([Path(args.config_dir)] if args.config_dir else [])]
     args.overrides = rewrite(

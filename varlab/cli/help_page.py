@@ -32,6 +32,7 @@ _FOOTER: Rows = (
         "--config-dir DIR",
         ["your own YAML: DIR/order/mine.yaml makes order=mine an option; its _target_ finds DIR/mine.py"],
     ),
+    ("--brief", ["leave out what to type next, and warnings that repeat those of varlab pack"]),
     ("--cfg job", ["show the configuration with the classes of its parts, instead of running it"]),
 )
 

@@ -14,10 +14,7 @@ from typing import TextIO
 
 from varlab.files import printable
 
-__all__ = ["BRIEF", "configure", "open_closed_streams", "quiet", "say", "show_table"]
-
-BRIEF = "VARLAB_BRIEF"
-"""Set in the environment of a command that another command types: lines with ``extra={"detail": True}`` are not shown."""
+__all__ = ["configure", "leave_out_details", "open_closed_streams", "quiet", "say", "show_table"]
 
 _MARK = "_varlab_handler"
 
@@ -91,10 +88,15 @@ def quiet() -> Iterator[None]:
 
 
 def _is_for_people(record: logging.LogRecord) -> bool:
-    """Whether a line is a warning, or one of varlab that helps here: torch logs its caches when Python ends."""
-    if record.levelno >= logging.WARNING:
-        return True
-    return not record.name.startswith("torch") and not (BRIEF in os.environ and getattr(record, "detail", False))
+    """Whether a line is a warning, or not one of torch, which logs its caches when Python ends."""
+    return record.levelno >= logging.WARNING or not record.name.startswith("torch")
+
+
+def leave_out_details() -> None:
+    """Show no lines with ``extra={"detail": True}`` from now on: they repeat, or advise what another command does itself."""
+    for handler in logging.getLogger().handlers:
+        if getattr(handler, _MARK, False):
+            handler.addFilter(lambda record: not getattr(record, "detail", False))
 
 
 def _plain_handler() -> logging.Handler:

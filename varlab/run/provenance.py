@@ -16,8 +16,9 @@ from varlab.config import Config
 from varlab.files import sha256
 from varlab.json_file import read_json
 
-__all__ = ["code", "command_line", "cores", "hardware", "slurm_job", "versions"]
+__all__ = ["BRIEF", "code", "command_line", "cores", "hardware", "slurm_job", "versions"]
 
+BRIEF = "--brief"  # leaves lines out of what a command says, and is no part of what it does
 CODE = "code.json"  # in a copy of the code: where the copy came from
 DIFF_LIMIT = 1_000_000  # characters of uncommitted changes kept in run.json
 _PACKAGES = (
@@ -124,5 +125,5 @@ def _memory_gib() -> float | None:
 
 
 def command_line() -> str:
-    """This process's command, quoted for a shell."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """This process's command, quoted for a shell, without ``--brief``."""
+    return shlex.join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != BRIEF)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -13,8 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from varlab.errors import Stopped, VarlabError
-from varlab.launch.terminal import BRIEF
-from varlab.recipe.preflight.data_facts import START
+from varlab.run.provenance import BRIEF
 from varlab.start.steps import Step
 
 __all__ = ["run_together"]
@@ -56,11 +54,11 @@ def _log_name(step: Step) -> str:
 
 def _start(step: Step, log: Path | None) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own: Ctrl-C at the terminal reaches this process alone, which sends it on once."""
-    command, environment = [sys.executable, "-m", "varlab.cli.main", *step.words], os.environ | {START: step.name}
+    command = [sys.executable, "-m", "varlab.cli.main", *step.words]
     if log is None:
-        return subprocess.Popen(command, env=environment | {BRIEF: "1"}, start_new_session=True)
+        return subprocess.Popen([*command, BRIEF], start_new_session=True)
     with log.open("wb") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
 
 
 @contextlib.contextmanager

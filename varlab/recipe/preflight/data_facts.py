@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,6 @@ from varlab.info import DataInfo
 from varlab.renames import current_name
 
 logger = logging.getLogger(__name__)
-
-START = "VARLAB_START"
-"""Set in the environment of the commands of ``varlab start``, whose first step has named the duplicates."""
 
 
 def data_info(config: Config) -> DataInfo | None:
@@ -110,9 +106,9 @@ def require_val_to_score(info: DataInfo) -> None:
 
 
 def note_leakage(path: str, leakage: str) -> str:
-    """Warn of val images that are train images, too, unless the same start has; returns the sentence for the record."""
-    if leakage and START not in os.environ:
-        logger.warning("%s: %s, so that scores on val are too good", path, leakage)
+    """Warn again, after the packing, of val images that are train images, too; returns the sentence for the record."""
+    if leakage:
+        logger.warning("%s: %s, so that scores on val are too good", path, leakage, extra={"detail": True})
     return leakage
 
 
