@@ -126,6 +126,14 @@ def test_commands_are_found() -> None:
     ]
 
 
+def test_the_first_run_types_what_the_demo_types() -> None:
+    """All but running two commands at a time."""
+    script = (ROOT / "experiments" / "demo" / "run.sh").read_text().replace("\\\n", " ").replace("$out", "runs/demo")
+    page = (ROOT / "docs" / "first-run.md").read_text().partition("## The demo")[2].partition("## Look at it")[0]
+    typed, ran = ([shlex.split(line) for line in re.findall(r"^varlab [^&\n]*", text, re.M)] for text in (page, script))
+    assert typed == [[word for word in words if word != "launch=joblib"] for words in ran] and len(typed) == 8
+
+
 def known_keys() -> set[str]:
     """The dotted keys of all files of conf/, placed as Hydra places them."""
     keys: set[str] = set()
