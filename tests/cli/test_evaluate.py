@@ -203,13 +203,14 @@ def test_samples_can_have_the_classes_as_often_as_the_data(run: Path, tmp_path: 
 
 
 def test_a_protocol_that_is_not_that_of_the_run_is_refused(lab: Path, tmp_path: Path, capsys) -> None:
-    for metrics, sentence in (
-        ("rfid", "metrics=rfid asks for extractor=inception, but here it is classifier"),
-        ("adm256", "metrics=adm256 asks for extractor=inception"),
-        ("compare", "on a reference of one's own (reference=FILE.npz"),
+    for run, metrics, sentence in (
+        ("multi", "rfid", "metrics=rfid asks for extractor=inception, but here it is classifier"),
+        ("raster", "rfid", "metrics=rfid asks for a score of reconstructions, but here it is samples"),
+        ("multi", "torch_fidelity", "asks for a score of samples, but here it is reconstructions"),
+        ("raster", "adm256", "metrics=adm256 asks for extractor=inception"),
+        ("raster", "compare", "on a reference of one's own (reference=FILE.npz"),
     ):
-        run = "runs/multi" if metrics == "rfid" else "runs/raster"
-        assert main(["evaluate", run, f"metrics={metrics}", f"out={tmp_path / metrics}"]) == 1
+        assert main(["evaluate", f"runs/{run}", f"metrics={metrics}", f"out={tmp_path / metrics}"]) == 1
         assert sentence in capsys.readouterr().err
 
 

@@ -11,6 +11,7 @@ from varlab.errors import VarlabError
 from varlab.metrics.named_protocol import ScoredSet, explain, require_protocol, score_label
 
 ADM = ScoredSet(
+    of="samples",
     n=50_000,
     image_size=(256, 256),
     extractor="inception",
@@ -33,6 +34,7 @@ def test_what_the_suite_asks_for_fits() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"of": "reconstructions"}, "a score of samples, but here it is reconstructions"),
         ({"n": 49_999}, "50000 samples, but here it is 49999"),
         ({"image_size": (128, 256)}, r"images of \[256, 256\] pixels, but here it is \[128, 256\]"),
         ({"extractor": "classifier"}, "extractor=inception, but here it is classifier"),
@@ -47,6 +49,14 @@ def test_what_does_not_fit_is_one_sentence(changes: dict[str, object], sentence:
     with pytest.raises(VarlabError, match=sentence) as refused:
         require_protocol(group("metrics", "adm256")["protocol"], dataclasses.replace(ADM, **changes))
     assert str(refused.value).count(". ") == 0 and "metrics=adm256" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["rfid", "tokens"])
+def test_a_tokenizers_protocol_is_none_of_samples(name: str) -> None:
+    with pytest.raises(
+        VarlabError, match=f"metrics={name} asks for a score of reconstructions, but here it is samples"
+    ):
+        require_protocol(group("metrics", name)["protocol"], ADM)
 
 
 def test_moments_of_the_suite_are_no_reference_of_torch_fidelity_without_images() -> None:

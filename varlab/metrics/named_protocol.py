@@ -20,10 +20,12 @@ _SAME = 1e-9  # relative
 class ScoredSet:
     """What is about to be scored.
 
-    n: images. extractor, weights: its name and the hash of its weights. moments: whether the reference stores some.
-    reference_images: how many images it has. balance: of the samples' classes, in words.
+    of: samples, or reconstructions of the reference's images. n: images. extractor, weights: its name and the hash of its
+    weights. moments: whether the reference stores some. reference_images: how many images it has. balance: of the samples'
+    classes, in words.
     """
 
+    of: str
     n: int
     image_size: tuple[int, ...]
     extractor: str
@@ -43,6 +45,7 @@ class ScoredSet:
 
 _WORDS = {
     "name": "",
+    "of": "a score of {}",
     "extractor": "extractor={}",
     "weights": "an extractor whose weights have a SHA-256 that begins with {}",
     "n": "{} samples",

@@ -28,6 +28,7 @@ def run_facts(config: Config, run: FinishedRun, data: ShardDataModule, extractor
     n = config["n"] if generator else data.info.counts["val"]
     balance = spread_of(run, n) if generator else "as the val split"
     scored = ScoredSet(
+        of="samples" if generator else "reconstructions",
         n=n,
         image_size=tuple(data.info.image_size),
         extractor=extractor.name,

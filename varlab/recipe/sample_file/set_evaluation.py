@@ -118,6 +118,7 @@ def _protocols(
 ) -> tuple[dict[str, Config], list[str]]:
     """The protocols to score under, by name (empty for a single one), and a sentence for each that does not fit."""
     scored = ScoredSet(
+        of="samples",
         n=samples.n,
         image_size=tuple(samples.image_size),
         extractor=extractor.name,
