@@ -88,7 +88,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.record.name or self.path.name
+        samples = self.scores[0].protocol.get("samples") if self.is_scored_set else None
+        return str(samples["name"]) if isinstance(samples, dict) else self.record.name or self.path.name
 
     @property
     def config(self) -> Config:
@@ -118,19 +119,25 @@ class Run:
         return self.record.outcome.error or ""
 
     @property
-    def is_training(self) -> bool:
-        """Whether it trained a model or imported one: a report compares these."""
-        return self.record.command in ("train", "import")
+    def is_scored_set(self) -> bool:
+        """Whether it scored anybody's samples, whose scores it holds itself."""
+        return self.record.command == "evaluate" and bool(self.scores)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether a report compares it: it trained a model, imported one, or scored anybody's samples."""
+        return self.record.command in ("train", "import") or self.is_scored_set
 
     @property
     def kind(self) -> str:
-        """What a training calls itself (generator, tokenizer, classifier …); else the command's name."""
-        return (self.record.kind or "classifier") if self.is_training else self.record.command
+        """What a training calls itself (generator, tokenizer …); generator for samples; else the command's name."""
+        kind = "generator" if self.is_scored_set else self.record.kind or "classifier"
+        return kind if self.is_compared else self.record.command
 
     @property
     def order(self) -> str:
         """Empty for a run that holds no transformer."""
-        return self.choice("order") if self.is_training and self.record.holds == "generator" else ""
+        return self.choice("order") if self.is_compared and self.record.holds == "generator" else ""
 
     def choice(self, group: str) -> str:
         """The option of a config group: as recorded, else as overridden, else a name for the group's content."""

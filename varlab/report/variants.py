@@ -44,13 +44,12 @@ class Variant:
 
 
 def group_variants(runs: Sequence[Run]) -> list[Variant]:
-    """Trainings grouped by configuration without seed: generators first, then tokenizers, classifiers, and other kinds.
+    """Trainings by configuration without seed: generators and anybody's samples, tokenizers, classifiers, other kinds.
 
     An unfinished run is a variant of its own, because it must not enter a mean.
     """
     groups: dict[str, list[Run]] = {}
-    trainings = (run for run in runs if run.is_training)
-    for run in sorted(trainings, key=_reading_order):
+    for run in sorted((run for run in runs if run.is_compared), key=_reading_order):
         groups.setdefault(_identity(run), []).append(run)
     labels = _labels(list(groups.values()))
     return [

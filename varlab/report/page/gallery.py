@@ -87,8 +87,8 @@ def galleries(variants: Sequence[Variant], room: int) -> Album:
         _gallery("Samples beside real images", "Real images and samples have the same layout.", beside,
                  columns=2 if len(beside) in (1, 2, 4) or _columns([picture for _, picture in beside], 3) < 3 else 3),
         _gallery("Nearest training images", "Each column is a sample above its nearest training images; the samples go from "
-                 "the nearest to the farthest. Above it is its distance in the features of FID, and that of the val image of "
-                 "the same rank. Copies are much nearer than val images.",
+                 "the nearest to the farthest. Above it is its distance in the features of FID, and, where there are val "
+                 "images, that of the val image of the same rank. Copies are much nearer than val images.",
                  [("", picture) for picture in nearest], columns=_columns(nearest)),
         _gallery("How an image grows", "Each row is one image, from the first step of the order to the last.",
                  [("", picture) for picture in growth], columns=_columns(growth)),

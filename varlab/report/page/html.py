@@ -61,8 +61,8 @@ def write(runs: Sequence[Run], out: Path, *, title: str, sweeps: Sequence[Path] 
 
     sweeps: folders of sweeps, which the page lists with their current state.
     """
-    failed = [run for run in runs if run.is_training and run.state == "failed"]
-    shown = [run for run in runs if not run.is_training or run.state != "failed"]
+    failed = [run for run in runs if run.is_compared and run.state == "failed"]
+    shown = [run for run in runs if not run.is_compared or run.state != "failed"]
     variants = group_variants(shown)
     by_kind = [(kind, _ranked(kind, chosen)) for kind, chosen in kinds_of(variants)]
     trainings = [run for variant in group_variants(runs) for run in variant.runs]
@@ -112,8 +112,8 @@ def _ranked(kind: RunKind, variants: list[Variant]) -> list[Variant]:
 
 
 def _best_generator(by_kind: Sequence[tuple[RunKind, list[Variant]]]) -> Run | None:
-    generators = [(kind, variants) for kind, variants in by_kind if variants[0].first.order]
-    ranked = [variant for kind, variants in generators for variant in tables.ranked(variants, kind.quality)]
+    ranked = [variant for kind, variants in by_kind for variant in tables.ranked(variants, kind.quality)]
+    ranked = [variant for variant in ranked if variant.first.order]
     return ranked[0].first if ranked and ranked[0].finished else None
 
 
@@ -217,7 +217,8 @@ def _protocol(run: Run, score: Score) -> Config:
 
 
 def _differences(kind: RunKind, variants: Sequence[Variant]) -> Config | None:
-    rows = compare_flat(*(variant.first.science for variant in variants))
+    variants = [variant for variant in variants if not variant.first.is_scored_set]
+    rows = compare_flat(*(variant.first.science for variant in variants)) if variants else {}
     if not rows:
         return None
     cells = [(key, map(_plain, row)) for key, row in rows.items()]

@@ -25,7 +25,14 @@ _BOUND_TO_PROTOCOL = ("extractor", "extractor_hash", "reference", "n", "resize",
 
 
 def headline(variants: Sequence[Variant]) -> str:
-    """What is compared, and whether at equal cost."""
+    """What is compared, and whether at equal cost; anybody's samples by their names."""
+    sets = [variant.label for variant in variants if variant.first.is_scored_set]
+    trained = [variant for variant in variants if not variant.first.is_scored_set]
+    parts = [_trained(trained)] if trained or not sets else []
+    return " ".join([*parts, f"Scored samples of others: {join_names(sets)}."] if sets else parts)
+
+
+def _trained(variants: Sequence[Variant]) -> str:
     generators = [variant for variant in variants if variant.first.order]
     orders = list(dict.fromkeys(variant.first.order for variant in generators))
     if len(orders) > 1:
@@ -100,6 +107,7 @@ def cautions(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
     """What limits the comparison, one sentence each."""
     trainings = [run for variant in variants for run in variant.runs]
     finished = [run for run in trainings if run.finished]
+    own = [run for run in trainings if not run.is_scored_set]
     notes = [
         _unfinished(runs),
         *_misleading(trainings),
@@ -108,8 +116,8 @@ def cautions(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
         _different_tokenizers([run for run in finished if run.order]),
         one_tokenizer([variant for variant in variants if variant.finished]),
         _scored_earlier(trainings),
-        _different_code(trainings),
-        _different_machines(finished),
+        _different_code(own),
+        _different_machines([run for run in own if run.finished]),
     ]
     return [note for note in notes if note]
 
@@ -177,7 +185,7 @@ def one_tokenizer(variants: Sequence[Variant]) -> str:
 
 def share_tokenizer(generators: Sequence[Run]) -> bool:
     """Whether all generators use the same tokenizer weights, so that their NLL may be ranked."""
-    return len({run.record.parents.get("tokenizer", Parent()).weights_sha256 for run in generators}) < 2
+    return len({run.record.parents.get("tokenizer", Parent()).weights_sha256 for run in generators if run.order}) < 2
 
 
 def _scored_earlier(runs: Sequence[Run]) -> str:
