@@ -23,6 +23,7 @@ from varlab.recipe.assembly import image_sampler
 from varlab.recipe.objects import make
 from varlab.report import write_report
 from varlab.rng import Rng
+from varlab.run import provenance
 from varlab.score.image_sampler import labels_of_val
 
 FEW = ("n=40", "metrics.splits=2", "metrics.draws=2")
@@ -198,7 +199,7 @@ def test_samples_can_have_the_classes_as_often_as_the_data(run: Path, tmp_path: 
     (_, label_B), *_ = source.images(torch.arange(len(drawn), len(drawn) + 8))
     assert torch.equal(label_B, drawn[:8])
     protocol = evaluate(run, tmp_path / "out", *FEW, "labels=data")["protocol"]
-    assert protocol["labels"] == "as often as in val"
+    assert protocol["labels"] == "as often as in val" and "to" in protocol["balance"].split()
     assert main(["evaluate", str(run), f"out={tmp_path / 'no'}", "labels=all"]) == 1
 
 
@@ -280,11 +281,17 @@ def test_a_result_holds_all_that_repeating_takes(run: Path, lab: Path, tmp_path:
     asked = (f"samples={tmp_path / 'theirs.npz'}", "reference=runs/data/source=digits", "metrics=smoke")
     assert main(["evaluate", *asked, "extractor.run=runs/judge", "metrics.kid.size=20", f"out={tmp_path / 'set'}"]) == 0
     samples = small.record(tmp_path / "set")["outcome"]["protocol"]
-    assert set(generator) >= RUN_KEYS | {"guidance", "metrics"} and set(tokenizer) >= RUN_KEYS | {"perceptual"}
+    code = provenance.code()
+    changed = bool(code["diff"] or code["untracked"])
+    assert all(("changes" in protocol["code"]) == changed for protocol in (generator, tokenizer, samples))
+    assert set(generator) >= RUN_KEYS | {"guidance", "metrics"} and set(tokenizer) >= RUN_KEYS | {
+        "perceptual",
+        "ris_splits",
+    }
     of_files = {"samples", "guidance", "metrics", "image_size"}
-    assert set(samples) >= (RUN_KEYS - {"balance", "weights", "weights_sha256"}) | of_files
-    assert set(samples["samples"]) == {"name", "hash", "balance", "made_with"}
+    assert set(samples) >= (RUN_KEYS - {"weights", "weights_sha256"}) | of_files
+    assert set(samples["samples"]) == {"name", "hash", "rounding", "made_with"}
     for protocol in (generator, tokenizer, samples):
-        assert set(protocol["reference"]) >= {"name", "hash", "n"} and set(protocol["code"]) == {"version", "commit"}
+        assert set(protocol["reference"]) >= {"name", "hash", "n"} and {"version", "commit"} <= set(protocol["code"])
         assert protocol["resize"] == "none" and protocol["seed"] == 0 and len(protocol["extractor_hash"]) == 64
     assert generator["weights_sha256"] == sha256(run / "weights.safetensors")

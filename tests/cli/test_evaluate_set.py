@@ -20,6 +20,7 @@ from varlab.cli.main import main
 from varlab.files import sha256
 from varlab.recipe.networks import load_classifier
 from varlab.recipe.objects import make
+from varlab.report import write_report
 from varlab.report.runs import read_run
 from varlab.types import to_float
 
@@ -91,12 +92,9 @@ def test_anybodys_samples_are_scored_as_the_suite_scores_them(
     assert protocol["reference"] == {
         "name": "reference.npz", "hash": sha256(reference), "n": 90, "moments": ["mu"]
     }  # fmt: skip
-    assert (
-        protocol["samples"]["hash"] == sha256(samples)
-        and protocol["samples"]["balance"] == "each of 10 classes 7 times"
-    )
+    assert protocol["samples"]["hash"] == sha256(samples) and protocol["balance"] == "each of 10 classes 7 times"
     assert protocol["label"] == "FID of 70 samples, smoke" and protocol["n"] == 70
-    assert protocol["code"]["version"] and protocol["image_size"] == [16, 16] and protocol["rounding"]
+    assert protocol["code"]["version"] and protocol["image_size"] == [16, 16] and protocol["rounding"] == "uint8"
     assert read_run(tmp_path / "out").scores[0].get("fid") == scores["fid"]
 
 
@@ -124,7 +122,7 @@ def test_a_run_is_scored_as_the_file_of_its_samples(reference: Path, lab: Path, 
         assert of_run["scores"][name] == pytest.approx(of_file["scores"][name], rel=1e-2, abs=0.04), name
     assert of_file["protocol"]["sampler"]["cfg"] == 1 == of_run["protocol"]["sampler"]["cfg"]
     assert of_file["protocol"]["samples"]["made_with"]["seed"] == 2
-    assert of_run["protocol"]["samples"]["balance"] == "each of 10 classes 6 times"
+    assert of_run["protocol"]["balance"] == "each of 10 classes 6 times"
     assert list((run / "scores").iterdir())
 
 
@@ -138,6 +136,24 @@ def test_shards_against_their_own_images(lab: Path, tmp_path: Path) -> None:
     assert abs(scores["fid"]) < 1e-6 and scores["precision"] == 1 == scores["recall"] and scores["coverage"] == 1
     again = evaluate(tmp_path / "again", f"samples={file}", f"reference={file}", *SMOKE)["scores"]
     assert abs(again["fid"]) < 1e-6
+
+
+def test_anybodys_samples_have_pictures_and_a_place_in_the_report(lab: Path, samples: Path, tmp_path: Path) -> None:
+    """As a run's: against shards also the FID ratio and the distances of val images."""
+    shards = small.record(lab / "multi")["config"]["data"]["path"]
+    result = evaluate(tmp_path / "out", f"samples={samples}", f"reference={shards}", *SMOKE, "metrics.draws=2")
+    assert {"fid_ratio", "fid_val", "nn_ratio", "nn_val_median"} <= set(result["scores"])
+    assert result["scores"]["fid_ratio"] > 1 < result["scores"]["nn_ratio"]  # noise is far from digits
+    near = result["neighbours"]
+    assert near["distance"] == sorted(near["distance"]) and len(near["distance"]) == len(near["val_distance"]) == 8
+    [name] = (file.stem for file in (tmp_path / "out" / "scores").iterdir())
+    drawn = {
+        file.relative_to(tmp_path / "out" / "pictures").as_posix() for file in tmp_path.glob("out/pictures/**/*.png")
+    }
+    assert drawn == {"real.png", f"scored/{name}.png", f"neighbours/{name}.png"}
+    page = write_report([tmp_path / "out"], tmp_path / "page", title="t").html.read_text()
+    for title in ("Samples beside real images", "Nearest training images"):
+        assert f"{title}: {samples.name}" in page
 
 
 def test_shards_find_the_judge_of_a_reference_file(reference: Path, samples: Path, lab: Path, tmp_path: Path) -> None:

@@ -67,9 +67,12 @@ def scores(folder: Path, batch: int) -> dict[str, float]:
         "": (SETTINGS, None),
         "plain": ({key: SETTINGS[key] for key in ("splits", "neighbours", "manifold")}, None),
     }
-    scorer = SetScorer(samples=fake, reference=reference, extractor=extractor(0), sheets=sheets, seed=0, batch=batch)
+    compared = {"held_out": val, "draws": 2}
+    ways = {"samples": fake, "reference": reference, "extractor": extractor(0), "seed": 0, "batch": batch}
+    scorer = SetScorer(**ways, sheets=sheets, **compared)
     spaces = {"a": extractor(0), "b": extractor(1)}
-    values = scorer() | score_spaces(spaces, samples=fake, train=train, held_out=val, draws=2, seed=0, batch=batch)
+    values = scorer() | score_spaces(spaces, samples=fake, train=train, seed=0, batch=batch, **compared)
+    values |= {f"near/{i}": number for i, number in enumerate(scorer.neighbours.train_SK.flatten().tolist())}
     return values | {f"accuracy/{label}": share for label, share in enumerate(scorer.by_class["accuracy"])}
 
 
@@ -97,8 +100,42 @@ def test_any_number_of_ranks_scores_as_one(world: int, folder: Path, tmp_path: P
                 "accuracy",
                 "a/fid_ratio",
                 "fdr",
+                "nn_ratio",
+                "near/23",
             } <= set(whole)
+            assert whole["fid_ratio"] == pytest.approx(whole["a/fid_ratio"], rel=1e-6)
             assert values == pytest.approx(whole, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["fake.npz", "val.npz", "train"])
+def test_images_are_found_by_their_numbers(name: str, folder: Path) -> None:
+    images = image_set(folder / name, rules=PixelRules(most_pixels=1 << 20, depths=ASSUMED))
+    whole = torch.cat([numbered.img_u8_B3HW for numbered in images.batches(5)])
+    for rows in ([17, 3, 3, 0, 18], [images.n - 1], range(images.n)):
+        row_N = torch.tensor(list(rows))
+        assert torch.equal(images.at(row_N), whole[row_N])
+
+
+def test_samples_of_other_classes_are_compared_without_classes(folder: Path, tmp_path: Path) -> None:
+    """Labels that lack a class of the held-out images leave nothing to draw for it."""
+    np.savez(tmp_path / "fake.npz", images(1, 23), np.arange(23) % 3)
+    np.savez(tmp_path / "plain.npz", images(1, 23))
+    rules = PixelRules(most_pixels=1 << 20, depths=ASSUMED)
+    val, train = (image_set(folder / name, rules=rules) for name in ("val.npz", "train"))
+    found = []
+    for name in ("fake", "plain"):
+        scorer = SetScorer(
+            samples=image_set(tmp_path / f"{name}.npz", rules=rules),
+            reference=Reference(name="train", hash="", images=train),
+            extractor=extractor(0),
+            sheets={"": (SETTINGS, None)},
+            seed=0,
+            batch=16,
+            held_out=val,
+            draws=2,
+        )
+        found.append(scorer())
+    assert found[0]["fid_ratio"] == found[1]["fid_ratio"] and found[0]["fid_draws_n"] == 19
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 23, 24])

@@ -57,10 +57,10 @@ def ratio_over_spaces(values: Mapping[str, float]) -> dict[str, float]:
 
 def matched_draws(
     fake_NF: Tensor,
-    fake_label_N: Tensor,
+    fake_label_N: Tensor | None,
     train_NF: Tensor,
     val_NF: Tensor,
-    val_label_M: Tensor,
+    val_label_M: Tensor | None,
     *,
     draws: int,
     rng: Rng,
@@ -69,11 +69,13 @@ def matched_draws(
 
     A draw takes, without replacement, as many samples of each class as there are held-out images of it: in a classifier's
     features the classes are far apart, and other shares of the classes would change the FID. If a class has fewer samples,
-    the draw takes them all, and a warning is logged. The draws depend only on ``rng``'s stream "metrics" and the samples,
-    not on their order. Returns fid_draws (mean), fid_draws_std, fid_draws_n (size of a draw), fid_val, and
-    fid_ratio = fid_draws / fid_val. There is no ratio where fid_val is noise (``_noise_of_fid``), as where the held-out images
-    are also training images: there is nothing to compare with then.
+    the draw takes them all, and a warning is logged. Unless both sets have labels, all images are of one class. The draws
+    depend only on ``rng``'s stream "metrics" and the samples, not on their order. Returns fid_draws (mean), fid_draws_std,
+    fid_draws_n (size of a draw), fid_val, and fid_ratio = fid_draws / fid_val. There is no ratio where fid_val is noise
+    (``_noise_of_fid``), as where the held-out images are also training images: there is nothing to compare with then.
     """
+    if fake_label_N is None or val_label_M is None:
+        fake_label_N, val_label_M = (x_NF.new_zeros(len(x_NF), dtype=torch.int64) for x_NF in (fake_NF, val_NF))
     drawn: list[list[Tensor]] = [[] for _ in range(draws)]
     for label in val_label_M.unique().tolist():
         rows_NF = sorted_rows(fake_NF[fake_label_N == label])
@@ -127,30 +129,37 @@ class Neighbours(NamedTuple):
     """Samples from the nearest to the farthest from the training images, evenly by rank, with their nearest ones.
 
     row_S: of the samples. train_SK: rows of their K nearest training images, the nearest first. distance_SK: to these.
-    val_S: the distance of the held-out image of the same rank to its nearest training image.
+    val_S: the distance of the held-out image of the same rank to its nearest training image; None without such images.
     """
 
     row_S: Tensor
     train_SK: Tensor
     distance_SK: Tensor
-    val_S: Tensor
+    val_S: Tensor | None
+
+    def to_json(self) -> dict[str, list[float]]:
+        """The distances to the nearest training images, as a result holds them."""
+        val = {} if self.val_S is None else {"val_distance": self.val_S.tolist()}
+        return {"distance": self.distance_SK[:, 0].tolist()} | val
 
 
 def neighbours(
-    fake_NF: Tensor, train_NF: Tensor, *, fake_N: Tensor, val_M: Tensor, shown: int, count: int
+    fake_NF: Tensor, train_NF: Tensor, *, fake_N: Tensor, val_M: Tensor | None, shown: int, count: int
 ) -> Neighbours:
     """Choose ``shown`` samples and find the ``count`` nearest training images of each.
 
     fake_N, val_M: the distances of all samples and of all held-out images (``nearest_distance``).
     """
-    order_N, val_M = fake_N.argsort(stable=True), val_M.sort().values
+    order_N = fake_N.argsort(stable=True)
     shown = min(shown, len(order_N))
-    row_S, rank_S = order_N[_even(len(order_N), shown)], _even(len(val_M), shown)
+    row_S = order_N[evenly(len(order_N), shown)]
     squared_SK, train_SK = nearest(fake_NF[row_S], train_NF, count)
-    return Neighbours(row_S, train_SK, squared_SK.sqrt(), val_M[rank_S])
+    val_S = None if val_M is None else val_M.sort().values[evenly(len(val_M), shown)]
+    return Neighbours(row_S, train_SK, squared_SK.sqrt(), val_S)
 
 
-def _even(n: int, count: int) -> Tensor:
+def evenly(n: int, count: int) -> Tensor:
+    """``count`` numbers below n, evenly spaced from the first to the last."""
     return torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
 
 

@@ -33,6 +33,7 @@ FACTS = (
     "balance",
     "weights_sha256",
     "kept",
+    "ris_splits",
 )
 """What a protocol says about its settings. It follows from their hashes, so the protocol's name does not depend on it."""
 

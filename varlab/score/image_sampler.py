@@ -148,6 +148,10 @@ class ImageSampler:
             self.seconds += time.perf_counter() - before
             yield img_u8_B3HW, label_B
 
+    def at(self, ids_N: Tensor) -> Tensor:
+        """img_u8_N3HW of samples by number, on the CPU."""
+        return torch.cat([img_u8_B3HW.cpu() for img_u8_B3HW, _ in self.images(ids_N)])
+
     def _draw(self, ids_B: Tensor, draw_ids_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         maps, label_B = self.maps(ids_B, draw_ids_B=draw_ids_B)
         return to_uint8(decode_maps(self.tokenizer, maps)), label_B

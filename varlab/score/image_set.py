@@ -31,6 +31,7 @@ __all__ = [
     "SampledImages",
     "ShardImages",
     "features_of",
+    "gathered_features",
     "image_set",
     "outputs_of",
     "rank_share",
@@ -49,6 +50,7 @@ class ImageSet(Protocol):
     """Images of one size, in an order. name: for people. hash: of all that decides the images.
 
     batches: those of this rank, at least one, which may be empty; over all ranks each image is in one of them.
+    at: img_u8_N3HW of the images with these numbers, on the CPU.
     """
 
     name: str
@@ -57,6 +59,8 @@ class ImageSet(Protocol):
     image_size: tuple[int, int]
 
     def batches(self, batch: int) -> Iterable[Numbered]: ...
+
+    def at(self, row_N: Tensor) -> Tensor: ...
 
 
 class NpzImages:
@@ -78,6 +82,12 @@ class NpzImages:
             row_B = torch.arange(part.start, part.stop)
             label_B = None if self.label_N is None else self.label_N[row_B]
             yield Numbered(torch.from_numpy(img_BHW3).permute(0, 3, 1, 2), row_B, label_B)
+
+    def at(self, row_N: Tensor) -> Tensor:
+        """The file is read once, up to the last of them."""
+        rows, place_N = row_N.cpu().unique(return_inverse=True)
+        images = [torch.from_numpy(img_1HW3) for img_1HW3 in self._file.rows(range(r, r + 1) for r in rows.tolist())]
+        return torch.cat(images).permute(0, 3, 1, 2)[place_N]
 
 
 class FolderImages:
@@ -111,6 +121,10 @@ class FolderImages:
             img_u8_B3HW = torch.stack(images) if images else _no_images(self).img_u8_B3HW
             yield Numbered(img_u8_B3HW, torch.arange(part.start, part.stop), None)
 
+    def at(self, row_N: Tensor) -> Tensor:
+        """The pictures, decoded."""
+        return torch.stack([self._pixels(self._files[row]) for row in row_N.tolist()])
+
 
 class ShardImages:
     """A split of a shard set, in its order."""
@@ -130,6 +144,10 @@ class ShardImages:
             yield Numbered(images.img_u8_B3HW, images.position_B, images.label_B)
         if not some:
             yield _no_images(self)
+
+    def at(self, row_N: Tensor) -> Tensor:
+        """As they were packed."""
+        return self._data.images(self._split, row_N.cpu())
 
 
 def rank_share(data: BaseDataModule, split: str, *, batch: int, device: torch.device) -> Iterator[Batch]:
@@ -154,6 +172,10 @@ class SampledImages:
             ids_N.split(self._source.batch), self._source.images(ids_N), strict=True
         ):
             yield Numbered(img_u8_B3HW, ids_B, label_B)
+
+    def at(self, row_N: Tensor) -> Tensor:
+        """The samples, drawn again."""
+        return self._source.at(row_N)
 
 
 def _no_images(like: ImageSet) -> Numbered:
@@ -181,6 +203,16 @@ def features_of(
         row_B = numbered.row_B.to(device)
         label_B = None if numbered.label_B is None else numbered.label_B.to(device)
         yield Numbered(numbered.img_u8_B3HW, row_B, label_B), known
+
+
+def gathered_features(images: ImageSet, extract: Extractor, *, batch: int) -> tuple[Tensor, Tensor | None]:
+    """features_NF, and label_N where all are known, of all ranks, on the CPU."""
+    features, labels = [], []
+    for numbered, known in features_of(images, extract, batch=batch):
+        features.append(known["features_BF"])
+        labels += [] if numbered.label_B is None else [numbered.label_B]
+    label_N = collectives.gather_uneven(torch.cat(labels)).cpu() if len(labels) == len(features) else None
+    return collectives.gather_uneven(torch.cat(features)).cpu(), label_N
 
 
 def outputs_of(extract: Extractor, img_u8_B3HW: Tensor, *, batch: int) -> dict[str, Tensor]:

@@ -14,9 +14,6 @@ from varlab.metrics.comparison import (
     fid_error,
     frechet_distances,
     matched_draws,
-    nearest_distance,
-    nearest_scores,
-    neighbours,
     ratio_over_spaces,
 )
 from varlab.metrics.distribution.frechet import moments
@@ -27,10 +24,9 @@ from varlab.metrics.own_metrics import OwnMetrics
 from varlab.rng import Rng
 from varlab.score.image_sampler import ImageSampler
 from varlab.score.image_set import ShardImages, features_of, outputs_of
+from varlab.score.neighbour_strip import find_neighbours
 from varlab.tasks.distributed import collectives
 from varlab.types import VarlabError
-
-_SHOWN, _NEAREST = 8, 3  # samples that are shown with so many training images each
 
 
 class GeneratorScorer:
@@ -144,7 +140,9 @@ class GeneratorScorer:
         val_NF, val_label_M = (collectives.gather_uneven(part) for part in self._features("val"))
         rng = Rng(self.source.seed)
         draws = matched_draws(fake_NF, fake_label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=rng)
-        values |= draws | self._nearest(fake_NF, real_NF, val_NF)
+        rows = {"fake_row_N": self._rows["fake"], "train_row_N": self._rows["train"]}
+        self.neighbours, distances = find_neighbours(fake_NF, real_NF, val_NF, **rows)
+        values |= draws | distances
         values["duplicates"] = float(self._repeats.compute())
         self.by_class = scores.by_class()
         values["fid_error"] = fid_error(fake_NF, moments(real_NF), rng=rng)
@@ -156,14 +154,3 @@ class GeneratorScorer:
             draws["fid_error"] = fid_error(fake_NF, moments(real_NF), rng=rng)
             values |= {f"{name}/{key}": value for key, value in draws.items()}
         return own.compute() | values | (ratio_over_spaces(values) if self._spaces else {})
-
-    def _nearest(self, fake_NF: Tensor, real_NF: Tensor, val_NF: Tensor) -> dict[str, float]:
-        """``nearest_scores``; keeps ``neighbours``, whose rows are numbers of samples and of training images."""
-        # in the order of one rank, as neighbours at equal distances are taken in their order
-        fake_id_N, train_id_N = (collectives.gather_uneven(self._rows[name]) for name in ("fake", "train"))
-        fake_NF, real_NF = fake_NF[fake_id_N.argsort()], real_NF[train_id_N.argsort()]
-        fake_N, val_M = (nearest_distance(x_NF, real_NF) for x_NF in (fake_NF, val_NF))
-        found = neighbours(fake_NF, real_NF, fake_N=fake_N, val_M=val_M, shown=_SHOWN, count=_NEAREST)
-        train_SK = train_id_N.sort().values[found.train_SK]
-        self.neighbours = found._replace(row_S=found.row_S.cpu(), train_SK=train_SK)
-        return nearest_scores(fake_N, val_M, real_NF)

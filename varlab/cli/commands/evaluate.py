@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from varlab.cli.conclusion import describe_scores, say_next
 from varlab.config import Config, shell_word
@@ -29,6 +29,7 @@ from varlab.recipe.preflight.data_facts import note_leakage, require_val_to_scor
 from varlab.recipe.preflight.named_runs import require_same_classes
 from varlab.recipe.sample_file.feature_spaces import feature_spaces
 from varlab.recipe.sample_file.run_facts import run_facts
+from varlab.recipe.sample_file.run_samples import asked_labels
 from varlab.recipe.sample_file.scored_pictures import draw_neighbours, draw_samples
 from varlab.recipe.sample_file.set_evaluation import evaluate_set
 from varlab.rng import Rng
@@ -36,7 +37,7 @@ from varlab.run.directory import RunDirectory
 from varlab.run.record import FILE, Parent
 from varlab.run.trust import Trust
 from varlab.sample import Sampler
-from varlab.score.image_sampler import ImageSampler, Rejection, labels_of_val
+from varlab.score.image_sampler import ImageSampler, Rejection
 from varlab.score.image_set import rank_share
 from varlab.score.scorer import GeneratorScorer
 from varlab.score.token_scores import token_scores
@@ -84,7 +85,8 @@ def run(config: Config, directory: RunDirectory) -> Config:
     file, pictures = run.path / "scores" / f"{name}.json", run.path / "pictures"
     if directory.rank == 0:
         if source is not None and found is not None:
-            draw_neighbours(pictures / "neighbours" / f"{name}.png", found, source=source, data=data)
+            strip = pictures / "neighbours" / f"{name}.png"
+            draw_neighbours(strip, found, samples=source.at, train=partial(data.images, "train"))
         remove_drafts(file.parent, of=f"{file.name}.*")  # of a killed evaluation
         write_sealed_json(file, result)
     directory.update(parents=judge | {"run": Parent(run=config["run"])})
@@ -158,13 +160,6 @@ def _best(own: OwnMetrics, scores: Config) -> Config:
     return {"best": own.ranked(scores)} if own.best else {}
 
 
-def _labels(asked: str, data: BaseDataModule, seed: int) -> Tensor | None:
-    """label_N that samples get in turn; None for every class equally often."""
-    if asked not in ("balanced", "data"):
-        raise VarlabError(f"labels={asked} is unknown: use balanced or data.")
-    return labels_of_val(data, Rng(seed)) if asked == "data" else None
-
-
 def _sampling_flops(run: FinishedRun, sampler: Sampler) -> float:
     """Of one sample."""
     (transformer, order), count = run.model.generator(), FlopCounter()
@@ -186,7 +181,7 @@ def _source(config: Config, run: FinishedRun, data: BaseDataModule, extractor: E
     rejection = None
     if config["reject"] is not None:
         rejection = Rejection(judge=extractor, rate=config["reject"], num_classes=transformer.num_classes)
-    label_N = _labels(config["labels"], data, seed)
+    label_N = asked_labels(config, data)
     return image_sampler(
         model, data, seed=seed, batch=config["batch"], sampler=sampler, label_N=label_N, rejection=rejection
     )
@@ -234,5 +229,5 @@ def _generator(
         **_best(settings["own"], scores),
     }
     if (found := scorer.neighbours) is not None:
-        result["neighbours"] = {"distance": found.distance_SK[:, 0].tolist(), "val_distance": found.val_S.tolist()}
+        result["neighbours"] = found.to_json()
     return result, found

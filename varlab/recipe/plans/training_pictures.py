@@ -58,8 +58,7 @@ def sample_grid(source: ImageSampler, data: BaseDataModule, *, count: int) -> Te
     if source.conditions is not None:
         return beside_conditions(source, source.conditions, torch.arange(max(count, 1)))
     ids_N, columns, names = _layout(source.transformer.num_classes, data, count)
-    made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
-    return poster(made, columns=columns, names=names)
+    return poster(source.at(ids_N), columns=columns, names=names)
 
 
 def _layout(num_classes: int, data: BaseDataModule, count: int) -> tuple[Tensor, int, Sequence[str]]:
@@ -71,8 +70,7 @@ def _layout(num_classes: int, data: BaseDataModule, count: int) -> tuple[Tensor,
 
 def beside_conditions(source: ImageSampler, conditions: ValConditions, ids_N: Tensor) -> Tensor:
     """img_u8_3HW: rows of conditions, of their samples, and of the images that the conditions were made from."""
-    made = torch.cat([img.cpu() for img, _ in source.images(ids_N)])
-    return _rows(conditions.shown(ids_N), made, conditions.images(ids_N).img_u8_B3HW)
+    return _rows(conditions.shown(ids_N), source.at(ids_N), conditions.images(ids_N).img_u8_B3HW)
 
 
 def shown_split(data: BaseDataModule) -> str:

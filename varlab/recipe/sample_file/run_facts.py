@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from varlab.config import Config
 from varlab.data import ShardDataModule
+from varlab.files import digest
 from varlab.metrics.extractors import Extractor
 from varlab.metrics.named_protocol import ScoredSet, require_protocol, score_label
 from varlab.recipe.finished_run import FinishedRun
 from varlab.recipe.sample_file.origin import GUIDANCE, weight_facts
-from varlab.recipe.sample_file.run_samples import spread_of
+from varlab.recipe.sample_file.run_samples import asked_labels, spread_of
 from varlab.run import provenance
 from varlab.types import VarlabError
 
@@ -26,7 +27,7 @@ def run_facts(config: Config, run: FinishedRun, data: ShardDataModule, extractor
             "Several protocols are compared on a reference of one's own (reference=FILE.npz or a folder)."
         )
     n = config["n"] if generator else data.info.counts["val"]
-    balance = spread_of(run, n) if generator else "as the val split"
+    balance = spread_of(run, n, asked_labels(config, data)) if generator else "as the val split"
     scored = ScoredSet(
         of="samples" if generator else "reconstructions",
         n=n,
@@ -41,8 +42,8 @@ def run_facts(config: Config, run: FinishedRun, data: ShardDataModule, extractor
     require_protocol(asked, scored)
     label = score_label(asked, n)
     said = {"label": label if generator else label.replace("FID", "rFID"), "balance": balance}
-    guidance = {"guidance": GUIDANCE} if generator else {}
-    return said | guidance | weight_facts(run.path, config["weights"]) | image_facts(data) | code_facts()
+    more = {"guidance": GUIDANCE} if generator else {"ris_splits": metrics["splits"]}
+    return said | more | weight_facts(run.path, config["weights"]) | image_facts(data) | code_facts()
 
 
 def image_facts(data: ShardDataModule | None) -> Config:
@@ -51,6 +52,8 @@ def image_facts(data: ShardDataModule | None) -> Config:
 
 
 def code_facts() -> Config:
-    """The version and the commit of the code that measures."""
+    """The version and the commit of the code that measures, and a hash of its uncommitted changes if there are some."""
     code = provenance.code()
-    return {"code": {key: code[key] for key in ("version", "commit")}}
+    known = {key: code[key] for key in ("version", "commit")}
+    changes = [code.get("diff"), code.get("untracked")]
+    return {"code": known | ({"changes": digest(changes)[:12]} if any(changes) else {})}

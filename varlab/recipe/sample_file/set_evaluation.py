@@ -22,9 +22,10 @@ from varlab.recipe.objects import make, make_part, own_metrics, set_settings
 from varlab.recipe.parents import Parents
 from varlab.recipe.preflight.named_runs import WEIGHTS, is_judge
 from varlab.recipe.sample_file.feature_spaces import feature_spaces
-from varlab.recipe.sample_file.origin import GUIDANCE, ROUNDING, balance
+from varlab.recipe.sample_file.origin import GUIDANCE, balance
 from varlab.recipe.sample_file.run_facts import code_facts, image_facts
 from varlab.recipe.sample_file.run_samples import run_samples
+from varlab.recipe.sample_file.scored_pictures import draw_set
 from varlab.run.directory import RunDirectory
 from varlab.run.trust import Trust
 from varlab.score.image_set import ImageSet, NpzImages, ShardImages, image_set
@@ -50,7 +51,7 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
     samples, made_with = _samples(config, run, rules, extractor)
     own = own_metrics(config["metrics"])
     named = _protocol(config, data, extractor, reference, samples, made_with)
-    protocols, left_out = _protocols(config["metrics"], extractor, reference, samples, named["samples"]["balance"])
+    protocols, left_out = _protocols(config["metrics"], extractor, reference, samples, named["balance"])
     spaces = _spaces(config, data, run, extractor)
     scorer = SetScorer(
         samples=samples,
@@ -60,10 +61,12 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
         seed=config["seed"],
         batch=config["batch"],
         own=own,
+        held_out=_held_out(config, data, reference),
+        draws=config["metrics"]["draws"],
     )
     scores = scorer()
     if spaces:
-        scores |= _score_spaces(config, spaces, data, samples, reference)
+        scores |= _score_spaces(config, spaces, samples, reference, held_out=_held_out(config, data, reference))
         named["spaces"] = {name: space.hash for name, space in spaces.items()}
     if notes := [*left_out, *scorer.notes, *explain(protocols, scores)]:
         named["notes"] = notes
@@ -73,10 +76,20 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
     result: Config = {"kind": "generator" if run else "samples", "protocol": named, "scores": scores, "cost": {}}
     result |= {"best": own.ranked(scores)} if own.best else {}
     result |= {"by_class": scorer.by_class} if scorer.by_class else {}
+    result |= {"neighbours": scorer.neighbours.to_json()} if scorer.neighbours else {}
     if run is not None:
         result["images"] = run.record.outcome.images
-    file = (run.path if run else directory.path) / "scores" / f"{protocol_name(named)}.json"
+    folder, name = run.path if run else directory.path, protocol_name(named)
+    file = folder / "scores" / f"{name}.json"
     if directory.rank == 0:
+        draw_set(
+            folder / "pictures",
+            name,
+            samples=samples,
+            real=reference.images,
+            found=scorer.neighbours,
+            of_a_run=run is not None,
+        )
         write_sealed_json(file, result)
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
     return {"scores_file": str(file), **result}
@@ -97,16 +110,25 @@ def _spaces(
     return first | {name: space.to(device_of(config["device"])) for name, space in others.items()}
 
 
+def _held_out(config: Config, data: ShardDataModule | None, reference: Reference) -> ImageSet | None:
+    """The val images of the shards that are the reference, where there are some."""
+    is_train = isinstance(reference.images, ShardImages) and config["split"] == "train"
+    return ShardImages(data, "val") if data is not None and is_train and data.info.counts.get("val") else None
+
+
 def _score_spaces(
-    config: Config, spaces: dict[str, Extractor], data: ShardDataModule | None, samples: ImageSet, reference: Reference
+    config: Config,
+    spaces: dict[str, Extractor],
+    samples: ImageSet,
+    reference: Reference,
+    held_out: ImageSet | None,
 ) -> dict[str, float]:
-    assert data is not None and reference.images is not None
-    has_val = config["split"] == "train" and data.info.counts.get("val")
+    assert reference.images is not None
     return score_spaces(
         spaces,
         samples=samples,
         train=reference.images,
-        held_out=ShardImages(data, "val") if has_val else None,
+        held_out=held_out,
         draws=config["metrics"]["draws"],
         seed=config["seed"],
         batch=config["batch"],
@@ -214,6 +236,7 @@ def _protocol(
         )
     label_N = samples.label_N if isinstance(samples, NpzImages) else None
     known = made_with.get("balance", "unknown") if label_N is None else balance(label_N, int(label_N.max()) + 1)
+    rounding = made_with.get("rounding", "as in the file")
     named = protocol(
         extractor=extractor,
         reference=reference.to_json(),
@@ -222,10 +245,10 @@ def _protocol(
         seed=config["seed"],
     )
     return named | {
-        "rounding": ROUNDING if made_with else "uint8, as in the file",
         "metrics": config["metrics"],
         "image_size": list(samples.image_size),
-        "samples": {"name": samples.name, "hash": samples.hash, "balance": known, "made_with": made_with},
+        "samples": {"name": samples.name, "hash": samples.hash, "rounding": rounding, "made_with": made_with},
+        "balance": known,
         "guidance": made_with.get("guidance", GUIDANCE if config["run"] else "unknown"),
         **image_facts(data),
         **code_facts(),
