@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from varlab.types import full_precision
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -69,78 +70,78 @@ def grouped_attention(
     q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], *, causal: bool, scale: float
 ) -> Tensor:
     """Attention of each slot to the keys that its group shows it. causal: each slot has its own step."""
-    calls = (Group(0, q_BhLd.shape[2], causal=True),) if causal else groups
-    out_BhLd: Tensor = GroupedAttention.apply(q_BhLd, k_BhLd, v_BhLd, calls, groups, scale)
+    kind = ProductAttention if q_BhLd.dtype == torch.bfloat16 else FlashAttention
+    calls = (Group(0, q_BhLd.shape[2], causal=True),) if causal and kind is FlashAttention else groups
+    out_BhLd: Tensor = kind.apply(q_BhLd, k_BhLd, v_BhLd, calls, scale)
     return out_BhLd
 
 
-class GroupedAttention(torch.autograd.Function):
-    """``apply(q_BhLd, k_BhLd, v_BhLd, calls, groups, scale)``: torch's flash attention (Dao et al. 2022), call by call.
+class ProductAttention(torch.autograd.Function):
+    """``apply(q_BhLd, k_BhLd, v_BhLd, groups, scale)`` in bfloat16, as large matrix products, group by group.
 
-    The backward pass of bfloat16 is our own, group by group: it makes large matrix products, for which processors have
-    instructions that torch's does not use.
+    Processors have instructions for these that torch's flash attention does not use. Logits are in float32, since those of
+    cosine attention (VAR) reach 100, where bfloat16 rounds to halves. The probabilities are kept for the backward pass,
+    with all heads of all samples (N) in one dimension.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        q_BhLd: Tensor,
-        k_BhLd: Tensor,
-        v_BhLd: Tensor,
-        calls: tuple[Group, ...],
-        groups: tuple[Group, ...],
-        scale: float,
+        ctx: Any, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], scale: float
     ) -> Tensor:
-        ctx.calls, ctx.groups, ctx.scale = calls, groups, scale
-        parts = []
+        q_NLd, k_NLd, v_NLd = (x_BhLd.contiguous().flatten(0, 1) for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
+        wide_q_NLd, wide_k_NLd = q_NLd.float() * scale, k_NLd.float()
+        out_NLd, kept = torch.empty_like(q_NLd), []
+        with full_precision(q_NLd):  # autocast would round the logits
+            for queries, keys, mask_qk in _blocks(groups, len(q_NLd)):
+                logits_Nqk = torch.bmm(wide_q_NLd[queries], wide_k_NLd[keys].mT)
+                if mask_qk is not None:
+                    logits_Nqk.add_(mask_qk)
+                p_Nqk = logits_Nqk.softmax(2).to(q_NLd.dtype)
+                out_NLd[queries] = torch.bmm(p_Nqk, v_NLd[keys])
+                if any(ctx.needs_input_grad):
+                    kept.append(p_Nqk)
+        ctx.groups, ctx.scale = groups, scale
+        ctx.save_for_backward(q_NLd, k_NLd, v_NLd, *kept)
+        return out_NLd.unflatten(0, q_BhLd.shape[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
+        q_NLd, k_NLd, v_NLd, *kept = ctx.saved_tensors
+        grad_NLd = grad_BhLd.contiguous().flatten(0, 1)
+        dq_NLd = torch.empty_like(q_NLd)
+        dk_NLd, dv_NLd = (torch.zeros_like(x_NLd, dtype=torch.float32) for x_NLd in (k_NLd, v_NLd))
+        for (queries, keys, _), p_Nqk in zip(_blocks(ctx.groups, len(q_NLd)), kept, strict=True):
+            grad = grad_NLd[queries]
+            dv_NLd[keys] += torch.bmm(p_Nqk.mT, grad)
+            ds_Nqk = torch._softmax_backward_data(torch.bmm(grad, v_NLd[keys].mT), p_Nqk, 2, p_Nqk.dtype)
+            dk_NLd[keys] += torch.bmm(ds_Nqk.mT, q_NLd[queries])
+            dq_NLd[queries] = torch.bmm(ds_Nqk, k_NLd[keys])
+        if ctx.scale != 1:
+            dq_NLd, dk_NLd = dq_NLd.mul_(ctx.scale), dk_NLd.mul_(ctx.scale)
+        shape, dtype = grad_BhLd.shape[:2], grad_BhLd.dtype
+        return *(x_NLd.to(dtype).unflatten(0, shape) for x_NLd in (dq_NLd, dk_NLd, dv_NLd)), None, None
+
+
+class FlashAttention(torch.autograd.Function):
+    """``apply(q_BhLd, k_BhLd, v_BhLd, calls, scale)``: torch's flash attention (Dao et al. 2022), call by call."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, calls: tuple[Group, ...], scale: float
+    ) -> Tensor:
+        ctx.calls, ctx.scale, parts = calls, scale, []
         for g in calls:
             q, k, v = q_BhLd[:, :, g.start : g.end], k_BhLd[:, :, : g.end], v_BhLd[:, :, : g.end]
             parts.append(_flash(q, k, v, 0.0, g.causal, attn_mask=g.mask(q.dtype), scale=scale))
         # torch's layout of the result, (B, L, h, d) in memory
         out_BhLd = torch.cat([out.transpose(1, 2) for out, _ in parts], 1).transpose(1, 2)
         lse_BhL = torch.cat([lse for _, lse in parts], 2)
-        kept = () if q_BhLd.dtype == torch.bfloat16 else (out_BhLd,)
-        ctx.save_for_backward(q_BhLd, k_BhLd, v_BhLd, lse_BhL, *kept)
+        ctx.save_for_backward(q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL)
         return out_BhLd
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
-        q_BhLd, k_BhLd, v_BhLd, lse_BhL, *kept = ctx.saved_tensors
-        if not kept:
-            gradients = _product_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, lse_BhL, ctx.groups, ctx.scale)
-        else:
-            (out_BhLd,) = kept
-            gradients = _flash_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL, ctx.calls, ctx.scale)
-        return *gradients, None, None, None
-
-
-def _product_gradients(
-    grad_BhLd: Tensor,
-    q_BhLd: Tensor,
-    k_BhLd: Tensor,
-    v_BhLd: Tensor,
-    lse_BhL: Tensor,
-    groups: tuple[Group, ...],
-    scale: float,
-) -> tuple[Tensor, ...]:
-    """With N heads of all samples, and e = d + 2: see ``_less_lse``. Sums over groups are in float32."""
-    v_NLd, grad_NLd = v_BhLd.flatten(0, 1), grad_BhLd.flatten(0, 1)
-    q_NLe, k_NLe = _less_lse(q_BhLd.flatten(0, 1), lse_BhL.flatten(0, 1) / -scale), _ones(k_BhLd.flatten(0, 1))
-    dq_NLe = torch.empty_like(q_NLe)
-    dk_NLe, dv_NLd = (torch.zeros_like(x_NL, dtype=torch.float32) for x_NL in (k_NLe, v_NLd))
-    for queries, keys, mask_qk in _blocks(groups, len(q_NLe)):
-        q, grad = q_NLe[queries].contiguous(), grad_NLd[queries].contiguous()
-        k, v = k_NLe[keys].contiguous(), v_NLd[keys].contiguous()
-        p_Nqk = _probabilities(q, k, mask_qk, scale)
-        dv_NLd[keys] += torch.bmm(p_Nqk.mT, grad)
-        ds_Nqk = torch._softmax_backward_data(torch.bmm(grad, v.mT), p_Nqk, 2, p_Nqk.dtype)
-        dk_NLe[keys] += torch.bmm(ds_Nqk.mT, q)
-        dq_NLe[queries] = torch.bmm(ds_Nqk, k)
-    dq_NLd, dk_NLd = dq_NLe[:, :, :-2], dk_NLe[:, :, :-2]
-    if scale != 1:
-        dq_NLd, dk_NLd = dq_NLd.mul_(scale), dk_NLd.mul_(scale)
-    shape, dtype = grad_BhLd.shape[:2], grad_BhLd.dtype
-    return tuple(x_NLd.to(dtype).unflatten(0, shape) for x_NLd in (dq_NLd, dk_NLd, dv_NLd))
+        return *_flash_gradients(grad_BhLd, *ctx.saved_tensors, ctx.calls, ctx.scale), None, None
 
 
 def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Part, Tensor | None]]:
@@ -149,32 +150,6 @@ def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Par
         step = max(1, _PAIRS // g.pairs)
         for few in (slice(first, first + step) for first in range(0, heads, step)):
             yield (few, slice(g.start, g.end)), (few, slice(0, g.end)), g.mask_qk
-
-
-def _less_lse(q_NLd: Tensor, lse_NL: Tensor) -> Tensor:
-    """q_NLe: queries, and a float32 number as the sum of two of their type.
-
-    The product with keys and ``_ones`` then has the number added before it is rounded: probabilities near 1 have logits
-    near 0, and these are rounded least.
-    """
-    lse_NL1 = lse_NL[:, :, None]
-    high_NL1 = lse_NL1.to(q_NLd.dtype)
-    return torch.cat([q_NLd, high_NL1, (lse_NL1 - high_NL1).to(q_NLd.dtype)], 2)
-
-
-def _ones(k_NLd: Tensor) -> Tensor:
-    """k_NLe: keys, and 1 twice."""
-    return F.pad(k_NLd, (0, 2), value=1.0)
-
-
-def _probabilities(q_NLe: Tensor, k_NLe: Tensor, mask_qk: Tensor | None, scale: float) -> Tensor:
-    """p_Nqk, in the type of the queries."""
-    logits_Nqk = torch.bmm(q_NLe, k_NLe.mT)
-    if scale != 1:
-        logits_Nqk.mul_(scale)
-    if mask_qk is not None:
-        logits_Nqk.add_(mask_qk.to(logits_Nqk.dtype))  # add_ would cast it for each head
-    return logits_Nqk.exp_()
 
 
 def attention_of_bfloat16(q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, scale: float) -> Tensor:
