@@ -72,6 +72,30 @@ def test_the_end_says_the_score_beside_a_guess_and_what_comes_next(
         assert any(f"task=generator tokenizer_run={run} with the same data" in line for line in said)
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("raster", ["train images", "samples", "val images", "likelihood of val images"]),
+        ("single", ["reconstructions"]),
+    ],
+)
+def test_a_bar_says_at_once_what_it_waits_for_and_what_is_done(
+    name: str,
+    parts: list[str],
+    lab: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    shutil.copytree(lab / name, tmp_path / name)
+    evaluate(tmp_path / name, tmp_path / "out", *(FEW if name == "raster" else ()))
+    said = capsys.readouterr().err
+    places = [said.find(f"{part}: waiting for the first images") for part in ("scores", *parts)]
+    assert -1 not in places and places == sorted(places) and "100%" in said
+
+
 def test_a_generators_scores_and_their_protocol(run: Path, lab: Path, tmp_path: Path) -> None:
     result = evaluate(run, tmp_path / "out", *FEW, "cfg=1.5", "top_k=9", "seed=3")
     assert set(result) >= {"kind", "protocol", "scores", "cost", "images"} and result["kind"] == "generator"

@@ -19,10 +19,21 @@ def test_it_says_at_once_what_it_waits_for(monkeypatch: pytest.MonkeyPatch, caps
         assert threading.active_count() == before
         progress(3, 4)
         assert "75%" in capsys.readouterr().err and threading.active_count() == before + 1
-    for thread in threading.enumerate():  # the bar's own was asked to end
+        progress(0, 9, "checking")  # whose workers are not forked yet
+        _wait_for_ended_threads()
+        assert "checking: waiting for the first images" in capsys.readouterr().err
+        assert threading.active_count() == before
+        progress(9, 9, "checking")
+        assert "checking" in capsys.readouterr().err
+    _wait_for_ended_threads()
+    assert threading.active_count() == before
+
+
+def _wait_for_ended_threads() -> None:
+    """The bar's own was asked to end."""
+    for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(2)
-    assert threading.active_count() == before
 
 
 def test_it_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:

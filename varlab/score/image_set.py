@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -25,17 +25,25 @@ from varlab.types import Batch, without_padding
 
 __all__ = [
     "FolderImages",
+    "FollowedImages",
     "ImageSet",
     "NpzImages",
     "Numbered",
+    "Progress",
     "SampledImages",
     "ShardImages",
     "features_of",
+    "followed",
     "gathered_features",
     "image_set",
     "outputs_of",
     "rank_share",
 ]
+
+
+T = TypeVar("T")
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with the images that are done, all images, and what is done with them."""
 
 
 class Numbered(NamedTuple):
@@ -191,6 +199,33 @@ def image_set(path: Path, *, rules: PixelRules) -> ImageSet:
     if not path.is_file():
         raise VarlabError(f"There is no file and no folder {path}: correct its path.")
     return NpzImages(path)
+
+
+class FollowedImages:
+    """The same images, each batch of which is reported once it is done. what: is done with them."""
+
+    def __init__(self, images: ImageSet, what: str, progress: Progress):
+        self._images, self._what, self._progress = images, what, progress
+        self.name, self.hash, self.n, self.image_size = images.name, images.hash, images.n, images.image_size
+
+    def batches(self, batch: int) -> Iterator[Numbered]:
+        """Those of the images."""
+        batches = self._images.batches(batch)
+        return followed(batches, lambda numbered: len(numbered.row_B), self.n, self._what, self._progress)
+
+    def at(self, row_N: Tensor) -> Tensor:
+        """Those of the images, without a report."""
+        return self._images.at(row_N)
+
+
+def followed(batches: Iterable[T], size: Callable[[T], int], total: int, what: str, progress: Progress) -> Iterator[T]:
+    """The batches of this rank, each reported once it is done. size: images of a batch. total: images of all ranks."""
+    done, world = 0, collectives.world_size()
+    progress(0, total, what)
+    for batch in batches:
+        yield batch
+        done += size(batch)
+        progress(min(done * world, total), total, what)
 
 
 def features_of(

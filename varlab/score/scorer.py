@@ -23,7 +23,7 @@ from varlab.metrics.generator_scores import GenerationScores
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.rng import Rng
 from varlab.score.image_sampler import ImageSampler
-from varlab.score.image_set import ShardImages, features_of, outputs_of
+from varlab.score.image_set import FollowedImages, Progress, ShardImages, features_of, followed, outputs_of
 from varlab.score.neighbour_strip import find_neighbours
 from varlab.tasks.distributed import collectives
 from varlab.types import VarlabError
@@ -36,7 +36,7 @@ class GeneratorScorer:
     whose classes are of no content no Inception score. splits, neighbours, manifold, density_neighbours, inception, kid: see
     ``GenerationScores``. draws: see ``matched_draws``. spaces: further extractors, by name: ``compare`` adds their FID, its
     ratio to that of held-out images, and the mean ratio. own: further metrics; those that compare with the reference see the
-    training split, too.
+    training split, too. progress: of ``Progress``.
     After ``compare``: ``neighbours``, samples with the numbers of their nearest training images, and ``by_class``, scores of
     each class.
     """
@@ -57,11 +57,13 @@ class GeneratorScorer:
         inception: Mapping[str, object] | None = None,
         kid: Mapping[str, int] | None = None,
         spaces: Mapping[str, Extractor] | None = None,
+        progress: Progress = lambda done, total, what: None,
     ):
         self._spaces = dict(spaces or {})
         self._fake: dict[str, list[Tensor]] = {}
         self._more: Config = {"density_neighbours": density_neighbours, "inception": inception, "kid": kid}
         self.source, self._extract, self._data, self._n = source, extractor, data, n
+        self._progress = progress
         self._splits, self._neighbours, self._manifold, self._draws = splits, neighbours, manifold, draws
         self.own = own or OwnMetrics({})
         self._real: dict[str, tuple[Tensor, Tensor]] = {}
@@ -76,7 +78,7 @@ class GeneratorScorer:
         if split not in self._real:
             features, labels, rows = [], [], []
             others: dict[str, list[Tensor]] = {name: [] for name in self._spaces}
-            images = ShardImages(self._data, split)
+            images = FollowedImages(ShardImages(self._data, split), f"{split} images", self._progress)
             size, device = self.source.batch, self.source.device
             for (img_u8_B3HW, row_B, label_B), known in features_of(images, self._extract, batch=size, device=device):
                 self.source.check()
@@ -116,7 +118,8 @@ class GeneratorScorer:
         parts = collectives.share(self._n, self.source.batch)
         ids_N = torch.cat([torch.arange(part.start, part.stop) for part in parts])
         self._rows["fake"] = ids_N.to(self.source.device)
-        images = zip(ids_N.split(self.source.batch), self.source.images(ids_N), strict=True)
+        drawn = zip(ids_N.split(self.source.batch), self.source.images(ids_N), strict=True)
+        images = followed(drawn, lambda batch: len(batch[0]), self._n, "samples", self._progress)
         for ids_B, (img_u8_B3HW, label_B) in images:
             known = outputs_of(extract, img_u8_B3HW, batch=size)
             scores.update_fake(known["features_BF"], known["logits_BK"], label_B, row_B=ids_B.to(label_B.device))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from varlab.cli.conclusion import describe_scores, say_next
+from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config, shell_word
 from varlab.data import BaseDataModule
 from varlab.files import remove_drafts
@@ -38,12 +40,12 @@ from varlab.run.record import FILE, Parent
 from varlab.run.trust import Trust
 from varlab.sample import Sampler
 from varlab.score.image_sampler import ImageSampler, Rejection
-from varlab.score.image_set import rank_share
+from varlab.score.image_set import Progress, followed, rank_share
 from varlab.score.scorer import GeneratorScorer
 from varlab.score.token_scores import token_scores
 from varlab.tasks.distributed import collectives
 from varlab.tasks.likelihood import likelihood
-from varlab.types import VarlabError
+from varlab.types import Batch, VarlabError
 
 __all__ = ["run"]
 
@@ -62,21 +64,22 @@ def run(config: Config, directory: RunDirectory) -> Config:
         from varlab.tasks.distributed.strategy import open_process_group  # imports Lightning
 
         open_process_group(device_of(config["device"]), rank=directory.rank, world=world)
-    if config["samples"] is not None or config["reference"] is not None:
-        return evaluate_set(config, directory)
-    run = FinishedRun(config)
-    data = run.data()
-    require_val_to_score(data.info)
-    parents = Parents(info=data.info, near=run.path, trust=Trust.of(config.get("trust")))
-    extractor = parents.extractor(config["extractor"]).to(run.model.device)
-    judge = dict(parents.used)
-    facts = run_facts(config, run, data, extractor)  # refuses a named protocol that does not fit
-    source, found = None, None
-    if run.model.transformer is not None:
-        source = _source(config, run, data, extractor)
-        result, found = _generator(config, run, data, extractor, source)
-    else:
-        result = _tokenizer(config, run, data, extractor, parents)
+    with progress_bar("scores") as progress:
+        if config["samples"] is not None or config["reference"] is not None:
+            return evaluate_set(config, directory, progress)
+        run = FinishedRun(config)
+        data = run.data()
+        require_val_to_score(data.info)
+        parents = Parents(info=data.info, near=run.path, trust=Trust.of(config.get("trust")))
+        extractor = parents.extractor(config["extractor"]).to(run.model.device)
+        judge = dict(parents.used)
+        facts = run_facts(config, run, data, extractor)  # refuses a named protocol that does not fit
+        source, found = None, None
+        if run.model.transformer is not None:
+            source = _source(config, run, data, extractor)
+            result, found = _generator(config, run, data, extractor, source, progress)
+        else:
+            result = _tokenizer(config, run, data, extractor, parents, progress)
     result["protocol"] |= facts
     if leakage := note_leakage(str(data.path), data.duplicates.leakage):
         result["protocol"]["leakage"] = leakage
@@ -117,7 +120,12 @@ def _reference(data: BaseDataModule, split: str) -> Config:
 
 
 def _tokenizer(
-    config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor, parents: Parents
+    config: Config,
+    run: FinishedRun,
+    data: BaseDataModule,
+    extractor: Extractor,
+    parents: Parents,
+    progress: Progress,
 ) -> Config:
     """Compare reconstructions of the val split with its images."""
     setting, trained_with = run.record.config.get("perceptual"), run.record.parents.get("perceptual")
@@ -135,7 +143,7 @@ def _tokenizer(
     own = own_metrics(config["metrics"])
     ris = SeededInceptionScore(splits=config["metrics"]["splits"], seed=config["seed"])
     tally = ReconstructionScores(run.model.tokenizer, extractor=extractor, perceptual=distance, own=own, ris=ris)
-    scores = tally.over(rank_share(data, "val", batch=config["batch"], device=run.model.device))
+    scores = tally.over(_val(config, run, data, "reconstructions", progress))
     asked = config["metrics"].get("tokens")
     if asked:
         ways = {"data": data, "extractor": extractor, "batch": config["batch"], "seed": config["seed"]}
@@ -153,6 +161,12 @@ def _tokenizer(
     if own.best:
         named |= {"metrics": {"own": config["metrics"]["own"]}}
     return {"kind": "tokenizer", "protocol": named, "scores": scores, "cost": {}} | _best(own, scores)
+
+
+def _val(config: Config, run: FinishedRun, data: BaseDataModule, what: str, progress: Progress) -> Iterator[Batch]:
+    """This rank's val images, each reported once it is done. what: is done with them."""
+    batches = rank_share(data, "val", batch=config["batch"], device=run.model.device)
+    return followed(batches, len, data.info.counts["val"], what, progress)
 
 
 def _best(own: OwnMetrics, scores: Config) -> Config:
@@ -188,14 +202,19 @@ def _source(config: Config, run: FinishedRun, data: BaseDataModule, extractor: E
 
 
 def _generator(
-    config: Config, run: FinishedRun, data: BaseDataModule, extractor: Extractor, source: ImageSampler
+    config: Config,
+    run: FinishedRun,
+    data: BaseDataModule,
+    extractor: Extractor,
+    source: ImageSampler,
+    progress: Progress,
 ) -> tuple[Config, Neighbours | None]:
     """Compare samples with the train split; the val split is compared with it, too. Also returns ``neighbours``."""
     model, sampler, rejection = run.model, source.sampler, source.rejection
     (transformer, order), condition, n, seed = model.generator(), model.condition, config["n"], config["seed"]
     settings, spaces = metric_settings(config["metrics"]), feature_spaces(config, data.info, run.path)
     settings |= {"spaces": {name: space for name, space in spaces.items() if space.hash != extractor.hash}}
-    scorer = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, **settings)
+    scorer = GeneratorScorer(source=source, extractor=extractor, data=data, n=n, progress=progress, **settings)
     scores = scorer.compare()
     nats = likelihood(
         transformer,
@@ -204,7 +223,7 @@ def _generator(
         condition=condition,
         rng=Rng(run.record.config["seed"]),
     )
-    scores["val_nll"] = nats.over(rank_share(data, "val", batch=config["batch"], device=model.device))["nll"]
+    scores["val_nll"] = nats.over(_val(config, run, data, "likelihood of val images", progress))["nll"]
     named = protocol(
         extractor=extractor, reference=_reference(data, "train"), n=n, sampler=sampler.settings(), seed=seed
     )

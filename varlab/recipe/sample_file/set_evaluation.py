@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from varlab.config import Config
@@ -28,7 +29,7 @@ from varlab.recipe.sample_file.run_samples import run_samples
 from varlab.recipe.sample_file.scored_pictures import draw_set
 from varlab.run.directory import RunDirectory
 from varlab.run.trust import Trust
-from varlab.score.image_set import ImageSet, NpzImages, ShardImages, image_set
+from varlab.score.image_set import FollowedImages, ImageSet, NpzImages, Progress, ShardImages, image_set
 from varlab.score.reference import Reference, read_reference, sidecar
 from varlab.score.set_scorer import SetScorer
 from varlab.score.space_scorer import score_spaces
@@ -39,7 +40,7 @@ __all__ = ["evaluate_set", "open_shards", "set_extractor"]
 logger = logging.getLogger(__name__)
 
 
-def evaluate_set(config: Config, directory: RunDirectory) -> Config:
+def evaluate_set(config: Config, directory: RunDirectory, progress: Progress) -> Config:
     """Score ``samples``, or the samples of ``run``, against ``reference`` or the shards of ``data``."""
     run = FinishedRun(config) if config["run"] is not None else None
     rules = PixelRules(most_pixels=1 << 27, depths=ASSUMED)
@@ -53,6 +54,9 @@ def evaluate_set(config: Config, directory: RunDirectory) -> Config:
     named = _protocol(config, data, extractor, reference, samples, made_with)
     protocols, left_out = _protocols(config["metrics"], extractor, reference, samples, named["balance"])
     spaces = _spaces(config, data, run, extractor)
+    samples = FollowedImages(samples, f"samples {samples.name}", progress)
+    if (real := reference.images) is not None:
+        reference = replace(reference, images=FollowedImages(real, f"reference {reference.name}", progress))
     scorer = SetScorer(
         samples=samples,
         reference=reference,
