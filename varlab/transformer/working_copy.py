@@ -43,6 +43,6 @@ def _cast(module: Module, dtype: torch.dtype) -> Module:
     clone._modules = {name: made.get(name) for name in names}
     if isinstance(clone, nn.Sequential):
         for before, (name, after) in zip(clone, list(clone.named_children())[1:], strict=False):
-            if type(after) is nn.GELU and isinstance(before, CastLinear):
+            if isinstance(after, nn.GELU) and isinstance(before, CastLinear):
                 before.gelu, clone._modules[name] = after.approximate, nn.Identity()
     return clone
