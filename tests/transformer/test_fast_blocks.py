@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from varlab.transformer.blocks import mlp
+from varlab.transformer.blocks import mlp, modulated
 
 
 class Calls(TorchDispatchMode):
@@ -52,3 +52,31 @@ def test_gelu_is_torchs_elsewhere(x: Tensor) -> None:
     assert torch.equal(gelu(x), F.gelu(x, approximate="tanh"))
     own, theirs = (kind(x.float().requires_grad_()) for kind in (gelu, nn.GELU(approximate="tanh")))
     assert torch.equal(own, theirs) and type(own.grad_fn) is type(theirs.grad_fn)
+
+
+@pytest.mark.parametrize("scale_type", [torch.float32, torch.bfloat16])
+def test_a_modulated_norm_under_autocast_is_the_formula_in_one_pass(scale_type: torch.dtype) -> None:
+    draw, shape = torch.Generator().manual_seed(0), (3, 128, 512)
+    x = torch.randn(shape, generator=draw).mul(3).add(1).requires_grad_()
+    scale, shift = (torch.randn(3, 1, 512, generator=draw).to(scale_type).requires_grad_() for _ in range(2))
+    weight = torch.randn(shape, generator=draw).bfloat16()
+    exact = [t.detach().double().requires_grad_() for t in (x, scale, shift)]
+    reference = F.layer_norm(exact[0], (512,), eps=1e-6) * (1 + exact[1]) + exact[2]
+    with Calls(x.numel()) as forward, torch.autocast("cpu", torch.bfloat16):
+        own = modulated(nn.LayerNorm(512, eps=1e-6, elementwise_affine=False), x, scale, shift)
+    assert own.dtype == torch.bfloat16
+    torch.testing.assert_close(own.double(), reference, rtol=2**-8, atol=1e-5)
+    with Calls(x.numel()) as backward:
+        gradients = torch.autograd.grad(own, (x, scale, shift), weight)
+    for mine, theirs in zip(gradients, torch.autograd.grad(reference, exact, weight.double()), strict=True):
+        assert (mine.double() - theirs).norm() <= 3e-3 * theirs.norm()
+    assert forward.names["native_layer_norm"] == backward.names["native_layer_norm_backward"] == 3
+    assert set(forward.large) | set(backward.large) <= {"empty_like", "detach"}
+
+
+def test_norms_in_float32_and_of_short_samples_are_torchs_own() -> None:
+    norm = nn.LayerNorm(512, eps=1e-6, elementwise_affine=False)
+    for length, autocast in ((128, False), (2, True)):
+        x, scale, shift = torch.randn(2, length, 512), torch.randn(2, 1, 512), torch.randn(2, 1, 512)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert torch.equal(modulated(norm, x, scale, shift), norm(x) * (1 + scale) + shift)

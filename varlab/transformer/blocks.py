@@ -92,6 +92,39 @@ def modulation(width: int, parts: int) -> nn.Linear:
     return nn.Linear(width, parts * width)
 
 
+def modulated(norm: nn.LayerNorm, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
+    """norm(x)·(1 + scale) + shift. Of long samples under autocast on a processor in a single pass, in autocast's type."""
+    if x_BLD.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x_BLD[0].numel() >= _PIECE:
+        out_BLD: Tensor = ModulatedNorm.apply(x_BLD, scale_B1D.float(), shift_B1D.float(), norm.eps)
+        return out_BLD
+    return norm(x_BLD) * (1 + scale_B1D) + shift_B1D
+
+
+class ModulatedNorm(torch.autograd.Function):
+    """``apply(x_BLD, scale_B1D, shift_B1D, eps)``: torch's LayerNorm of each sample, with the sample's own gain and bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor, eps: float) -> Tensor:
+        out_BLD = torch.empty_like(x_BLD, dtype=torch.get_autocast_dtype("cpu"))
+        gain_BD, moments = 1 + scale_B1D[:, 0], []
+        for x_LD, gain_D, shift_D, out_LD in zip(x_BLD, gain_BD, shift_B1D[:, 0], out_BLD, strict=True):
+            made_LD, *both_L1 = torch.native_layer_norm(x_LD, gain_D.shape, gain_D, shift_D, eps)
+            out_LD.copy_(made_LD)
+            moments += both_L1
+        ctx.save_for_backward(x_BLD, gain_BD, *moments)
+        return out_BLD
+
+    @staticmethod
+    def backward(ctx: Any, grad_BLD: Tensor) -> tuple[Tensor | None, ...]:
+        x_BLD, gain_BD, *moments = ctx.saved_tensors
+        dx_BLD, dgain_BD, dshift_BD = torch.empty_like(x_BLD), torch.empty_like(gain_BD), torch.empty_like(gain_BD)
+        for b, (x_LD, gain_D) in enumerate(zip(x_BLD, gain_BD, strict=True)):
+            dx_BLD[b], dgain_BD[b], dshift_BD[b] = torch.ops.aten.native_layer_norm_backward(
+                grad_BLD[b].float(), x_LD, gain_D.shape, *moments[2 * b : 2 * b + 2], gain_D, gain_D, [True] * 3
+            )
+        return dx_BLD, dgain_BD[:, None], dshift_BD[:, None], None
+
+
 class AdaLNBlock(nn.Module):
     """VAR's block: the class modulates each LayerNorm and gates each branch (DiT's AdaLN-zero, Peebles & Xie 2023).
 
@@ -131,9 +164,9 @@ class AdaLNBlock(nn.Module):
 
     def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
         gamma1, gamma2, scale1, scale2, shift1, shift2 = self._modulation(context).unbind(2)
-        branch = self.attention(self.norm(x_BLD) * (1 + scale1) + shift1, context, self.layer)
+        branch = self.attention(modulated(self.norm, x_BLD, scale1, shift1), context, self.layer)
         x_BLD = x_BLD + self.drop(branch * gamma1, context.rng, 2 * self.layer)
-        branch = self.mlp(self.norm(x_BLD) * (1 + scale2) + shift2)
+        branch = self.mlp(modulated(self.norm, x_BLD, scale2, shift2))
         return x_BLD + self.drop(branch * gamma2, context.rng, 2 * self.layer + 1)
 
     @torch.no_grad()
