@@ -125,7 +125,7 @@ class Count(TorchDispatchMode):
 
 def test_weights_are_cast_once_a_call_whatever_the_steps() -> None:
     made = parts("raster")
-    weights = Counter(tuple(m.weight.shape) for m in made["transformer"].modules() if type(m) is nn.Linear)
+    weights = Counter(tuple(m.weight.shape) for m in made["transformer"].modules() if isinstance(m, nn.Linear))
     before = {name: weight.clone() for name, weight in made["transformer"].state_dict().items()}
     made["transformer"].requires_grad_(False)  # then autocast itself would cast at every use
     with Count() as count, torch.autocast("cpu", torch.bfloat16):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from varlab.transformer.blocks import mlp, modulated
+from varlab.transformer.cast_linear import WideLinear
 
 
 class Calls(TorchDispatchMode):
@@ -80,3 +81,31 @@ def test_norms_in_float32_and_of_short_samples_are_torchs_own() -> None:
         x, scale, shift = torch.randn(2, length, 512), torch.randn(2, 1, 512), torch.randn(2, 1, 512)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             assert torch.equal(modulated(norm, x, scale, shift), norm(x) * (1 + scale) + shift)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_wide_layer_under_autocast_is_torchs_with_the_weight_reordered_once(bias: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    layer, x = WideLinear(32, 48, bias=bias), torch.randn(4, 300, 32, generator=draw).requires_grad_()
+    weight = torch.randn(4, 300, 48, generator=draw).bfloat16()
+    inputs = [x, *layer.parameters()]
+    exact = [t.detach().bfloat16().double().requires_grad_() for t in inputs]
+    reference = F.linear(*exact)
+    with Calls(0) as forward, torch.autocast("cpu", torch.bfloat16):
+        own = layer(x)
+    assert own.dtype == torch.bfloat16
+    torch.testing.assert_close(own.double(), reference, rtol=2**-8, atol=1e-3)
+    with Calls(0) as backward:
+        gradients = torch.autograd.grad(own, inputs, weight)
+    for mine, theirs in zip(gradients, torch.autograd.grad(reference, exact, weight.double()), strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine.double() - theirs).norm() <= 3e-3 * theirs.norm()
+    assert forward.names["_reorder_linear_weight"] == 1 and "sum" not in backward.names
+
+
+def test_layers_in_float32_and_of_few_rows_are_torchs_own() -> None:
+    layer = WideLinear(32, 48)
+    for rows, autocast in ((1200, False), (20, True)):
+        x = torch.randn(rows, 32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))

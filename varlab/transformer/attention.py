@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varlab.transformer.cast_linear import CastLinear
+from varlab.transformer.cast_linear import CastLinear, linear
 from varlab.transformer.rotary import rotate
 from varlab.transformer.step_groups import Group, attention_of_bfloat16, grouped_attention, step_groups
 from varlab.types import VarlabError
@@ -117,7 +117,7 @@ class Attention(nn.Module):
     def _project(self, x_BLD: Tensor, rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
         """Queries, keys and values, (B, heads, L, d) each. Queries and keys are rotated together."""
         cast = isinstance(self.qkv, CastLinear)
-        qkv = self.qkv(x_BLD) if cast else F.linear(x_BLD, self.qkv.weight, self.qkv_bias())
+        qkv = self.qkv(x_BLD) if cast else linear(x_BLD, self.qkv.weight, self.qkv_bias())
         qkv_BhLd = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if rotary_2B1Ld is None:
             return tuple(qkv_BhLd.split([self.heads, self.kv_heads, self.kv_heads], 1))

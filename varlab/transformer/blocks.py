@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from varlab.rng import Stream
 from varlab.transformer.attention import Attention
+from varlab.transformer.cast_linear import WideLinear
 from varlab.transformer.context import HEAD, Context
 from varlab.types import VarlabError
 
@@ -45,7 +46,7 @@ BlockFactory = Callable[..., nn.Module]
 def mlp(width: int, ratio: float, approximate: str) -> nn.Sequential:
     """Linear, GELU (``approximate``: tanh or none), Linear."""
     hidden = round(width * ratio)
-    return nn.Sequential(nn.Linear(width, hidden), FastGELU(approximate=approximate), nn.Linear(hidden, width))
+    return nn.Sequential(WideLinear(width, hidden), FastGELU(approximate=approximate), nn.Linear(hidden, width))
 
 
 class FastGELU(nn.GELU):

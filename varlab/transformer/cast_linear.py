@@ -1,10 +1,52 @@
-"""Linear layers for a call that uses them many times: their weights are cast once."""
+"""Linear layers with weights in the layout of the processor's matrix product."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_ROWS = 1024  # fewer repay no other layout of the weight
+
+_reordered = torch.ops.mkldnn._reorder_linear_weight
+_product = torch.ops.mkldnn._linear_pointwise
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear layer; of many rows under autocast on a processor by ``PackedLinear``."""
+    many = x.device.type == "cpu" and x.numel() >= _ROWS * x.shape[-1]
+    if many and torch.is_autocast_enabled("cpu") and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        out: Tensor = PackedLinear.apply(x.to(torch.get_autocast_dtype("cpu")), weight, bias)
+        return out
+    return F.linear(x, weight, bias)
+
+
+class WideLinear(nn.Linear):
+    """A layer with more outputs than inputs, where another layout of the weight is repaid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class PackedLinear(torch.autograd.Function):
+    """``apply(x, weight, bias)``: weight and bias in the type of x, the weight in the layout of the forward product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        narrow, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        ctx.dtype = weight.dtype
+        ctx.save_for_backward(x, narrow)
+        return _product(x, _reordered(narrow, None), bias, "none", [], "")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows, x_rows = grad.flatten(0, -2), x.flatten(0, -2)
+        ones = rows.new_ones(1, len(rows))  # times it, columns are summed faster than by torch's sum
+        bias = (ones @ rows)[0].to(ctx.dtype) if ctx.needs_input_grad[2] else None
+        return (rows @ weight).view_as(x), (rows.mT @ x_rows).to(ctx.dtype), bias
 
 
 class CastLinear(nn.Module):
@@ -23,7 +65,7 @@ class CastLinear(nn.Module):
         self._bias = None if bias is None else bias.detach().to(dtype)
         self._packed = self._one_dnn and self._weight.dtype != weight.dtype
         if self._packed:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, None)
+            self._weight = _reordered(self._weight, None)
 
     @property
     def weight(self) -> Tensor:
@@ -34,6 +76,6 @@ class CastLinear(nn.Module):
         x = x.to(self._dtype)
         if self._one_dnn:
             after = ("none", "") if self.gelu is None else ("gelu", self.gelu)
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, after[0], [], after[1])
+            return _product(x, self._weight, self._bias, after[0], [], after[1])
         y = F.linear(x, self._weight, self._bias)
         return y if self.gelu is None else F.gelu(y, approximate=self.gelu)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from varlab.rng import Stream
 from varlab.transformer.attention import Attention
 from varlab.transformer.blocks import Drop
+from varlab.transformer.cast_linear import WideLinear
 from varlab.transformer.context import Context
 
 _DROPOUT = 1 << 20  # steps of the dropout stream from here on belong to this file; stochastic depth has those below
@@ -19,8 +20,8 @@ class SwiGLU(nn.Module):
     def __init__(self, *, width: int, mlp_ratio: float, multiple_of: int):
         super().__init__()
         hidden = -(-int(2 * width * mlp_ratio / 3) // multiple_of) * multiple_of
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
+        self.gate = WideLinear(width, hidden, bias=False)
+        self.up = WideLinear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:

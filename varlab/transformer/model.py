@@ -16,6 +16,7 @@ from varlab.rng import Rng
 from varlab.transformer.attention import EVERYTHING, Visible
 from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, BlockFactory, modulation
 from varlab.transformer.cache import Cache
+from varlab.transformer.cast_linear import WideLinear
 from varlab.transformer.context import SHARED, Context
 from varlab.transformer.rotary import rotary_table, turns
 from varlab.types import Slots, VarlabError, full_precision
@@ -99,7 +100,7 @@ class Transformer(nn.Module):
         shared = any(getattr(block, "shares_modulation", False) for block in self.blocks)
         self.modulate = modulation(width, 6) if shared else None
         self.head_norm = head_norm(width=width)
-        self.head = nn.Linear(width, vocab_size, bias=head_bias)
+        self.head = WideLinear(width, vocab_size, bias=head_bias)
         self._init_weights(**init)
 
     def _add_rotary(self, positions_P3: Tensor, base: float | None, head_dim: int) -> None:

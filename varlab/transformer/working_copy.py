@@ -35,7 +35,7 @@ def _cast(module: Module, dtype: torch.dtype) -> Module:
     for name, child in reversed(list(module.named_children())):
         if name == "word":
             made[name] = child
-        elif type(child) is nn.Linear:
+        elif isinstance(child, nn.Linear):
             bias = module.qkv_bias() if isinstance(module, Attention) and name == "qkv" else child.bias
             made[name] = CastLinear(child.weight, bias, dtype)
         else:
