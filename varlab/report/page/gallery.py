@@ -84,7 +84,7 @@ def galleries(variants: Sequence[Variant], room: int) -> Album:
     titles = [f"Real images, {labels}" for labels in owners] if len(real) > 1 else ["Real images"] * len(real)
     beside = [*zip(titles, real, strict=True), *(("", picture) for picture in samples)]
     shown = [
-        _gallery("Samples beside real images", "Real images and samples have the same layout.", beside,
+        _gallery("Samples beside real images", "Real images and samples of a run have the same layout.", beside,
                  columns=2 if len(beside) in (1, 2, 4) or _columns([picture for _, picture in beside], 3) < 3 else 3),
         _gallery("Nearest training images", "Each column is a sample above its nearest training images; the samples go from "
                  "the nearest to the farthest. Above it is its distance in the features of FID, and, where there are val "
