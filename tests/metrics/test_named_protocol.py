@@ -68,7 +68,9 @@ def test_moments_of_the_suite_are_no_reference_of_torch_fidelity_without_images(
     ("n", "said"), [(50_000, "FID-50k"), (49_999, "FID of 49,999 samples"), (10_000, "FID of 10,0")]
 )
 def test_fewer_than_50000_samples_are_no_fid_50k(n: int, said: str) -> None:
-    assert score_label(None, n).startswith(said) and score_label({"name": "adm256"}, n).endswith(", adm256")
+    assert score_label(None, n, "inception").startswith(said)
+    assert score_label({"name": "adm256"}, n, "inception").endswith(", adm256")
+    assert score_label(None, n, "classifier") == f"FID of {n:,} samples"  # in a judge's features, whatever their number
 
 
 def test_a_difference_is_explained_by_the_settings_that_the_score_depends_on() -> None:

@@ -82,9 +82,10 @@ def _shown(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def score_label(asked: Mapping[str, object] | None, n: int) -> str:
-    """What the FID of n samples is called: FID-50k only from 50,000 on; and under which protocol it was measured."""
-    size = f"FID-{n // _THOUSAND}k" if n >= _FULL and n % _THOUSAND == 0 else f"FID of {n:,} samples"
+def score_label(asked: Mapping[str, object] | None, n: int, extractor: str) -> str:
+    """What the FID of n samples is called: FID-50k only from 50,000 on, in Inception's features; and its protocol."""
+    is_full = extractor == "inception" and n >= _FULL and n % _THOUSAND == 0
+    size = f"FID-{n // _THOUSAND}k" if is_full else f"FID of {n:,} samples"
     return size if asked is None else f"{size}, {asked['name']}"
 
 

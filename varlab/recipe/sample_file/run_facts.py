@@ -40,7 +40,7 @@ def run_facts(config: Config, run: FinishedRun, data: ShardDataModule, extractor
     )
     asked = metrics.get("protocol")
     require_protocol(asked, scored)
-    label = score_label(asked, n)
+    label = score_label(asked, n, extractor.name)
     said = {"label": label if generator else label.replace("FID", "rFID"), "balance": balance}
     more = {"guidance": GUIDANCE} if generator else {"ris_splits": metrics["splits"]}
     return said | more | weight_facts(run.path, config["weights"]) | image_facts(data) | code_facts()

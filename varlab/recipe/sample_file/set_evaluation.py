@@ -76,7 +76,7 @@ def evaluate_set(config: Config, directory: RunDirectory, progress: Progress) ->
         named["notes"] = notes
         for note in notes:
             logger.warning("%s: %s", samples.name, note)
-    named["label"] = score_label(config["metrics"].get("protocol"), samples.n)
+    named["label"] = score_label(config["metrics"].get("protocol"), samples.n, extractor.name)
     result: Config = {"kind": "generator" if run else "samples", "protocol": named, "scores": scores, "cost": {}}
     result |= {"best": own.ranked(scores)} if own.best else {}
     result |= {"by_class": scorer.by_class} if scorer.by_class else {}
