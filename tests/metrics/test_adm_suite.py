@@ -10,12 +10,15 @@ import torch
 from tests.metrics import adm_suite
 from tests.small import fork_server
 from varlab.errors import VarlabError
+from varlab.metrics.comparison import matched_draws
 from varlab.metrics.distribution.frechet import FID, Moments, frechet_distance
 from varlab.metrics.distribution.inception_score import FileInceptionScore
 from varlab.metrics.distribution.kernel_distance import KID
 from varlab.metrics.distribution.manifold_scores import ManifoldScores
+from varlab.metrics.features import Rows
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.rng import Rng
+from varlab.score.neighbour_strip import find_neighbours
 
 pytestmark = pytest.mark.numeric
 
@@ -186,23 +189,41 @@ def test_distances_take_the_memory_of_a_block(monkeypatch: pytest.MonkeyPatch) -
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            made_here = (
-                [out] if isinstance(out, torch.Tensor) else [o for o in out or () if isinstance(o, torch.Tensor)]
-            )
+            made_here = [o for o in (out if isinstance(out, tuple | list) else [out]) if isinstance(o, torch.Tensor)]
             self.numel = max([self.numel, *(t.numel() for t in made_here if t._base is None)])
             return out
 
-    monkeypatch.setattr("varlab.metrics.features.ROWS", 64)
-    monkeypatch.setattr("varlab.metrics.features.COLUMNS", 128)
+    places = ("features.ROWS", "features.COLUMNS", "comparison.ROWS", "distribution.frechet.COLUMNS")
+    for place in places:
+        monkeypatch.setattr(f"varlab.metrics.{place}", 128 if place.endswith("ROWS") else 256)
     sizes = []
     for times in (1, 4):
-        metric = ManifoldScores(neighbours=3, manifold=None, seed=0, density_neighbours=5)
-        metric.update(made("real", 500 * times, 2), real=True)
-        metric.update(made("fake", 300, 2), real=False)
+        real, fake, val = made("real", 500 * times, 32), made("fake", 100, 32), made("val", 90, 32)
+        manifolds = ManifoldScores(neighbours=3, manifold=None, seed=0, density_neighbours=5)
+        kid = KID(subsets=2, size=50, seed=0)
+        for part in torch.arange(len(real)).split(40):
+            manifolds.update(real[part], True)
+            kid.update(real[part], True, part)
+        manifolds.update(fake, False)
+        kid.update(fake, False, torch.arange(100))
         with Largest() as largest:
-            metric.compute()
+            manifolds.compute(), kid.compute()
+            real_rows, fake_rows = manifolds.rows()
+            number = {"fake_row_N": torch.arange(100), "train_row_N": torch.arange(len(real))}
+            find_neighbours(fake_rows, real_rows, val, **number)
+            matched_draws(fake, None, real_rows, val, None, draws=2, rng=Rng(0))
         sizes.append(largest.numel)
-    assert sizes == [64 * 128] * 2
+    assert sizes == [128 * 256] * 2
+
+
+def test_rows_of_several_tensors_are_those_of_one() -> None:
+    x = made("x", 50, 3)
+    order = Rng(0).stream("order").permutation(50)[0]
+    rows = Rows(list(x.split(7)), order)
+    assert len(rows) == 50 and torch.equal(rows[:], x[order]) and torch.equal(rows[3:11], x[order][3:11])
+    some = torch.tensor([4, 4, 49, 0])
+    assert torch.equal(rows[some], x[order][some]) and torch.equal(rows.ordered(some)[:], x[order][some])
+    assert torch.equal(Rows(x)[some], x[some]) and len(Rows(x)[60:]) == 0
 
 
 @pytest.mark.slow

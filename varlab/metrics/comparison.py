@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from varlab.metrics.distribution.frechet import Moments, frechet_distance, moments, rough_distances
-from varlab.metrics.features import nearest, sorted_rows
+from varlab.metrics.features import ROWS, Rows, nearest, sorted_rows
 from varlab.rng import Rng
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,10 @@ _MOST_GROWTH = 3.0  # of that FID by the replacement
 _ROUNDING = 2.0**-26  # a float64 eigenvalue of zero can come out as the square root of the rounding
 
 
-def frechet_distances(sets: Iterable[Tensor], reference_MF: Tensor) -> list[float]:
+def frechet_distances(sets: Iterable[Tensor], reference: Tensor | Rows | Moments) -> list[float]:
     """FID of each set of features against one reference. VarlabError for a set or reference of fewer than two images."""
-    reference = moments(reference_MF)
-    return [float(frechet_distance(reference, moments(x_NF.to(reference_MF.device)))) for x_NF in sets]
+    real = reference if isinstance(reference, Moments) else moments(reference)
+    return [float(frechet_distance(real, moments(x_NF.to(real.mu_F.device)))) for x_NF in sets]
 
 
 def fid_error(fake_NF: Tensor, reference: Moments, *, rng: Rng) -> float:
@@ -58,7 +58,7 @@ def ratio_over_spaces(values: Mapping[str, float]) -> dict[str, float]:
 def matched_draws(
     fake_NF: Tensor,
     fake_label_N: Tensor | None,
-    train_NF: Tensor,
+    train_NF: Tensor | Rows,
     val_NF: Tensor,
     val_label_M: Tensor | None,
     *,
@@ -83,14 +83,14 @@ def matched_draws(
         chosen_DN = stream.permutation(rows_NF.shape[0])[:, : int((val_label_M == label).sum())]
         for draw, chosen_N in zip(drawn, chosen_DN.to(rows_NF.device), strict=True):
             draw.append(rows_NF[chosen_N])
-    sets = [torch.cat(parts) for parts in drawn]
+    sets, reference = [torch.cat(parts) for parts in drawn], moments(train_NF)
     if len(sets[0]) < len(val_NF):
         log.warning("FID draws take all %d samples, fewer than the %d held-out images.", len(sets[0]), len(val_NF))
-    fids = frechet_distances([*sets, val_NF, *_resampled(val_NF, val_label_M, rng)], train_NF)
+    fids = frechet_distances([*sets, val_NF, *_resampled(val_NF, val_label_M, rng)], reference)
     fids, fid_val, resampled = fids[:draws], fids[draws], fids[draws + 1 :]
     size = float(len(sets[0]))
     scores = {"fid_draws": mean(fids), "fid_draws_std": pstdev(fids), "fid_draws_n": size, "fid_val": fid_val}
-    noise = _noise_of_fid(resampled, train_NF)
+    noise = _noise_of_fid(resampled, reference)
     return scores | _ratio("fid_ratio", scores["fid_draws"], fid_val, noise=noise)
 
 
@@ -109,18 +109,18 @@ def _resampled(val_NF: Tensor, val_label_N: Tensor, rng: Rng) -> list[Tensor]:
     return [torch.cat(chosen) for chosen in sets]
 
 
-def _noise_of_fid(resampled: Sequence[float], train_NF: Tensor) -> float:
+def _noise_of_fid(resampled: Sequence[float], reference: Moments) -> float:
     """The value up to which the FID of the held-out images is noise.
 
     resampled: the FID of ``_resampled`` sets. With a fifth of the images replaced by others of their class, the FID of
     ordinary held-out images grows by about a third; that of images which are also training images grows from nothing. It is
     noise where the growth is over threefold, and below the rounding of the root of a singular covariance product.
     """
-    rounding = train_NF.shape[1] * _ROUNDING * float(train_NF.double().var(0).sum())
+    rounding = len(reference.mu_F) * _ROUNDING * float(reference.sigma_FF.trace())
     return max(mean(resampled) / _MOST_GROWTH, rounding)
 
 
-def nearest_distance(a_NF: Tensor, train_NF: Tensor) -> Tensor:
+def nearest_distance(a_NF: Tensor | Rows, train_NF: Tensor | Rows) -> Tensor:
     """d_N float64: the distance of each point to the nearest training image, in feature space."""
     return nearest(a_NF, train_NF, 1)[0][:, 0].sqrt()
 
@@ -144,7 +144,7 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(
-    fake_NF: Tensor, train_NF: Tensor, *, fake_N: Tensor, val_M: Tensor | None, shown: int, count: int
+    fake_NF: Tensor | Rows, train_NF: Tensor | Rows, *, fake_N: Tensor, val_M: Tensor | None, shown: int, count: int
 ) -> Neighbours:
     """Choose ``shown`` samples and find the ``count`` nearest training images of each.
 
@@ -163,14 +163,15 @@ def evenly(n: int, count: int) -> Tensor:
     return torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
 
 
-def nearest_scores(fake_N: Tensor, val_M: Tensor, train_NF: Tensor) -> dict[str, float]:
+def nearest_scores(fake_N: Tensor, val_M: Tensor, train_NF: Tensor | Rows) -> dict[str, float]:
     """nn_median of samples, nn_val_median of held-out images, and nn_ratio: near 1 for new images, near 0 for copies.
 
     fake_N, val_M: see ``nearest_distance``. There is no nn_ratio where the median held-out image is a training image, up to
     the rounding of float32 features.
     """
     fake, val = float(fake_N.median()), float(val_M.median())
-    rounding = 1e-6 * float(train_NF.double().norm(dim=1).median())
+    starts = range(0, len(train_NF), ROWS)
+    rounding = 1e-6 * float(torch.cat([train_NF[i : i + ROWS].double().norm(dim=1) for i in starts]).median())
     return {"nn_median": fake, "nn_val_median": val} | _ratio("nn_ratio", fake, val, noise=rounding)
 
 

@@ -11,6 +11,42 @@ from varlab.rng import Rng
 ROWS, COLUMNS = 1024, 4096  # of a block of distances: all that is in memory beside the features
 
 
+class Rows:
+    """The rows of several tensors, as those of one tensor that is never made: only what is asked for is copied.
+
+    parts: x_NF of all rows, or of batches. order_N: the rows' numbers in their new order; None for as they come.
+    """
+
+    def __init__(self, parts: Tensor | list[Tensor], order_N: Tensor | None = None):
+        self._parts = [parts] if isinstance(parts, Tensor) else parts
+        counts = torch.tensor([len(part) for part in self._parts], dtype=torch.int64)
+        self._ends = counts.cumsum(0)
+        self._order_N = torch.arange(int(counts.sum())) if order_N is None else order_N.cpu()
+
+    def __len__(self) -> int:
+        return len(self._order_N)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the tensors."""
+        return self._parts[0].device
+
+    def ordered(self, order_N: Tensor) -> Rows:
+        """The same rows in another order, or some of them."""
+        return Rows(self._parts, self._order_N[order_N.cpu()])
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """A copy of some rows."""
+        row_n = self._order_N[rows if isinstance(rows, slice) else rows.cpu()]
+        part_n = torch.searchsorted(self._ends, row_n, right=True)
+        x_nF = self._parts[0].new_empty(len(row_n), *self._parts[0].shape[1:])
+        for k in part_n.unique().tolist():
+            place = (part_n == k).nonzero()[:, 0]
+            part, here = self._parts[k], row_n[place] - self._ends[k] + len(self._parts[k])
+            x_nF[place.to(part.device)] = part[here.to(part.device)]
+        return x_nF
+
+
 def sorted_rows(x_NF: Tensor) -> Tensor:
     """The rows in lexicographic order, which does not depend on batches or ranks."""
     rows_MF, count_M = torch.unique(x_NF, dim=0, return_counts=True)
@@ -26,10 +62,9 @@ def random_rows(x_NF: Tensor, size: int | None, rng: Rng) -> Tensor:
     return rows_NF[chosen_N.to(rows_NF.device)]
 
 
-def ordered_rows(x: list[Tensor], number: list[Tensor]) -> Tensor:
+def ordered_rows(x: list[Tensor], number: list[Tensor]) -> Rows:
     """The rows of all batches and ranks, by their numbers, or by their content without numbers."""
-    x_NF = dim_zero_cat(x)
-    return x_NF[dim_zero_cat(number).argsort()] if len(number) else sorted_rows(x_NF)
+    return Rows(x, dim_zero_cat(number).argsort()) if len(number) else Rows(sorted_rows(dim_zero_cat(x)))
 
 
 def squared_distances(a_nF: Tensor, b_mF: Tensor) -> Tensor:
@@ -39,13 +74,14 @@ def squared_distances(a_nF: Tensor, b_mF: Tensor) -> Tensor:
     return torch.addmm(square_m, a_nF, b_mF.T, alpha=-2).add_(square_n[:, None]).clamp_min_(0)
 
 
-def nearest(a_NF: Tensor, b_MF: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def nearest(a_NF: Tensor | Rows, b_MF: Tensor | Rows, count: int) -> tuple[Tensor, Tensor]:
     """Find the ``count`` nearest points of ``b`` to each of ``a``: (squared distances d_Nk, row_Nk), the nearest first.
 
     In float64, a block at a time, so memory does not grow with either set. Fewer than ``count`` where ``b`` has fewer.
     """
     found = []
-    for points in a_NF.split(ROWS):
+    for start in range(0, max(len(a_NF), 1), ROWS):
+        points = a_NF[start : start + ROWS]
         d_nk = points.new_empty((len(points), 0), dtype=torch.float64)
         row_nk = d_nk.long()
         for first in range(0, len(b_MF), COLUMNS):

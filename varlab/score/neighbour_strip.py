@@ -9,6 +9,7 @@ from torch import Tensor
 
 from varlab.data.image.grid import enlarged, grid, headed
 from varlab.metrics.comparison import Neighbours, nearest_distance, nearest_scores, neighbours
+from varlab.metrics.features import Rows
 from varlab.tasks.distributed import collectives
 
 __all__ = ["find_neighbours", "neighbour_strip"]
@@ -17,15 +18,15 @@ _SHOWN, _NEAREST = 8, 3  # samples that are shown with so many training images e
 
 
 def find_neighbours(
-    fake_NF: Tensor, train_NF: Tensor, val_NF: Tensor | None, *, fake_row_N: Tensor, train_row_N: Tensor
+    fake: Rows, train: Rows, val_NF: Tensor | None, *, fake_row_N: Tensor, train_row_N: Tensor
 ) -> tuple[Neighbours, dict[str, float]]:
     """Samples with the numbers of their nearest training images, and ``nearest_scores`` where there are held-out images.
 
-    All features are those of all ranks, rank by rank. fake_row_N, train_row_N: the images' numbers on this rank.
+    fake, train, val_NF: features of all ranks, rank by rank. fake_row_N, train_row_N: the images' numbers on this rank.
     """
     fake_row_N, train_row_N = (collectives.gather_uneven(row_N) for row_N in (fake_row_N, train_row_N))
     # in the order of one rank, as neighbours at equal distances are taken in their order
-    fake_NF, train_NF = fake_NF[fake_row_N.argsort()], train_NF[train_row_N.argsort()]
+    fake_NF, train_NF = fake.ordered(fake_row_N.argsort()), train.ordered(train_row_N.argsort())
     fake_N = nearest_distance(fake_NF, train_NF)
     val_M = None if val_NF is None else nearest_distance(val_NF, train_NF)
     found = neighbours(fake_NF, train_NF, fake_N=fake_N, val_M=val_M, shown=_SHOWN, count=_NEAREST)

@@ -19,6 +19,7 @@ from varlab.metrics.comparison import (
 from varlab.metrics.distribution.frechet import moments
 from varlab.metrics.distribution.repeated_images import RepeatedImages
 from varlab.metrics.extractors import Extractor
+from varlab.metrics.features import Rows
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.metrics.own_metrics import OwnMetrics
 from varlab.rng import Rng
@@ -144,7 +145,7 @@ class GeneratorScorer:
         rng = Rng(self.source.seed)
         draws = matched_draws(fake_NF, fake_label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=rng)
         rows = {"fake_row_N": self._rows["fake"], "train_row_N": self._rows["train"]}
-        self.neighbours, distances = find_neighbours(fake_NF, real_NF, val_NF, **rows)
+        self.neighbours, distances = find_neighbours(Rows(fake_NF), Rows(real_NF), val_NF, **rows)
         values |= draws | distances
         values["duplicates"] = float(self._repeats.compute())
         self.by_class = scores.by_class()

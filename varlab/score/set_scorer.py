@@ -91,7 +91,7 @@ class SetScorer:
         """Find ``neighbours`` among the reference's images; compare the held-out images with these, too."""
         if self._reference.images is None:
             return {}
-        real_NF, fake_NF = sheet.manifolds.features()
+        real_NF, fake_NF = sheet.manifolds.rows()
         rows = {f"{of}_row_N": torch.cat(self._rows[key]) for of, key in (("fake", "fake"), ("train", "real"))}
         if self._held_out is None:
             self.neighbours, _ = find_neighbours(fake_NF, real_NF, None, **rows)
@@ -104,7 +104,7 @@ class SetScorer:
             label_N = collectives.gather_uneven(torch.cat(self._labels))
             if not torch.isin(val_label_M, label_N.cpu()).all():
                 label_N = None  # samples of other classes, or too few of them
-        draws = matched_draws(fake_NF, label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=self._rng)
+        draws = matched_draws(fake_NF[:], label_N, real_NF, val_NF, val_label_M, draws=self._draws, rng=self._rng)
         return scores | draws
 
     def _error_of_fid(self, sheet: GenerationScores) -> dict[str, float]:
@@ -113,7 +113,7 @@ class SetScorer:
             return {}
         with sheet.fid.sync_context():
             reference = sheet.fid.moments(real=True)
-        return {"fid_error": fid_error(sheet.manifolds.features()[1], reference, rng=self._rng)}
+        return {"fid_error": fid_error(sheet.manifolds.rows()[1][:], reference, rng=self._rng)}
 
     def _add_reference(self, real: ImageSet) -> None:
         if tuple(real.image_size) != tuple(self._samples.image_size):

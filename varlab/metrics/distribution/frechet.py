@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from varlab.errors import VarlabError
+from varlab.metrics.features import COLUMNS, Rows
 
 __all__ = ["FID", "Moments", "PassThrough", "frechet_distance", "moments", "rough_distances"]
 
@@ -21,13 +22,17 @@ class Moments(NamedTuple):
     sigma_FF: Tensor
 
 
-def moments(x_NF: Tensor) -> Moments:
-    """Mean and covariance of features. VarlabError for fewer than two images."""
-    if len(x_NF) < 2:
-        raise VarlabError(f"FID needs two images or more of each set, not {len(x_NF)}.")
-    x_NF = x_NF.double()
-    mu_F = x_NF.mean(0)
-    return Moments(mu_F, (x_NF - mu_F).T @ (x_NF - mu_F) / (len(x_NF) - 1))
+def moments(x_NF: Tensor | Rows) -> Moments:
+    """Mean and covariance of features, a block at a time. VarlabError for fewer than two images."""
+    if (n := len(x_NF)) < 2:
+        raise VarlabError(f"FID needs two images or more of each set, not {n}.")
+    blocks = [slice(start, start + COLUMNS) for start in range(0, n, COLUMNS)]
+    mu_F = torch.stack([x_NF[block].double().sum(0) for block in blocks]).sum(0) / n
+    scatter_FF = mu_F.new_zeros(len(mu_F), len(mu_F))
+    for block in blocks:
+        centred_nF = x_NF[block].double() - mu_F
+        scatter_FF.addmm_(centred_nF.T, centred_nF)
+    return Moments(mu_F, scatter_FF / (n - 1))
 
 
 def frechet_distance(a: Moments, b: Moments) -> Tensor:

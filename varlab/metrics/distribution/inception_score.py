@@ -76,7 +76,7 @@ class FileInceptionScore(Metric):
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation over the parts, with the number of parts in the denominator)."""
-        logits_NK = ordered_rows(self.logits, self.row)
+        logits_NK = ordered_rows(self.logits, self.row)[:]
         n = len(logits_NK)
         if self.order == "fidelity":
             shuffled = np.random.RandomState(_FIDELITY_SEED).permutation(n)

@@ -50,7 +50,7 @@ class KID(Metric):
         values = []
         for _ in range(self.subsets):
             chosen = [torch.from_numpy(random.choice(of, size, replace=False)) for of in (n, m)]
-            values.append(_mmd(fake_NF[chosen[0].to(fake_NF.device)], real_MF[chosen[1].to(real_MF.device)]))
+            values.append(_mmd(fake_NF[chosen[0]], real_MF[chosen[1]]))
         values_S = torch.stack(values)
         return values_S.mean(), values_S.std(correction=0)
 

@@ -11,16 +11,15 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from varlab.errors import VarlabError
 from varlab.metrics import features
-from varlab.metrics.features import nearest, random_rows, squared_distances
+from varlab.metrics.features import Rows, nearest, random_rows, squared_distances
 from varlab.rng import Rng
 
 __all__ = ["ManifoldScores"]
 
 
-def _radii(x_NF: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
+def _radii(x_NF: Rows, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, r_N: the squared distance of each point to its k-th nearest neighbour, not counting the point itself."""
-    radii = [nearest(points, x_NF, max(ks) + 1)[0][:, list(ks)] for points in x_NF.split(features.ROWS)]
-    return list(torch.cat(radii).T)
+    return list(nearest(x_NF, x_NF, max(ks) + 1)[0][:, list(ks)].T)
 
 
 def _mean_of_classes(inside_N: Tensor, label_N: Tensor) -> Tensor:
@@ -61,23 +60,30 @@ class ManifoldScores(Metric):
         if real and label_B is not None:
             self.real_label.append(label_B)
 
-    def _real(self) -> tuple[Tensor, Tensor | None]:
+    def _chosen(self, x: list[Tensor]) -> Rows:
+        """At most ``manifold`` rows."""
+        rows = Rows(x)
+        if self.manifold is None or len(rows) <= self.manifold:
+            return rows
+        return Rows(random_rows(dim_zero_cat(x), self.manifold, self.rng))
+
+    def _real(self) -> tuple[Rows, Tensor | None]:
         """(real_NF, label_N), at most ``manifold`` of them."""
-        real_NF = dim_zero_cat(self.real)
         if not len(self.real_label):
-            return random_rows(real_NF, self.manifold, self.rng), None
+            return self._chosen(self.real), None
         label_N = dim_zero_cat(self.real_label)
-        if self.manifold is None or len(real_NF) <= self.manifold:
-            return real_NF, label_N
+        if self.manifold is None or len(label_N) <= self.manifold:
+            return Rows(self.real), label_N
+        real_NF = dim_zero_cat(self.real)
         both_NG = random_rows(torch.cat([real_NF, label_N[:, None].to(real_NF)], 1), self.manifold, self.rng)
-        return both_NG[:, :-1], both_NG[:, -1].long()
+        return Rows(both_NG[:, :-1]), both_NG[:, -1].long()
 
     def compute(self) -> dict[str, Tensor]:
         """precision, recall and coverage in [0, 1], density >= 0: float64 scalars. VarlabError for k points or fewer."""
         real_NF, label_N = self._real()
-        fake_MF = random_rows(dim_zero_cat(self.fake), self.manifold, self.rng)
+        fake_MF = self._chosen(self.fake)
         wide = self.density_neighbours or self.neighbours
-        fewest = min(real_NF.shape[0], fake_MF.shape[0])
+        fewest = min(len(real_NF), len(fake_MF))
         if fewest <= max(self.neighbours, wide):
             raise VarlabError(
                 f"Precision and recall need more than {max(self.neighbours, wide)} images of each set, not {fewest}."
@@ -85,7 +91,7 @@ class ManifoldScores(Metric):
         balls_N, wide_N = _radii(real_NF, (self.neighbours, wide))
         [balls_M] = _radii(fake_MF, (self.neighbours,))
         inside_M, inside_N, covered_N = (
-            torch.zeros(len(of), dtype=torch.bool, device=of.device) for of in (fake_MF, real_NF, real_NF)
+            torch.zeros(len(of), dtype=torch.bool, device=real_NF.device) for of in (fake_MF, real_NF, real_NF)
         )
         hits = torch.zeros((), dtype=torch.int64, device=real_NF.device)
         for i, j in product(range(0, len(fake_MF), features.ROWS), range(0, len(real_NF), features.COLUMNS)):
@@ -101,6 +107,11 @@ class ManifoldScores(Metric):
         if self.density_neighbours is None:
             return scores
         return scores | {"density": hits.double() / (wide * len(fake_MF)), "coverage": covered_N.double().mean()}
+
+    def rows(self) -> tuple[Rows, Rows]:
+        """``features``, of which nothing is copied."""
+        with self.sync_context():
+            return Rows(self.real), Rows(self.fake)
 
     def features(self) -> tuple[Tensor, Tensor]:
         """(real_NF, fake_NF) of all ranks. All ranks must call it together."""
