@@ -141,7 +141,9 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
-        return *_flash_gradients(grad_BhLd, *ctx.saved_tensors, ctx.calls, ctx.scale), None, None
+        q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL = ctx.saved_tensors
+        gradients = _flash_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL, ctx.calls, ctx.scale)
+        return *gradients, None, None
 
 
 def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Part, Tensor | None]]:
