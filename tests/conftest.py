@@ -54,8 +54,8 @@ def lab(world_folder: Path) -> Iterator[Path]:
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seeded random weights of Inception in the format of torch-fidelity's file.
 
-    Each layer keeps the size of what it gets (√6 for PyTorch's initial weights, before a ReLU). Otherwise the last features
-    of all images are equal to the seventh digit, and so is every score in them.
+    Each layer keeps the size of what it gets (√6 for PyTorch's initial weights, before a ReLU), and logits are large.
+    Otherwise the last features of all images are equal to the seventh digit, and so is every score in them.
     """
     import torch
 
@@ -67,9 +67,11 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: None)
         net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    for name, weight in net.named_parameters():
-        if name.endswith("bn.weight"):
-            torch.nn.init.constant_(weight, 6**0.5)
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if name.endswith("bn.weight"):
+                weight.fill_(6**0.5)
+        net.get_parameter("fc.weight").mul_(100)
     path = tmp_path_factory.mktemp("inception") / "inception.pth"
     torch.save(net.state_dict(), path)
     return path

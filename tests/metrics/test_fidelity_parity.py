@@ -109,8 +109,8 @@ def test_scores_of_more_images_than_features_are_torch_fidelitys_and_torchmetric
     theirs = torch_fidelitys(fake, real, inception_file, batch_size=16, **layers)
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
     assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5)
-    assert (ours["precision"], ours["recall"]) == (theirs["precision"], theirs["recall"])
-    assert 0 < ours["recall"] < 1 and 0 < ours["precision"] < 1
+    assert (ours["precision"], ours["recall"]) == pytest.approx((theirs["precision"], theirs["recall"]))
+    assert 0 < ours["recall"] < 1
     real_NF, fake_NF = (x_NF.double() for x_NF in scorer._sheets[""].manifolds.features())
     statistics = [fid_features_to_statistics(x_NF) for x_NF in (fake_NF, real_NF)]
     assert min(float(np.linalg.eigvalsh(of["sigma"])[0]) for of in statistics) > 1e-12  # of full rank
@@ -144,7 +144,7 @@ def test_scores_of_files_are_torch_fidelitys(
     ours = scorer()
     theirs = torch_fidelitys(fake, real, inception_file, batch_size=8, isc=True, feature_layer_prc="2048")
     assert ours["inception_score"] == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
-    assert ours["inception_score"] > 1.01
+    assert ours["inception_score"] > 1.05
     assert (ours["precision"], ours["recall"]) == pytest.approx((theirs["precision"], theirs["recall"]))
     assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5)
     real_NF, fake_NF = scorer._sheets[""].manifolds.features()
