@@ -16,6 +16,7 @@ from varlab.files import sha256
 from varlab.json_file import write_sealed_json
 from varlab.metrics.extractors import ClassifierExtractor, Extractor
 from varlab.metrics.named_protocol import ScoredSet, explain, require_protocol, score_label
+from varlab.metrics.own_metrics import OwnMetrics
 from varlab.metrics.protocol import protocol, protocol_name
 from varlab.recipe.finished_run import FinishedRun, device_of
 from varlab.recipe.networks import held_out_accuracy, load_classifier
@@ -77,12 +78,7 @@ def evaluate_set(config: Config, directory: RunDirectory, progress: Progress) ->
         for note in notes:
             logger.warning("%s: %s", samples.name, note)
     named["label"] = score_label(config["metrics"].get("protocol"), samples.n, extractor.name)
-    result: Config = {"kind": "generator" if run else "samples", "protocol": named, "scores": scores, "cost": {}}
-    result |= {"best": own.ranked(scores)} if own.best else {}
-    result |= {"by_class": scorer.by_class} if scorer.by_class else {}
-    result |= {"neighbours": scorer.neighbours.to_json()} if scorer.neighbours else {}
-    if run is not None:
-        result["images"] = run.record.outcome.images
+    result = _result(scorer, scores, named, run, own)
     folder, name = run.path if run else directory.path, protocol_name(named)
     file = folder / "scores" / f"{name}.json"
     if directory.rank == 0:
@@ -97,6 +93,17 @@ def evaluate_set(config: Config, directory: RunDirectory, progress: Progress) ->
         write_sealed_json(file, result)
     logger.info("%s: %s", file, ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
     return {"scores_file": str(file), **result}
+
+
+def _result(
+    scorer: SetScorer, scores: dict[str, float], named: Config, run: FinishedRun | None, own: OwnMetrics
+) -> Config:
+    """The content of the file of scores."""
+    result: Config = {"kind": "generator" if run else "samples", "protocol": named, "scores": scores, "cost": {}}
+    result |= {"best": own.ranked(scores)} if own.best else {}
+    result |= {"by_class": scorer.by_class} if scorer.by_class else {}
+    result |= {"neighbours": scorer.neighbours.to_json()} if scorer.neighbours else {}
+    return result | ({"images": run.record.outcome.images} if run else {})
 
 
 def _spaces(
