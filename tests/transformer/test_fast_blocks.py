@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from varlab.losses.token_loss import token_loss
 from varlab.transformer.blocks import mlp, modulated
 from varlab.transformer.cast_linear import WideLinear
 
@@ -101,6 +102,15 @@ def test_a_wide_layer_under_autocast_is_torchs_with_the_weight_reordered_once(bi
         assert mine.dtype == torch.float32
         assert (mine.double() - theirs).norm() <= 3e-3 * theirs.norm()
     assert forward.names["_reorder_linear_weight"] == 1 and "sum" not in backward.names
+
+
+def test_a_loss_may_overwrite_the_logits_of_a_wide_layer() -> None:
+    layer, x = WideLinear(32, 48), torch.randn(2, 600, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = token_loss(layer(x).flatten(0, 1), torch.arange(1200) % 48, label_smoothing=0.0)
+    loss.backward()
+    (plain,) = torch.autograd.grad(F.cross_entropy(layer(x).flatten(0, 1), torch.arange(1200) % 48), [layer.weight])
+    assert layer.weight.grad is not None and (layer.weight.grad - plain).norm() <= 1e-2 * plain.norm()
 
 
 def test_layers_in_float32_and_of_few_rows_are_torchs_own() -> None:

@@ -18,8 +18,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The linear layer; of many rows under autocast on a processor by ``PackedLinear``."""
     many = x.device.type == "cpu" and x.numel() >= _ROWS * x.shape[-1]
     if many and torch.is_autocast_enabled("cpu") and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        out: Tensor = PackedLinear.apply(x.to(torch.get_autocast_dtype("cpu")), weight, bias)
-        return out
+        rows = x.to(torch.get_autocast_dtype("cpu")).flatten(0, -2)
+        out: Tensor = PackedLinear.apply(rows, weight, bias)  # no view of its own: a loss may overwrite it
+        return out.unflatten(0, x.shape[:-1])
     return F.linear(x, weight, bias)
 
 
@@ -31,22 +32,22 @@ class WideLinear(nn.Linear):
 
 
 class PackedLinear(torch.autograd.Function):
-    """``apply(x, weight, bias)``: weight and bias in the type of x, the weight in the layout of the forward product."""
+    """``apply(rows, weight, bias)``: weight and bias in the type of the rows, the weight in the layout of the product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        narrow, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        narrow, bias = weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
         ctx.dtype = weight.dtype
-        ctx.save_for_backward(x, narrow)
-        return _product(x, _reordered(narrow, None), bias, "none", [], "")
+        ctx.save_for_backward(rows, narrow)
+        out: Tensor = _product(rows, _reordered(narrow, None), bias, "none", [], "")
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        rows, x_rows = grad.flatten(0, -2), x.flatten(0, -2)
-        ones = rows.new_ones(1, len(rows))  # times it, columns are summed faster than by torch's sum
-        bias = (ones @ rows)[0].to(ctx.dtype) if ctx.needs_input_grad[2] else None
-        return (rows @ weight).view_as(x), (rows.mT @ x_rows).to(ctx.dtype), bias
+        rows, weight = ctx.saved_tensors
+        ones = grad.new_ones(1, len(grad))  # times it, columns are summed faster than by torch's sum
+        bias = (ones @ grad)[0].to(ctx.dtype) if ctx.needs_input_grad[2] else None
+        return grad @ weight, (grad.mT @ rows).to(ctx.dtype), bias
 
 
 class CastLinear(nn.Module):
