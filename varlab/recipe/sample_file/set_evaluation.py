@@ -55,6 +55,7 @@ def evaluate_set(config: Config, directory: RunDirectory, progress: Progress) ->
     named = _protocol(config, data, extractor, reference, samples, made_with)
     protocols, left_out = _protocols(config["metrics"], extractor, reference, samples, named["balance"])
     spaces = _spaces(config, data, run, extractor)
+    held_out = _held_out(config, data, reference)
     samples = FollowedImages(samples, f"samples {samples.name}", progress)
     if (real := reference.images) is not None:
         reference = replace(reference, images=FollowedImages(real, f"reference {reference.name}", progress))
@@ -66,12 +67,12 @@ def evaluate_set(config: Config, directory: RunDirectory, progress: Progress) ->
         seed=config["seed"],
         batch=config["batch"],
         own=own,
-        held_out=_held_out(config, data, reference),
+        held_out=held_out,
         draws=config["metrics"]["draws"],
     )
     scores = scorer()
     if spaces:
-        scores |= _score_spaces(config, spaces, samples, reference, held_out=_held_out(config, data, reference))
+        scores |= _score_spaces(config, spaces, samples, reference, held_out=held_out)
         named["spaces"] = {name: space.hash for name, space in spaces.items()}
     if notes := [*left_out, *scorer.notes, *explain(protocols, scores)]:
         named["notes"] = notes
