@@ -50,6 +50,15 @@ def test_grouped_attention_equals_the_dense_mask(
         assert (mine.double() - reference.double()).norm() <= bound * reference.double().norm()
 
 
+def test_long_sequences_of_bfloat16_keep_no_probabilities() -> None:
+    step_L = steps([32, 1500])
+    with profile() as trace:
+        own = attended_and_gradients(step_L, 0.3, torch.bfloat16, grouped=True)
+    assert not any("bmm" in event.key for event in trace.key_averages())
+    for mine, reference in zip(own, attended_and_gradients(step_L, 0.3, torch.bfloat16, grouped=False), strict=True):
+        assert (mine.double() - reference.double()).norm() <= 2e-2 * reference.double().norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_grouped_attention_of_single_tokens(dtype: torch.dtype) -> None:
     step_L = torch.arange(-30, 120)

@@ -17,6 +17,9 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 _ROWS = 64  # steps of fewer slots are joined: matrix products of fewer rows cost more than the masked pairs
 FEW = 16
 """Slots of a step whose attention is faster in float32 on a processor, also if all else is in bfloat16."""
+_KEPT = (
+    1 << 23
+)  # pairs of a sample, over all heads, whose probabilities a layer keeps; beyond, memory counts more than time
 _PAIRS = 1 << 19  # of query and key at once, so that they stay in the processor's cache
 _Part = tuple[slice, slice]  # of heads and slots
 
@@ -70,7 +73,8 @@ def grouped_attention(
     q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], *, causal: bool, scale: float
 ) -> Tensor:
     """Attention of each slot to the keys that its group shows it. causal: each slot has its own step."""
-    kind = ProductAttention if q_BhLd.dtype == torch.bfloat16 else FlashAttention
+    few = q_BhLd.shape[1] * sum(group.pairs for group in groups) <= _KEPT
+    kind = ProductAttention if q_BhLd.dtype == torch.bfloat16 and few else FlashAttention
     calls = (Group(0, q_BhLd.shape[2], causal=True),) if causal and kind is FlashAttention else groups
     out_BhLd: Tensor = kind.apply(q_BhLd, k_BhLd, v_BhLd, calls, scale)
     return out_BhLd
