@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from varlab.rng import Stream
 from varlab.transformer.attention import Attention
-from varlab.transformer.cast_linear import WideLinear
+from varlab.transformer.cast_linear import WideLinear, on_processor
 from varlab.transformer.context import HEAD, Context
 from varlab.types import VarlabError
 
@@ -53,7 +53,7 @@ class FastGELU(nn.GELU):
     """torch's, but its tanh form computes the derivative together with the result in bfloat16 on a processor."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.approximate == "tanh" and x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.requires_grad:
+        if self.approximate == "tanh" and x.dtype == torch.bfloat16 and on_processor(x) and x.requires_grad:
             out: Tensor = TanhGELU.apply(x)
             return out
         return super().forward(x)
@@ -95,7 +95,7 @@ def modulation(width: int, parts: int) -> nn.Linear:
 
 def modulated(norm: nn.LayerNorm, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
     """norm(x)·(1 + scale) + shift. Of long samples under autocast on a processor in a single pass, in autocast's type."""
-    if x_BLD.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x_BLD[0].numel() >= _PIECE:
+    if on_processor(x_BLD) and torch.is_autocast_enabled("cpu") and x_BLD[0].numel() >= _PIECE:
         out_BLD: Tensor = ModulatedNorm.apply(x_BLD, scale_B1D.float(), shift_B1D.float(), norm.eps)
         return out_BLD
     return norm(x_BLD) * (1 + scale_B1D) + shift_B1D

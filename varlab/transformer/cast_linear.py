@@ -14,9 +14,14 @@ _reordered = torch.ops.mkldnn._reorder_linear_weight
 _product = torch.ops.mkldnn._linear_pointwise
 
 
+def on_processor(x: Tensor) -> bool:
+    """Whether a tensor has numbers on a processor: the tensors of a plan have a shape alone, and stand for any device."""
+    return type(x) is Tensor and x.device.type == "cpu"
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The linear layer; of many rows under autocast on a processor by ``PackedLinear``."""
-    many = type(x) is Tensor and x.device.type == "cpu" and x.numel() >= _ROWS * x.shape[-1]  # plans have stand-ins
+    many = on_processor(x) and x.numel() >= _ROWS * x.shape[-1]
     if many and torch.is_autocast_enabled("cpu") and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         rows = x.to(torch.get_autocast_dtype("cpu")).flatten(0, -2)
         out: Tensor = PackedLinear.apply(rows, weight, bias)  # no view of its own: a loss may overwrite it
