@@ -19,7 +19,7 @@ from varlab.score.neighbour_strip import neighbour_strip
 
 __all__ = ["draw_neighbours", "draw_samples", "draw_set"]
 
-_SHOWN, _COLUMNS = 32, 8  # samples of the picture
+_SHOWN, _COLUMNS = 64, 8  # samples of the picture, as many as a training shows
 
 
 def draw_neighbours(
