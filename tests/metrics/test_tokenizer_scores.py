@@ -11,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.bounds import SAME
 from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.protocol import protocol, protocol_name
-from varlab.metrics.tokenizer_scores import CodebookHealth, ImageMean, TokenizerScores, codebook_health
+from varlab.metrics.tokenizer_scores import CodebookHealth, ImageMean, TokenizerScores, _ssim, codebook_health
 from varlab.rng import Rng
 from varlab.types import to_float
 
@@ -164,3 +166,24 @@ def test_structural_similarity_is_that_of_another_library() -> None:
     padded = [[np.pad(x.double().numpy(), ((0, 0), (5, 5), (5, 5)), mode="reflect") for x in xs] for xs in (img, rec)]
     theirs = [structural_similarity(a, b, **settings) for a, b in zip(*padded, strict=True)]
     assert sheet.compute()["ssim"] == pytest.approx(sum(theirs) / 5, abs=1e-6)
+
+
+def test_structural_similarity_of_many_pixels_is_that_of_each_image() -> None:
+    """In pieces: a batch of 256 images of 128 pixels at once would take 20 GB."""
+    img, rec = (Rng(0).stream(n, torch.arange(20)).integers(256, 3, 128, 128).to(torch.uint8) for n in "ab")
+    with Most() as most:
+        of_batch_B = _ssim(rec, img)
+    assert torch.equal(of_batch_B, torch.cat([_ssim(rec[i : i + 1], img[i : i + 1]) for i in range(20)]))
+    assert most.numbers < 5 * 16 * 3 * 140**2, "five maps of 16 images, with their margins"
+
+
+class Most(TorchDispatchMode):
+    """Notes the most numbers of a result."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made

@@ -20,6 +20,7 @@ from varlab.metrics.own_metrics import OwnMetrics
 from varlab.types import Batch, Quantized, to_float, to_uint8
 
 _WINDOW = 11  # pixels of SSIM's Gaussian; it says nothing of smaller images
+_PIXELS = 1 << 18  # of a call of SSIM, which needs some 5 KB a pixel
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """(x_B3HW, y_B3HW) in [-1, 1] → d_B, a perceptual distance."""
@@ -159,11 +160,13 @@ class TokenizerScores(nn.Module):
 
 def _ssim(rec_u8_B3HW: Tensor, img_u8_B3HW: Tensor) -> Tensor:
     """ssim_B of images in 0..255, with the constants of the paper and a Gaussian of 1.5 pixels."""
-    ssim_B = structural_similarity_index_measure(
-        rec_u8_B3HW.double(), img_u8_B3HW.double(), data_range=255.0, reduction="none"
-    )
-    assert isinstance(ssim_B, Tensor)
-    return ssim_B.reshape(-1)
+    few = max(1, _PIXELS // math.prod(img_u8_B3HW.shape[2:]))
+    parts = []
+    for rec, img in zip(rec_u8_B3HW.split(few), img_u8_B3HW.split(few), strict=True):
+        ssim = structural_similarity_index_measure(rec.double(), img.double(), data_range=255.0, reduction="none")
+        assert isinstance(ssim, Tensor)
+        parts.append(ssim.reshape(-1))
+    return torch.cat(parts)
 
 
 class Autoencoder(Protocol):
