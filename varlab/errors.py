@@ -33,6 +33,14 @@ class Stopped(BaseException):
         return Stopped, (self.number, self.where)
 
 
+def how_it_ended(code: int) -> str:
+    """The end of a child process in words. code: its exit code; below 0: the negative number of the signal that killed it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    likely = ", most often because memory ran out" if code == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{likely}"
+
+
 def system_refusal(error: OSError) -> str | None:
     """Why the operating system refused, and what to do; None for an error of a program."""
     if error.errno in _FULL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,13 +119,23 @@ def test_commands_sh_runs_the_steps(tmp_path: Path) -> None:
     assert subprocess.run(["bash", script], env=environment).returncode != 0
 
 
-def test_a_failed_command_names_its_log(tmp_path: Path) -> None:
+def test_a_failed_command_is_named_with_its_log(tmp_path: Path) -> None:
     good, bad = Step(name="good", words=("--version",)), Step(name="a/bad", words=("trian",))
     ended: list[str] = []
     run_together([good], tmp_path, ended=lambda step, seconds: ended.append(step.name))
     assert ended == ["good"]
-    with pytest.raises(VarlabError, match=r"a/bad failed.*unknown command 'trian'.*a_bad\.log"):
+    with pytest.raises(VarlabError, match=r"^varlab trian ended with exit code.*unknown command 'trian'.*a_bad\.log"):
         run_together([bad], tmp_path, ended=lambda step, seconds: None, quiet=True)
+
+
+def test_a_killed_command_is_said_to_lack_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = tmp_path / "python"
+    stub.write_text("#!/bin/sh\nkill -9 $$\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    step = Step(name="tokenizer/multi", words=("train", "task=tokenizer"))
+    with pytest.raises(VarlabError, match=r"varlab train task=tokenizer was killed by SIGKILL.*memory.*smaller size="):
+        run_together([step], tmp_path, ended=lambda step, seconds: None)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TypeAlias
 
 from varlab.config import Config
-from varlab.errors import Stopped, VarlabError
+from varlab.errors import Stopped, VarlabError, how_it_ended
 from varlab.json_file import read_json, write_sealed_json
 from varlab.launch.environment import SIGNALS, STARTER, global_rank, number_of, requested_ranks
 from varlab.launch.exits import STOPPED
@@ -170,11 +170,10 @@ def _cause(codes: list[int | None], folder: Path) -> str:
     if not killed and errors:
         return f"rank {errors[0]['rank']} failed: {errors[0]['error']}"
     local_rank = killed[0] if killed else next(i for i, code in enumerate(codes) if code)
-    code = codes[local_rank] or 0
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     log = folder / f"{local_rank}.log"
     last = log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if log.exists() else []
-    return f"rank {local_rank} {how}" + (f"; its last lines: {' | '.join(last)}" if last else "")
+    its = f"; its last lines: {' | '.join(last)}" if last else ""
+    return f"rank {local_rank} {how_it_ended(codes[local_rank] or 0)}{its}"
 
 
 def _end(processes: list[_Process]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from varlab.errors import Stopped, VarlabError
+from varlab.errors import Stopped, VarlabError, how_it_ended
 from varlab.run.provenance import BRIEF
 from varlab.start.steps import Step
 
@@ -91,7 +91,5 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def _failure(step: Step, code: int, log: Path | None) -> str:
     lines = log.read_text(errors="replace").splitlines() if log is not None else []
     why = f": {lines[-1]} ({log})" if lines else ""
-    return (
-        f"The step {step.name} failed (exit code {code}){why}. Its command: {step.command}. Correct the cause, and "
-        "run the same varlab start again."
-    )
+    remedy = "Close other programs or choose a smaller size=" if code == -signal.SIGKILL else "Correct the cause"
+    return f"{step.command} {how_it_ended(code)}{why}. {remedy}, and run the same varlab start again."
