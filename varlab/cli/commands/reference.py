@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.data import ShardDataModule
 from varlab.files import sha256
@@ -12,7 +13,7 @@ from varlab.recipe.finished_run import device_of
 from varlab.recipe.objects import make
 from varlab.recipe.sample_file.set_evaluation import set_extractor
 from varlab.run.directory import RunDirectory
-from varlab.score.image_set import ShardImages
+from varlab.score.image_set import FollowedImages, ShardImages
 from varlab.score.reference_writer import write_reference
 
 __all__ = ["run"]
@@ -26,9 +27,10 @@ def run(config: Config, directory: RunDirectory) -> Config:
     images = ShardImages(data, config["split"])
     extractor = set_extractor(config, data, directory.path).to(device_of(config["device"]))
     path = directory.path / "reference.npz"
-    kept = write_reference(
-        path, images=images, extractor=extractor, kept=config["images"], seed=config["seed"], batch=config["batch"]
-    )
+    with progress_bar("features") as progress:
+        followed = FollowedImages(images, "features", progress)
+        how = {"kept": config["images"], "seed": config["seed"], "batch": config["batch"]}
+        kept = write_reference(path, images=followed, extractor=extractor, **how)
     said = {
         "extractor": extractor.name,
         "extractor_hash": extractor.hash,
