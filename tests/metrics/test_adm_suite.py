@@ -193,9 +193,8 @@ def test_distances_take_the_memory_of_a_block(monkeypatch: pytest.MonkeyPatch) -
             self.numel = max([self.numel, *(t.numel() for t in made_here if t._base is None)])
             return out
 
-    places = ("features.ROWS", "features.COLUMNS", "comparison.ROWS", "distribution.frechet.COLUMNS")
-    for place in places:
-        monkeypatch.setattr(f"varlab.metrics.{place}", 128 if place.endswith("ROWS") else 256)
+    for place in ("features.BLOCK", "comparison.BLOCK", "distribution.frechet.BLOCK"):
+        monkeypatch.setattr(f"varlab.metrics.{place}", 128)
     sizes = []
     for times in (1, 4):
         real, fake, val = made("real", 500 * times, 32), made("fake", 100, 32), made("val", 90, 32)
@@ -213,7 +212,7 @@ def test_distances_take_the_memory_of_a_block(monkeypatch: pytest.MonkeyPatch) -
             find_neighbours(fake_rows, real_rows, val, **number)
             matched_draws(fake, None, real_rows, val, None, draws=2, rng=Rng(0))
         sizes.append(largest.numel)
-    assert sizes == [128 * 256] * 2
+    assert sizes == [128 * 128] * 2
 
 
 def test_rows_of_several_tensors_are_those_of_one() -> None:

@@ -28,7 +28,7 @@ from varlab.metrics.distribution.frechet import FID, moments
 from varlab.metrics.distribution.inception_score import SeededInceptionScore
 from varlab.metrics.distribution.manifold_scores import ManifoldScores
 from varlab.metrics.distribution.repeated_images import RepeatedImages
-from varlab.metrics.features import nearest, random_rows, sorted_rows
+from varlab.metrics.features import nearest, nearest_others, random_rows, sorted_rows
 from varlab.metrics.generator_scores import GenerationScores
 from varlab.rng import Rng
 
@@ -209,13 +209,15 @@ def test_sorted_rows_depend_on_content_alone() -> None:
 
 
 def test_nearest_points_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("varlab.metrics.features.ROWS", 4)
-    monkeypatch.setattr("varlab.metrics.features.COLUMNS", 3)
+    monkeypatch.setattr("varlab.metrics.features.BLOCK", 4)
     a, b = points("a", 10, 3), points("b", 7, 3)
     expected = (a[:, None].double() - b[None].double()).norm(dim=2)
     d_Nk, row_Nk = nearest(a, b, 5)
     torch.testing.assert_close(d_Nk.sqrt(), expected.sort(1).values[:, :5], rtol=1e-9, atol=1e-9)
     assert torch.equal(row_Nk, expected.argsort(1)[:, :5]) and nearest(a, b, 9)[0].shape == (10, 7)
+    own_NN = (a[:, None].double() - a[None].double()).norm(dim=2).fill_diagonal_(math.inf).sort(1).values
+    torch.testing.assert_close(nearest_others(a, 9).sqrt(), own_NN[:, :9], rtol=1e-9, atol=1e-9)
+    assert nearest_others(a, 11).isinf().sum() == 20, "a point is none of its own neighbours"
 
 
 def test_matched_draws(caplog: pytest.LogCaptureFixture) -> None:

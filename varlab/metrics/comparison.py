@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from varlab.metrics.distribution.frechet import Moments, frechet_distance, moments, rough_distances
-from varlab.metrics.features import ROWS, Rows, nearest, sorted_rows
+from varlab.metrics.features import BLOCK, Rows, nearest, sorted_rows
 from varlab.rng import Rng
 
 log = logging.getLogger(__name__)
@@ -170,8 +170,8 @@ def nearest_scores(fake_N: Tensor, val_M: Tensor, train_NF: Tensor | Rows) -> di
     the rounding of float32 features.
     """
     fake, val = float(fake_N.median()), float(val_M.median())
-    starts = range(0, len(train_NF), ROWS)
-    rounding = 1e-6 * float(torch.cat([train_NF[i : i + ROWS].double().norm(dim=1) for i in starts]).median())
+    starts = range(0, len(train_NF), BLOCK)
+    rounding = 1e-6 * float(torch.cat([train_NF[i : i + BLOCK].double().norm(dim=1) for i in starts]).median())
     return {"nn_median": fake, "nn_val_median": val} | _ratio("nn_ratio", fake, val, noise=rounding)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from varlab.rng import Rng
 
-ROWS, COLUMNS = 1024, 4096  # of a block of distances: all that is in memory beside the features
+BLOCK = (
+    1024  # points of each side of a block of distances: all that is in memory beside the features, and stays in a cache
+)
 
 
 class Rows:
@@ -80,15 +84,41 @@ def nearest(a_NF: Tensor | Rows, b_MF: Tensor | Rows, count: int) -> tuple[Tenso
     In float64, a block at a time, so memory does not grow with either set. Fewer than ``count`` where ``b`` has fewer.
     """
     found = []
-    for start in range(0, max(len(a_NF), 1), ROWS):
-        points = a_NF[start : start + ROWS]
+    for start in range(0, max(len(a_NF), 1), BLOCK):
+        points = a_NF[start : start + BLOCK]
         d_nk = points.new_empty((len(points), 0), dtype=torch.float64)
         row_nk = d_nk.long()
-        for first in range(0, len(b_MF), COLUMNS):
-            block = b_MF[first : first + COLUMNS]
+        for first in range(0, len(b_MF), BLOCK):
+            block = b_MF[first : first + BLOCK]
             here = squared_distances(points, block).topk(min(count, len(block)), largest=False)
             d_nk, row_nk = torch.cat([d_nk, here.values], 1), torch.cat([row_nk, here.indices + first], 1)
             d_nk, order = d_nk.topk(min(count, d_nk.shape[1]), largest=False, sorted=True)
             row_nk = row_nk.gather(1, order)
         found.append((d_nk, row_nk))
     return torch.cat([d for d, _ in found]), torch.cat([rows for _, rows in found])
+
+
+def nearest_others(x_NF: Tensor | Rows, count: int) -> Tensor:
+    """d_Nk: the squared distances of each point to its ``count`` nearest other points, the nearest first.
+
+    As ``nearest``, but each pair is computed once. Infinity where there are fewer others.
+    """
+    d_Nk = torch.full((len(x_NF), count), inf, dtype=torch.float64, device=x_NF.device)
+    for first in range(0, len(x_NF), BLOCK):
+        here = slice(first, first + BLOCK)
+        points = x_NF[here]
+        for second in range(first, len(x_NF), BLOCK):
+            there = slice(second, second + BLOCK)
+            d_nm = squared_distances(points, x_NF[there])
+            if first == second:
+                d_nm.fill_diagonal_(inf)
+            else:
+                d_Nk[there] = _smallest(d_Nk[there], d_nm.T.contiguous())
+            d_Nk[here] = _smallest(d_Nk[here], d_nm)
+    return d_Nk
+
+
+def _smallest(d_nk: Tensor, more_nm: Tensor) -> Tensor:
+    """The k smallest of both, in ascending order."""
+    more_nk = more_nm.topk(min(d_nk.shape[1], more_nm.shape[1]), largest=False).values
+    return torch.cat([d_nk, more_nk], 1).topk(d_nk.shape[1], largest=False, sorted=True).values

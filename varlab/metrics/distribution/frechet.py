@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from varlab.errors import VarlabError
-from varlab.metrics.features import COLUMNS, Rows
+from varlab.metrics.features import Rows
 
 __all__ = ["FID", "Moments", "PassThrough", "frechet_distance", "moments", "rough_distances"]
+
+BLOCK = 4096  # features that are in float64 at once
 
 
 class Moments(NamedTuple):
@@ -26,7 +28,7 @@ def moments(x_NF: Tensor | Rows) -> Moments:
     """Mean and covariance of features, a block at a time. VarlabError for fewer than two images."""
     if (n := len(x_NF)) < 2:
         raise VarlabError(f"FID needs two images or more of each set, not {n}.")
-    blocks = [slice(start, start + COLUMNS) for start in range(0, n, COLUMNS)]
+    blocks = [slice(start, start + BLOCK) for start in range(0, n, BLOCK)]
     mu_F = torch.stack([x_NF[block].double().sum(0) for block in blocks]).sum(0) / n
     scatter_FF = mu_F.new_zeros(len(mu_F), len(mu_F))
     for block in blocks:

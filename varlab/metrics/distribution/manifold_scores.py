@@ -11,7 +11,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from varlab.errors import VarlabError
 from varlab.metrics import features
-from varlab.metrics.features import Rows, nearest, random_rows, squared_distances
+from varlab.metrics.features import Rows, nearest_others, random_rows, squared_distances
 from varlab.rng import Rng
 
 __all__ = ["ManifoldScores"]
@@ -19,7 +19,7 @@ __all__ = ["ManifoldScores"]
 
 def _radii(x_NF: Rows, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, r_N: the squared distance of each point to its k-th nearest neighbour, not counting the point itself."""
-    return list(nearest(x_NF, x_NF, max(ks) + 1)[0][:, list(ks)].T)
+    return list(nearest_others(x_NF, max(ks))[:, [k - 1 for k in ks]].T)
 
 
 def _mean_of_classes(inside_N: Tensor, label_N: Tensor) -> Tensor:
@@ -94,8 +94,8 @@ class ManifoldScores(Metric):
             torch.zeros(len(of), dtype=torch.bool, device=real_NF.device) for of in (fake_MF, real_NF, real_NF)
         )
         hits = torch.zeros((), dtype=torch.int64, device=real_NF.device)
-        for i, j in product(range(0, len(fake_MF), features.ROWS), range(0, len(real_NF), features.COLUMNS)):
-            m, n = slice(i, i + features.ROWS), slice(j, j + features.COLUMNS)
+        for i, j in product(range(0, len(fake_MF), features.BLOCK), range(0, len(real_NF), features.BLOCK)):
+            m, n = slice(i, i + features.BLOCK), slice(j, j + features.BLOCK)
             d_mn = squared_distances(fake_MF[m], real_NF[n])
             inside_M[m] |= (d_mn <= balls_N[n]).any(1)
             inside_N[n] |= (d_mn <= balls_M[m, None]).any(0)
