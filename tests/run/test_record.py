@@ -94,6 +94,17 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
         read_finished(tmp_path)
 
 
+def test_a_folder_that_is_no_run_names_the_nearest_runs_below_it(tmp_path: Path) -> None:
+    with pytest.raises(VarlabError, match=r"no run\.json\. Name the directory of a run, which `varlab train`"):
+        read_record(tmp_path / "none")
+    for name in ("demo/generator/raster", "demo/judge", "emoji/judge"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").touch()
+    with pytest.raises(VarlabError) as refused:
+        read_record(tmp_path)
+    assert str(refused.value).endswith(f"Name one of its runs: {tmp_path / 'demo/judge'}, {tmp_path / 'emoji/judge'}.")
+
+
 def test_each_use_leaves_out_its_own_keys() -> None:
     config = {"out": "a", "shrink": [], "trainer.threads": 1, "transformer.width": 8, "transformer.norm": "rms", "x": 1}
     assert list(counted(config, Use.IDENTITY)) == ["trainer.threads", "transformer.width", "transformer.norm", "x"]

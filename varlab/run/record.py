@@ -14,6 +14,7 @@ from varlab.json_file import read_json, write_sealed_json
 
 FILE = "run.json"
 _MOST_NAMED = 5  # runs in an error
+_DEEPEST = 3  # folders below the one that was named
 _LATER = ("build", "slurm", "checkpoint_hash")
 Part = TypeVar("Part", "RunRecord", "Parent")
 
@@ -206,10 +207,14 @@ def read_record(run: Path) -> RunRecord:
 
 
 def _runs_in(folder: Path) -> str:
-    """The end of a message: which runs a folder holds that is none itself; empty if it holds none."""
-    runs = sorted(str(file.parent) for file in folder.glob(f"*/{FILE}"))
+    """The end of a message: which runs a folder holds that is none itself, those nearest to it; or where runs come from."""
+    depths = ("/".join(["*"] * depth) for depth in range(1, _DEEPEST + 1))
+    found = (sorted(str(file.parent) for file in folder.glob(f"{depth}/{FILE}")) for depth in depths)
+    runs = next(filter(None, found), [])
+    if not runs:
+        return " Name the directory of a run, which `varlab train` or `varlab import` makes."
     more = ", …" if len(runs) > _MOST_NAMED else ""
-    return f" Name one of its runs: {', '.join(runs[:_MOST_NAMED])}{more}." if runs else ""
+    return f" Name one of its runs: {', '.join(runs[:_MOST_NAMED])}{more}."
 
 
 def read_finished(run: Path) -> RunRecord:
