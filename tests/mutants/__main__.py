@@ -4,8 +4,8 @@
 [seconds=30] [golden=true]``
 
 Two runs of the tests: the first, without changes, notes which functions each test runs. Then each mutant meets the tests that
-run its function, the fastest first, the golden losses last. What both found is kept in ``out``: a stopped run continues, and
-after a change of tests only those files, and the mutants that met them, run again.
+run its function, those of its module and of its room first, the golden losses last. What both found is kept in ``out``: a
+stopped run continues, and after a change of tests only those files, and the mutants that met them, run again.
 Mutants of which ``equivalent.txt`` says that they compute the same are left out. It prints the counts, the survivors and the
 seconds.
 
@@ -118,7 +118,7 @@ def _limit(plan: tuple[list[str], list[str]], tests: Map) -> float:
 def chosen(mutant: Mutant, tests: Map, most: float) -> tuple[list[str], list[str]]:
     """The tests that run the mutant's function (or its file, where it is in none), and the golden ones among them.
 
-    most: seconds that they take together; those left out are the slowest.
+    most: seconds that they take together; those left out are the farthest, and the slowest of these.
     """
 
     def runs(places: set[tuple[str, int]]) -> bool:
@@ -126,21 +126,37 @@ def chosen(mutant: Mutant, tests: Map, most: float) -> tuple[list[str], list[str
             return (mutant.path, mutant.function) in places
         return any(path == mutant.path for path, _ in places)
 
-    covering = sorted((seconds, test) for test, (seconds, places) in tests.items() if runs(places))
-    golden, chosen, spent = [test for _, test in covering if GOLDEN in test], [], 0.0
-    for seconds, test in covering:
+    covering = sorted(
+        (_distance(test, mutant), seconds, test) for test, (seconds, places) in tests.items() if runs(places)
+    )
+    golden, chosen, spent = [test for *_, test in covering if GOLDEN in test], [], 0.0
+    for _, seconds, test in covering:
         if GOLDEN not in test and (not chosen or spent + seconds <= most):
             chosen.append(test)
             spent += seconds
-    return _by_file(chosen, tests), golden
+    return _by_file(chosen, mutant, tests), golden
 
 
-def _by_file(chosen: list[str], tests: Map) -> list[str]:
-    """The tests of a file together, so that its fixtures are made once; the files with the fastest tests first."""
+def _distance(test: str, mutant: Mutant) -> int:
+    """0: of the file that is named after the mutant's module; 1: of the same room, or its laws; 2: elsewhere."""
+    file, module = Path(test.split("::")[0]), Path(mutant.path)
+    if file.stem == f"test_{module.stem}":
+        return 0
+    room = module.relative_to("varlab").parts[0]
+    return 1 if room in file.parts or file.stem == f"test_{room}_laws" else 2
+
+
+def _by_file(chosen: list[str], mutant: Mutant, tests: Map) -> list[str]:
+    """The tests of a file together, so that its fixtures are made once; the nearest files first, and the fastest of these."""
     total: Counter[str] = Counter()
     for test in chosen:
         total[test.split("::")[0]] += tests[test][0]
-    return sorted(chosen, key=lambda test: (total[test.split("::")[0]], test.split("::")[0], tests[test][0]))
+
+    def place(test: str) -> tuple[int, float, str, float]:
+        file = test.split("::")[0]
+        return _distance(test, mutant), total[file], file, tests[test][0]
+
+    return sorted(chosen, key=place)
 
 
 def equivalents() -> set[str]:

@@ -81,6 +81,14 @@ def test_tests_are_chosen_by_the_function_they_run() -> None:
     assert chosen(mutant, tests, 0.5) == (["a.py::quick"], golden)
 
 
+def test_tests_of_the_module_and_of_its_room_come_first() -> None:
+    mutant = Mutant("varlab/order/paths.py", 12, 10, "", "", "", (0, 0))
+    files = ("tests/sample/test_filter.py", "tests/laws/test_order_laws.py", "tests/order/test_paths.py")
+    tests = {f"{file}::test": (float(i + 1), {("varlab/order/paths.py", 10)}) for i, file in enumerate(files)}
+    assert chosen(mutant, tests, 100.0)[0] == [f"{file}::test" for file in reversed(files)]
+    assert chosen(mutant, tests, 4.0)[0] == [f"{files[2]}::test", f"{files[0]}::test"]
+
+
 TRIAL = """
 import sys
 from pathlib import Path
