@@ -118,7 +118,7 @@ def _limit(plan: tuple[list[str], list[str]], tests: Map) -> float:
 def chosen(mutant: Mutant, tests: Map, most: float) -> tuple[list[str], list[str]]:
     """The tests that run the mutant's function (or its file, where it is in none), and the golden ones among them.
 
-    most: seconds that they take together; those left out are the farthest, and the slowest of these.
+    most: seconds of the nearest tests, and again of the fastest others.
     """
 
     def runs(places: set[tuple[str, int]]) -> bool:
@@ -126,15 +126,23 @@ def chosen(mutant: Mutant, tests: Map, most: float) -> tuple[list[str], list[str
             return (mutant.path, mutant.function) in places
         return any(path == mutant.path for path, _ in places)
 
-    covering = sorted(
-        (_distance(test, mutant), seconds, test) for test, (seconds, places) in tests.items() if runs(places)
-    )
-    golden, chosen, spent = [test for *_, test in covering if GOLDEN in test], [], 0.0
-    for _, seconds, test in covering:
-        if GOLDEN not in test and (not chosen or spent + seconds <= most):
-            chosen.append(test)
-            spent += seconds
+    covering = [test for test, (_, places) in tests.items() if runs(places)]
+    golden = sorted(test for test in covering if GOLDEN in test)
+    rest = sorted(set(covering) - set(golden), key=lambda test: (tests[test][0], test))
+    near = sorted(rest, key=lambda test: _distance(test, mutant))
+    chosen = _within(most, near, tests) or near[:1]
+    chosen += _within(most, [test for test in rest if test not in chosen], tests)
     return _by_file(chosen, mutant, tests), golden
+
+
+def _within(most: float, names: Sequence[str], tests: Map) -> list[str]:
+    """These tests in turn, without those for which there is no time."""
+    chosen, spent = [], 0.0
+    for name in names:
+        if spent + tests[name][0] <= most:
+            chosen.append(name)
+            spent += tests[name][0]
+    return chosen
 
 
 def _distance(test: str, mutant: Mutant) -> int:

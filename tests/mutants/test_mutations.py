@@ -77,7 +77,7 @@ def test_tests_are_chosen_by_the_function_they_run() -> None:
         "c.py::slowest": (70.0, {("varlab/rng.py", 10)}),
     }
     golden = ["b.py::test_golden_losses"]
-    assert chosen(mutant, tests, 100.0) == (["a.py::quick", "a.py::slow"], golden)
+    assert chosen(mutant, tests, 60.0) == (["a.py::quick", "a.py::slow"], golden)
     assert chosen(mutant, tests, 0.5) == (["a.py::quick"], golden)
 
 
@@ -86,7 +86,10 @@ def test_tests_of_the_module_and_of_its_room_come_first() -> None:
     files = ("tests/sample/test_filter.py", "tests/laws/test_order_laws.py", "tests/order/test_paths.py")
     tests = {f"{file}::test": (float(i + 1), {("varlab/order/paths.py", 10)}) for i, file in enumerate(files)}
     assert chosen(mutant, tests, 100.0)[0] == [f"{file}::test" for file in reversed(files)]
-    assert chosen(mutant, tests, 4.0)[0] == [f"{files[2]}::test", f"{files[0]}::test"]
+    assert chosen(mutant, tests, 3.0)[0] == [f"{file}::test" for file in reversed(files)], (
+        "the others in as much time again"
+    )
+    assert chosen(mutant, tests, 2.5)[0] == [f"{files[1]}::test", f"{files[0]}::test"]
 
 
 TRIAL = """
