@@ -319,6 +319,7 @@ def test_r1_is_the_squared_gradient_of_each_sample() -> None:
     img = IMG.double()
     penalty = gradient_penalty(lambda x: x.square().sum((1, 2, 3)) / 2, img)
     torch.testing.assert_close(penalty, img.square().sum((1, 2, 3)).mean(), rtol=SAME, atol=SAME)
+    assert not img.requires_grad, "the caller's images stay as they are"
     w = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     gradient_penalty(lambda x: w * x.sum((1, 2, 3)), img).backward()
     assert w.grad is not None and float(w.grad) == pytest.approx(2 * 0.7 * img[0].numel())

@@ -45,6 +45,7 @@ def test_the_discriminators_loss_has_the_factor_that_is_asked_for() -> None:
     assert whole["train/disc_loss"] == pytest.approx(2 * half["train/disc_loss"])
     for a, b in zip(grads, twice, strict=True):
         torch.testing.assert_close(2 * a, b, rtol=SAME, atol=SAME)
+    assert judged(disc_factor=0.25)[0]["train/disc_loss"] == pytest.approx(half["train/disc_loss"] / 2)
 
 
 def test_one_batch_of_both_changes_batchnorm_alone() -> None:

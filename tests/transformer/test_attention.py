@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from varlab.transformer.attention import normalised
+from varlab.rng import Rng
+from varlab.transformer.attention import EVERYTHING, Attention, normalised
+from varlab.transformer.context import Context
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -27,3 +31,19 @@ def test_normalised_bfloat16_has_the_numbers_and_gradients_of_float32(heads: int
 
 def test_a_vector_of_zeros_stays_zero() -> None:
     assert not normalised(torch.zeros(1, 1, 2, 4).bfloat16()).any()
+
+
+def test_the_learned_scale_of_a_head_ends_at_a_hundred() -> None:
+    """VAR: exp(min(s, log 100))."""
+    with Rng(0).scope("init"):
+        attention = Attention(width=16, heads=2, qk_norm=True, scale=1.0, bias="no_key")
+    x_BLD = Rng(0).stream("x", torch.arange(3)).normal(5, 16)
+
+    def attend(scale: float) -> torch.Tensor:
+        assert attention.log_scale is not None
+        attention.log_scale.data.fill_(math.log(scale))
+        context = Context(cond_BD=x_BLD[:, 0], visible=EVERYTHING, cache=None, rng=None)
+        return attention(x_BLD, context, 0)
+
+    torch.testing.assert_close(attend(1000.0), attend(100.0))
+    assert not torch.allclose(attend(50.0), attend(100.0))

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from varlab.rng import Rng
-from varlab.transformer import LlamaBlock
+from varlab.transformer import LlamaBlock, Transformer
 from varlab.transformer.blocks import Drop
+from varlab.types import Slots
 
 SAMPLES = 20_000
 
@@ -33,3 +34,21 @@ def test_dropout_of_a_branch_keeps_its_expectation() -> None:
     dropped = block._dropped(torch.ones(500, 5, 8), stream, 2)
     torch.testing.assert_close(dropped.unique(), torch.tensor([0.0, 4 / 3]))
     assert abs(float(dropped.mean()) - 1) < 4 * (0.25 / 0.75 / dropped.numel()) ** 0.5
+
+
+def test_dropout_of_the_inputs_divides_by_the_share_that_is_kept() -> None:
+    """GPT-2's dropout after the embeddings: what reaches the first block is 0 or 1/(1 - rate) times itself."""
+    zeros = torch.zeros(400, 2, dtype=torch.int64)
+    model = Transformer(
+        vocab_size=5, code_dim=3, num_classes=2, positions_P3=torch.zeros(2, 3, dtype=torch.int64), source_positions=False,
+        width=16, depth=1, heads=2, drop_path=0.0, dropout=0.25,
+    )  # fmt: skip
+    met: list[torch.Tensor] = []
+    model.blocks[0].register_forward_pre_hook(lambda block, inputs: met.append(inputs[0]))
+    slots = Slots(torch.ones(400, 2, 3), zeros, zeros, zeros, zeros[0], torch.arange(2))
+    model(slots, zeros[:, 0])
+    model(slots, zeros[:, 0], rng=Rng(0), ids_B=torch.arange(400))
+    plain, dropped = met
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], plain[kept] / 0.75)
+    assert abs(float(kept.double().mean()) - 0.75) < 4 * (0.25 * 0.75 / kept.numel()) ** 0.5
