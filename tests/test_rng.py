@@ -38,6 +38,12 @@ def test_every_part_of_the_address_counts(seed: int) -> None:
     assert torch.equal(base, Rng(seed).stream("sample", 4).at(2).uniform(8))
 
 
+def test_keys_are_signed_numbers_of_64_bits() -> None:
+    keys = [Rng(seed).key("sample") for seed in range(64)]
+    assert len(set(keys)) == 64 and min(keys) >= -(2**63) and max(keys) < 2**63
+    assert 16 < sum(key < 0 for key in keys) < 48
+
+
 def test_draws_look_random() -> None:
     """Moments, neighbouring ids and neighbouring steps: no correlation to be seen in 200,000 draws."""
     stream = Rng(0).stream("sample", torch.arange(2000))
