@@ -9,6 +9,8 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 
+import pytest
+
 from tests.mutants.mutations import ROOT
 
 
@@ -35,10 +37,19 @@ class Replaced(importlib.abc.MetaPathFinder):
             name = path.removesuffix(".py").replace("/", ".")
             self._loaders[name] = _Loader(name, str(ROOT / path), source)
 
+    def imported(self) -> set[str]:
+        """The modules that are imported already, and so are not replaced."""
+        return sys.modules.keys() & self._loaders.keys()
+
     def find_spec(self, fullname: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
         if (loader := self._loaders.get(fullname)) is None:
             return None
         return importlib.util.spec_from_file_location(fullname, loader.path, loader=loader)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_load_initial_conftests(self) -> None:
+        """Before any conftest imports what is replaced."""
+        self.pytest_sessionstart()
 
     def pytest_sessionstart(self) -> None:
         sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if finder is not self)]
