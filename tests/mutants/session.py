@@ -13,6 +13,7 @@ import pytest
 
 from tests.mutants import patched
 from tests.mutants.mutations import Mutant
+from tests.mutants.replaced import Replaced
 from tests.mutants.trial import Result, fresh, run_all, warm
 
 _LIBRARIES = ("varlab", "torch", "torchvision", "lightning.pytorch", "torchmetrics", "hydra", "pytest", "hypothesis",
@@ -61,6 +62,8 @@ def run_trials(trials: Sequence[Trial], *, processes: int, folder: Path, done: D
         importlib.import_module(name)
     inside = [trial for trial in trials if patched.is_inside_functions(trial.mutant)]
     others = [trial for trial in trials if trial not in inside]
+    if early := Replaced({trial.mutant.path: trial.mutant.source for trial in others}).imported():
+        raise SystemExit(f"Mutants of {', '.join(sorted(early))} would not be met: these modules are imported already.")
     jobs = [(partial(fresh, trial.mutant, trial.tests, trial.golden), trial.limit) for trial in others]
     run_all(jobs, processes=processes, folder=folder / "fresh", done=lambda i, result: done(others[i].number, result))
     if inside:

@@ -10,9 +10,8 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from varlab.rng import Rng
 
-BLOCK = (
-    1024  # points of each side of a block of distances: all that is in memory beside the features, and stays in a cache
-)
+BLOCK = 1024
+"""Points of each side of a block of distances, which is all that is in memory beside the features, and stays in a cache."""
 
 
 class Rows:
