@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.bounds import SAME
 from varlab.transformer import AdaLNBlock, GPT2Block, LlamaBlock, SharedAdaLNBlock
 from varlab.transformer.attention import EVERYTHING
-from varlab.transformer.blocks import AdaLNHeadNorm
+from varlab.transformer.blocks.adaln import AdaLNHeadNorm
 from varlab.transformer.context import Context
 from varlab.transformer.llama import RMSHeadNorm
 

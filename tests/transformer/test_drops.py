@@ -9,7 +9,7 @@ import torch
 
 from varlab.rng import Rng
 from varlab.transformer import LlamaBlock, Transformer
-from varlab.transformer.blocks import Drop
+from varlab.transformer.blocks.drops import Drop, kept
 from varlab.types import Slots
 
 SAMPLES = 20_000
@@ -19,19 +19,22 @@ SAMPLES = 20_000
 def test_stochastic_depth_keeps_the_expectation_of_a_branch(rate: float) -> None:
     """A sample's branch is 0 or 1/(1 - rate) times itself, as a whole."""
     stream = Rng(0).stream("dropout", torch.arange(SAMPLES))
-    dropped = Drop(rate)(torch.ones(SAMPLES, 2, 3), stream, 5)
+    drawn = Drop(rate).draw(stream, 5)
+    dropped = kept(torch.ones(SAMPLES, 2, 3), drawn)
+    torch.testing.assert_close(kept(torch.ones(SAMPLES, 2, 3), [one.merged() for one in drawn]), dropped)
     assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
     torch.testing.assert_close(dropped.unique(), torch.tensor([0.0, 1 / (1 - rate)]))
     error = (rate / (1 - rate) / SAMPLES) ** 0.5
     assert abs(float(dropped[:, 0, 0].mean()) - 1) < 4 * error
-    assert torch.equal(Drop(rate)(torch.ones(2, 2, 3), None, 5), torch.ones(2, 2, 3))
+    assert Drop(rate).draw(None, 5) == []
 
 
 def test_dropout_of_a_branch_keeps_its_expectation() -> None:
     make = partial(LlamaBlock, width=8, heads=2, layer=1, drop_path=0.0, mlp_ratio=4.0, multiple_of=8, kv_heads=None)
     block = make(norm_eps=1e-5, dropout=0.25)
     stream = Rng(0).stream("dropout", torch.arange(500))
-    dropped = block._dropped(torch.ones(500, 5, 8), stream, 2)
+    ones_BLD = torch.ones(500, 5, 8)
+    dropped = kept(ones_BLD, block.draws(stream, 2, ones_BLD))
     torch.testing.assert_close(dropped.unique(), torch.tensor([0.0, 4 / 3]))
     assert abs(float(dropped.mean()) - 1) < 4 * (0.25 / 0.75 / dropped.numel()) ** 0.5
 
@@ -49,6 +52,6 @@ def test_dropout_of_the_inputs_divides_by_the_share_that_is_kept() -> None:
     model(slots, zeros[:, 0])
     model(slots, zeros[:, 0], rng=Rng(0), ids_B=torch.arange(400))
     plain, dropped = met
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], plain[kept] / 0.75)
-    assert abs(float(kept.double().mean()) - 0.75) < 4 * (0.25 * 0.75 / kept.numel()) ** 0.5
+    stays = dropped != 0
+    torch.testing.assert_close(dropped[stays], plain[stays] / 0.75)
+    assert abs(float(stays.double().mean()) - 0.75) < 4 * (0.25 * 0.75 / stays.numel()) ** 0.5

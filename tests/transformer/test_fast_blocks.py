@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from varlab.losses.token_loss import token_loss
-from varlab.transformer.blocks import mlp, modulated
+from varlab.transformer.blocks.adaln import modulated
+from varlab.transformer.blocks.mlp import mlp
 from varlab.transformer.cast_linear import WideLinear
 
 

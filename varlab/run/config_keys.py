@@ -133,6 +133,8 @@ _UNCOUNTED: Mapping[str, Use] = {
     # in which order numbers are added
     "task.micro_batch": Use.ROUNDING,
     "trainer.micro_batch": Use.ROUNDING,
+    "task.compile": Use.ROUNDING,
+    "trainer.compile": Use.ROUNDING,
     "trainer.devices": Use.ROUNDING,
     "trainer.num_nodes": Use.ROUNDING,
     "trainer.accelerator": Use.ROUNDING,

@@ -31,9 +31,9 @@ class GeneratorTask(LossTask):
     checkpoint of this task. label_drop: probability that a sample trains the null class (Ho & Salimans 2022, for
     classifier-free guidance); the condition stays. A model of one class is unconditional: none is dropped. pkeep: probability
     that an input token is kept; the others are replaced by uniform ones (VQGAN). 1 keeps all; the condition's tokens are
-    always kept. condition: its tokens come first and are never predicted. recompute: see ``Transformer.forward``. stages:
-    how the training proceeds from few scales to all (None: all from the beginning). no_decay: names of parameters without
-    weight decay, or patterns. Raises VarlabError for a label_drop without a null class.
+    always kept. condition: its tokens come first and are never predicted. recompute, compile: see ``Transformer.forward``.
+    stages: how the training proceeds from few scales to all (None: all from the beginning). no_decay: names of parameters
+    without weight decay, or patterns. Raises VarlabError for a label_drop without a null class.
     """
 
     model: Transformer
@@ -55,6 +55,7 @@ class GeneratorTask(LossTask):
         rng: Rng,
         condition: Condition | None = None,
         recompute: bool | None = None,
+        compile: bool | None = None,
         stages: ScaleStages | None = None,
         no_decay: Sequence[str] | None = None,
         weight_decay_end: float | None = None,
@@ -70,7 +71,8 @@ class GeneratorTask(LossTask):
         )
         require_null_class(label_drop, transformer)
         self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.order, self.condition, self.recompute = order, condition, bool(recompute)
+        self.order, self.condition = order, condition
+        self.recompute, self.compile_blocks = bool(recompute), bool(compile)
         self.label_drop = label_drop if transformer.num_classes > 1 else 0.0
         self.label_smoothing, self.pkeep = label_smoothing, pkeep
         self.optims = [build_optimizer(optimizer, transformer, no_decay)]
@@ -122,7 +124,14 @@ class GeneratorTask(LossTask):
         dropped_B = self.rng.stream("label_drop", batch.position_B).uniform() < self.label_drop
         label_B = batch.label_B.masked_fill(dropped_B, self.model.num_classes)
         logits_BLV, level_L = predict(
-            self.model, slots, targets_BL, label_B, rng=self.rng, ids_B=batch.position_B, recompute=self.recompute
+            self.model,
+            slots,
+            targets_BL,
+            label_B,
+            rng=self.rng,
+            ids_B=batch.position_B,
+            recompute=self.recompute,
+            compile=self.compile_blocks,
         )
         return logits_BLV, targets_BL, level_L
 

@@ -57,10 +57,11 @@ def predict(
     rng: Rng | None = None,
     ids_B: Tensor | None = None,
     recompute: bool = False,
+    compile: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """logits_BLV of the targets, and the level_L of each. rng, ids_B, recompute: in training."""
+    """logits_BLV of the targets, and the level_L of each. rng, ids_B, recompute, compile: in training."""
     tokens = targets_BL.shape[1]  # prefix slots come first and predict nothing
-    logits_BLV = transformer(slots, label_B, rng=rng, ids_B=ids_B, recompute=recompute)
+    logits_BLV = transformer(slots, label_B, rng=rng, ids_B=ids_B, recompute=recompute, compile=compile)
     if tokens < logits_BLV.shape[1]:  # a slice costs its backward pass a copy
         logits_BLV = logits_BLV[:, -tokens:]
     return logits_BLV, slots.level_L[-tokens:].to(targets_BL.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 
 from varlab.transformer.cast_linear import CastLinear, linear
 from varlab.transformer.rotary import rotate
-from varlab.transformer.step_groups import Group, attention_of_bfloat16, grouped_attention, step_groups
+from varlab.transformer.step_groups import (
+    Group,
+    attention_of_bfloat16,
+    grouped_attention,
+    sliced_attention,
+    step_groups,
+)
 from varlab.types import VarlabError
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ _CPU = torch.device("cpu")
 class Visible:
     """Which of all slots so far the new slots may see.
 
-    ``allowed_qk`` is None if ``causal`` or "all" gives the same, or if there are ``groups``, which the CPU prefers.
+    ``allowed_qk`` is None if ``causal`` or "all" gives the same, or if there are ``groups`` of slots that see the same.
     """
 
     allowed_qk: Tensor | None
@@ -33,18 +40,28 @@ class Visible:
     groups: tuple[Group, ...] = ()
 
     @staticmethod
-    def of(new_L: Tensor, all_L: Tensor, device: torch.device = _CPU) -> Visible:
+    def of(new_L: Tensor, all_L: Tensor, device: torch.device = _CPU, *, sliced: bool = False) -> Visible:
         """From the steps of the new slots and those of all slots up to and including them, both on the CPU.
 
-        device: of the attention, where the mask will lie.
+        device: of the attention, where the masks will lie. sliced: by groups on a GPU, too, where they are faster only when
+        compiled. The same steps come again and again, so what they show is kept.
         """
         whole = len(new_L) == len(all_L)
-        causal = whole and len(new_L) > 1 and bool((new_L[1:] > new_L[:-1]).all())
-        groups = step_groups(new_L) if whole and device.type == "cpu" else ()
-        if causal or groups:
-            return Visible(None, causal, groups)
-        allowed_qk = all_L[None, :] <= new_L[:, None]
-        return Visible(None if bool(allowed_qk.all()) else allowed_qk.to(device), causal)
+        return _visible(tuple(new_L.tolist()), None if whole else tuple(all_L.tolist()), device, sliced)
+
+
+@lru_cache(maxsize=64)
+def _visible(new: tuple[int, ...], before: tuple[int, ...] | None, device: torch.device, sliced: bool) -> Visible:
+    """before: the steps of all slots if there are more than the new ones."""
+    new_L = torch.tensor(new)
+    all_L, whole = (new_L, True) if before is None else (torch.tensor(before), False)
+    causal = whole and len(new_L) > 1 and bool((new_L[1:] > new_L[:-1]).all())
+    grouped = whole and (device.type == "cpu" or (sliced and not causal))
+    groups = step_groups(new_L, device) if grouped else ()
+    if causal or groups:
+        return Visible(None, causal, groups)
+    allowed_qk = all_L[None, :] <= new_L[:, None]
+    return Visible(None if bool(allowed_qk.all()) else allowed_qk.to(device), causal)
 
 
 EVERYTHING = Visible(None, causal=False)
@@ -125,19 +142,30 @@ class Attention(nn.Module):
         return *rotate(qk_BhLd, rotary_2B1Ld).split([self.heads, self.kv_heads], 1), v_BhLd
 
     def forward(self, x_BLD: Tensor, context: Context, layer: int) -> Tensor:
-        q, k, v = self._project(x_BLD, context.rotary_2B1Ld)
+        q, k, v = self.project(x_BLD, context.rotary_2B1Ld)
+        if context.cache is not None:
+            k, v = context.cache.extend(layer, k, v)
+        return self.mixed(q, k, v, context.visible)
+
+    def project(self, x_BLD: Tensor, rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
+        """q_BhLd, k_BhLd, v_BhLd of the slots."""
+        q, k, v = self._project(x_BLD, rotary_2B1Ld)
         if self.log_scale is not None:
             q = normalised(q, self.log_scale.clamp_max(math.log(100.0)).exp())
             k = normalised(k)
-        if context.cache is not None:
-            k, v = context.cache.extend(layer, k, v)
+        return q, k, v
+
+    def mixed(self, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, visible: Visible) -> Tensor:
+        """x_BLD of the queries' slots, from the keys and values of all slots so far."""
         if self.kv_heads < self.heads:
-            k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
-        return self.proj(self._attend(q, k, v, context.visible).transpose(1, 2).flatten(2))
+            k_BhLd, v_BhLd = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BhLd, v_BhLd))
+        return self.proj(self._attend(q_BhLd, k_BhLd, v_BhLd, visible).transpose(1, 2).flatten(2))
 
     def _attend(self, q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, visible: Visible) -> Tensor:
         if q_BhLd.dtype == torch.bfloat16 and q_BhLd.device.type == "cpu" and visible == EVERYTHING:
             return attention_of_bfloat16(q_BhLd, k_BhLd, v_BhLd, self.softmax_scale)
+        if visible.groups and q_BhLd.device.type != "cpu":
+            return sliced_attention(q_BhLd, k_BhLd, v_BhLd, visible.groups, scale=self.softmax_scale)
         if visible.groups:
             return grouped_attention(
                 q_BhLd, k_BhLd, v_BhLd, visible.groups, causal=visible.causal, scale=self.softmax_scale

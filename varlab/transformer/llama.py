@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Stream
 from varlab.transformer.attention import Attention
-from varlab.transformer.blocks import Drop
+from varlab.transformer.blocks.drops import Drop, Kept, kept
+from varlab.transformer.blocks.residual import ResidualBlock
 from varlab.transformer.cast_linear import WideLinear
 from varlab.transformer.context import Context
 
@@ -28,7 +31,7 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(x_BLD)) * self.up(x_BLD))
 
 
-class LlamaBlock(nn.Module):
+class LlamaBlock(ResidualBlock):
     """kv_heads: see ``Attention``. dropout: of each branch's output, element by element, in training only."""
 
     def __init__(
@@ -50,18 +53,20 @@ class LlamaBlock(nn.Module):
         self.attention = Attention(width=width, heads=heads, qk_norm=False, scale=1.0, bias="none", kv_heads=kv_heads)
         self.mlp = SwiGLU(width=width, mlp_ratio=mlp_ratio, multiple_of=multiple_of)
 
-    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
-        first, second = 2 * self.layer, 2 * self.layer + 1
-        branch = self._dropped(self.attention(self.norm1(x_BLD), context, self.layer), context.rng, first)
-        x_BLD = x_BLD + self.drop(branch, context.rng, first)
-        branch = self._dropped(self.mlp(self.norm2(x_BLD)), context.rng, second)
-        return x_BLD + self.drop(branch, context.rng, second)
+    def queries(self, x_BLD: Tensor, given: tuple[Tensor, ...], rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
+        return self.attention.project(self.norm1(x_BLD), rotary_2B1Ld)
 
-    def _dropped(self, branch_BLD: Tensor, rng: Stream | None, step: int) -> Tensor:
+    def finished(
+        self, x_BLD: Tensor, attended_BLD: Tensor, given: tuple[Tensor, ...], drawn: Sequence[Sequence[Kept]]
+    ) -> Tensor:
+        x_BLD = x_BLD + kept(attended_BLD, drawn[0])
+        return x_BLD + kept(self.mlp(self.norm2(x_BLD)), drawn[1])
+
+    def draws(self, rng: Stream | None, step: int, x_BLD: Tensor) -> list[Kept]:
         if rng is None or self.dropout == 0:
-            return branch_BLD
-        keep_BLD = rng.at(_DROPOUT + step).uniform(*branch_BLD.shape[1:]).to(branch_BLD.device) >= self.dropout
-        return branch_BLD * keep_BLD.to(branch_BLD.dtype) / (1 - self.dropout)
+            return self.drop.draw(rng, step)
+        u_BLD = rng.at(_DROPOUT + step).uniform(*x_BLD.shape[1:])
+        return [Kept.of(u_BLD, self.dropout), *self.drop.draw(rng, step)]
 
 
 class RMSHeadNorm(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from varlab.rng import Rng
 from varlab.transformer.attention import EVERYTHING, Visible
-from varlab.transformer.blocks import AdaLNBlock, AdaLNHeadNorm, BlockFactory, modulation
+from varlab.transformer.blocks.adaln import AdaLNBlock, AdaLNHeadNorm, modulation
+from varlab.transformer.blocks.residual import BlockFactory
 from varlab.transformer.cache import Cache
 from varlab.transformer.cast_linear import WideLinear
+from varlab.transformer.compilation import many_shapes
 from varlab.transformer.context import SHARED, Context
 from varlab.transformer.rotary import rotary_table, turns
 from varlab.types import Slots, VarlabError, full_precision
@@ -190,7 +193,14 @@ class Transformer(nn.Module):
         )[: len(step_L)]
 
     def context(
-        self, slots: Slots, cond_BD: Tensor, *, cache: Cache | None, rng: Rng | None, ids_B: Tensor | None
+        self,
+        slots: Slots,
+        cond_BD: Tensor,
+        *,
+        cache: Cache | None,
+        rng: Rng | None,
+        ids_B: Tensor | None,
+        compile: bool = False,
     ) -> Context:
         """The inputs that all blocks share."""
         step_L = self._unmasked(self._ordered(slots.step_L), cache)
@@ -207,11 +217,12 @@ class Transformer(nn.Module):
             shared_B16D = make() if cache is None else cache.modulated(SHARED, make)
         return Context(
             cond_BD=cond_BD,
-            visible=EVERYTHING if all_L is None else Visible.of(step_L, all_L, cond_BD.device),
+            visible=EVERYTHING if all_L is None else Visible.of(step_L, all_L, cond_BD.device, sliced=compile),
             cache=cache,
-            rng=None if rng is None or ids_B is None else rng.stream("dropout", ids_B),
+            rng=None if rng is None or ids_B is None else rng.stream("dropout", ids_B.to(cond_BD.device)),
             rotary_2B1Ld=rotary_2B1Ld,
             shared_B16D=shared_B16D,
+            compile=compile,
         )
 
     def forward(
@@ -223,6 +234,7 @@ class Transformer(nn.Module):
         rng: Rng | None = None,
         ids_B: Tensor | None = None,
         recompute: bool = False,
+        compile: bool = False,
         mix: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """logits_BLV of the slots' tokens, in the type of the head: narrower than float32 under autocast.
@@ -230,11 +242,12 @@ class Transformer(nn.Module):
         label_B: int64 in [0, num_classes], the last for "no class". cache: slots of earlier steps, extended in place.
         rng with ids_B (one id a sample): dropout and stochastic depth, in training only. recompute: keep only the inputs of
         blocks for the backward pass, which runs each block once more (activation checkpointing, Chen et al. 2016). All bits
-        stay the same, since random draws depend on no state. mix: combines samples linearly, with weights that sum to 1,
+        stay the same, since random draws depend on no state. compile: the blocks' functions are those of ``torch.compile``,
+        which is for GPUs. mix: combines samples linearly, with weights that sum to 1,
         as guidance does; since the head is linear, it then makes only the combined logits.
         """
         cond_BD = self.classes(label_B)
-        context = self.context(slots, cond_BD, cache=cache, rng=rng, ids_B=ids_B)
+        context = self.context(slots, cond_BD, cache=cache, rng=rng, ids_B=ids_B, compile=compile)
         return self.trunk(self.embed(slots, cond_BD), context, recompute=recompute, mix=mix)
 
     def trunk(
@@ -249,11 +262,12 @@ class Transformer(nn.Module):
         if context.rng is not None and self.dropout > 0:
             keep_BLD = context.rng.at(-1).uniform(*x_BLD.shape[1:]).to(x_BLD.device) >= self.dropout
             x_BLD = x_BLD * keep_BLD.to(x_BLD.dtype) / (1 - self.dropout)
-        for block in self.blocks:
-            if recompute:
-                x_BLD = checkpoint(block, x_BLD, context, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x_BLD = block(x_BLD, context)
+        with many_shapes() if context.compile else nullcontext():
+            for block in self.blocks:
+                if recompute:
+                    x_BLD = checkpoint(block, x_BLD, context, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x_BLD = block(x_BLD, context)
         x_BLD = self.head_norm(x_BLD, context)
         logits_BLV: Tensor = self.head(x_BLD if mix is None else mix(x_BLD))
         return logits_BLV

@@ -1,4 +1,4 @@
-"""Block-causal attention without dense waste, for the CPU: each group of slots reads only the keys that it may see."""
+"""Block-causal attention without dense waste: each group of slots reads only the keys that it may see."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from varlab.types import full_precision
@@ -15,12 +16,14 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 _ROWS = 64  # steps of fewer slots are joined: matrix products of fewer rows cost more than the masked pairs
+_ROWS_OF_GPU = 160
 FEW = 16
 """Slots of a step whose attention is faster in float32 on a processor, also if all else is in bfloat16."""
 _KEPT = (
     1 << 23
 )  # pairs of a sample, over all heads, whose probabilities a layer keeps; beyond, memory counts more than time
 _PAIRS = 1 << 19  # of query and key at once, so that they stay in the processor's cache
+_CPU = torch.device("cpu")
 _Part = tuple[slice, slice]  # of heads and slots
 
 
@@ -46,27 +49,39 @@ class Group:
         return (self.end - self.start) * self.end
 
 
-def step_groups(step_L: Tensor) -> tuple[Group, ...]:
+def step_groups(step_L: Tensor, device: torch.device = _CPU) -> tuple[Group, ...]:
     """The groups of a sequence, a short one in a single group; none for a single step, or if steps decrease somewhere."""
+    rows = _ROWS if device.type == "cpu" else _ROWS_OF_GPU
     if step_L[0] == step_L[-1] or bool((step_L[1:] < step_L[:-1]).any()):
         return ()
     bounds, start, end = [0], 0, 0
     for length in torch.unique_consecutive(step_L, return_counts=True)[1].tolist():
-        if length >= _ROWS and start < end:
+        if length >= rows and start < end:
             bounds.append(start := end)
         end += length
-        if end - start >= _ROWS:
+        if end - start >= rows:
             bounds.append(start := end)
     if start < end:
         bounds.append(end)
-    return tuple(_group(step_L, start, end) for start, end in zip(bounds, bounds[1:], strict=False))
+    return tuple(_group(step_L, start, end, device) for start, end in zip(bounds, bounds[1:], strict=False))
 
 
-def _group(step_L: Tensor, start: int, end: int) -> Group:
+def _group(step_L: Tensor, start: int, end: int, device: torch.device) -> Group:
     if step_L[start] == step_L[end - 1]:
         return Group(start, end)
     hidden_qk = step_L[None, :end] > step_L[start:end, None]
-    return Group(start, end, torch.zeros(hidden_qk.shape).masked_fill(hidden_qk, -torch.inf))
+    return Group(start, end, torch.zeros(hidden_qk.shape).masked_fill(hidden_qk, -torch.inf).to(device))
+
+
+def sliced_attention(
+    q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, groups: tuple[Group, ...], *, scale: float
+) -> Tensor:
+    """Attention of each slot to the keys that its group shows it, by torch's kernels for a GPU."""
+    parts = []
+    for g in groups:
+        q, k, v = q_BhLd[:, :, g.start : g.end], k_BhLd[:, :, : g.end], v_BhLd[:, :, : g.end]
+        parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=g.mask(q.dtype), scale=scale))
+    return torch.cat(parts, 2)
 
 
 def grouped_attention(

@@ -16,7 +16,7 @@ from varlab.recipe.objects import make, target_of
 __all__ = ["check_keys", "dev_batches", "trainer_maker"]
 
 TARGET = "lightning.pytorch.Trainer"
-OURS = ("micro_batch", "recompute", "threads", "shard")
+OURS = ("micro_batch", "recompute", "compile", "threads", "shard")
 INSTEAD: Mapping[str, str] = {
     "accumulate_grad_batches": "trainer.micro_batch",
     "callbacks": "callbacks=[default,NAME]",

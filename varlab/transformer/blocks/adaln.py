@@ -1,91 +1,24 @@
-"""Transformer blocks. A block family is a block and the norm before the head; both see x_BLD and a ``Context``."""
+"""VAR's blocks: the class modulates each LayerNorm and gates each branch (DiT's AdaLN, Peebles & Xie 2023)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varlab.rng import Stream
 from varlab.transformer.attention import Attention
-from varlab.transformer.cast_linear import WideLinear, on_processor
+from varlab.transformer.blocks.drops import Drop, Kept, kept
+from varlab.transformer.blocks.mlp import mlp
+from varlab.transformer.blocks.residual import ResidualBlock
+from varlab.transformer.cast_linear import on_processor
 from varlab.transformer.context import HEAD, Context
 from varlab.types import VarlabError
 
-_SLOPE = math.sqrt(8 / math.pi)  # GELU in its tanh form is x·σ(x·(slope + cube·x²))
-_CUBE = 0.044715 * _SLOPE
-_PIECE = 1 << 16  # numbers for each thread at once: so many stay in a processor's cache
-
-
-class Drop:
-    """Stochastic depth (Huang et al. 2016): drops a sample's whole branch, in training only, addressed per sample."""
-
-    def __init__(self, rate: float):
-        self.rate = rate
-
-    def __call__(self, branch_BLD: Tensor, rng: Stream | None, step: int) -> Tensor:
-        if rng is None or self.rate == 0:
-            return branch_BLD
-        keep_B = rng.at(step).uniform(1).to(branch_BLD.device) >= self.rate
-        return branch_BLD * keep_B[:, :, None].to(branch_BLD.dtype) / (1 - self.rate)
-
-
-class Block(Protocol):
-    """What the transformer asks of a block (a module made from keyword arguments width, heads, layer, drop_path)."""
-
-    def __call__(self, x_BLD: Tensor, context: Context) -> Tensor: ...
-
-
-BlockFactory = Callable[..., nn.Module]
-
-
-def mlp(width: int, ratio: float, approximate: str) -> nn.Sequential:
-    """Linear, GELU (``approximate``: tanh or none), Linear."""
-    hidden = round(width * ratio)
-    return nn.Sequential(WideLinear(width, hidden), FastGELU(approximate=approximate), nn.Linear(hidden, width))
-
-
-class FastGELU(nn.GELU):
-    """torch's, but its tanh form computes the derivative together with the result in bfloat16 on a processor."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.approximate == "tanh" and x.dtype == torch.bfloat16 and on_processor(x) and x.requires_grad:
-            out: Tensor = TanhGELU.apply(x)
-            return out
-        return super().forward(x)
-
-
-class TanhGELU(torch.autograd.Function):
-    """``apply(x)``: GELU in its tanh form, computed in float32. It keeps the derivative in place of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        out, slope = torch.empty_like(x), torch.empty_like(x)
-        size = _PIECE * torch.get_num_threads()
-        for pieces in zip(*(tensor.view(-1).split(size) for tensor in (x, out, slope)), strict=True):
-            _gelu_and_slope(*pieces)
-        ctx.save_for_backward(slope)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        slope: Tensor = ctx.saved_tensors[0]
-        return grad * slope
-
-
-def _gelu_and_slope(x: Tensor, out: Tensor, slope: Tensor) -> None:
-    """Write GELU of x and its derivative: with g = σ(…) and y = x·g, that is g + (y - y·g)·(slope + 3·cube·x²)."""
-    y = x.float()
-    square = y.square()
-    gate = square.mul(_CUBE).add_(_SLOPE).mul_(y).sigmoid_()
-    out.copy_(y.mul_(gate))
-    y.addcmul_(y, gate, value=-1)
-    slope.copy_(gate.addcmul_(y, square.mul_(3 * _CUBE).add_(_SLOPE)))
+_LONG = 1 << 16  # numbers of a sample from which on a single pass over each is faster
 
 
 def modulation(width: int, parts: int) -> nn.Linear:
@@ -95,7 +28,7 @@ def modulation(width: int, parts: int) -> nn.Linear:
 
 def modulated(norm: nn.LayerNorm, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
     """norm(x)·(1 + scale) + shift. Of long samples under autocast on a processor in a single pass, in autocast's type."""
-    if on_processor(x_BLD) and torch.is_autocast_enabled("cpu") and x_BLD[0].numel() >= _PIECE:
+    if on_processor(x_BLD) and torch.is_autocast_enabled("cpu") and x_BLD[0].numel() >= _LONG:
         out_BLD: Tensor = ModulatedNorm.apply(x_BLD, scale_B1D.float(), shift_B1D.float(), norm.eps)
         return out_BLD
     return norm(x_BLD) * (1 + scale_B1D) + shift_B1D
@@ -126,7 +59,7 @@ class ModulatedNorm(torch.autograd.Function):
         return dx_BLD, dgain_BD[:, None], dshift_BD[:, None], None
 
 
-class AdaLNBlock(nn.Module):
+class AdaLNBlock(ResidualBlock):
     """VAR's block: the class modulates each LayerNorm and gates each branch (DiT's AdaLN-zero, Peebles & Xie 2023).
 
     x + γ·f(norm(x)·(1 + scale) + shift), with γ1, γ2, scale1, scale2, shift1, shift2 from SiLU → Linear(D, 6D).
@@ -163,12 +96,20 @@ class AdaLNBlock(nn.Module):
 
         return make() if context.cache is None else context.cache.modulated(self.layer, make)
 
-    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = self._modulation(context).unbind(2)
-        branch = self.attention(modulated(self.norm, x_BLD, scale1, shift1), context, self.layer)
-        x_BLD = x_BLD + self.drop(branch * gamma1, context.rng, 2 * self.layer)
-        branch = self.mlp(modulated(self.norm, x_BLD, scale2, shift2))
-        return x_BLD + self.drop(branch * gamma2, context.rng, 2 * self.layer + 1)
+    def given(self, context: Context) -> tuple[Tensor, ...]:
+        return self._modulation(context).unbind(2)
+
+    def queries(self, x_BLD: Tensor, given: tuple[Tensor, ...], rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
+        _, _, scale1, _, shift1, _ = given
+        return self.attention.project(modulated(self.norm, x_BLD, scale1, shift1), rotary_2B1Ld)
+
+    def finished(
+        self, x_BLD: Tensor, attended_BLD: Tensor, given: tuple[Tensor, ...], drawn: Sequence[Sequence[Kept]]
+    ) -> Tensor:
+        gamma1, gamma2, _, scale2, _, shift2 = given
+        x_BLD = x_BLD + kept(attended_BLD * gamma1, drawn[0])
+        branch_BLD = self.mlp(modulated(self.norm, x_BLD, scale2, shift2))
+        return x_BLD + kept(branch_BLD * gamma2, drawn[1])
 
     @torch.no_grad()
     def init_modulation(self, weight: float, gamma: float) -> None:
@@ -219,30 +160,3 @@ class AdaLNHeadNorm(nn.Module):
         """Multiply the weights by ``weight``; this norm has no γ."""
         self.modulate.weight.mul_(weight)
         self.modulate.bias.zero_()
-
-
-class GPT2Block(nn.Module):
-    """GPT-2's pre-norm block, as in VQGAN's transformer: the class is known from the start token alone."""
-
-    def __init__(self, *, width: int, heads: int, layer: int, drop_path: float, mlp_ratio: float):
-        super().__init__()
-        self.layer, self.drop = layer, Drop(drop_path)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width=width, heads=heads, qk_norm=False, scale=1.0, bias="all")
-        self.mlp = mlp(width, mlp_ratio, "none")
-
-    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
-        branch = self.attention(self.norm1(x_BLD), context, self.layer)
-        x_BLD = x_BLD + self.drop(branch, context.rng, 2 * self.layer)
-        return x_BLD + self.drop(self.mlp(self.norm2(x_BLD)), context.rng, 2 * self.layer + 1)
-
-
-class PlainHeadNorm(nn.Module):
-    """An ordinary LayerNorm before the head."""
-
-    def __init__(self, *, width: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
-        return self.norm(x_BLD)

@@ -1,0 +1,44 @@
+"""GPT-2's block, as in VQGAN's transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from varlab.transformer.attention import Attention
+from varlab.transformer.blocks.drops import Drop, Kept, kept
+from varlab.transformer.blocks.mlp import mlp
+from varlab.transformer.blocks.residual import ResidualBlock
+from varlab.transformer.context import Context
+
+
+class GPT2Block(ResidualBlock):
+    """GPT-2's pre-norm block, as in VQGAN's transformer: the class is known from the start token alone."""
+
+    def __init__(self, *, width: int, heads: int, layer: int, drop_path: float, mlp_ratio: float):
+        super().__init__()
+        self.layer, self.drop = layer, Drop(drop_path)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width=width, heads=heads, qk_norm=False, scale=1.0, bias="all")
+        self.mlp = mlp(width, mlp_ratio, "none")
+
+    def queries(self, x_BLD: Tensor, given: tuple[Tensor, ...], rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
+        return self.attention.project(self.norm1(x_BLD), rotary_2B1Ld)
+
+    def finished(
+        self, x_BLD: Tensor, attended_BLD: Tensor, given: tuple[Tensor, ...], drawn: Sequence[Sequence[Kept]]
+    ) -> Tensor:
+        x_BLD = x_BLD + kept(attended_BLD, drawn[0])
+        return x_BLD + kept(self.mlp(self.norm2(x_BLD)), drawn[1])
+
+
+class PlainHeadNorm(nn.Module):
+    """An ordinary LayerNorm before the head."""
+
+    def __init__(self, *, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
+        return self.norm(x_BLD)

@@ -1,0 +1,36 @@
+"""torch.compile of functions that many modules have in common: each is compiled once for all, not once a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_SHAPES = 64  # that a function may be compiled for
+
+
+@cache
+def compiled(function: Function, *, varying: bool = False) -> Function:
+    """The function as ``torch.compile`` makes it. Raises where a part cannot be compiled.
+
+    A method takes its module as the first argument: modules with weights of the same shapes then share what was compiled.
+    varying: one form serves tensors of many lengths, as the steps of a sampling have; else each length gets a form of its own.
+    """
+    return cast(Function, torch.compile(function, dynamic=None if varying else False, fullgraph=True))
+
+
+def plain(function: Function) -> Function:
+    """The function itself."""
+    return function
+
+
+@contextmanager
+def many_shapes() -> Iterator[None]:
+    """Inside, a function may be compiled for more shapes than torch allows by default."""
+    with torch._dynamo.config.patch(recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES * 16):
+        yield
