@@ -180,7 +180,7 @@ class Tokenizer(Protocol):
     def accumulate(
         self, f_hat_BChw: Tensor, k: int, h_BlC: Tensor
     ) -> Tensor: ...  # the residual step: upsample, phi, add
-    def decode(self, f_hat_BChw: Tensor) -> Tensor: ...  # img_B3HW in [-1, 1], clamped
+    def decode(self, f_hat_BChw: Tensor, *, compile: bool = False) -> Tensor: ...  # img_B3HW in [-1, 1], clamped
     def __call__(
         self, img_B3HW: Tensor
     ) -> tuple[Tensor, Quantized]: ...  # training: rec_B3HW with a graph, not clamped

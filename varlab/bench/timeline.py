@@ -75,7 +75,9 @@ class Timeline:
         return noted
 
     def _mark(self) -> None:
-        """From now on, time belongs to the part that is open."""
+        """From now on, time belongs to the part that is open; what is only recorded takes no time."""
+        if self._is_cuda and torch.cuda.is_current_stream_capturing():
+            return
         self._marks.append((self._open[-1].name if self._open else REST, self._now()))
 
     def _now(self) -> _Moment:

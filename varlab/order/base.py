@@ -27,6 +27,20 @@ def positions(scales: Sequence[tuple[int, int]]) -> Tensor:
 State = TypeVar("State")
 
 
+class OnDevices:
+    """A constant, copied to each device once: no later step waits for a copy."""
+
+    def __init__(self, constant: Tensor):
+        self._copies = {constant.device: constant}
+        self._constant = constant
+
+    def on(self, device: torch.device) -> Tensor:
+        """The constant on a device."""
+        if device not in self._copies:
+            self._copies[device] = self._constant.to(device)
+        return self._copies[device]
+
+
 class BaseOrder(ABC, Generic[State]):
     """An order over the token maps of ``scales``; see ``varlab.types.Order`` for the contract of each method.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from varlab.order.base import BaseOrder
+from varlab.order.base import BaseOrder, OnDevices
 from varlab.rng import Stream
 from varlab.types import Maps, Slots, Tokenizer, VarlabError
 
@@ -36,6 +36,7 @@ class Permutation(BaseOrder[PermutationState]):
             if not torch.equal(cells.sort().values, torch.arange(h * w)):
                 raise VarlabError(f"The path of this order does not visit each cell of a {h}×{w} grid exactly once.")
         self._path_P = self._join(paths)
+        self._paths, self._levels = OnDevices(self._path_P), OnDevices(self.positions_P3[self._path_P, 2])
 
     def _join(self, paths: list[Tensor]) -> Tensor:
         """Join one path per scale (last dimension) into one path over all scales, coarse to fine."""
@@ -44,7 +45,7 @@ class Permutation(BaseOrder[PermutationState]):
 
     def path_BP(self, batch: int, device: torch.device, rng: Stream | None) -> Tensor:
         """The visiting order of each sample."""
-        return self._path_P.to(device).expand(batch, -1)
+        return self._paths.on(device).expand(batch, -1)
 
     def start(self, batch: int, tokenizer: Tokenizer, rng: Stream | None = None) -> PermutationState:
         path_BP = self.path_BP(batch, tokenizer.blank(1).device, rng)
@@ -53,7 +54,7 @@ class Permutation(BaseOrder[PermutationState]):
     def _slots(self, x_BLC: Tensor, tok_BL: Tensor, src_BL: Tensor, pos_BL: Tensor, first: int) -> Slots:
         device, last = pos_BL.device, first + pos_BL.shape[1]
         # the levels are the same for every sample, because scales come one after another
-        level_P = self.positions_P3[self._path_P, 2].to(device)
+        level_P = self._levels.on(device)
         step_L = torch.arange(first, last)
         return Slots(x_BLC, tok_BL, src_BL, pos_BL, level_L=level_P[first:last], step_L=step_L)
 

@@ -17,6 +17,7 @@ from varlab.recipe.objects import make, make_part
 from varlab.recipe.preflight.size_fit import require_fitting_size
 from varlab.rng import Rng
 from varlab.sample import Sampler
+from varlab.sample.replay import called
 from varlab.score.image_sampler import ImageSampler, Rejection, ValConditions
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
@@ -102,8 +103,10 @@ def image_sampler(
     label_N: Tensor | None = None,
     rejection: Rejection | None = None,
     check: Callable[[], None] = lambda: None,
+    compile: bool = False,
+    replay: Callable[..., Tensor] = called,
 ) -> ImageSampler:
-    """Return the sampler of a generator's images. data: its val split gives conditions. check: see ``ImageSampler``."""
+    """Return the sampler of a generator's images. data: its val split gives conditions. The others: see ``ImageSampler``."""
     transformer, order = model.generator()
     sampler = sampler or model.sampler
     assert sampler is not None
@@ -120,6 +123,8 @@ def image_sampler(
         label_N=label_N,
         rejection=rejection,
         check=check,
+        compile=compile,
+        replay=replay,
     )
 
 

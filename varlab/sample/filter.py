@@ -20,6 +20,8 @@ def filter_logits(logits_BlV: Tensor, *, temperature: float, top_k: int, top_p: 
     k = top_k if 0 < top_k < V else V
     if k == V and not by_p:
         return logits_BlV
+    if logits_BlV.is_cuda and torch.cuda.is_current_stream_capturing():
+        return logits_BlV.masked_fill(_excluded(logits_BlV, k, top_p), -torch.inf)
     # A few more than k, for ties with the k-th, and so many that a softmax rounds as over the whole row.
     size = min(k + k // 8 + (V - k - k // 8) % _LANES, V)
     ascending = _largest(logits_BlV, size)
@@ -36,6 +38,15 @@ def filter_logits(logits_BlV: Tensor, *, temperature: float, top_k: int, top_p: 
     if bool(tied_Bl.any()):
         excluded[tied_Bl] = _tail_in_order(logits_BlV[tied_Bl], least[tied_Bl], top_p)
     return logits_BlV.masked_fill(excluded, -torch.inf)
+
+
+def _excluded(logits_BlV: Tensor, k: int, top_p: float) -> Tensor:
+    """Which tokens the filters exclude, by one sort, for which the host does not wait for the device."""
+    ascending, where = logits_BlV.sort(dim=-1)
+    hidden = ascending < ascending[..., -k, None]
+    if 0 < top_p < 1:
+        hidden |= _tail(ascending.masked_fill(hidden, -torch.inf), top_p)
+    return torch.zeros_like(hidden).scatter(-1, where, hidden)
 
 
 def _tail(ascending_BlV: Tensor, top_p: float) -> Tensor:

@@ -18,9 +18,10 @@ def canvas_of(tokenizer: Tokenizer, maps: Maps) -> Tensor:
 
 
 @torch.no_grad()
-def decode_maps(tokenizer: Tokenizer, maps: Maps) -> Tensor:
-    """Token maps → img_B3HW in [-1, 1]."""
-    return tokenizer.decode(canvas_of(tokenizer, maps))
+def decode_maps(tokenizer: Tokenizer, maps: Maps, *, compile: bool = False) -> Tensor:
+    """Token maps → img_B3HW in [-1, 1]. compile: see ``VQTokenizer.decode``."""
+    canvas_BChw = canvas_of(tokenizer, maps)
+    return tokenizer.decode(canvas_BChw, compile=True) if compile else tokenizer.decode(canvas_BChw)
 
 
 class Growth:

@@ -92,10 +92,12 @@ class Sampler:
         force: Force | None = None,
         watch: Watch | None = None,
         draws: TokenDraws | None = None,
+        compile: bool = False,
     ) -> Maps:
         """Token maps for the labels. Sample b depends only on (rng.seed, ids_B[b]), its label and its condition.
 
-        cond_BN: tokens of a condition, placed before the image's. draws: AddressedDraws by default.
+        cond_BN: tokens of a condition, placed before the image's. draws: AddressedDraws by default. compile: see
+        ``Transformer.forward``.
         """
         K, guided = len(order.steps), self.guides(transformer.num_classes)
         if guided and not transformer.has_null_class:
@@ -105,7 +107,10 @@ class Sampler:
         strengths, B = self.strengths(K) if guided else [], len(label_B)
         both_B = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])
         cache = Cache.of(order.steps, transformer.cond_tokens) if order.cached else None
-        model = working_copy(transformer, label_B.device)
+        # products in a processor's own layout of weights cannot be compiled
+        as_it_is = compile and label_B.device.type == "cpu"
+        model = transformer if as_it_is else working_copy(transformer, label_B.device)
+        ids_B = ids_B.to(label_B.device)  # where they are drawn, so that no step waits for a copy
         draws = draws or AddressedDraws(rng.stream("sample", ids_B))
         state = order.start(B, tokenizer, rng.stream("order", ids_B))
         for k, length in enumerate(order.steps):
@@ -114,12 +119,12 @@ class Sampler:
                 slots = order.conditioned(slots, cond_BN, k)
             if k < len(strengths):
                 guide = partial(guidance.guide, t=strengths[k])
-                logits = model(slots.repeat_batch(2), both_B, cache=cache, mix=guide)[:, -length:].float()
+                logits = model(slots.repeat_batch(2), both_B, cache=cache, mix=guide, compile=compile)
             else:  # no later step is guided, so none reads the null branch again
                 if k == len(strengths) and cache is not None:
                     cache.keep(B)
-                logits = model(slots, label_B, cache=cache)[:, -length:].float()
-            logits = self.filter(logits, k)
+                logits = model(slots, label_B, cache=cache, compile=compile)
+            logits = self.filter(logits[:, -length:].float(), k)
             idx_Bl = draws.pick(logits, k)
             h_BlC = None
             if self.smooth:

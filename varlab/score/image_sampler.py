@@ -15,6 +15,7 @@ from varlab.order import BaseOrder
 from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.sample.images import decode_maps
+from varlab.sample.replay import called
 from varlab.sample.sampler import Watch
 from varlab.tokenizer import VQTokenizer
 from varlab.tokenizer.condition import Condition
@@ -91,8 +92,9 @@ class ImageSampler:
     """Sample i of a generator as a uint8 image, a function of (seed, i).
 
     conditions: with their labels; without them sample i gets ``label_N[i mod N]``, or balanced labels. rejection: of the worse
-    candidates for each sample. check: called before each batch and after each step; may raise. seconds: of sampling and
-    decoding on this rank.
+    candidates for each sample. check: called before each batch and after each step; may raise. compile: whether the networks
+    are those of ``torch.compile``. replay: calls the work of a batch; a ``Replay`` makes it a CUDA graph. seconds: of sampling
+    and decoding on this rank.
     """
 
     transformer: Transformer
@@ -105,6 +107,8 @@ class ImageSampler:
     label_N: Tensor | None = None
     rejection: Rejection | None = None
     check: Callable[[], None] = lambda: None
+    compile: bool = False
+    replay: Callable[..., Tensor] = called
     seconds: float = field(default=0.0)
 
     @property
@@ -114,26 +118,33 @@ class ImageSampler:
 
     def maps(self, ids_B: Tensor, watch: Watch | None = None, draw_ids_B: Tensor | None = None) -> tuple[Maps, Tensor]:
         """Token maps and label_B of these samples. draw_ids_B: ids of the random draws, ``ids_B`` by default."""
-        cond_BN, label_B = None, self._labels(ids_B)
-        if self.conditions is not None:
-            cond_BN, label_B = self.conditions.tokens(ids_B, self.device)
+        label_B, cond_BN = self._given(ids_B)
+        return self._maps(label_B, ids_B if draw_ids_B is None else draw_ids_B, cond_BN, watch), label_B
 
+    def _given(self, ids_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """label_B and cond_BN of these samples."""
+        if self.conditions is None:
+            return self._labels(ids_B), None
+        cond_BN, label_B = self.conditions.tokens(ids_B, self.device)
+        return label_B, cond_BN
+
+    def _maps(self, label_B: Tensor, draw_ids_B: Tensor, cond_BN: Tensor | None, watch: Watch | None) -> Maps:
         def after_step(k: int, state: object) -> None:
             self.check()
             if watch is not None:
                 watch(k, state)
 
-        maps = self.sampler(
+        return self.sampler(
             transformer=self.transformer,
             order=self.order,
             tokenizer=self.tokenizer,
             label_B=label_B,
-            ids_B=ids_B if draw_ids_B is None else draw_ids_B,
+            ids_B=draw_ids_B,
             rng=Rng(self.seed),
             cond_BN=cond_BN,
             watch=after_step,
+            compile=self.compile,
         )
-        return maps, label_B
 
     def images(self, ids_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(img_u8_B3HW, label_B) in batches."""
@@ -153,8 +164,14 @@ class ImageSampler:
         return torch.cat([img_u8_B3HW.cpu() for img_u8_B3HW, _ in self.images(ids_N)])
 
     def _draw(self, ids_B: Tensor, draw_ids_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        maps, label_B = self.maps(ids_B, draw_ids_B=draw_ids_B)
-        return to_uint8(decode_maps(self.tokenizer, maps)), label_B
+        label_B, cond_BN = self._given(ids_B)
+        draw_ids_B = (ids_B if draw_ids_B is None else draw_ids_B).to(self.device)
+        modules = self.transformer, self.tokenizer
+        return self.replay(self._pixels, label_B, draw_ids_B, cond_BN, of=modules), label_B
+
+    def _pixels(self, label_B: Tensor, draw_ids_B: Tensor, cond_BN: Tensor | None) -> Tensor:
+        maps = self._maps(label_B, draw_ids_B, cond_BN, None)
+        return to_uint8(decode_maps(self.tokenizer, maps, compile=self.compile))
 
     def _draw_best(self, ids_B: Tensor, rejection: Rejection) -> tuple[Tensor, Tensor]:
         label_B = (

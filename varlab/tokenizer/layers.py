@@ -130,17 +130,20 @@ class Upsample(nn.Module):
     def __init__(self, *, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        along_34 = torch.tensor(((0.0, 0, 1, 1), (0, 1, 1, 0), (1, 1, 0, 0)))
+        self.taps_9x16: Tensor
+        self.register_buffer("taps_9x16", torch.kron(along_34, along_34), persistent=False)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         if x_BChw.is_meta:
             return self.conv(F.interpolate(x_BChw, scale_factor=2.0, mode="nearest"))
-        return F.conv_transpose2d(x_BChw, doubling_kernel(self.conv.weight), self.conv.bias, stride=2, padding=1)
+        kernel_IO44 = doubling_kernel(self.conv.weight, self.taps_9x16)
+        return F.conv_transpose2d(x_BChw, kernel_IO44, self.conv.bias, stride=2, padding=1)
 
 
-def doubling_kernel(weight_OI33: Tensor) -> Tensor:
+def doubling_kernel(weight_OI33: Tensor, taps_9x16: Tensor) -> Tensor:
     """(in, out, 4, 4): each tap of the 3×3 kernel, added at the two rows and columns that read the same cell."""
-    along_34 = weight_OI33.new_tensor(((0, 0, 1, 1), (0, 1, 1, 0), (1, 1, 0, 0)))
-    kernel_OI16 = weight_OI33.flatten(2) @ torch.kron(along_34, along_34)
+    kernel_OI16 = weight_OI33.flatten(2) @ taps_9x16.to(weight_OI33.dtype)
     return kernel_OI16.unflatten(2, (4, 4)).transpose(0, 1).contiguous()
 
 

@@ -138,10 +138,11 @@ class VQTokenizer(nn.Module):
         """f_hat_BChw with the codes of scale k added."""
         return self.quantizer.accumulate(f_hat_BChw, k, h_BlC)
 
-    def decode(self, f_hat_BChw: Tensor) -> Tensor:
-        """f_hat_BChw → img_B3HW in [-1, 1]."""
+    def decode(self, f_hat_BChw: Tensor, *, compile: bool = False) -> Tensor:
+        """f_hat_BChw → img_B3HW in [-1, 1]. compile: by ``torch.compile``, which is for GPUs."""
         z_BZhw = self.post_quant_conv(f_hat_BChw)
-        return infer(self.decoder, z_BZhw, pixels=math.prod(z_BZhw.shape[2:]) * self.downsample**2).clamp(-1, 1)
+        pixels = math.prod(z_BZhw.shape[2:]) * self.downsample**2
+        return infer(self.decoder, z_BZhw, pixels=pixels, compile=compile).clamp(-1, 1)
 
     def revive(self, dead_V: Tensor, candidates_NC: Tensor, stream: Stream) -> int:
         """Replace dead codes; returns how many. See ``Codebook.revive``."""

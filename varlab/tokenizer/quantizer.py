@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -28,6 +29,28 @@ class Phi(nn.Module):
 
     def forward(self, h_BChw: Tensor) -> Tensor:
         return h_BChw.mul(1 - self.ratio) + self.conv(h_BChw).mul(self.ratio)
+
+
+def enlarged(h_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Interpolate by bicubic splines."""
+    return by_products(h_BChw, size) if h_BChw.is_cuda else F.interpolate(h_BChw, size=size, mode="bicubic")
+
+
+def by_products(h_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same by two matrix products.
+
+    torch's kernel for GPUs goes through samples and channels one by one, and its backward pass adds in an order that varies.
+    """
+    rows_Hh, columns_Ww = (
+        _spline(small, large, h_BChw.device) for small, large in zip(h_BChw.shape[2:], size, strict=True)
+    )
+    return rows_Hh @ h_BChw @ columns_Ww.T
+
+
+@lru_cache(maxsize=256)
+def _spline(small: int, large: int, device: torch.device) -> Tensor:
+    """(large, small): what each of ``small`` cells in a row adds to each of ``large``."""
+    return F.interpolate(torch.eye(small)[None, None], size=(large, small), mode="bicubic")[0, 0].to(device)
 
 
 def phi_of_scale(scales: int, count: int) -> list[int]:
@@ -103,7 +126,7 @@ class Quantizer(nn.Module):
             h, w = self.scales[k]
             h_BChw = h_BlC.float().transpose(1, 2).reshape(h_BlC.shape[0], -1, h, w)
             if k < len(self.scales) - 1:
-                h_BChw = F.interpolate(h_BChw, size=self.scales[-1], mode="bicubic")
+                h_BChw = enlarged(h_BChw, self.scales[-1])
             if self._phi_of_scale:
                 h_BChw = self.phi[self._phi_of_scale[k]](h_BChw)
             return f_hat_BChw + h_BChw

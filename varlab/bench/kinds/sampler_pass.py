@@ -12,6 +12,7 @@ from varlab.flops import FlopCounter
 from varlab.recipe.assembly import image_sampler
 from varlab.recipe.plans.generator_plan import generator_cost
 from varlab.sample.draws import AddressedDraws
+from varlab.sample.replay import Replay, called
 from varlab.score import image_sampler as score_sampler
 from varlab.score.image_sampler import ImageSampler
 
@@ -23,7 +24,14 @@ def works(config: Config, device: torch.device) -> Works:
     data = SyntheticData(
         size=made.tokenizer.image_size, classes=made.classes, batch=config["batch"], seed=config["seed"]
     )
-    source = image_sampler(made, data, seed=config["seed"], batch=config["batch"])
+    source = image_sampler(
+        made,
+        data,
+        seed=config["seed"],
+        batch=config["batch"],
+        compile=config["compile"],
+        replay=Replay() if config["replay"] else called,
+    )
     cost, ids_B = generator_cost(made, data.info, count), torch.arange(config["batch"])
 
     def turn() -> int:
@@ -48,6 +56,7 @@ def _parts(source: ImageSampler) -> list[Part]:
         ("filter", source.sampler, "filter"),
         ("draw", AddressedDraws, "pick"),
         ("decode", score_sampler, "decode_maps"),
+        *([("CUDA graph", source.replay, "replayed")] if isinstance(source.replay, Replay) else []),
     ]
     if source.conditions is not None:
         named.append(("condition", source.conditions, "tokens"))
