@@ -19,6 +19,7 @@ TORCH29 := .venv-torch29
 # another interpreter for gpu-check, which then installs nothing: GPU_PYTHON=python3 where torch with CUDA is already there
 GPU_PYTHON ?=
 # Two test processes on two cores get one thread each; more threads would wait for each other.
+ON_GPU  = CUBLAS_WORKSPACE_CONFIG=:4096:8 OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}"
 PYTEST  = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -74,8 +75,9 @@ slurm-test: env  ## start a real Slurm of two nodes here (Debian, root) and test
 	@(for c in slurmctld slurmd slurmdbd munged mariadbd; do command -v $$c >/dev/null || exit 1; done) || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge slurmdbd mariadb-server; }
 	$(PYTEST) -m slurm tests/slurm
 
-gpu-check: $(if $(GPU_PYTHON),,env)  ## compare one CUDA device with the CPU: training, resuming, sampling, scores, golden files
-	CUBLAS_WORKSPACE_CONFIG=:4096:8 OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu tests/gpu
+gpu-check: $(if $(GPU_PYTHON),,env)  ## compare one CUDA device with the CPU, then measure it: training, sampling, scores, golden files
+	$(ON_GPU) $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu tests/gpu
+	$(ON_GPU) SET=card DEVICE=cuda PRECISIONS=bf16-mixed PYTHON="$(or $(GPU_PYTHON),$(BIN)/python)" bash experiments/speed/run.sh
 
 check: env  ## check style and types, and run the tests
 	$(BIN)/ruff check .

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # How fast the common presets are on this machine: lines of JSON in OUT/bench.jsonl. These variables change what it asks:
 #   DEVICE   cpu or cuda                    PRECISIONS  separated by blanks (32-true tf32 bf16-mixed)
-#   SET      small (16 pixels), papers (256 pixels), or both separated by a blank
+#   SET      small (16 pixels), papers (256 pixels), or both separated by a blank; or card: what one large GPU is asked for
 #   BATCH    of the papers' sizes           MORE  further words of every command (threads=2 rounds=3)
 #   AGAINST  a bench.jsonl of an earlier run, to print ratios
 set -euo pipefail
 out=${OUT:-runs/speed} device=${DEVICE:-auto} sets=${SET:-small papers} precisions=${PRECISIONS:-32-true bf16-mixed}
 batch=${BATCH:-4} more=${MORE:-} against=${AGAINST:-null}
 failed=0
+command -v varlab > /dev/null || varlab() {
+  "${PYTHON:-python3}" -c 'import sys; from varlab.cli.main import main; sys.exit(main(sys.argv[1:]))' "$@"
+}
 
 # bench NAME WORDS…: a measurement in each precision; one that this device refuses does not end the others
 bench() {
@@ -38,6 +41,21 @@ papers() {
   bench papers/tokenize what=tokenize tokenizer=var batch="$batch"
   bench papers/decode what=decode tokenizer=var batch="$batch"
   bench papers/tokenizer_train what=tokenizer_train tokenizer=var loss=vqgan perceptual=lpips discriminator=patchgan batch="$batch"
+}
+
+# plainly, and as torch.compile and a CUDA graph do it
+card() {
+  local var=(tokenizer=var num_classes=1000 sampler=var rounds=3 seconds=0.5)
+  for compile in false true; do
+    bench "card/train_var_d16/compile=$compile" what=train transformer=var_d16 batch=64 task.compile=$compile "${var[@]:0:2}" "${var[@]:3}"
+    for images in 1 64; do
+      bench "card/sample_var_d16/batch=$images/compile=$compile" what=sample transformer=var_d16 batch=$images \
+        replay=$compile compile=$compile "${var[@]}"
+    done
+  done
+  bench card/train_var_d30 what=train transformer=var_d30 batch=24 task.compile=true "${var[@]:0:2}" "${var[@]:3}"
+  bench card/train_var_d36_512 what=train transformer=var_d36_512 tokenizer=var_512 num_classes=1000 batch=4 task.compile=true "${var[@]:3}"
+  bench card/tokenizer_train what=tokenizer_train tokenizer=var loss=var perceptual=lpips discriminator=patchgan batch=8 "${var[@]:3}"
 }
 
 for set_ in $sets; do "$set_"; done

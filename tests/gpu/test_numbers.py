@@ -19,6 +19,8 @@ from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.sample.draws import AddressedDraws
 from varlab.sample.images import decode_maps
+from varlab.sample.replay import Replay, called
+from varlab.score.image_sampler import ImageSampler
 from varlab.tokenizer import VQTokenizer
 
 pytestmark = pytest.mark.gpu
@@ -117,6 +119,31 @@ def test_sampled_tokens_are_those_of_the_cpu(order: str, row: Row) -> None:
     equal = int((cpu == gpu)[sure].sum())
     row(f"order {order}: sure tokens that are equal", int(sure.sum()), equal, int(sure.sum()) - equal, 0)
     assert sure.float().mean() > 0.5 and equal == int(sure.sum())
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_replayed_batches_are_those_that_were_called(compile: bool, row: Row) -> None:
+    """Other samples, labels and weights than those that were recorded, and a last batch that is smaller."""
+    world = World("multi", "next_scale", batch=4)
+    world.tokenizer = copy.deepcopy(world.tokenizer).float()
+    sampler = Sampler(cfg=1.5, ramp="linear", temperature=1.0, top_k=6, top_p=0.9)
+    sources = [
+        ImageSampler(
+            transformer=world.transformer().to(DEVICE), order=world.order, tokenizer=copy.deepcopy(world.tokenizer).to(DEVICE),
+            sampler=sampler, seed=0, batch=4, compile=compile, replay=replay,
+        )
+        for replay in (called, Replay())
+    ]  # fmt: skip
+    drawn: list[list[Tensor]] = [[], []]
+    for factor in (1.0, 1.5):
+        for images, source in zip(drawn, sources, strict=True):
+            with torch.no_grad():
+                source.transformer.head.weight.mul_(factor)
+            images += [img.cpu() for img, _ in source.images(torch.arange(22))]
+    far = max(int((a.int() - b.int()).abs().max()) for a, b in zip(*drawn, strict=True))
+    row(f"images of a CUDA graph, compile={compile}, of 255", "", "", far, 1)
+    assert far <= 1
+    assert DEVICE == "cpu" or sources[1].replay._graph is not None  # type: ignore[attr-defined]
 
 
 # -- golden files ------------------------------------------------------------------------------------------------------
