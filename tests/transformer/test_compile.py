@@ -17,7 +17,7 @@ from varlab.sample import Sampler
 from varlab.sample.images import decode_maps
 from varlab.transformer import Transformer
 from varlab.transformer.compilation import compiled
-from varlab.types import Slots
+from varlab.types import Slots, VarlabError
 
 LENGTHS, B, DEPTH = (1, 4, 9, 70), 3, 3
 NAMES = ("tiny", "tiny_gpt2", "tiny_llama", "var_d36_512")
@@ -80,6 +80,12 @@ def test_compiled_blocks_compute_the_same(name: str) -> None:
         for mine, theirs in zip(one, plain, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+def test_a_processor_compiles_in_float32_only() -> None:
+    model = transformer("tiny")
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(VarlabError, match="precision=32-true"):
+        made(model, compile=True)
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from varlab.types import VarlabError
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _SHAPES = 64  # that a function may be compiled for
@@ -27,6 +29,15 @@ def compiled(function: Function, *, varying: bool = False) -> Function:
 def plain(function: Function) -> Function:
     """The function itself."""
     return function
+
+
+def require_compilable(device: torch.device) -> None:
+    """Raise VarlabError under autocast on a processor, for which blocks compute by functions of its own."""
+    if device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        raise VarlabError(
+            "compile=true is for GPUs; on a processor it works in float32 only: leave it out, or use precision=32-true "
+            "(trainer.precision=32-true in a training)."
+        )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from varlab.transformer.blocks.adaln import AdaLNBlock, AdaLNHeadNorm, modulatio
 from varlab.transformer.blocks.residual import BlockFactory
 from varlab.transformer.cache import Cache
 from varlab.transformer.cast_linear import WideLinear
-from varlab.transformer.compilation import many_shapes
+from varlab.transformer.compilation import many_shapes, require_compilable
 from varlab.transformer.context import SHARED, Context
 from varlab.transformer.rotary import rotary_table, turns
 from varlab.types import Slots, VarlabError, full_precision
@@ -203,6 +203,8 @@ class Transformer(nn.Module):
         compile: bool = False,
     ) -> Context:
         """The inputs that all blocks share."""
+        if compile:
+            require_compilable(cond_BD.device)
         step_L = self._unmasked(self._ordered(slots.step_L), cache)
         all_L = step_L if cache is None else cache.see(step_L)
         rotary_2B1Ld = shared_B16D = None

@@ -28,7 +28,7 @@ def working_copy(module: Module, device: torch.device) -> Module:
 
 
 def _cast(module: Module, dtype: torch.dtype) -> Module:
-    clone = module.__new__(type(module))
+    clone = object.__new__(type(module))  # a sharded module of FSDP2 has a way of its own to be made
     clone.__dict__ = {**module.__dict__, "_modules": {}, "_compiled_call_impl": None}
     names, made = list(module._modules), clone._modules
     # the last first, the head, the largest: the memory of its cast then serves the others
