@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from varlab.order.base import OnDevices
 from varlab.rng import Rng
 from varlab.sample.filter import _excluded, filter_logits
 from varlab.sample.replay import Replay
-from varlab.tokenizer.quantizer import by_products
+from varlab.tokenizer.quantizer import _spline, by_products
 from varlab.transformer.attention import _visible
 from varlab.transformer.step_groups import sliced_attention, step_groups
 
@@ -67,6 +68,18 @@ def test_what_steps_show_is_made_once() -> None:
     assert _visible(steps, None, META, True) is _visible(steps, None, META, True)
     assert _visible(steps, None, META, True).groups[0].mask_qk.device == META  # type: ignore[union-attr]
     assert _visible(steps, None, torch.device("cpu"), False).groups[0].mask_qk.device.type == "cpu"  # type: ignore[union-attr]
+
+
+def test_what_is_kept_serves_a_later_training() -> None:
+    """Constants that are first asked for in inference mode can be saved for a backward pass."""
+    constant, steps = OnDevices(torch.arange(3)), (0, 1, 1, 1, 2, 3, 3)
+    with torch.inference_mode():
+        kept = [
+            constant.on(META),
+            _spline(3, 7, torch.device("cpu")),
+            _visible(steps, None, META, True).groups[0].mask_qk,
+        ]
+    assert not any(tensor.is_inference() for tensor in kept if tensor is not None)
 
 
 def test_without_a_gpu_work_is_called() -> None:

@@ -37,7 +37,8 @@ class OnDevices:
     def on(self, device: torch.device) -> Tensor:
         """The constant on a device."""
         if device not in self._copies:
-            self._copies[device] = self._constant.to(device)
+            with torch.inference_mode(False):  # a later training may keep it for its backward pass
+                self._copies[device] = self._constant.to(device)
         return self._copies[device]
 
 

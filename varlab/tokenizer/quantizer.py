@@ -48,6 +48,7 @@ def by_products(h_BChw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a later training may keep it for its backward pass
 def _spline(small: int, large: int, device: torch.device) -> Tensor:
     """(large, small): what each of ``small`` cells in a row adds to each of ``large``."""
     return F.interpolate(torch.eye(small)[None, None], size=(large, small), mode="bicubic")[0, 0].to(device)

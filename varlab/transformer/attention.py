@@ -51,6 +51,7 @@ class Visible:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a later training may keep a mask for its backward pass
 def _visible(new: tuple[int, ...], before: tuple[int, ...] | None, device: torch.device, sliced: bool) -> Visible:
     """before: the steps of all slots if there are more than the new ones."""
     new_L = torch.tensor(new)
