@@ -54,6 +54,19 @@ def test_a_neighbour_that_vanishes_meanwhile_is_passed_over(runs: Path, monkeypa
     assert nearest_run(runs / "new", lambda record: True, "none") == Path("runs/sound")
 
 
+def test_far_below_the_folder_of_a_run_nothing_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may lie in a home directory. Under runs/ all is searched."""
+    (tmp_path / "work" / "runs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    places = [tmp_path / "home" / "a" / "b" / "c", tmp_path / "home" / "a" / "b" / "c" / "d"]
+    places += [tmp_path / "work" / "runs" / "1" / "2" / "3" / "4" / "5"]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "run.json").write_text(json.dumps(FINISHED))
+    found = {path.resolve() for path, _ in run_search.finished_trainings(tmp_path / "home" / "new")}
+    assert found == {places[0], places[2]}
+
+
 @pytest.mark.parametrize("data", [5, [1], "x", None])
 def test_a_configuration_of_another_type_is_no_match(data: object) -> None:
     info = DataInfo(path="x", source="x", hash="1", classes=("a",), image_size=(8, 8), counts={})

@@ -15,6 +15,8 @@ from varlab.run.run_tree import run_folders
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+BESIDE = 3
+"""How many folders below the one that holds a run are searched: that may be a home directory."""
 
 
 def nearest_run(
@@ -63,13 +65,17 @@ def same_images(record: RunRecord, info: DataInfo) -> bool:
 
 
 def finished_trainings(near: Path, warn: Callable[..., None] = logger.warning) -> Iterator[tuple[Path, RunRecord]]:
-    """Yield finished trainings under runs/ and beside a directory: those with most folders in common first, then the newest.
+    """Yield finished trainings under runs/ and near a directory: those with most folders in common first, then the newest.
 
     What cannot be read is named by ``warn``, and passed over.
     """
-    roots = [root for root in (RUNS, near.parent) if root.is_dir() and root.resolve() != Path.cwd()]
     refused: list[OSError] = []
-    folders = {folder.resolve() for root in roots for folder in run_folders(root, refused.append)}
+    folders = {
+        folder.resolve()
+        for root, depth in ((RUNS, None), (near.parent, BESIDE))
+        if root.is_dir() and root.resolve() != Path.cwd()
+        for folder in run_folders(root, refused.append, depth=depth)
+    }
     for error in refused:
         warn("unreadable: %s (%s)", error.filename, error.strerror)
 
