@@ -130,3 +130,20 @@ def test_a_users_file_that_is_no_yaml_is_named(
     assert main(words) == 1
     said = capsys.readouterr().err
     assert "mine.yaml" in said and "cannot be read (" in said and "unexpected" not in said
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("pictures=null", "pictures=null: pictures holds settings of its own. Set one of them: pictures.every=…"),
+        ("scores=none", "Set one of them: scores.every=…"),
+        ("budget=5", "budget.images=…"),
+        ("data=null", "data is chosen by name. Choose from digits"),
+        ("trainer=5", "trainer=5: trainer is chosen by name. Choose from cpu"),
+        ("condition=null", "did you mean 'none'?"),
+    ],
+)
+def test_a_value_in_place_of_settings_is_refused(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Null, a number or a word, where a key holds settings or is a group of configurations."""
+    assert main(["train", "experiment=digits/judge", word, "dry=true"]) == 1
+    assert said in capsys.readouterr().err

@@ -222,6 +222,11 @@ STREAM = (
 )
 
 SLOW = [
+    Remedy(
+        "compile=true is for GPUs",
+        f"{TRAIN['next_scale']} trainer.precision=bf16-mixed trainer.compile=true",
+        r"\((\S+=\S+) in a training",
+    ),
     Remedy("trains the null class", f"{TIED} task.label_drop=0.1", r"set (task\.\S+)"),
     Remedy("is not below the last of", f'{NEXT} "task.stages={STAGES}"'),
     Remedy("must be height and width in pixels", f"{SAMPLE} size=32"),

@@ -102,7 +102,7 @@ def coverage(records: Records, folders: Sequence[str], *, processes: int) -> Map
         for part in records.parts():
             part.unlink()
         command = [sys.executable, "-m", "pytest", "-q", "-n", str(processes), "-p", "tests.mutants.coverage_map"]
-        command += ["-m", "not slow and not slurm and not gpu", *missing]
+        command += ["-m", "not slow and not slurm and not gpu and not compiles", *missing]
         environment = os.environ | {"MUTANTS_MAP": str(records.part), "PYTHONPATH": str(ROOT)}
         if subprocess.run(command, cwd=ROOT, env=environment).returncode not in (0, _NO_TESTS):
             raise SystemExit("The tests fail without a mutant: see above.")

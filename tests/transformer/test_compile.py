@@ -19,6 +19,8 @@ from varlab.transformer import Transformer
 from varlab.transformer.compilation import compiled
 from varlab.types import Slots, VarlabError
 
+pytestmark = pytest.mark.compiles
+
 LENGTHS, B, DEPTH = (1, 4, 9, 70), 3, 3
 NAMES = ("tiny", "tiny_gpt2", "tiny_llama", "var_d36_512")
 

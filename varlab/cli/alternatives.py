@@ -22,6 +22,7 @@ from yaml import SafeLoader, YAMLError, compose
 
 from varlab.config import conf_dir
 from varlab.errors import VarlabError
+from varlab.launch.user_message import one_of
 from varlab.run.config_keys import flatten
 
 __all__ = ["LayeredLoader", "read_alternatives"]
@@ -51,15 +52,31 @@ class LayeredLoader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose, and let the keys of the command line replace their alternatives."""
+        parsed = OverridesParser.create(config_loader=self).parse_overrides(overrides)
+        self._refuse_values_of_groups(config_name, parsed)
         try:
             cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         except (YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise self._unreadable(error) from error
-        parsed = OverridesParser.create(config_loader=self).parse_overrides(overrides)
         layer = flatten({override.key_or_group: _value(override) for override in parsed})
         for group in self._groups:
             _replace(cfg, group, [key for key in group if layer.get(key) is not None], "the command line")
         return cfg
+
+    def _refuse_values_of_groups(self, config_name: str | None, overrides: Sequence[Override]) -> None:
+        """Raise VarlabError where a number, a word or null is given to a key that holds settings of its own."""
+        primary = None if config_name is None else self.repository.load_config(config_name)
+        for override in overrides:
+            key, value = override.key_or_group, _value(override)
+            if override.is_delete() or isinstance(value, dict | list) or "${" in str(value):
+                continue
+            if self.repository.group_exists(key):
+                if not override.is_sweep_override() and not isinstance(value, str):
+                    options = self.repository.get_group_options(key)
+                    raise VarlabError(f"{override.input_line}: {key} is chosen by name. {one_of(str(value), options)}.")
+            elif primary is not None and isinstance(node := OmegaConf.select(primary.config, key), DictConfig):
+                keys = ", ".join(f"{key}.{name}=…" for name in node)
+                raise VarlabError(f"{override.input_line}: {key} holds settings of its own. Set one of them: {keys}")
 
     def _unreadable(self, error: Exception) -> VarlabError:
         """Name the file of the user that is no YAML."""
