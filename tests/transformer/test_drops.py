@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from varlab.rng import Rng
-from varlab.transformer import LlamaBlock, Transformer
-from varlab.transformer.blocks.drops import Drop, kept
+from varlab.transformer import AdaLNBlock, GPT2Block, LlamaBlock, Transformer
+from varlab.transformer.blocks.drops import Drop, Kept, kept
 from varlab.types import Slots
 
 SAMPLES = 20_000
@@ -27,6 +27,24 @@ def test_stochastic_depth_keeps_the_expectation_of_a_branch(rate: float) -> None
     error = (rate / (1 - rate) / SAMPLES) ** 0.5
     assert abs(float(dropped[:, 0, 0].mean()) - 1) < 4 * error
     assert Drop(rate).draw(None, 5) == []
+
+
+@pytest.mark.parametrize("kind", [AdaLNBlock, GPT2Block, LlamaBlock])
+def test_each_branch_has_a_drop_of_its_own(kind: type) -> None:
+    """Without one of them a block is its input plus the other."""
+    sizes = {} if kind is AdaLNBlock else {"mlp_ratio": 2.0}
+    if kind is LlamaBlock:
+        sizes |= {"multiple_of": 8, "kv_heads": None, "norm_eps": 1e-5, "dropout": 0.0}
+    block = kind(width=8, heads=2, layer=1, drop_path=0.5, **sizes)
+    x_BLD, attended_BLD = torch.randn(2, 2, 3, 8).unbind(0)
+    given = tuple(torch.ones(6, 2, 1, 8).unbind(0))
+    none, half = Kept(torch.zeros(2, 1, 1), 1.0), Kept(torch.ones(2, 1, 1), 0.5)
+    without = block.finished(x_BLD, attended_BLD, given, [[none], [none]])
+    torch.testing.assert_close(without, x_BLD)
+    torch.testing.assert_close(block.finished(x_BLD, attended_BLD, given, [[half], [none]]), x_BLD + 2 * attended_BLD)
+    mlp_BLD = block.finished(x_BLD, attended_BLD, given, [[none], []]) - x_BLD
+    assert mlp_BLD.abs().max() > 1e-3
+    torch.testing.assert_close(block.finished(x_BLD, attended_BLD, given, [[none], [half]]), x_BLD + 2 * mlp_BLD)
 
 
 def test_dropout_of_a_branch_keeps_its_expectation() -> None:

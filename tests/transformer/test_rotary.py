@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from varlab.transformer import Attention, Context, Visible
+from varlab.transformer import Attention, Context, Transformer, Visible
 from varlab.transformer.rotary import rotary_table, rotate, turns
 
 
@@ -46,3 +46,16 @@ def test_queries_and_keys_turn_together() -> None:
     with Flips() as flips:
         attention(torch.randn(2, 6, 24), context, 0)
     assert flips.count == 1
+
+
+def test_a_transformer_turns_by_row_and_column() -> None:
+    """Not by level; the last row of the table, of inputs without a source, turns nothing."""
+    positions_P3 = torch.tensor([(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 1)])
+    model = Transformer(
+        vocab_size=5, code_dim=3, num_classes=2, positions_P3=positions_P3, source_positions=False, width=16, depth=1, heads=2,
+        rotary=100.0,
+    )  # fmt: skip
+    table = rotary_table(positions_P3[:, 0], torch.tensor([0, 1, 0, 1]), head_dim=8, base=100.0)
+    assert model.rotary_Pd2 is not None
+    assert torch.equal(model.rotary_Pd2[:-1], table) and not model.rotary_Pd2[-1].any()
+    assert len({tuple(row.flatten().tolist()) for row in model.rotary_Pd2[:-1]}) == 4

@@ -73,7 +73,9 @@ class LayeredLoader(ConfigLoaderImpl):
             if self.repository.group_exists(key):
                 if not override.is_sweep_override() and not isinstance(value, str):
                     options = self.repository.get_group_options(key)
-                    raise VarlabError(f"{override.input_line}: {key} is chosen by name. {one_of(str(value), options)}.")
+                    raise VarlabError(
+                        f"{override.input_line}: {key} is chosen by name. {one_of(repr(value).lower(), options)}."
+                    )
             elif primary is not None and isinstance(node := OmegaConf.select(primary.config, key), DictConfig):
                 keys = ", ".join(f"{key}.{name}=…" for name in node)
                 raise VarlabError(f"{override.input_line}: {key} holds settings of its own. Set one of them: {keys}")
