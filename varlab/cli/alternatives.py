@@ -77,7 +77,7 @@ class LayeredLoader(ConfigLoaderImpl):
                         f"{override.input_line}: {key} is chosen by name. {one_of(repr(value).lower(), options)}."
                     )
             elif primary is not None and isinstance(node := OmegaConf.select(primary.config, key), DictConfig):
-                keys = ", ".join(f"{key}.{name}=…" for name in node)
+                keys = ", ".join(f"{key}.{name}=…" for name in map(str, node))
                 raise VarlabError(f"{override.input_line}: {key} holds settings of its own. Set one of them: {keys}")
 
     def _unreadable(self, error: Exception) -> VarlabError:
