@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varlab.rng import Stream
 from varlab.transformer.attention import Attention
-from varlab.transformer.blocks.drops import Drop, Kept, kept
+from varlab.transformer.blocks.drops import Drop, Kept
 from varlab.transformer.blocks.residual import ResidualBlock
 from varlab.transformer.cast_linear import WideLinear
 from varlab.transformer.context import Context
@@ -52,15 +50,6 @@ class LlamaBlock(ResidualBlock):
         self.norm1, self.norm2 = nn.RMSNorm(width, eps=norm_eps), nn.RMSNorm(width, eps=norm_eps)
         self.attention = Attention(width=width, heads=heads, qk_norm=False, scale=1.0, bias="none", kv_heads=kv_heads)
         self.mlp = SwiGLU(width=width, mlp_ratio=mlp_ratio, multiple_of=multiple_of)
-
-    def queries(self, x_BLD: Tensor, given: tuple[Tensor, ...], rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
-        return self.attention.project(self.norm1(x_BLD), rotary_2B1Ld)
-
-    def finished(
-        self, x_BLD: Tensor, attended_BLD: Tensor, given: tuple[Tensor, ...], drawn: Sequence[Sequence[Kept]]
-    ) -> Tensor:
-        x_BLD = x_BLD + kept(attended_BLD, drawn[0])
-        return x_BLD + kept(self.mlp(self.norm2(x_BLD)), drawn[1])
 
     def draws(self, rng: Stream | None, step: int, x_BLD: Tensor) -> list[Kept]:
         if rng is None or self.dropout == 0:

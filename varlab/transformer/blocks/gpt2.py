@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from varlab.transformer.attention import Attention
-from varlab.transformer.blocks.drops import Drop, Kept, kept
+from varlab.transformer.blocks.drops import Drop
 from varlab.transformer.blocks.mlp import mlp
 from varlab.transformer.blocks.residual import ResidualBlock
 from varlab.transformer.context import Context
@@ -22,15 +20,6 @@ class GPT2Block(ResidualBlock):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width=width, heads=heads, qk_norm=False, scale=1.0, bias="all")
         self.mlp = mlp(width, mlp_ratio, "none")
-
-    def queries(self, x_BLD: Tensor, given: tuple[Tensor, ...], rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
-        return self.attention.project(self.norm1(x_BLD), rotary_2B1Ld)
-
-    def finished(
-        self, x_BLD: Tensor, attended_BLD: Tensor, given: tuple[Tensor, ...], drawn: Sequence[Sequence[Kept]]
-    ) -> Tensor:
-        x_BLD = x_BLD + kept(attended_BLD, drawn[0])
-        return x_BLD + kept(self.mlp(self.norm2(x_BLD)), drawn[1])
 
 
 class PlainHeadNorm(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from varlab.rng import Stream
 from varlab.transformer.attention import Attention
-from varlab.transformer.blocks.drops import Drop, Kept
+from varlab.transformer.blocks.drops import Drop, Kept, kept
 from varlab.transformer.context import Context
 
 
@@ -24,7 +23,7 @@ BlockFactory = Callable[..., nn.Module]
 
 
 class ResidualBlock(nn.Module):
-    """Attention, then an MLP, each added to its input. A family says what comes before and after each.
+    """Attention, then an MLP, each added to its input, with a norm of its own before it. A family with more overrides that.
 
     ``queries``, ``Attention.mixed`` and ``finished`` compute with tensors alone, and are what a GPU compiles; caches, random
     draws and numbers that differ from layer to layer stay outside.
@@ -33,20 +32,24 @@ class ResidualBlock(nn.Module):
     layer: int
     drop: Drop
     attention: Attention
+    norm1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
 
     def given(self, context: Context) -> tuple[Tensor, ...]:
         """Tensors that the condition makes for this block."""
         return ()
 
-    @abstractmethod
     def queries(self, x_BLD: Tensor, given: tuple[Tensor, ...], rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
         """q_BhLd, k_BhLd, v_BhLd."""
+        return self.attention.project(self.norm1(x_BLD), rotary_2B1Ld)
 
-    @abstractmethod
     def finished(
         self, x_BLD: Tensor, attended_BLD: Tensor, given: tuple[Tensor, ...], drawn: Sequence[Sequence[Kept]]
     ) -> Tensor:
         """The block's output. drawn: what stays of the attention's branch, and of the MLP's."""
+        x_BLD = x_BLD + kept(attended_BLD, drawn[0])
+        return x_BLD + kept(self.mlp(self.norm2(x_BLD)), drawn[1])
 
     def draws(self, rng: Stream | None, step: int, x_BLD: Tensor) -> list[Kept]:
         """What stays of a branch, drawn at a step of the stream; x_BLD has the branch's shape."""
