@@ -14,7 +14,8 @@ from tests.launch.test_sweep import assert_each_job_ran_once, start_twice
 from varlab.run.record import read_record
 
 SBATCH = r"""
-for script; do :; done
+for given; do :; done
+script=$(mktemp "$QUEUE/../script.XXXX") && cp "$given" "$script" # as Slurm does: the file given may be gone at any time
 last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$script")
 export SLURM_JOB_ID=12 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_JOB_NODELIST=here
 for task in $(seq 0 "${last:-0}"); do
