@@ -29,6 +29,14 @@ def in_float64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor with instructions for bfloat16: what is computed then is tested on any."""
+    from varlab import processor
+
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: True)
+
+
 @pytest.fixture(scope="session")
 def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the small world's runs/ (see ``tests/small.py``), made once; tests must not change it."""

@@ -24,9 +24,9 @@ from varlab.cli.main import main
 from varlab.data.format.index import read_index
 from varlab.data.format.labels import UNLABELLED
 from varlab.data.pack.sources.folder import ImageFolder
-from varlab.flops import FlopCounter
 from varlab.metrics.classifier import Classifier
 from varlab.recipe.finished_run import FinishedRun
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.objects import make
 from varlab.recipe.parents import Parents
 from varlab.rng import Rng

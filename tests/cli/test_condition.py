@@ -20,8 +20,8 @@ from varlab.checkpoint import read_weights
 from varlab.cli.main import main
 from varlab.data.pack.sources.base import SourceSample
 from varlab.files import sha256
-from varlab.flops import TRAINING, FlopCounter, visible_pairs
 from varlab.recipe.assembly import example_slots
+from varlab.recipe.flops import TRAINING, FlopCounter, visible_pairs
 from varlab.recipe.objects import make
 from varlab.tasks import Task
 from varlab.tokenizer import VQTokenizer

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from varlab.flops import FlopCounter
 from varlab.recipe.assembly import build_order, build_tokenizer, example_slots
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.objects import make
 from varlab.rng import Rng
 

@@ -39,7 +39,7 @@ LAWS = (
 )  # the others start processes, or compose
 TESTS = ("order", "transformer", "tokenizer", "losses", "sample", "metrics", "tasks", "parity", "testing",
          *(f"laws/test_{name}.py" if name == "defaults" else f"laws/test_{name}_laws.py" for name in LAWS),
-         "recipe/test_published.py", "test_rng.py", "test_flops.py", "test_model.py")  # fmt: skip
+         "recipe/test_published.py", "recipe/test_flops.py", "test_rng.py", "test_processor.py", "test_model.py")  # fmt: skip
 GOLDEN = "::test_golden_losses"
 _NO_TESTS = 5  # an exit code of pytest
 

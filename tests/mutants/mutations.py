@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("order", "transformer", "tokenizer", "losses", "sample", "metrics")
 FILES = (
-    *("rng", "flops"),
+    *("rng", "processor", "recipe/flops"),
     *(
         f"tasks/{name}"
         for name in ("classifier_task", "gan", "generator_task", "likelihood", "target", "tokenizer_task")

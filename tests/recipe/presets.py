@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from varlab.cli.app import conf_dir
-from varlab.flops import TRAINING, FlopCounter
 from varlab.losses.perceptual import VGG16Features
 from varlab.order import BaseOrder
 from varlab.recipe.assembly import build_order, build_tokenizer, check_inputs, example_slots
+from varlab.recipe.flops import TRAINING, FlopCounter
 from varlab.recipe.objects import make
 from varlab.recipe.trainer.memory import Devices, LiveBytes, tensor_bytes, training_memory
 from varlab.rng import Rng

@@ -87,6 +87,7 @@ def test_a_plan_counts_the_tensors_of_the_model(name: str, world: int) -> None:
     assert tensor_bytes(model.parameters()) <= world * 4 * numbers < 1.01 * tensor_bytes(model.parameters())
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_activations_are_those_of_real_tensors(precision: str, recompute: bool) -> None:

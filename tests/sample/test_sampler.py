@@ -88,6 +88,7 @@ def test_tokens_and_logits_equal_the_plain_loop(kind: str, settings: dict) -> No
         assert (logits - exact).norm() <= 1e-5 * exact.norm()
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_under_autocast_are_near_float32(kind: str) -> None:
     """Greedily, along the tokens that float32 would choose first."""
@@ -123,6 +124,7 @@ class Count(TorchDispatchMode):
         return out
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_weights_are_cast_once_a_call_whatever_the_steps() -> None:
     made = parts("raster")
     weights = Counter(tuple(m.weight.shape) for m in made["transformer"].modules() if isinstance(m, nn.Linear))
@@ -145,6 +147,7 @@ def test_the_cache_holds_the_slots_that_are_read_again(kind: str) -> None:
     assert [shape for shape in count.allocated if shape[-1] == 8] == [(2 * B, heads, slots, 8)] * 2 * 3
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_under_autocast_the_cache_is_as_narrow_as_keys_and_values() -> None:
     with Count() as count, torch.autocast("cpu", torch.bfloat16):
         Sampler(cfg=1.0, ramp="constant", top_k=0, top_p=1.0)(**parts("raster"), **whom())

@@ -13,7 +13,6 @@ from tests.tasks import tiny_tasks as tiny
 from varlab.data.pack.packer import pack
 from varlab.data.pack.sources.base import ImageSource
 from varlab.data.pack.sources.digits import Digits
-from varlab.flops import FlopCounter
 from varlab.metrics.classifier import Classifier
 from varlab.metrics.extractors import ClassifierExtractor, Extractor
 from varlab.metrics.protocol import protocol
@@ -22,6 +21,7 @@ from varlab.model import Model
 from varlab.order import NextScale, Permutation, Random
 from varlab.order.paths import raster
 from varlab.recipe.assembly import build_order, check_image_size, example_slots
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.plans.training_pictures import reconstructions
 from varlab.sample import Sampler
 from varlab.sample.large_image import sliding_window

@@ -80,6 +80,7 @@ def test_parts_have_as_many_pixels_as_256_by_256(batch: int, size: int, calls: i
     assert len(seen) == 2 * calls and sum(seen) == 2 * batch and seen[:calls] == seen[calls:]
 
 
+@pytest.mark.usefixtures("bfloat16")
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3])
 def test_each_kernel_is_cast_once_a_call(batch: int) -> None:

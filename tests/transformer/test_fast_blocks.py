@@ -85,6 +85,7 @@ def test_norms_in_float32_and_of_short_samples_are_torchs_own() -> None:
             assert torch.equal(modulated(norm, x, scale, shift), norm(x) * (1 + scale) + shift)
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_wide_layer_under_autocast_is_torchs_with_the_weight_reordered_once(bias: bool) -> None:
     draw = torch.Generator().manual_seed(0)
@@ -114,6 +115,7 @@ def test_a_loss_may_overwrite_the_logits_of_a_wide_layer() -> None:
     assert layer.weight.grad is not None and (layer.weight.grad - plain).norm() <= 1e-2 * plain.norm()
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_layers_in_float32_and_of_few_rows_are_torchs_own() -> None:
     layer = WideLinear(32, 48)
     for rows, autocast in ((1200, False), (20, True)):

@@ -153,6 +153,7 @@ def test_ten_scales_compute_few_hidden_pairs_and_no_dense_mask(dtype: torch.dtyp
     assert largest.all <= 2 * 4 * 256 * 680
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("queries", [1, FEW, FEW + 1, 64])
 def test_attention_of_bfloat16_is_that_of_float32_rounded_also_under_autocast(queries: int) -> None:
     draw = torch.Generator().manual_seed(0)

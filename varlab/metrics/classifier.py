@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
 from varlab.errors import VarlabError
+from varlab.processor import hardware_precision
 
 
 class _ResidualBlock(nn.Module):
@@ -52,9 +53,10 @@ class Classifier(nn.Module):
     def feature_maps(self, img_B3HW: Tensor) -> list[Tensor]:
         """The output of every stage, BCHW >= 0, finest first."""
         x_BCHW, maps = img_B3HW, []
-        for k, stage in enumerate(self.stages):
-            x_BCHW = stage(x_BCHW if k == 0 else avg_pool2d(x_BCHW, 2))
-            maps.append(x_BCHW)
+        with hardware_precision(img_B3HW):
+            for k, stage in enumerate(self.stages):
+                x_BCHW = stage(x_BCHW if k == 0 else avg_pool2d(x_BCHW, 2))
+                maps.append(x_BCHW)
         return maps
 
     def features(self, img_B3HW: Tensor) -> Tensor:
@@ -63,7 +65,8 @@ class Classifier(nn.Module):
 
     def logits(self, f_BF: Tensor) -> Tensor:
         """logits_BK of features, so that one pass gives both."""
-        return self.head(f_BF)
+        with hardware_precision(f_BF):
+            return self.head(f_BF)
 
     def forward(self, img_B3HW: Tensor) -> Tensor:
         """logits_BK, one per class."""

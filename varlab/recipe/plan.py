@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.files import require_room
+from varlab.processor import multiplies_bfloat16
 from varlab.recipe.objects import make
 from varlab.recipe.preflight.named_runs import WEIGHTS
 from varlab.recipe.preflight.train_checks import require_kind
@@ -124,7 +125,5 @@ def precision(asked: str, accelerator: str) -> str:
     if accelerator != "cpu" and torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported()
     else:
-        info = Path("/proc/cpuinfo")
-        flags = info.read_text() if info.exists() else ""
-        fast = "avx512_bf16" in flags or "amx_bf16" in flags
+        fast = multiplies_bfloat16()
     return "bf16-mixed" if fast else "32-true"

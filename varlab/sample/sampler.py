@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from varlab.config import Config
+from varlab.processor import hardware_precision
 from varlab.rng import Rng
 from varlab.sample import guidance
 from varlab.sample.draws import AddressedDraws, TokenDraws
@@ -107,35 +108,35 @@ class Sampler:
         strengths, B = self.strengths(K) if guided else [], len(label_B)
         both_B = torch.cat([label_B, torch.full_like(label_B, transformer.num_classes)])
         cache = Cache.of(order.steps, transformer.cond_tokens) if order.cached else None
-        # products in a processor's own layout of weights cannot be compiled
-        as_it_is = compile and label_B.device.type == "cpu"
-        model = transformer if as_it_is else working_copy(transformer, label_B.device)
-        ids_B = ids_B.to(label_B.device)  # where they are drawn, so that no step waits for a copy
-        draws = draws or AddressedDraws(rng.stream("sample", ids_B))
-        state = order.start(B, tokenizer, rng.stream("order", ids_B))
-        for k, length in enumerate(order.steps):
-            slots = order.inputs(state, k, tokenizer)
-            if cond_BN is not None:
-                slots = order.conditioned(slots, cond_BN, k)
-            if k < len(strengths):
-                guide = partial(guidance.guide, t=strengths[k])
-                logits = model(slots.repeat_batch(2), both_B, cache=cache, mix=guide, compile=compile)
-            else:  # no later step is guided, so none reads the null branch again
-                if k == len(strengths) and cache is not None:
-                    cache.keep(B)
-                logits = model(slots, label_B, cache=cache, compile=compile)
-            logits = self.filter(logits[:, -length:].float(), k)
-            idx_Bl = draws.pick(logits, k)
-            h_BlC = None
-            if self.smooth:
-                progress = k / max(K - 1, 1)
-                h_BlC = soft_codes(logits, draws.gumbel(logits, k), progress, all_codes(tokenizer, logits))
-            if force is not None:
-                known_Bl, keep_Bl = force(state, k)
-                idx_Bl = torch.where(keep_Bl, known_Bl, idx_Bl)
-                if h_BlC is not None:
-                    h_BlC = torch.where(keep_Bl[..., None], tokenizer.embed(known_Bl), h_BlC)
-            state = order.advance(state, k, idx_Bl, tokenizer, h_BlC)
-            if watch is not None:
-                watch(k, state)
-        return order.finish(state)
+        as_it_is = compile and label_B.device.type == "cpu"  # a processor's own layout of weights cannot be compiled
+        with hardware_precision(label_B):
+            model = transformer if as_it_is else working_copy(transformer, label_B.device)
+            ids_B = ids_B.to(label_B.device)  # where they are drawn, so that no step waits for a copy
+            draws = draws or AddressedDraws(rng.stream("sample", ids_B))
+            state = order.start(B, tokenizer, rng.stream("order", ids_B))
+            for k, length in enumerate(order.steps):
+                slots = order.inputs(state, k, tokenizer)
+                if cond_BN is not None:
+                    slots = order.conditioned(slots, cond_BN, k)
+                if k < len(strengths):
+                    guide = partial(guidance.guide, t=strengths[k])
+                    logits = model(slots.repeat_batch(2), both_B, cache=cache, mix=guide, compile=compile)
+                else:  # no later step is guided, so none reads the null branch again
+                    if k == len(strengths) and cache is not None:
+                        cache.keep(B)
+                    logits = model(slots, label_B, cache=cache, compile=compile)
+                logits = self.filter(logits[:, -length:].float(), k)
+                idx_Bl = draws.pick(logits, k)
+                h_BlC = None
+                if self.smooth:
+                    progress = k / max(K - 1, 1)
+                    h_BlC = soft_codes(logits, draws.gumbel(logits, k), progress, all_codes(tokenizer, logits))
+                if force is not None:
+                    known_Bl, keep_Bl = force(state, k)
+                    idx_Bl = torch.where(keep_Bl, known_Bl, idx_Bl)
+                    if h_BlC is not None:
+                        h_BlC = torch.where(keep_Bl[..., None], tokenizer.embed(known_Bl), h_BlC)
+                state = order.advance(state, k, idx_Bl, tokenizer, h_BlC)
+                if watch is not None:
+                    watch(k, state)
+            return order.finish(state)

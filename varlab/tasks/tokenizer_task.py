@@ -15,6 +15,7 @@ from varlab.losses.perceptual import PerceptualDistance
 from varlab.losses.reconstruction import l1, l2
 from varlab.losses.regularisers import LeCam
 from varlab.metrics.tokenizer_scores import ReconstructionScores
+from varlab.processor import hardware_precision
 from varlab.rng import Rng
 from varlab.tasks.base import Task
 from varlab.tasks.distributed import collectives
@@ -110,6 +111,10 @@ class TokenizerTask(Task):
 
     def update(self, batch: Batch) -> None:
         """The tokenizer's turn, then (from ``gan.start`` images on) the discriminator's."""
+        with hardware_precision(batch.img_u8_B3HW):
+            self._take_turns(batch)
+
+    def _take_turns(self, batch: Batch) -> None:
         self.model.train()
         if getattr(self.model, "draws", False):
             self.model.anneal(self.images / self.total_images)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from varlab.processor import hardware_precision
+
 # On a CPU, larger tensors leave the caches, and the memory of each is fetched from the system again.
 _PIXELS = 2**16
 
@@ -24,10 +26,11 @@ def infer(net: nn.Module, x_BChw: Tensor, *, pixels: int, compile: bool = False)
     kind = x_BChw.device.type
     parts = x_BChw.split(max(1, _PIXELS // pixels)) if kind == "cpu" else (x_BChw,)
     kernels: dict[str, Tensor] = {}
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        kernels = {name: weight.to(dtype) for name, weight in net.named_parameters() if weight.ndim == 4}
-    outputs = [functional_call(net, kernels, (part,)) for part in parts]
+    with hardware_precision(x_BChw):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            kernels = {name: weight.to(dtype) for name, weight in net.named_parameters() if weight.ndim == 4}
+        outputs = [functional_call(net, kernels, (part,)) for part in parts]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from varlab.config import Config
+from varlab.processor import hardware_precision
 from varlab.rng import Stream
 from varlab.tokenizer.cnn import Decoder, Encoder
 from varlab.tokenizer.gumbel import GumbelQuantizer
@@ -116,8 +117,9 @@ class VQTokenizer(nn.Module):
 
         stream: of the dropout and of drawn codes, with one id a sample; without it, nothing is dropped or drawn.
         """
-        quantized = self.quantize(self.latents(img_B3HW, stream), stream)
-        return self.decoder(self.post_quant_conv(quantized.f_hat_BChw), stream), quantized
+        with hardware_precision(img_B3HW):
+            quantized = self.quantize(self.latents(img_B3HW, stream), stream)
+            return self.decoder(self.post_quant_conv(quantized.f_hat_BChw), stream), quantized
 
     @torch.no_grad()
     def encode(self, img_B3HW: Tensor) -> Maps:
@@ -140,7 +142,8 @@ class VQTokenizer(nn.Module):
 
     def decode(self, f_hat_BChw: Tensor, *, compile: bool = False) -> Tensor:
         """f_hat_BChw → img_B3HW in [-1, 1]. compile: by ``torch.compile``, which is for GPUs."""
-        z_BZhw = self.post_quant_conv(f_hat_BChw)
+        with hardware_precision(f_hat_BChw):
+            z_BZhw = self.post_quant_conv(f_hat_BChw)
         pixels = math.prod(z_BZhw.shape[2:]) * self.downsample**2
         return infer(self.decoder, z_BZhw, pixels=pixels, compile=compile).clamp(-1, 1)
 

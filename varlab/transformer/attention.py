@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varlab.transformer.cast_linear import CastLinear, linear
+from varlab.processor import hardware_precision, widened
+from varlab.transformer.cast_linear import CastLinear, Linear, linear
 from varlab.transformer.rotary import rotate
 from varlab.transformer.step_groups import (
     Group,
@@ -122,7 +123,7 @@ class Attention(nn.Module):
             self.k_bias = nn.Parameter(torch.zeros(inner))
         else:
             self.register_buffer("k_bias", torch.zeros(inner), persistent=False)
-        self.proj = nn.Linear(width, width, bias=bias != "none")
+        self.proj = Linear(width, width, bias=bias != "none")
         self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(4.0))) if qk_norm else None
         self.softmax_scale = 1.0 if qk_norm else scale / math.sqrt(self.head_dim)
 
@@ -135,7 +136,7 @@ class Attention(nn.Module):
     def _project(self, x_BLD: Tensor, rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
         """Queries, keys and values, (B, heads, L, d) each. Queries and keys are rotated together."""
         cast = isinstance(self.qkv, CastLinear)
-        qkv = self.qkv(x_BLD) if cast else linear(x_BLD, self.qkv.weight, self.qkv_bias())
+        qkv = self.qkv(x_BLD) if cast else linear(x_BLD, self.qkv.weight, self.qkv_bias(), wide=True)
         qkv_BhLd = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if rotary_2B1Ld is None:
             return tuple(qkv_BhLd.split([self.heads, self.kv_heads, self.kv_heads], 1))
@@ -171,11 +172,13 @@ class Attention(nn.Module):
             return grouped_attention(
                 q_BhLd, k_BhLd, v_BhLd, visible.groups, causal=visible.causal, scale=self.softmax_scale
             )
-        return F.scaled_dot_product_attention(
-            q_BhLd,
-            k_BhLd,
-            v_BhLd,
+        attend = partial(
+            F.scaled_dot_product_attention,
             attn_mask=visible.allowed_qk,
             is_causal=visible.causal,
             scale=self.softmax_scale,
         )
+        if q_BhLd.dtype != torch.bfloat16:
+            return attend(q_BhLd, k_BhLd, v_BhLd)
+        with hardware_precision(q_BhLd):
+            return attend(*widened(q_BhLd, k_BhLd, v_BhLd)).to(q_BhLd.dtype)

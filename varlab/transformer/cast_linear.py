@@ -8,32 +8,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varlab.processor import emulates_bfloat16, on_processor
+from varlab.types import full_precision
+
 _ROWS = 1024  # fewer repay no other layout of the weight
 
 _reordered = torch.ops.mkldnn._reorder_linear_weight
 _product = torch.ops.mkldnn._linear_pointwise
 
 
-def on_processor(x: Tensor) -> bool:
-    """Whether a tensor has numbers on a processor: the tensors of a plan have a shape alone, and stand for any device."""
-    return type(x) is Tensor and x.device.type == "cpu"
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+    """The linear layer; under autocast on a processor by ``WidenedLinear`` or, of many rows, by ``PackedLinear``.
+
+    wide: whether another layout of the weight is repaid, as with more outputs than inputs.
+    """
+    if not on_processor(x) or not torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    emulated, many = emulates_bfloat16(x), wide and x.numel() >= _ROWS * x.shape[-1]
+    if not emulated and not (many and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return F.linear(x, weight, bias)
+    rows = x.to(torch.get_autocast_dtype("cpu")).flatten(0, -2)
+    kind = WidenedLinear if emulated else PackedLinear
+    out: Tensor = kind.apply(rows, weight, bias)  # no view of its own: a loss may overwrite it
+    return out.unflatten(0, x.shape[:-1])
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The linear layer; of many rows under autocast on a processor by ``PackedLinear``."""
-    many = on_processor(x) and x.numel() >= _ROWS * x.shape[-1]
-    if many and torch.is_autocast_enabled("cpu") and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        rows = x.to(torch.get_autocast_dtype("cpu")).flatten(0, -2)
-        out: Tensor = PackedLinear.apply(rows, weight, bias)  # no view of its own: a loss may overwrite it
-        return out.unflatten(0, x.shape[:-1])
-    return F.linear(x, weight, bias)
+class Linear(nn.Linear):
+    """torch's layer, computed by ``linear``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class WideLinear(nn.Linear):
     """A layer with more outputs than inputs, where another layout of the weight is repaid."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, wide=True)
+
+
+class WidenedLinear(torch.autograd.Function):
+    """``apply(rows, weight, bias)`` in the type of the rows, but multiplied in float32, for processors that emulate theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        with full_precision(rows):
+            return F.linear(rows.float(), weight.float(), None if bias is None else bias.float()).to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        rows, weight = ctx.saved_tensors
+        wide, bias = grad.float(), None
+        with full_precision(grad):
+            if ctx.needs_input_grad[2]:
+                bias = wide.sum(0).to(weight.dtype)
+            return (wide @ weight.float()).to(rows.dtype), (wide.mT @ rows.float()).to(weight.dtype), bias
 
 
 class PackedLinear(torch.autograd.Function):

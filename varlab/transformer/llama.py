@@ -9,7 +9,7 @@ from varlab.rng import Stream
 from varlab.transformer.attention import Attention
 from varlab.transformer.blocks.drops import Drop, Kept
 from varlab.transformer.blocks.residual import ResidualBlock
-from varlab.transformer.cast_linear import WideLinear
+from varlab.transformer.cast_linear import Linear, WideLinear
 from varlab.transformer.context import Context
 
 _DROPOUT = 1 << 20  # steps of the dropout stream from here on belong to this file; stochastic depth has those below
@@ -23,7 +23,7 @@ class SwiGLU(nn.Module):
         hidden = -(-int(2 * width * mlp_ratio / 3) // multiple_of) * multiple_of
         self.gate = WideLinear(width, hidden, bias=False)
         self.up = WideLinear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x_BLD)) * self.up(x_BLD))

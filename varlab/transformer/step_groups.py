@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from varlab.processor import emulates_bfloat16, widened
 from varlab.types import full_precision
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -116,7 +117,7 @@ class ProductAttention(torch.autograd.Function):
                 if mask_qk is not None:
                     logits_Nqk.add_(mask_qk)
                 p_Nqk = logits_Nqk.softmax(2).to(q_NLd.dtype)
-                out_NLd[queries] = torch.bmm(p_Nqk, v_NLd[keys])
+                out_NLd[queries] = _product(p_Nqk, v_NLd[keys])
                 if any(ctx.needs_input_grad):
                     kept.append(p_Nqk)
         ctx.groups, ctx.scale = groups, scale
@@ -131,14 +132,20 @@ class ProductAttention(torch.autograd.Function):
         dk_NLd, dv_NLd = (torch.zeros_like(x_NLd, dtype=torch.float32) for x_NLd in (k_NLd, v_NLd))
         for (queries, keys, _), p_Nqk in zip(_blocks(ctx.groups, len(q_NLd)), kept, strict=True):
             grad = grad_NLd[queries]
-            dv_NLd[keys] += torch.bmm(p_Nqk.mT, grad)
-            ds_Nqk = torch._softmax_backward_data(torch.bmm(grad, v_NLd[keys].mT), p_Nqk, 2, p_Nqk.dtype)
-            dk_NLd[keys] += torch.bmm(ds_Nqk.mT, q_NLd[queries])
-            dq_NLd[queries] = torch.bmm(ds_Nqk, k_NLd[keys])
+            dv_NLd[keys] += _product(p_Nqk.mT, grad)
+            ds_Nqk = torch._softmax_backward_data(_product(grad, v_NLd[keys].mT), p_Nqk, 2, p_Nqk.dtype)
+            dk_NLd[keys] += _product(ds_Nqk.mT, q_NLd[queries])
+            dq_NLd[queries] = _product(ds_Nqk, k_NLd[keys])
         if ctx.scale != 1:
             dq_NLd, dk_NLd = dq_NLd.mul_(ctx.scale), dk_NLd.mul_(ctx.scale)
         shape, dtype = grad_BhLd.shape[:2], grad_BhLd.dtype
         return *(x_NLd.to(dtype).unflatten(0, shape) for x_NLd in (dq_NLd, dk_NLd, dv_NLd)), None, None
+
+
+def _product(a_Nij: Tensor, b_Njk: Tensor) -> Tensor:
+    """The matrix products, in the type of their factors."""
+    with full_precision(a_Nij):
+        return torch.bmm(*widened(a_Nij, b_Njk)).to(a_Nij.dtype)
 
 
 class FlashAttention(torch.autograd.Function):
@@ -151,18 +158,20 @@ class FlashAttention(torch.autograd.Function):
         ctx.calls, ctx.scale, parts = calls, scale, []
         for g in calls:
             q, k, v = q_BhLd[:, :, g.start : g.end], k_BhLd[:, :, : g.end], v_BhLd[:, :, : g.end]
+            q, k, v = widened(q, k, v)
             parts.append(_flash(q, k, v, 0.0, g.causal, attn_mask=g.mask(q.dtype), scale=scale))
         # torch's layout of the result, (B, L, h, d) in memory
-        out_BhLd = torch.cat([out.transpose(1, 2) for out, _ in parts], 1).transpose(1, 2)
+        out_BhLd = torch.cat([out.transpose(1, 2) for out, _ in parts], 1).transpose(1, 2).to(q_BhLd.dtype)
         lse_BhL = torch.cat([lse for _, lse in parts], 2)
         ctx.save_for_backward(q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL)
         return out_BhLd
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor | None, ...]:
-        q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL = ctx.saved_tensors
-        gradients = _flash_gradients(grad_BhLd, q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL, ctx.calls, ctx.scale)
-        return *gradients, None, None
+        *tensors, lse_BhL = ctx.saved_tensors
+        grad, q, k, v, out = widened(grad_BhLd, *tensors)
+        made = _flash_gradients(grad, q, k, v, out, lse_BhL, ctx.calls, ctx.scale)
+        return *(gradient.to(grad_BhLd.dtype) for gradient in made), None, None
 
 
 def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Part, Tensor | None]]:
@@ -175,7 +184,7 @@ def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Par
 
 def attention_of_bfloat16(q_BhLd: Tensor, k_BhLd: Tensor, v_BhLd: Tensor, scale: float) -> Tensor:
     """Attention of all slots to all keys; of few slots in float32, which there takes a fourth of the time."""
-    dtype = q_BhLd.dtype if q_BhLd.shape[2] > FEW else torch.float32
+    dtype = q_BhLd.dtype if q_BhLd.shape[2] > FEW and not emulates_bfloat16(q_BhLd) else torch.float32
     qkv = (x_BhLd.to(dtype) for x_BhLd in (q_BhLd, k_BhLd, v_BhLd))
     out_BhLd: Tensor = _flash(*qkv, scale=scale)[0]  # autocast would cast what it calls by name back
     return out_BhLd.to(q_BhLd.dtype)

@@ -7,7 +7,7 @@ import torch
 from varlab.bench.random_networks import model
 from varlab.bench.work import Part, Work, Works
 from varlab.config import Config
-from varlab.flops import FlopCounter
+from varlab.recipe.flops import FlopCounter
 from varlab.sample.images import decode_maps
 
 

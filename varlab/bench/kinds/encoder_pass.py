@@ -8,7 +8,7 @@ from varlab.bench.random_networks import model
 from varlab.bench.synthetic_data import SyntheticData
 from varlab.bench.work import Part, Work, Works
 from varlab.config import Config
-from varlab.flops import FlopCounter
+from varlab.recipe.flops import FlopCounter
 from varlab.types import to_float
 
 

@@ -9,8 +9,8 @@ from varlab.bench.random_networks import extractor
 from varlab.bench.synthetic_data import SyntheticData
 from varlab.bench.work import Part, Work, Works
 from varlab.config import Config
-from varlab.flops import FlopCounter
 from varlab.metrics.generator_scores import GenerationScores
+from varlab.recipe.flops import FlopCounter
 
 
 def works(config: Config, device: torch.device) -> Works:

@@ -8,8 +8,8 @@ from varlab.bench.random_networks import model
 from varlab.bench.synthetic_data import SyntheticData
 from varlab.bench.work import Part, Work, Works
 from varlab.config import Config
-from varlab.flops import FlopCounter
 from varlab.recipe.assembly import image_sampler
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.plans.generator_plan import generator_cost
 from varlab.sample.draws import AddressedDraws
 from varlab.sample.replay import Replay, called

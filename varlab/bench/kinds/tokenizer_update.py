@@ -9,7 +9,7 @@ from varlab.bench.random_networks import model, perceptual
 from varlab.bench.synthetic_data import SyntheticData
 from varlab.bench.work import Part, Work, Works
 from varlab.config import Config
-from varlab.flops import FlopCounter
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.objects import make
 from varlab.recipe.plan import parameters
 from varlab.rng import Rng

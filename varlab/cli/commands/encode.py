@@ -7,9 +7,9 @@ import logging
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config
 from varlab.files import sha256
-from varlab.flops import FlopCounter
 from varlab.launch.environment import rank_device, started_ranks
 from varlab.recipe.finished_run import FinishedRun
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.preflight.named_runs import WEIGHTS
 from varlab.recipe.token_shards.token_writer import TokenWriter, origin_of
 from varlab.renames import current_name

@@ -14,7 +14,6 @@ from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config, shell_word
 from varlab.data import BaseDataModule
 from varlab.files import remove_drafts
-from varlab.flops import FlopCounter
 from varlab.json_file import write_sealed_json
 from varlab.launch.environment import rank_device, started_ranks
 from varlab.metrics.comparison import Neighbours
@@ -25,6 +24,7 @@ from varlab.metrics.protocol import protocol, protocol_name
 from varlab.metrics.tokenizer_scores import ReconstructionScores, plain_psnr
 from varlab.recipe.assembly import example_slots, image_sampler
 from varlab.recipe.finished_run import FinishedRun, device_of
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.objects import metric_settings, own_metrics
 from varlab.recipe.parents import Parents
 from varlab.recipe.preflight.data_facts import note_leakage, require_val_to_score

@@ -15,8 +15,8 @@ from varlab.config import Config
 from varlab.data.format.index import read_index
 from varlab.data.format.labels import class_names
 from varlab.files import sha256
-from varlab.flops import run_on_meta
 from varlab.recipe.assembly import Build, assemble, build_tokenizer, example_slots
+from varlab.recipe.flops import run_on_meta
 from varlab.recipe.plan import parameters
 from varlab.recipe.preflight.file_checks import no_tokenizer_file
 from varlab.rng import Rng

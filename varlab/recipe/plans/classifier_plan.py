@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from varlab.config import Config
 from varlab.data import BaseDataModule, StreamDataModule
-from varlab.flops import FlopCounter
 from varlab.metrics.held_out_accuracy import HeldOutAccuracy
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, parameters
 from varlab.recipe.preflight.data_facts import require_several_classes

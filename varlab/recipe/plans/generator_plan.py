@@ -10,10 +10,10 @@ from itertools import accumulate
 from varlab.config import Config
 from varlab.data import BaseDataModule, TokenDataModule
 from varlab.data.folders.class_names import permuted
-from varlab.flops import TRAINING, FlopCounter
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, check_image_size, example_slots, image_sampler
 from varlab.recipe.budget import budget_images
+from varlab.recipe.flops import TRAINING, FlopCounter
 from varlab.recipe.init_weights import InitWeights
 from varlab.recipe.objects import make, metric_settings
 from varlab.recipe.parents import Parents

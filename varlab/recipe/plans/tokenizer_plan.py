@@ -9,9 +9,9 @@ import torch
 
 from varlab.config import Config
 from varlab.data import BaseDataModule
-from varlab.flops import FlopCounter
 from varlab.metrics.tokenizer_scores import ReconstructionScores, plain_psnr
 from varlab.recipe.assembly import Build, build_tokenizer, check_image_size
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.init_weights import InitWeights
 from varlab.recipe.objects import make, own_metrics
 from varlab.recipe.parents import Parents

@@ -17,8 +17,8 @@ from torch import Tensor
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.errors import Stopped
-from varlab.flops import FlopCounter
 from varlab.recipe.assembly import example_slots
+from varlab.recipe.flops import FlopCounter
 from varlab.recipe.plan import Plan, parameters
 from varlab.recipe.token_shards.token_cache import TokenCache
 from varlab.recipe.trainer.memory import Devices, LiveBytes, Memory, tensor_bytes, training_memory

@@ -17,8 +17,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from varlab.flops import MethodCall
 from varlab.losses.token_loss import token_loss
+from varlab.recipe.flops import MethodCall
 from varlab.rng import Rng
 from varlab.transformer import Transformer
 from varlab.types import Slots

@@ -10,20 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varlab.processor import on_processor
 from varlab.transformer.attention import Attention
 from varlab.transformer.blocks.drops import Drop, Kept, kept
 from varlab.transformer.blocks.mlp import mlp
 from varlab.transformer.blocks.residual import ResidualBlock
-from varlab.transformer.cast_linear import on_processor
+from varlab.transformer.cast_linear import Linear
 from varlab.transformer.context import HEAD, Context
 from varlab.types import VarlabError
 
 _LONG = 1 << 16  # numbers of a sample from which on a single pass over each is faster
 
 
-def modulation(width: int, parts: int) -> nn.Linear:
+def modulation(width: int, parts: int) -> Linear:
     """Makes ``parts`` vectors of the width from SiLU of the condition."""
-    return nn.Linear(width, parts * width)
+    return Linear(width, parts * width)
 
 
 def modulated(norm: nn.LayerNorm, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from varlab.transformer.cast_linear import WideLinear, on_processor
+from varlab.processor import on_processor
+from varlab.transformer.cast_linear import Linear, WideLinear
 
 _SLOPE = math.sqrt(8 / math.pi)  # GELU in its tanh form is x·σ(x·(slope + cube·x²))
 _CUBE = 0.044715 * _SLOPE
@@ -18,7 +19,7 @@ _PIECE = 1 << 16  # numbers for each thread at once: so many stay in a processor
 def mlp(width: int, ratio: float, approximate: str) -> nn.Sequential:
     """Linear, GELU (``approximate``: tanh or none), Linear."""
     hidden = round(width * ratio)
-    return nn.Sequential(WideLinear(width, hidden), FastGELU(approximate=approximate), nn.Linear(hidden, width))
+    return nn.Sequential(WideLinear(width, hidden), FastGELU(approximate=approximate), Linear(hidden, width))
 
 
 class FastGELU(nn.GELU):

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests import small
 from tests.laws.conftest import load
-from varlab.flops import TRAINING, FlopCounter, _UncountedShapes, attention_flops, run_on_meta, visible_pairs
 from varlab.recipe.assembly import build_order, build_tokenizer, example_slots
 from varlab.recipe.budget import budget_images
+from varlab.recipe.flops import TRAINING, FlopCounter, _UncountedShapes, attention_flops, run_on_meta, visible_pairs
 from varlab.recipe.objects import make
 from varlab.rng import Rng
 from varlab.sample.images import decode_maps
