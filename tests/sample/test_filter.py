@@ -107,3 +107,12 @@ def test_the_largest_are_found_without_their_places_on_a_processor() -> None:
 def test_bad_settings_are_a_sentence(bad: dict) -> None:
     with pytest.raises(VarlabError, match="Sampler"):
         Sampler(**(dict(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0) | bad))
+
+
+@pytest.mark.parametrize("vocabulary", [3, 1 << 16, 1 << 18])
+def test_pick_draws_in_pieces_as_at_once(vocabulary: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits, u_Bl = torch.randn(2, 3, vocabulary, generator=draw), torch.rand(2, 3, generator=draw)
+    cdf = logits.double().softmax(-1).cumsum(-1)
+    at_once = torch.searchsorted(cdf, u_Bl.double()[..., None] * cdf[..., -1:], right=True)[..., 0]
+    assert torch.equal(pick(logits, u_Bl), at_once)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from functools import partial
 
@@ -192,10 +193,11 @@ def test_a_working_copy_shares_float32_weights_and_joins_layer_and_gelu(gelu: st
     assert working_copy(layers.double(), torch.device("cpu")) is layers
 
 
-def test_a_cache_sees_slots_beyond_its_length_and_does_not_keep_them() -> None:
+def test_a_cache_sees_slots_beyond_its_length_and_keeps_nothing_after_them() -> None:
     k = torch.randn(1, 2, 5, 4)
     cache = Cache(length=3)
-    cache.extend(0, k[:, :, :3], k[:, :, :3])
-    for _ in range(2):
-        keys, values = cache.extend(0, k[:, :, 3:], -k[:, :, 3:])
-        assert torch.equal(keys, k) and torch.equal(values[:, :, 3:], -k[:, :, 3:])
+    kept = [weakref.ref(x._base) for x in cache.extend(0, k[:, :, :3], k[:, :, :3])]
+    assert all(x() is not None for x in kept)
+    keys, values = cache.extend(0, k[:, :, 3:], -k[:, :, 3:])
+    assert torch.equal(keys, k) and torch.equal(values[:, :, 3:], -k[:, :, 3:])
+    assert all(x() is None for x in kept), "the last step of a layer ends the need for its slots"

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_CACHED = 1 << 17  # logits that are drawn from at once on a processor, so that their probabilities stay in its cache
 _LANES = 16  # numbers that a softmax on a processor adds side by side
 
 
@@ -77,6 +78,13 @@ def pick(logits_BlV: Tensor, u_Bl: Tensor) -> Tensor:
 
     Computed in float64, so that rounding never draws a token of probability zero.
     """
-    cdf_BlV = logits_BlV.softmax(-1, dtype=torch.float64).cumsum_(-1)
-    reached = u_Bl.double()[..., None] * cdf_BlV[..., -1:]
-    return torch.searchsorted(cdf_BlV, reached, right=True).squeeze(-1).clamp_max(logits_BlV.shape[-1] - 1)
+    rows_nV, u_n = logits_BlV.flatten(0, -2), u_Bl.flatten()
+    size = max(1, _CACHED // rows_nV.shape[1] if rows_nV.device.type == "cpu" else len(rows_nV))
+    parts = [_picked(*part) for part in zip(rows_nV.split(size), u_n.split(size), strict=True)]
+    return torch.cat(parts).view(u_Bl.shape)
+
+
+def _picked(logits_nV: Tensor, u_n: Tensor) -> Tensor:
+    cdf_nV = logits_nV.softmax(-1, dtype=torch.float64).cumsum_(-1)
+    reached = u_n.double()[..., None] * cdf_nV[..., -1:]
+    return torch.searchsorted(cdf_nV, reached, right=True).squeeze(-1).clamp_max(logits_nV.shape[-1] - 1)

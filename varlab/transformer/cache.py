@@ -40,6 +40,7 @@ class Cache:
             self._layers[layer] = (k_BhLd.new_empty(shape), v_BhLd.new_empty(shape))
         keys, values = self._layers[layer]
         if end > self.length:
+            del self._layers[layer]  # the last step: nobody reads these again
             return torch.cat([keys[:, :, :start], k_BhLd], 2), torch.cat([values[:, :, :start], v_BhLd], 2)
         keys[:, :, start:end], values[:, :, start:end] = k_BhLd, v_BhLd
         self._filled[layer] = end
