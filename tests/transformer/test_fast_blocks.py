@@ -77,7 +77,19 @@ def test_a_modulated_norm_under_autocast_is_the_formula_in_one_pass(scale_type: 
     assert set(forward.large) | set(backward.large) <= {"empty_like", "detach"}
 
 
-def test_norms_in_float32_and_of_short_samples_are_torchs_own() -> None:
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_modulated_norm_without_gradients_is_the_formula_in_one_pass(dtype: torch.dtype) -> None:
+    draw, norm = torch.Generator().manual_seed(0), nn.LayerNorm(512, eps=1e-6, elementwise_affine=False)
+    x = torch.randn(3, 128, 512, generator=draw, dtype=dtype).mul(3).add(1)
+    scale, shift = torch.randn(2, 3, 1, 512, generator=draw, dtype=dtype)
+    with Calls(x.numel()) as calls:
+        own = modulated(norm, x, scale, shift)
+    torch.testing.assert_close(own, norm(x) * (1 + scale) + shift, rtol=1e-5, atol=1e-5)
+    assert calls.names["native_layer_norm"] == 3 and set(calls.large) == {"empty_like"}
+
+
+def test_norms_with_gradients_and_of_short_samples_are_torchs_own() -> None:
     norm = nn.LayerNorm(512, eps=1e-6, elementwise_affine=False)
     for length, autocast in ((128, False), (2, True)):
         x, scale, shift = torch.randn(2, length, 512), torch.randn(2, 1, 512), torch.randn(2, 1, 512)

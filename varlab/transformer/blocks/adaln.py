@@ -28,11 +28,26 @@ def modulation(width: int, parts: int) -> Linear:
 
 
 def modulated(norm: nn.LayerNorm, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
-    """norm(x)·(1 + scale) + shift. Of long samples under autocast on a processor in a single pass, in autocast's type."""
-    if on_processor(x_BLD) and torch.is_autocast_enabled("cpu") and x_BLD[0].numel() >= _LONG:
-        out_BLD: Tensor = ModulatedNorm.apply(x_BLD, scale_B1D.float(), shift_B1D.float(), norm.eps)
-        return out_BLD
+    """norm(x)·(1 + scale) + shift. Of long samples on a processor in a single pass: under autocast, in its type, or without
+    gradients."""
+    if on_processor(x_BLD) and x_BLD[0].numel() >= _LONG:
+        if torch.is_autocast_enabled("cpu"):
+            out_BLD: Tensor = ModulatedNorm.apply(x_BLD, scale_B1D.float(), shift_B1D.float(), norm.eps)
+            return out_BLD
+        if not torch.is_grad_enabled() and x_BLD.dtype == scale_B1D.dtype:
+            return _modulated_samples(x_BLD, scale_B1D, shift_B1D, norm.eps)
     return norm(x_BLD) * (1 + scale_B1D) + shift_B1D
+
+
+def _modulated_samples(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor, eps: float) -> Tensor:
+    """torch's LayerNorm of each sample, with the sample's own gain and bias."""
+    out_BLD, gain_BD = torch.empty_like(x_BLD), 1 + scale_B1D[:, 0]
+    mean_L1, rate_L1 = x_BLD.new_empty(2, x_BLD.shape[1], 1)
+    for x_LD, gain_D, shift_D, out_LD in zip(x_BLD, gain_BD, shift_B1D[:, 0], out_BLD, strict=True):
+        torch.ops.aten.native_layer_norm.out(
+            x_LD, gain_D.shape, gain_D, shift_D, eps, out0=out_LD, out1=mean_L1, out2=rate_L1
+        )
+    return out_BLD
 
 
 class ModulatedNorm(torch.autograd.Function):
