@@ -11,8 +11,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from varlab import processor
 from varlab.bench.clock import measure
-from varlab.bench.device import datasheet_rate, resolved, settings_of
+from varlab.bench.device import datasheet_rate, product, resolved, settings_of
 from varlab.bench.peak_memory import held, peak, reset_peak
 from varlab.bench.timeline import Timeline
 from varlab.bench.work import REST, Part, Work
@@ -115,3 +116,15 @@ def test_the_table_of_cards_is_whole() -> None:
     assert len(names) == len(set(names))
     assert datasheet_rate("NVIDIA A100-SXM4-80GB", "bf16-mixed") == 312
     assert datasheet_rate("Tesla T4", "bf16-mixed") is None and datasheet_rate("AMD EPYC", "32-true") is None
+
+
+def test_the_rate_of_products_is_that_of_the_processors_own_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bfloat16 is emulated, other works multiply in float32, and so does this."""
+    config = {"product": {"cpu": 8}, "precision": "bf16-mixed", "threads": None}
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(processor, "multiplies_bfloat16", lambda has=has: has)
+        types = []
+        monkeypatch.setattr(torch, "mm", lambda a, b, types=types: types.append(torch.matmul(a, b).dtype))
+        with settings_of(config, torch.device("cpu")):
+            product(config, torch.device("cpu")).turn()
+        assert types == [dtype]

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from varlab.bench.work import Work
 from varlab.config import Config, conf_dir
 from varlab.errors import VarlabError
+from varlab.processor import hardware_precision, widened
 from varlab.recipe.plan import precision
 
 __all__ = ["datasheet_rate", "device_name", "product", "resolved", "settings_of"]
@@ -60,12 +61,13 @@ def _no_filling() -> Iterator[None]:
 
 
 def product(config: Config, device: torch.device) -> Work:
-    """The product of two square matrices, in the precision that the other works multiply in."""
+    """The product of two square matrices, in the type that the other works multiply in."""
     side = config["product"][device.type]
-    a, b = torch.rand(2, side, side, device=device).sub(0.5).to(_TYPES[config["precision"]][1])
+    a, b = widened(*torch.rand(2, side, side, device=device).sub(0.5).to(_TYPES[config["precision"]][1]))
 
     def turn() -> int:
-        torch.mm(a, b)
+        with hardware_precision(a):
+            torch.mm(a, b)
         return 1
 
     return Work(name="matrix product", turn=turn, flops_per_image=2 * side**3)
