@@ -126,6 +126,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(tmp_path: Path, cap
     assert "waiting for the first batch" in said[:first]
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_mixed_precision_keeps_float32_weights_and_close_losses(tmp_path: Path) -> None:
     exact = train(tokenizer_task(), tmp_path / "exact", images=16)
     mixed = train(tokenizer_task(), tmp_path / "mixed", images=16, precision="bf16-mixed")

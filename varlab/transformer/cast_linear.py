@@ -12,6 +12,7 @@ from varlab.processor import emulates_bfloat16, on_processor
 from varlab.types import full_precision
 
 _ROWS = 1024  # fewer repay no other layout of the weight
+_PIECE = 512  # rows that are widened at once, so that their copies take little memory
 
 _reordered = torch.ops.mkldnn._reorder_linear_weight
 _product = torch.ops.mkldnn._linear_pointwise
@@ -53,17 +54,25 @@ class WidenedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
+        out = rows.new_empty(len(rows), len(weight))
+        wide, wide_bias = weight.float(), None if bias is None else bias.float()
         with full_precision(rows):
-            return F.linear(rows.float(), weight.float(), None if bias is None else bias.float()).to(rows.dtype)
+            for part, out_part in zip(rows.split(_PIECE), out.split(_PIECE), strict=True):
+                out_part.copy_(F.linear(part.float(), wide, wide_bias))
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         rows, weight = ctx.saved_tensors
-        wide, bias = grad.float(), None
+        wide, d_rows = weight.float(), torch.empty_like(rows)
+        d_weight, d_bias = torch.zeros_like(wide), wide.new_zeros(len(wide))
         with full_precision(grad):
-            if ctx.needs_input_grad[2]:
-                bias = wide.sum(0).to(weight.dtype)
-            return (wide @ weight.float()).to(rows.dtype), (wide.mT @ rows.float()).to(weight.dtype), bias
+            for part, grad_part, d_part in zip(*(x.split(_PIECE) for x in (rows, grad, d_rows)), strict=True):
+                wide_grad = grad_part.float()
+                d_part.copy_(wide_grad @ wide)
+                d_weight.addmm_(wide_grad.mT, part.float())
+                d_bias += wide_grad.sum(0)
+        return d_rows, d_weight.to(weight.dtype), d_bias.to(weight.dtype) if ctx.needs_input_grad[2] else None
 
 
 class PackedLinear(torch.autograd.Function):
