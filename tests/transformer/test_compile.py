@@ -96,7 +96,7 @@ def test_a_processor_compiles_in_float32_only() -> None:
 def test_compiled_sampling_draws_the_same(order: str) -> None:
     """Step by step from a cache, with guidance; its functions are compiled for varying lengths, not for each."""
     world = World("multi", order, batch=4)
-    tokenizer = copy.deepcopy(world.tokenizer).float()
+    tokenizer = world.tokenizer = copy.deepcopy(world.tokenizer).float()
     settings = {"cfg": 1.5, "ramp": "linear", "temperature": 1.0, "top_k": 6, "top_p": 0.9}
     maps = [
         Sampler(**settings)(
