@@ -201,3 +201,5 @@ def test_a_cache_sees_slots_beyond_its_length_and_keeps_nothing_after_them() -> 
     keys, values = cache.extend(0, k[:, :, 3:], -k[:, :, 3:])
     assert torch.equal(keys, k) and torch.equal(values[:, :, 3:], -k[:, :, 3:])
     assert all(x() is None for x in kept), "the last step of a layer ends the need for its slots"
+    with pytest.raises(KeyError):  # not with memory that nobody has written
+        cache.extend(0, k[:, :, 3:], k[:, :, 3:])

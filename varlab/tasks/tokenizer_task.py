@@ -112,24 +112,21 @@ class TokenizerTask(Task):
     def update(self, batch: Batch) -> None:
         """The tokenizer's turn, then (from ``gan.start`` images on) the discriminator's."""
         with hardware_precision(batch.img_u8_B3HW):
-            self._take_turns(batch)
-
-    def _take_turns(self, batch: Batch) -> None:
-        self.model.train()
-        if getattr(self.model, "draws", False):
-            self.model.anneal(self.images / self.total_images)
-        disc = self.discriminator if self.gan.active(self.images) else None
-        opponent = disc if self.gan.factor(self.images) > 0 else None  # while it warms up, it learns alone
-        drafts, quantized, balance = self._backpropagate(batch.chunks(self.micro_batch), len(batch), opponent)
-        values = self._values(drafts, quantized, balance)
-        if not self.step(self.optims[0], values, norm_name="train/grad_norm"):
+            self.model.train()
+            if getattr(self.model, "draws", False):
+                self.model.anneal(self.images / self.total_images)
+            disc = self.discriminator if self.gan.active(self.images) else None
+            opponent = disc if self.gan.factor(self.images) > 0 else None  # while it warms up, it learns alone
+            drafts, quantized, balance = self._backpropagate(batch.chunks(self.micro_batch), len(batch), opponent)
+            values = self._values(drafts, quantized, balance)
+            if not self.step(self.optims[0], values, norm_name="train/grad_norm"):
+                if disc is not None:
+                    self.optims[1].zero_grad(set_to_none=True)
+                return
             if disc is not None:
-                self.optims[1].zero_grad(set_to_none=True)
-            return
-        if disc is not None:
-            self._update_discriminator(drafts, disc)
-        self.ema.update(self.model)
-        self._count(batch, quantized)
+                self._update_discriminator(drafts, disc)
+            self.ema.update(self.model)
+            self._count(batch, quantized)
 
     def _backpropagate(
         self, chunks: list[Batch], samples: int, disc: nn.Module | None
