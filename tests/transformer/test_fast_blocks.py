@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from varlab.losses.token_loss import token_loss
-from varlab.transformer.blocks.adaln import modulated
+from varlab.transformer.blocks.adaln import modulated, plus_product
 from varlab.transformer.blocks.mlp import mlp
 from varlab.transformer.cast_linear import WideLinear
 
@@ -94,7 +94,34 @@ def test_norms_with_gradients_and_of_short_samples_are_torchs_own() -> None:
     for length, autocast in ((128, False), (2, True)):
         x, scale, shift = torch.randn(2, length, 512), torch.randn(2, 1, 512), torch.randn(2, 1, 512)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            assert torch.equal(modulated(norm, x, scale, shift), norm(x) * (1 + scale) + shift)
+            torch.testing.assert_close(
+                modulated(norm, x, scale, shift), norm(x) * (1 + scale) + shift, rtol=0, atol=2e-6
+            )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("of_samples", [True, False])
+def test_a_branch_is_added_in_one_pass_and_so_are_its_gradients(dtype: torch.dtype, of_samples: bool) -> None:
+    """of_samples: what it is added to has a number for each sample and channel alone, as the shift of a norm."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = (3, 1, 16) if of_samples else (3, 64, 16), (3, 64, 16), (3, 1, 16)
+    inputs = [torch.randn(shape, generator=draw, dtype=dtype).requires_grad_() for shape in shapes]
+    weight = torch.randn(shapes[1], generator=draw, dtype=dtype)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    reference = exact[0] + exact[1] * exact[2]
+    with Calls(weight.numel()) as forward:
+        own = plus_product(*inputs)
+    torch.testing.assert_close(own.double(), reference)
+    with Calls(weight.numel()) as backward:
+        gradients = torch.autograd.grad(own, inputs, weight)
+    for mine, theirs in zip(gradients, torch.autograd.grad(reference, exact, weight.double()), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-5)
+    assert forward.large == {"addcmul": 1} and backward.large == {"mul": 2}
+
+
+def test_a_branch_of_another_type_is_added_by_the_formula() -> None:
+    x, branch, gain = torch.randn(2, 8, 4), torch.randn(2, 8, 4).bfloat16(), torch.randn(2, 1, 4).bfloat16()
+    assert torch.equal(plus_product(x, branch, gain), x + branch * gain)
 
 
 @pytest.mark.usefixtures("bfloat16")

@@ -72,32 +72,41 @@ EVERYTHING = Visible(None, causal=False)
 
 def normalised(x_BhLd: Tensor, norm_h11: Tensor | None = None) -> Tensor:
     """Vectors divided by their L2 norm, then multiplied by ``norm_h11``, in their own type."""
-    if x_BhLd.dtype != torch.bfloat16:
-        unit_BhLd = F.normalize(x_BhLd, dim=-1)
-        return unit_BhLd if norm_h11 is None else unit_BhLd.mul(norm_h11).to(x_BhLd.dtype)
     one = torch.ones(1, 1, 1, device=x_BhLd.device)
-    out_BhLd: Tensor = NormalisedBfloat16.apply(x_BhLd, one if norm_h11 is None else norm_h11)
+    out_BhLd: Tensor = Normalised.apply(x_BhLd, one if norm_h11 is None else norm_h11)
     return out_BhLd
 
 
-class NormalisedBfloat16(torch.autograd.Function):
-    """``normalised`` in contiguous memory: computed in float32, but only the rounded result is kept for the backward pass."""
+class Normalised(torch.autograd.Function):
+    """``normalised``: computed in float32 or wider, but only the rounded result is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x_BhLd: Tensor, norm_h11: Tensor) -> Tensor:
-        wide_BhLd = x_BhLd.contiguous().float()  # in one call, it would take three times as long
-        rate_BhL1 = norm_h11 / wide_BhLd.norm(dim=-1, keepdim=True).clamp_min_(1e-12)
-        out_BhLd = wide_BhLd.mul_(rate_BhL1).to(x_BhLd.dtype)
+        wide_BhLd = _wide(x_BhLd)
+        rate_BhL1 = norm_h11 / torch.linalg.vector_norm(wide_BhLd, dim=-1, keepdim=True).clamp_min_(1e-12)
+        out_BhLd = _times(wide_BhLd, rate_BhL1, copy=wide_BhLd is not x_BhLd).to(x_BhLd.dtype)
         ctx.save_for_backward(out_BhLd, rate_BhL1, norm_h11)
         return out_BhLd
 
     @staticmethod
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor, Tensor]:
         out_BhLd, rate_BhL1, norm_h11 = ctx.saved_tensors
-        along_BhL1 = (grad_BhLd * out_BhLd).sum(-1, keepdim=True, dtype=torch.float32) / norm_h11
-        dx_BhLd = grad_BhLd.float().mul_(rate_BhL1)
-        dx_BhLd.addcmul_(out_BhLd.float(), along_BhL1 * rate_BhL1 / norm_h11, value=-1)
+        along_BhL1 = (grad_BhLd * out_BhLd).sum(-1, keepdim=True, dtype=rate_BhL1.dtype) / norm_h11
+        wide_BhLd = _wide(grad_BhLd)
+        dx_BhLd = _times(wide_BhLd, rate_BhL1, copy=wide_BhLd is not grad_BhLd)
+        dx_BhLd.addcmul_(_wide(out_BhLd), along_BhL1 * rate_BhL1 / norm_h11, value=-1)
         return dx_BhLd.to(grad_BhLd.dtype), along_BhL1.sum_to_size(norm_h11.shape)
+
+
+def _wide(x_BhLd: Tensor) -> Tensor:
+    """The tensor, or a contiguous copy in float32 of a narrower one."""
+    # in one call, the copy would take three times as long
+    return x_BhLd.contiguous().float() if x_BhLd.element_size() < 4 else x_BhLd
+
+
+def _times(x_BhLd: Tensor, rate_BhL1: Tensor, *, copy: bool) -> Tensor:
+    """The product, in the memory of x if that is a copy."""
+    return x_BhLd.mul_(rate_BhL1) if copy else x_BhLd * rate_BhL1
 
 
 class Attention(nn.Module):

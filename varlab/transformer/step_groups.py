@@ -161,8 +161,8 @@ class FlashAttention(torch.autograd.Function):
             q, k, v = widened(q, k, v)
             parts.append(_flash(q, k, v, 0.0, g.causal, attn_mask=g.mask(q.dtype), scale=scale))
         # torch's layout of the result, (B, L, h, d) in memory
-        out_BhLd = torch.cat([out.transpose(1, 2) for out, _ in parts], 1).transpose(1, 2).to(q_BhLd.dtype)
-        lse_BhL = torch.cat([lse for _, lse in parts], 2)
+        out_BhLd = _joined([out.transpose(1, 2) for out, _ in parts], 1).transpose(1, 2).to(q_BhLd.dtype)
+        lse_BhL = _joined([lse for _, lse in parts], 2)
         ctx.save_for_backward(q_BhLd, k_BhLd, v_BhLd, out_BhLd, lse_BhL)
         return out_BhLd
 
@@ -172,6 +172,10 @@ class FlashAttention(torch.autograd.Function):
         grad, q, k, v, out = widened(grad_BhLd, *tensors)
         made = _flash_gradients(grad, q, k, v, out, lse_BhL, ctx.calls, ctx.scale)
         return *(gradient.to(grad_BhLd.dtype) for gradient in made), None, None
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def _blocks(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[_Part, _Part, Tensor | None]]:

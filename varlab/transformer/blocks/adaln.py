@@ -36,7 +36,7 @@ def modulated(norm: nn.LayerNorm, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: T
             return out_BLD
         if not torch.is_grad_enabled() and x_BLD.dtype == scale_B1D.dtype:
             return _modulated_samples(x_BLD, scale_B1D, shift_B1D, norm.eps)
-    return norm(x_BLD) * (1 + scale_B1D) + shift_B1D
+    return plus_product(shift_B1D, norm(x_BLD), 1 + scale_B1D)
 
 
 def _modulated_samples(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor, eps: float) -> Tensor:
@@ -48,6 +48,30 @@ def _modulated_samples(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor, eps:
             x_LD, gain_D.shape, gain_D, shift_D, eps, out0=out_LD, out1=mean_L1, out2=rate_L1
         )
     return out_BLD
+
+
+def plus_product(x_BLD: Tensor, branch_BLD: Tensor, gain_B1D: Tensor) -> Tensor:
+    """x + branch·gain, in one pass over tensors of one type."""
+    if not x_BLD.dtype == branch_BLD.dtype == gain_B1D.dtype:
+        return x_BLD + branch_BLD * gain_B1D
+    out_BLD: Tensor = PlusProduct.apply(x_BLD, branch_BLD, gain_B1D)
+    return out_BLD
+
+
+class PlusProduct(torch.autograd.Function):
+    """``plus_product``. The gradients of torch's own addcmul take another pass over the branch."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor, branch_BLD: Tensor, gain_B1D: Tensor) -> Tensor:
+        ctx.shape = x_BLD.shape
+        ctx.save_for_backward(branch_BLD, gain_B1D)
+        return torch.addcmul(x_BLD, branch_BLD, gain_B1D)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        branch_BLD, gain_B1D = ctx.saved_tensors
+        d_gain_B1D = (grad_BLD * branch_BLD).sum_to_size(gain_B1D.shape)
+        return grad_BLD.sum_to_size(ctx.shape), grad_BLD * gain_B1D, d_gain_B1D
 
 
 class ModulatedNorm(torch.autograd.Function):
@@ -123,9 +147,9 @@ class AdaLNBlock(ResidualBlock):
         self, x_BLD: Tensor, attended_BLD: Tensor, given: tuple[Tensor, ...], drawn: Sequence[Sequence[Kept]]
     ) -> Tensor:
         gamma1, gamma2, _, scale2, _, shift2 = given
-        x_BLD = x_BLD + kept(attended_BLD * gamma1, drawn[0])
+        x_BLD = plus_product(x_BLD, attended_BLD, kept(gamma1, drawn[0]))
         branch_BLD = self.mlp(modulated(self.norm, x_BLD, scale2, shift2))
-        return x_BLD + kept(branch_BLD * gamma2, drawn[1])
+        return plus_product(x_BLD, branch_BLD, kept(gamma2, drawn[1]))
 
     @torch.no_grad()
     def init_modulation(self, weight: float, gamma: float) -> None:
@@ -169,7 +193,7 @@ class AdaLNHeadNorm(nn.Module):
             return self.modulate(F.silu(context.cond_BD)).view(len(context.cond_BD), 1, 2, -1)
 
         scale, shift = (make() if context.cache is None else context.cache.modulated(HEAD, make)).unbind(2)
-        return self.norm(x_BLD) * (1 + scale) + shift
+        return plus_product(shift, self.norm(x_BLD), 1 + scale)
 
     @torch.no_grad()
     def init_modulation(self, weight: float, gamma: float) -> None:
