@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from varlab.rng import Rng
 from varlab.transformer.attention import EVERYTHING, Visible
-from varlab.transformer.blocks.adaln import AdaLNBlock, AdaLNHeadNorm, modulation
+from varlab.transformer.blocks.adaln import AdaLNBlock, AdaLNHeadNorm
+from varlab.transformer.blocks.modulation import modulation
 from varlab.transformer.blocks.residual import BlockFactory
 from varlab.transformer.cache import Cache
 from varlab.transformer.cast_linear import WideLinear
