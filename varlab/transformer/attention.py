@@ -78,13 +78,16 @@ def normalised(x_BhLd: Tensor, norm_h11: Tensor | None = None) -> Tensor:
 
 
 class Normalised(torch.autograd.Function):
-    """``normalised``: computed in float32 or wider, but only the rounded result is kept for the backward pass."""
+    """``normalised``: computed in float32 or wider, but only the rounded result is kept for the backward pass.
+
+    Of narrower types, it lies in contiguous memory, as the matrix products of attention take it.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_BhLd: Tensor, norm_h11: Tensor) -> Tensor:
         wide_BhLd = _wide(x_BhLd)
         rate_BhL1 = norm_h11 / torch.linalg.vector_norm(wide_BhLd, dim=-1, keepdim=True).clamp_min_(1e-12)
-        out_BhLd = _times(wide_BhLd, rate_BhL1, copy=wide_BhLd is not x_BhLd).to(x_BhLd.dtype)
+        out_BhLd = _times(wide_BhLd, rate_BhL1, copy=_is_narrow(x_BhLd)).to(x_BhLd.dtype)
         ctx.save_for_backward(out_BhLd, rate_BhL1, norm_h11)
         return out_BhLd
 
@@ -92,8 +95,7 @@ class Normalised(torch.autograd.Function):
     def backward(ctx: Any, grad_BhLd: Tensor) -> tuple[Tensor, Tensor]:
         out_BhLd, rate_BhL1, norm_h11 = ctx.saved_tensors
         along_BhL1 = (grad_BhLd * out_BhLd).sum(-1, keepdim=True, dtype=rate_BhL1.dtype) / norm_h11
-        wide_BhLd = _wide(grad_BhLd)
-        dx_BhLd = _times(wide_BhLd, rate_BhL1, copy=wide_BhLd is not grad_BhLd)
+        dx_BhLd = _times(_wide(grad_BhLd), rate_BhL1, copy=_is_narrow(grad_BhLd))
         dx_BhLd.addcmul_(_wide(out_BhLd), along_BhL1 * rate_BhL1 / norm_h11, value=-1)
         return dx_BhLd.to(grad_BhLd.dtype), along_BhL1.sum_to_size(norm_h11.shape)
 
@@ -101,7 +103,11 @@ class Normalised(torch.autograd.Function):
 def _wide(x_BhLd: Tensor) -> Tensor:
     """The tensor, or a contiguous copy in float32 of a narrower one."""
     # in one call, the copy would take three times as long
-    return x_BhLd.contiguous().float() if x_BhLd.element_size() < 4 else x_BhLd
+    return x_BhLd.contiguous().float() if _is_narrow(x_BhLd) else x_BhLd
+
+
+def _is_narrow(x_BhLd: Tensor) -> bool:
+    return x_BhLd.element_size() < 4
 
 
 def _times(x_BhLd: Tensor, rate_BhL1: Tensor, *, copy: bool) -> Tensor:
