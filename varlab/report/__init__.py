@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from varlab.report.runs import Run, Score, find_runs, read_run
+from varlab.report.runs import Run, find_runs, read_run
+from varlab.report.score_files import Score
 from varlab.report.variants import describe_differences
 
 if TYPE_CHECKING:

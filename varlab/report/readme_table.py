@@ -13,7 +13,8 @@ from varlab.config import Config
 from varlab.errors import VarlabError
 from varlab.files import write_text
 from varlab.report.page.verdict import one_tokenizer
-from varlab.report.runs import Run, Score, number
+from varlab.report.runs import Run
+from varlab.report.score_files import Score, number
 from varlab.report.stats.paired_test import LEVEL, PairedDifference, holm, mean_interval, paired_difference, stands_out
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_table
 from varlab.report.stats.space_differences import agreement_of_ranks, spaces_of

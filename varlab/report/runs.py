@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from varlab.config import Config
 from varlab.errors import VarlabError
-from varlab.json_file import read_json
 from varlab.renames import current_targets
 from varlab.report.log_points import read_log_points
+from varlab.report.score_files import Score, number, read_scores, refusal
 from varlab.run.config_keys import Use, counted, flatten
 from varlab.run.record import Outcome, RunRecord, read_record
 from varlab.run.run_tree import run_folders
 
-__all__ = ["Run", "Score", "choose_scores", "find_runs", "number", "read_run", "science"]
+__all__ = ["Run", "choose_scores", "find_runs", "read_run", "science"]
 
 _COSTS = ("images", "flops", "tokenizer_flops", "seconds")
-_PER_SAMPLE = {"flops_per_sample": "sampling_flops", "seconds_per_sample": "sampling_seconds"}
 
 _VALIDATION = {"val_nll": "val/nll"} | {key: f"val/{key}" for key in ("accuracy", "psnr", "l1", "loss", "perceptual")}
 """The logged metric that stands in for a missing score. FID and the like depend on their protocol and have none."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One ``scores/<protocol>.json``: numbers, and the protocol that they were measured under."""
-
-    name: str  # the file's stem
-    protocol: Config
-    values: Config
-    cost: Config
-    images: int | None  # images the run had seen when it was scored
-    modified: float  # seconds since the epoch
-    best: Mapping[str, str] = field(default_factory=dict)  # of the user's own metrics: min or max, or empty
-    by_class: Mapping[str, object] = field(default_factory=dict)  # scores of each class, by number
-
-    def get(self, key: str) -> float | None:
-        """A score, the cost of sampling for it, or that cost per sample."""
-        if key in _PER_SAMPLE:
-            total = self.get(_PER_SAMPLE[key])
-            return total / self.samples if total is not None and self.samples else None
-        value = number(self.values.get(key))
-        return number(self.cost.get(key)) if value is None else value
-
-    @property
-    def samples(self) -> int:
-        """How many images were scored; 0 where the protocol does not say."""
-        count = self.protocol.get("n")
-        return count if isinstance(count, int) else 0
 
 
 def science(config: Config, use: Use = Use.SCIENCE) -> Config:
@@ -208,7 +178,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
             raise VarlabError(f"There is no directory {path}: give run directories, or folders that contain some.")
         refused: list[OSError] = []
         below = [run for run in map(read_run, run_folders(path, refused.append)) if run.record.command != "report"]
-        below += [_unreadable(Path(error.filename), _refusal(error)) for error in refused]
+        below += [_unreadable(Path(error.filename), refusal(error)) for error in refused]
         if not below:
             raise VarlabError(f"There is no run (a folder with a run.json) at or below {path}: give another folder.")
         for run in below:
@@ -216,10 +186,6 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     if not runs:
         raise VarlabError("No run was given: name one or more run directories, as in 'varlab report runs/a runs/b'.")
     return choose_scores(runs.values())
-
-
-def _refusal(error: OSError) -> str:
-    return f"The folder {error.filename} cannot be read ({error.strerror}): make it readable."
 
 
 def choose_scores(runs: Iterable[Run]) -> list[Run]:
@@ -241,7 +207,7 @@ def read_run(path: Path) -> Run:
         return _unreadable(path, str(error))
     record.config, record.build = current_targets(record.config), current_targets(record.build)
     metrics, fault = read_log_points(path / "metrics.jsonl")
-    scores, faults = _read_scores(path / "scores")
+    scores, faults = read_scores(path / "scores")
     faults += [fault] if fault else []
     trained = record.outcome.images
     current = [score for score in scores if score.images is None or score.images >= trained]
@@ -255,49 +221,6 @@ def read_run(path: Path) -> Run:
 
 def _unreadable(path: Path, why: str) -> Run:
     return Run(path=path, record=RunRecord(command="unknown", outcome=Outcome("unreadable", why)))
-
-
-def _read_scores(folder: Path) -> tuple[list[Score], list[str]]:
-    """The scores in a folder by name, and a sentence about each file that holds none."""
-    scores, faults = [], []
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError):
-        names = []
-    except OSError as error:
-        return [], [_refusal(error)]
-    for name in names:
-        try:
-            scores.append(_read_score(folder / name))
-        except FileNotFoundError:
-            continue
-        except VarlabError as error:
-            faults.append(str(error))
-    return scores, faults
-
-
-def _read_score(path: Path) -> Score:
-    """Raises FileNotFoundError; VarlabError with the reason where the file holds no scores."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise VarlabError(f"{path} is not a JSON object: evaluate the run again, or remove it.")
-    parts: dict[str, Config] = {key: content.get(key, {}) for key in ("protocol", "scores", "cost", "best", "by_class")}
-    for key, part in parts.items():
-        if not isinstance(part, dict):
-            raise VarlabError(f"{path}: {key} is not a JSON object: evaluate the run again, or remove the file.")
-    images = content.get("images")
-    seen = images if isinstance(images, int) else None
-    modified = path.stat().st_mtime
-    return Score(
-        path.stem, parts["protocol"], parts["scores"], parts["cost"], seen, modified, parts["best"], parts["by_class"]
-    )
-
-
-def number(value: object) -> float | None:
-    """The value if it is a finite number, else None."""
-    if type(value) in (int, float) and math.isfinite(value):  # type: ignore[arg-type]
-        return value  # type: ignore[return-value]
-    return None
 
 
 def _option_name(content: object) -> str:

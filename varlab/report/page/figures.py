@@ -10,7 +10,8 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from varlab.report.page import style
-from varlab.report.runs import Run, number
+from varlab.report.runs import Run
+from varlab.report.score_files import number
 from varlab.report.variants import Variant
 
 __all__ = ["Bars", "Panel", "bars", "curves", "fid_against_flops"]

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from varlab.errors import VarlabError
 from varlab.files import read_bytes
-from varlab.report.runs import Score
+from varlab.report.score_files import Score
 from varlab.report.text import whole
 from varlab.report.variants import Variant
 

@@ -21,7 +21,8 @@ from varlab.report.page.palette import PALETTE
 from varlab.report.page.scaling import scaling_chapter
 from varlab.report.page.template import render_template
 from varlab.report.run_kind import RunKind
-from varlab.report.runs import Run, Score
+from varlab.report.runs import Run
+from varlab.report.score_files import Score
 from varlab.report.stats.scaling_study import find_studies, fit_laws, scaling_csv
 from varlab.report.stats.space_differences import (
     SpaceDifference,

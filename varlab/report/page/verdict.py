@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from varlab.config import Config
 from varlab.report.run_kind import RunKind
-from varlab.report.runs import Run, Score
+from varlab.report.runs import Run
+from varlab.report.score_files import Score
 from varlab.report.stats.paired_test import paired_tests, stands_out
 from varlab.report.text import join_names, si, significant, whole
 from varlab.report.variants import Variant, kinds_of

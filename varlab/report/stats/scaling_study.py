@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from varlab.config import Config
-from varlab.report.runs import Run, number, science
+from varlab.report.runs import Run, science
+from varlab.report.score_files import number
 from varlab.report.stats.floor_fit import FloorFit, fit_above_floor
 from varlab.report.stats.frontier import LossCurve, Point, compute_frontier, fit_frontier
 from varlab.report.stats.power_law import FEWEST, Array, PowerLawFit, fit_power_law

@@ -10,7 +10,7 @@ from itertools import combinations
 
 from scipy import stats
 
-from varlab.report.runs import Score
+from varlab.report.score_files import Score
 from varlab.report.stats.paired_test import LEVEL, holm, paired_difference, stands_out
 from varlab.report.text import join_names, significant
 from varlab.report.variants import Variant
