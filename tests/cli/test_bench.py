@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from varlab.cli.main import main
 
@@ -32,6 +33,25 @@ def test_ratios_are_of_equal_settings(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*other, f"against={tmp_path / 'bench.jsonl'}"]) == 0
     said = capsys.readouterr().err
     assert "images of token maps has no line with the same settings in" in said and "times as fast" not in said
+    assert re.search(r"\(tokenizer\.channels is 8, not \d+\)", said.replace("\n", " "))
+
+
+def test_torchs_own_number_of_threads_is_compared_by_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decode = ("bench", "what=decode", *TINY)
+    assert main([*decode, f"threads={torch.get_num_threads()}", f"out={tmp_path}"]) == 0
+    assert main([*decode, "threads=null", f"out={tmp_path / 'own'}", f"against={tmp_path / 'bench.jsonl'}"]) == 0
+    assert "times as fast" in capsys.readouterr().err
+
+
+def test_the_table_is_whole_on_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["bench", "what=decode", *TINY, f"out={tmp_path}"]) == 0
+    said = capsys.readouterr().err
+    assert "…" not in said and re.search(r"│ [\d.]+-[\d.]+ +│", said) and "images/s" in said
 
 
 @pytest.mark.parametrize(
@@ -42,11 +62,18 @@ def test_ratios_are_of_equal_settings(tmp_path: Path, capsys: pytest.CaptureFixt
         (("what=tokenize", "against={here}/none.jsonl"), "name a bench.jsonl of varlab bench"),
         (("what=tokenize", "against={here}/other.jsonl"), "holds no lines of varlab bench"),
         (("what=sample", "run={here}/none"), "is not a run directory"),
+        (("what=tokenize", "against={here}/bare.jsonl"), "holds no lines of varlab bench"),
         (("what=train", "device=abacus"), "device=abacus cannot be used here"),
+        (("what=train", "rounds=0"), "rounds=0 must be a whole number, at least 1"),
+        (("what=decode", "batch=0"), "batch=0 must be a whole number, at least 1"),
+        (("what=train", "batch=7.5"), "batch=7.5 must be a whole number, at least 1"),
+        (("what=sample", "threads=-2"), "threads=-2 must be a whole number, at least 1, or null"),
+        (("what=train", "seconds=-1"), "seconds=-1 is a time"),
     ],
 )
 def test_refusals(words: tuple[str, ...], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "bare.jsonl").write_text('{"what": "tokenize", "work": "token maps of images", "settings": {}}\n')
     asked = [word.format(here=tmp_path) for word in words]
     assert main(["bench", *asked, f"out={tmp_path / 'out'}"]) == 1
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("varlab bench:")]

@@ -24,7 +24,7 @@ def resolved(asked: str, device: torch.device) -> str:
     found = precision(asked, device.type)
     if found not in _TYPES or (found == "tf32" and device.type != "cuda"):
         raise VarlabError(
-            f"precision={asked} is not measured on this device: use bf16-mixed or 32-true, or tf32 on a GPU."
+            f"precision={asked} is not measured with device={device.type}: use bf16-mixed or 32-true (or tf32 on a GPU)."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The figures of a measurement as a line of JSON, and the ratio of two lines."""
+"""The figures of a measurement as a line of JSON."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ from varlab.bench.clock import Round, breakdown, measure, rounded, spread
 from varlab.bench.device import datasheet_rate, device_name, product
 from varlab.bench.work import Work, Works
 from varlab.config import Config
-from varlab.errors import VarlabError
 from varlab.files import write_text
-from varlab.json_file import parse_json
 from varlab.run import provenance
-from varlab.run.config_keys import ABSENT, compare
 
-__all__ = ["add_lines", "clock", "measured_lines", "partner", "read_lines", "times_as_fast"]
+__all__ = ["add_lines", "clock", "measured_lines"]
 
 _NO_SETTING = (
     "out",
@@ -30,6 +27,7 @@ _NO_SETTING = (
     "launch",
     "rounds",
     "seconds",
+    "threads",
     "product",
     "works",
     "planner",
@@ -119,49 +117,7 @@ def _rate(work: Work, rounds: Sequence[Round], name: str) -> float:
     return flops / max(statistics.median(getattr(r, name) for r in rounds), 1e-9) / 1e12
 
 
-# -- files of lines ----------------------------------------------------------------------------------------------------
-
-
 def add_lines(path: Path, lines: Sequence[Config]) -> None:
     """Append lines to a file, which is written as a whole."""
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     write_text(path, before + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def read_lines(path: Path) -> list[Config]:
-    """The lines of a file. Raises VarlabError for one that is not there or holds none."""
-    try:
-        lines = [parse_json(line) for line in path.read_bytes().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise VarlabError(f"against={path} cannot be read ({error}): name a bench.jsonl of varlab bench.") from None
-    if not lines or not all(isinstance(line, dict) and {"what", "work", "settings"} <= line.keys() for line in lines):
-        raise VarlabError(f"against={path} holds no lines of varlab bench: name a bench.jsonl.")
-    return lines
-
-
-# -- two lines ---------------------------------------------------------------------------------------------------------
-
-
-def partner(line: Config, earlier: Sequence[Config]) -> Config | None:
-    """The latest of the earlier lines with the same work and equal settings."""
-    return next((other for other in reversed(earlier) if _is_same(line, other)), None)
-
-
-def _is_same(line: Config, other: Config) -> bool:
-    """Whether two lines measure the same. A key that only one version has counts only where it names another part."""
-    if any(line[key] != other.get(key) for key in ("what", "work", "device_type", "threads")):
-        return False
-    differing = compare(line["settings"], other["settings"])
-    return all(ABSENT in values and not key.endswith("_target_") for key, values in differing.items())
-
-
-def times_as_fast(line: Config, other: Config) -> tuple[float, float]:
-    """How many times as fast a line is as an earlier one, in seconds and in CPU seconds per image."""
-    now, then = _per_image(line), _per_image(other)
-    return then[0] / now[0], then[1] / now[1]
-
-
-def _per_image(line: Mapping[str, Config]) -> tuple[float, float]:
-    images = float(str(line["images"]))
-    wall, cpu = (max(float(line[key]["median"]), 1e-12) / images for key in ("seconds", "cpu_seconds"))
-    return wall, cpu

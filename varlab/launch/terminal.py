@@ -47,12 +47,14 @@ def open_closed_streams() -> None:
 
 
 def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on standard error."""
+    """Print a table on standard error: a column of single words, as of numbers, is as wide as they are."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*header, title=Text(printable(title)))
+    table, rows = Table(title=Text(printable(title))), list(rows)
+    for name, *cells in zip(header, *rows, strict=True):
+        table.add_column(name, overflow="fold", no_wrap=not any(" " in cell for cell in cells))
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console(stderr=True).print(table)

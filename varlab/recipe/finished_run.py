@@ -16,12 +16,12 @@ from varlab.data import ShardDataModule
 from varlab.model import Model
 from varlab.recipe.assembly import Build, assemble, build_tokenizer
 from varlab.recipe.objects import make
+from varlab.recipe.preflight.command_numbers import require_numbers
 from varlab.recipe.preflight.named_runs import (
     WEIGHTS,
     require_generator,
     require_image_size,
     require_model,
-    require_numbers,
     require_weights,
 )
 from varlab.rng import Rng

@@ -30,4 +30,4 @@ def works(config: Config, device: torch.device) -> Works:
             Part(name="decoder", owner=tokenizer, method="decode"),
         ],
     )
-    return Works(title=f"{batch} images", works=[decode], facts=count.note())
+    return Works(title=f"batch {batch}", works=[decode], facts=count.note())

@@ -33,4 +33,4 @@ def works(config: Config, device: torch.device) -> Works:
             Part(name="quantizer", owner=tokenizer.quantizer, method="encode"),
         ],
     )
-    return Works(title=f"{batch} images", works=[encode], facts=count.note())
+    return Works(title=f"batch {batch}", works=[encode], facts=count.note())

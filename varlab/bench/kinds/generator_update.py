@@ -45,7 +45,7 @@ def works(config: Config, device: torch.device) -> Works:
         flops_per_image=sum(cost[key] for key in keys),
         parts=_parts(task, from_images=not config["tokens"]),
     )
-    return Works(title=f"{config['batch']} images", works=[update], facts=cost | count.note())
+    return Works(title=f"batch {config['batch']}", works=[update], facts=cost | count.note())
 
 
 def _data(config: Config, made: Model) -> SyntheticData:

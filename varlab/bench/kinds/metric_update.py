@@ -40,7 +40,7 @@ def works(config: Config, device: torch.device) -> Works:
         flops_per_image=count.forward(extract, samples.img_u8_B3HW[:1]),
         parts=_parts(extract, scores),
     )
-    return Works(title=f"{batch} images of {size[0]} pixels", works=[update], facts=count.note())
+    return Works(title=f"batch {batch}, {size[0]} pixels", works=[update], facts=count.note())
 
 
 def _parts(extract: nn.Module, scores: GenerationScores) -> list[Part]:

@@ -43,7 +43,7 @@ def works(config: Config, device: torch.device) -> Works:
         flops_per_image=cost["sampling_flops_per_image"] + cost["condition_flops_per_image"],
         parts=_parts(source),
     )
-    return Works(title=f"{config['batch']} images", works=[samples], facts=cost | count.note())
+    return Works(title=f"batch {config['batch']}", works=[samples], facts=cost | count.note())
 
 
 def _parts(source: ImageSampler) -> list[Part]:

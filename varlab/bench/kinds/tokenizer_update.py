@@ -49,7 +49,7 @@ def works(config: Config, device: torch.device) -> Works:
         parts=_parts(task),
     )
     facts = {"parameters": parameters(tokenizer), **count.note()}
-    return Works(title=f"{config['batch']} images", works=[update], facts=facts)
+    return Works(title=f"batch {config['batch']}", works=[update], facts=facts)
 
 
 def _parts(task: TokenizerTask) -> list[Part]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from varlab.bench.device import resolved, settings_of
-from varlab.bench.line import add_lines, clock, measured_lines, partner, read_lines, times_as_fast
+from varlab.bench.earlier_lines import differences, partner, read_lines, times_as_fast
+from varlab.bench.line import add_lines, clock, measured_lines
 from varlab.bench.peak_memory import held
 from varlab.bench.work import Works
 from varlab.config import Config
@@ -23,6 +24,7 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 
+_COLUMNS = ("work", "images/s", "ms/image", "CPU\nms/image", "rounds", "TFLOP/s", "of\nproducts", "of card")
 _TOGETHER, _PLAIN = "all together", "webdataset, Pillow, torchvision"
 
 
@@ -46,9 +48,12 @@ def run(config: Config, directory: RunDirectory) -> Config:
 
 
 def _show(what: str, works: Works, lines: Sequence[Config]) -> None:
-    place = f"{lines[0]['device']}, {lines[0]['threads']} threads, {lines[0]['precision']}"
-    header = ("work", "images/s", "ms/image", "CPU ms/image", "rounds", "TFLOP/s", "of products", "of card")
-    show_table(f"{what}, {works.title}: {place}", header, [_row(line) for line in lines])
+    threads = lines[0]["threads"]
+    place = f"{lines[0]['device']}, {threads} thread{'s' * (threads != 1)}, {lines[0]['precision']}"
+    columns = [_COLUMNS, *map(_row, lines)]
+    shown = [column for column in zip(*columns, strict=True) if any(column[1:])]
+    header, *rows = zip(*shown, strict=True)
+    show_table(f"{what}, {works.title}: {place}", header, rows)
     for line in lines:
         parts = {name: part[clock(line)] for name, part in line["parts"].items()}
         if len(parts) > 1:
@@ -82,11 +87,13 @@ def _row(line: Config) -> tuple[str, ...]:
 
 def _compare(lines: Sequence[Config], earlier: Sequence[Config], source: str) -> None:
     """Print how many times as fast each line is as its partner, and name those that have none."""
-    rows, alone = [], []
+    rows = []
     for line in lines:
         other = partner(line, earlier)
         if other is None:
-            alone.append(line["work"])
+            apart = differences(line, earlier)
+            why = f" ({apart})" if apart else ""
+            logger.warning("%s has no line with the same settings in %s%s", line["work"], source, why)
             continue
         wall, cpu = times_as_fast(line, other)
         place = other["device"] if other["device"] != line["device"] else ""
@@ -95,5 +102,3 @@ def _compare(lines: Sequence[Config], earlier: Sequence[Config], source: str) ->
         show_table(
             f"times as fast as {source}", ("work", "by seconds", "by CPU seconds", "code", "on another device"), rows
         )
-    if alone:
-        logger.warning("%s has no line with the same settings in %s", " and ".join(alone), source)

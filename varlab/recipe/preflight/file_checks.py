@@ -8,6 +8,7 @@ from varlab.config import Config
 from varlab.data.pack.sources.source_paths import image_folder, parquet_paths, require_other_folder, shard_folder
 from varlab.errors import VarlabError
 from varlab.files import require_file, require_writable
+from varlab.recipe.preflight.command_numbers import require_numbers
 from varlab.recipe.preflight.data_facts import data_info
 from varlab.renames import current_name
 from varlab.run.directory import RunDirectory
@@ -41,7 +42,10 @@ def check_index(config: Config, directory: RunDirectory) -> None:
 
 
 def check_bench(config: Config, directory: RunDirectory) -> None:
-    """Raise VarlabError if there are no images to measure: what=data reads shards, the others noise in memory."""
+    """Raise VarlabError for numbers that make no sense, or without images: what=data reads shards, others noise in memory."""
+    require_numbers(config)
+    if not config["seconds"] >= 0:
+        raise VarlabError(f"seconds={config['seconds']} is a time: give 0 (one turn a round) or more.")
     if config["what"] == "data":
         data_info(config["data"])
 

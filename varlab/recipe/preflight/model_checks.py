@@ -10,13 +10,13 @@ from varlab.data.image.depth import read_depths
 from varlab.data.image.picture import PixelRules, read_named_picture
 from varlab.errors import VarlabError
 from varlab.info import DataInfo
+from varlab.recipe.preflight.command_numbers import require_numbers
 from varlab.recipe.preflight.data_facts import data_info, require_val_to_score
 from varlab.recipe.preflight.named_runs import (
     require_generator,
     require_image_size,
     require_model,
     require_network,
-    require_numbers,
     require_same_classes,
     require_weights,
 )

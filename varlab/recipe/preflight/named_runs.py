@@ -95,14 +95,6 @@ def require_weights(weights: object, run: Path) -> None:
         )
 
 
-def require_numbers(config: Config) -> None:
-    """Raise VarlabError if a number of a command that reads a run makes no sense."""
-    for name in ("n", "batch", "shown", "grown", "seed"):
-        least = 0 if name == "seed" else 1
-        if name in config and (not isinstance(config[name], int) or config[name] < least):
-            raise VarlabError(f"{name}={config[name]} must be a whole number, at least {least}.")
-
-
 def require_image_size(record: RunRecord, info: DataInfo) -> None:
     """Raise VarlabError unless the data have images of the size that a run works on."""
     wanted, has = tuple(record.build["image_size"]), info.image_size

@@ -10,6 +10,7 @@ from varlab.errors import VarlabError
 from varlab.info import DataInfo
 from varlab.recipe.preflight.best_score import best_score
 from varlab.recipe.preflight.budget_amount import asked_budget
+from varlab.recipe.preflight.command_numbers import require_threads
 from varlab.recipe.preflight.data_facts import (
     data_info,
     require_several_classes,
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 def check(config: Config, directory: RunDirectory) -> None:
     """Raise VarlabError for a training that cannot begin. A resumed one has parents of its own, which are not checked."""
     asked_budget(config["budget"])
+    require_threads(config["trainer"], "trainer.threads")
     best_score(config)
     config = current_targets(config)
     require_kind(config)
