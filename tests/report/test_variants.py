@@ -11,7 +11,7 @@ import pytest
 from tests import small
 from varlab.cli.main import main
 from varlab.report import describe_differences, find_runs, read_run
-from varlab.report.variants import group_variants, science
+from varlab.report.variants import _short, group_variants, science
 
 from . import make_runs
 
@@ -96,3 +96,15 @@ def test_report_of_two_runs_prints_their_differences(
         assert main(["report", str(lab / "next_scale"), str(lab / "raster"), f"out={tmp_path}"]) == 0
     assert "config.order._target_: varlab.order.NextScale → varlab.order.Permutation" in caplog.text
     assert small.record(lab / "raster")["parents"]["tokenizer"]["weights_sha256"][:12] in caplog.text
+
+
+def test_a_seed_that_was_trained_twice_is_no_repetition(tmp_path: Path) -> None:
+    for folder, seed in (("a", 0), ("again", 0), ("b", 1)):
+        make_runs.generator(tmp_path / folder, order="raster", seed=seed)
+    (variant,) = group_variants(find_runs([tmp_path]))
+    assert len(variant.runs) == 3 and variant.seeds == [0, 1]
+    assert len(variant.values("fid")) == 2 and variant.by_seed("fid").keys() == {0, 1}
+
+
+def test_settings_that_are_called_alike_are_named_once() -> None:
+    assert _short({"trainer.compile": True, "task.compile": True, "task.clip": 1.0}) == "compile True, clip 1.0"

@@ -146,7 +146,7 @@ def _table(rows: Sequence[Variant], metrics: Mapping[str, str]) -> list[str]:
 
 def _cells(row: Variant, metrics: Mapping[str, str]) -> list[str]:
     numbers = [list(_by_seed(row, key).values()) for key in metrics]
-    seeds = min([len(row.runs), *(len(values) for values in numbers if values)])
+    seeds = min([len(row.seeds) or len(row.runs), *(len(values) for values in numbers if values)])
     return [row.label, str(seeds), *(_cost(row, key) for key in _COSTS), *map(_interval, numbers)]
 
 

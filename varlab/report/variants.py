@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from varlab.config import Config
 from varlab.files import digest
@@ -35,12 +36,25 @@ class Variant:
         return self.runs[0]
 
     def values(self, key: str) -> list[float]:
-        """A number of each run that has it (``Run.value``)."""
-        return [x for run in self.runs if (x := run.value(key)) is not None]
+        """A number of each seed that has it (``Run.value``). A seed that was trained twice counts once: it is no repetition."""
+        return list(self._by(key).values())
 
     def by_seed(self, key: str) -> dict[int, float]:
         """The same numbers by seed."""
-        return {run.seed or 0: x for run in self.runs if (x := run.value(key)) is not None}
+        return {seed if isinstance(seed, int) else 0: x for seed, x in self._by(key).items()}
+
+    def _by(self, key: str) -> dict[int | Path, float]:
+        """The number of the first run of each seed that has one; runs without a seed, by their directory."""
+        found: dict[int | Path, float] = {}
+        for run in self.runs:
+            if (x := run.value(key)) is not None:
+                found.setdefault(run.path if run.seed is None else run.seed, x)
+        return found
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of its runs, each once."""
+        return list(dict.fromkeys(run.seed for run in self.runs if run.seed is not None))
 
 
 def group_variants(runs: Sequence[Run]) -> list[Variant]:
@@ -134,13 +148,14 @@ def _asked(run: Run) -> Config:
 
 
 def _short(values: Mapping[str, object]) -> str:
-    """Settings by the last word of their keys; a parent run by the last part of its path."""
-    return ", ".join(
+    """Settings by the last word of their keys, each once; a parent run by the last part of its path."""
+    named = (
         str(value).rsplit("/", 1)[-1].removeprefix("seed+")
         if key.endswith("run")
         else f"{key.rsplit('.', 1)[-1]} {float(f'{value:.6g}') if isinstance(value, float) else value}"
         for key, value in values.items()
     )
+    return ", ".join(dict.fromkeys(named))
 
 
 # -- two runs ------------------------------------------------------------------------------------------------------------
