@@ -85,6 +85,17 @@ def test_a_run_is_measured_in_place_of_random_weights(lab: Path, tmp_path: Path)
         assert main(["bench", f"what={kind}", *TINY, f"run=runs/{run}", f"out={tmp_path / kind}"]) == 0
         (line,) = lines(tmp_path / kind)
         assert line["settings"]["run"] == f"runs/{run}" and line["images"] == 2
+        build = json.loads(Path(f"runs/{run}/run.json").read_text())["build"]
+        assert line["settings"]["tokenizer"] == build["tokenizer"], "what was measured, not what would have been made"
+
+
+@pytest.mark.parametrize("word", ["sampler=var", "transformer.width=8", "order=random"])
+def test_a_word_that_a_run_would_displace_is_refused(
+    word: str, lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "what=sample", *TINY, "run=runs/raster", word, f"out={tmp_path / 'out'}"]) == 1
+    assert f"{word} has no effect beside run=runs/raster" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_kind_of_ones_own(tmp_path: Path) -> None:

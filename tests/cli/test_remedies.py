@@ -116,6 +116,12 @@ FAST = [
     ),
     Remedy("weights={weights} is unknown", f"{SAMPLE} weights=worst", r"use ('ema')", {"'ema'": "weights=ema"}),
     Remedy("kept no best weights", f"{SAMPLE} weights=best"),
+    Remedy(
+        "has no effect beside {key}=",
+        "bench what=sample run=runs/raster sampler=var rounds=1 seconds=0.001 batch=2 product.cpu=32",
+        r"leave out (\S+)\.",
+        {"sampler=var": "sampler="},
+    ),
     Remedy("Give what to paint", EDIT, r"(mask=FILE)", {"FILE": "white.png"}),
     Remedy("Give what to paint", EDIT, r"(box=\S+\])", {"top": "0", "left": "0", "bottom": "1", "right": "0.5"}),
     Remedy("must be four numbers", f"{EDIT} box=[1]", r"(\[top\S+\])", {"[top,left,bottom,right]": "box=[0,0,1,1]"}),

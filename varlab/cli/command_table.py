@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 __all__ = ["COMMANDS", "Command"]
@@ -18,7 +18,7 @@ class Command:
     command without run.json, which runs every time it is called. module: where ``run`` is, by default in
     ``varlab.cli.commands``. check: the function that refuses, before ``run`` is imported, what can be known without torch.
     complete: the function that replaces settings which follow from the data, before they are recorded. needs: keys that
-    only a choice brings, with that choice.
+    only a choice brings, with that choice. displaces: keys whose value, if there is one, takes the place of other words.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Command:
     check: str = ""
     complete: str = ""
     needs: Mapping[str, str] = field(default_factory=dict)
+    displaces: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.module:
@@ -68,6 +69,7 @@ _COMMANDS = (
         "varlab bench what=train tokenizer=var transformer=var_d16",
         recorded=False,
         check="varlab.recipe.preflight.file_checks.check_bench",
+        displaces={"run": ("tokenizer", "order", "transformer", "condition", "sampler", "image_size")},
     ),
     Command(
         "train",

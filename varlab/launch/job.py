@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ def _run_job(command: Command, cfg: DictConfig, trusted: Collection[str]) -> Job
             multirun=hydra.mode == RunMode.MULTIRUN,
         )
         config = _configuration(command, cfg, path)
+        _refuse_displaced(command, config, overrides)
         chosen: Config = OmegaConf.to_container(hydra.runtime.choices)  # type: ignore[assignment]
         choices = {name: option for name, option in chosen.items() if not name.startswith("hydra")}
         # A job of a sweep waits until another process has done the same job.
@@ -119,6 +121,16 @@ def _run_job(command: Command, cfg: DictConfig, trusted: Collection[str]) -> Job
         if path is not None and global_rank() == 0:
             sweep.refresh_row(path)
     return JobResult(overrides, str(path) if path else None, error)
+
+
+def _refuse_displaced(command: Command, config: Config, overrides: Sequence[str]) -> None:
+    """Raise VarlabError for a word that would have no effect beside another one."""
+    for key, others in command.displaces.items():
+        lost = [word for word in overrides if re.split("[=.@]", word.lstrip("+~"), maxsplit=1)[0] in others]
+        if lost and config.get(key) is not None:
+            raise VarlabError(
+                f"{lost[0]} has no effect beside {key}={config[key]}, which brings its own: leave out {lost[0]}."
+            )
 
 
 def refusal(command: Command, cfg: DictConfig, path: Path) -> str | None:

@@ -18,6 +18,7 @@ from varlab.launch.terminal import show_table
 from varlab.recipe.finished_run import device_of
 from varlab.recipe.objects import make
 from varlab.run.directory import RunDirectory
+from varlab.run.record import read_finished
 
 __all__ = ["run"]
 
@@ -33,7 +34,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     require_writable(directory.path, "give another folder for the figures with out=DIR")
     earlier = None if config["against"] is None else read_lines(Path(config["against"]))
     device = device_of(config["device"])
-    config = config | {"precision": resolved(config["precision"], device)}
+    config = config | {"precision": resolved(config["precision"], device)} | _of_run(config)
     before = held(device)
     with settings_of(config, device):
         works: Works = make(config["works"])(config=config, device=device)
@@ -45,6 +46,15 @@ def run(config: Config, directory: RunDirectory) -> Config:
     if earlier is not None:
         _compare(lines, earlier, config["against"])
     return {"images_per_second": rates}
+
+
+def _of_run(config: Config) -> Config:
+    """The settings that follow from ``run=``: the run's own networks, in place of those of new ones."""
+    if config.get("run") is None:
+        return {}
+    build = read_finished(Path(config["run"])).build
+    classes = {"num_classes": len(build["classes"])} if "transformer" in config and build.get("classes") else {}
+    return {key: build[key] for key in config.keys() & build.keys()} | classes
 
 
 def _show(what: str, works: Works, lines: Sequence[Config]) -> None:
