@@ -84,3 +84,16 @@ def test_a_rate_that_is_none_is_said(rate: str, lab: Path, tmp_path: Path, capsy
     with small.inside(lab.parent):
         assert main(["sample", str(lab / "next_scale"), f"reject={rate}", f"out={tmp_path / 'x'}"]) == 1
     assert "acceptance rate" in capsys.readouterr().err
+
+
+def test_the_next_command_scores_what_was_sampled(lab: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where a whole sampler was chosen, or other weights, and not what is the run's own anyway."""
+    asked = ("sample", "runs/raster", "n=2", "batch=2", "shown=2", "grown=1")
+    for words, told in (
+        (("sampler=var", "weights=raw", "temperature=0.5"), "weights=raw cfg=1.5 temperature=0.5 top_k=900 top_p=0.96"),
+        ((), ""),
+    ):
+        caplog.clear()
+        assert main([*asked, *words, f"out={tmp_path / str(len(words))}"]) == 0
+        (said,) = [line for line in caplog.messages if line.startswith("next: ")]
+        assert said == " ".join(["next: varlab evaluate runs/raster", told]).strip()

@@ -70,6 +70,9 @@ def _condition_tokenizer(build: Build, run: Path) -> VQTokenizer | None:
     return tokenizer
 
 
+_AVERAGE = ("weights", "ema")  # which every command takes by default
+
+
 class FinishedRun:
     """The run that a command's ``run=DIR`` names: its record, and its model on the command's device.
 
@@ -86,6 +89,7 @@ class FinishedRun:
         self.model = load(
             self.path, weights=config["weights"], device=device_of(config["device"]), trust=config.get("trust")
         )
+        self._own_sampler = self.model.sampler
 
     @property
     def data_config(self) -> Config | None:
@@ -133,6 +137,15 @@ class FinishedRun:
             changed = replace(changed, cfg=0.0)
         self.model.sampler = changed
         return changed
+
+    def words(self) -> list[str]:
+        """What this command changes about the run's samples, as words by which another command does the same."""
+        asked = {key: self._config.get(key) for key in ("weights", "reject")}
+        if self.model.sampler is not None and self._own_sampler is not None:
+            now, own = self.model.sampler.settings(), self._own_sampler.settings()
+            typed = now.keys() & self._config.keys() - {"smooth"}
+            asked |= {key: now[key] for key in now if key in typed and now[key] != own.get(key)}
+        return [f"{key}={value}" for key, value in asked.items() if value is not None and (key, value) != _AVERAGE]
 
 
 def device_of(setting: str) -> torch.device:

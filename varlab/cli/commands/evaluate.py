@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -109,9 +110,9 @@ def _conclude(run: FinishedRun, data: BaseDataModule, result: Config, picture: P
     judge = result["protocol"].get("judge") or {}
     if said := describe_scores(result["scores"], judge=judge, plain_psnr=plain):
         logger.info("%s", said)
-    following = (
-        f"varlab sample {word}" if picture else f"varlab train task=generator tokenizer_run={word} with the same data"
-    )
+    following = f"varlab train task=generator tokenizer_run={word} with the same data"
+    if picture:
+        following = shlex.join(["varlab", "sample", str(run.path), *run.words()])
     say_next(picture, following, f"varlab report {shell_word(str(run.path.parent))}")
 
 

@@ -75,8 +75,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     settings = sampler.settings()
     used = ", ".join(f"{key}={settings[key]:g}" for key in _NAMED if settings.get(key) is not None)
     logger.info("%d samples with %s", len(img_u8), used)
-    same = [f"{key}={config[key]}" for key in (*settings, "reject") if config.get(key) is not None and key != "smooth"]
-    say_next(pictures / "samples.png", shlex.join(["varlab", "evaluate", str(run.path), *same]))
+    say_next(pictures / "samples.png", shlex.join(["varlab", "evaluate", str(run.path), *run.words()]))
     return {"n": len(img_u8), "sampler": settings}
 
 
