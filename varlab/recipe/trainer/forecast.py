@@ -52,7 +52,7 @@ class Forecast:
 
     def rows(self) -> list[Sequence[str]]:
         """A table of names and values."""
-        minutes = f"{self.seconds / 60:,.1f}"
+        minutes = f"{self.seconds / 60:,.1f}" if self.seconds >= 60 else f"{self.seconds / 60:.2g}"
         rows: list[Sequence[str]] = [
             ("parameters", f"{self.parameters:,}"),
             ("images", f"{self.images:,}"),
