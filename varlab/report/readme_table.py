@@ -45,7 +45,7 @@ def study_table(runs: Sequence[Run], *, against: str = "first") -> str:
     spaces = spaces_of(rows)
     further = {key: f"FID in {name}" for name, key in spaces.items() if key not in kind.study}
     columns = {**kind.study, **further}
-    metrics = {key: title for key, title in columns.items() if any(_by_seed(row, key) for row in rows)}
+    metrics = {key: title for key, title in columns.items() if any(row.by_seed(key, _value) for row in rows)}
     scaling = [
         line
         for study in find_studies(runs)
@@ -124,12 +124,6 @@ def _strength(changes: Config) -> tuple[int, list[float]]:
 # -- the table and the differences ---------------------------------------------------------------------------------------
 
 
-def _by_seed(row: Variant, key: str) -> dict[int, float]:
-    """A metric by seed."""
-    values = {run.seed or 0: _value(run, key) for run in row.runs}
-    return {seed: x for seed, x in values.items() if x is not None}
-
-
 def _value(run: Run, key: str) -> float | None:
     """A metric of a run; ``usage`` is the mean over scales."""
     if key != "usage":
@@ -145,7 +139,7 @@ def _table(rows: Sequence[Variant], metrics: Mapping[str, str]) -> list[str]:
 
 
 def _cells(row: Variant, metrics: Mapping[str, str]) -> list[str]:
-    numbers = [list(_by_seed(row, key).values()) for key in metrics]
+    numbers = [list(row.by_seed(key, _value).values()) for key in metrics]
     seeds = min([len(row.seeds) or len(row.runs), *(len(values) for values in numbers if values)])
     return [row.label, str(seeds), *(_cost(row, key) for key in _COSTS), *map(_interval, numbers)]
 
@@ -173,7 +167,10 @@ def _differences(rows: Sequence[Variant], metrics: Mapping[str, str], against: s
         base = fixed or previous
         if base is None or base is row:
             continue
-        pairs = {title: paired_difference(_by_seed(base, key), _by_seed(row, key)) for key, title in metrics.items()}
+        pairs = {
+            title: paired_difference(base.by_seed(key, _value), row.by_seed(key, _value))
+            for key, title in metrics.items()
+        }
         known = {title: pair for title, pair in pairs.items() if pair is not None and pair.n > 1}
         if known:
             seeds = min(pair.n for pair in known.values())

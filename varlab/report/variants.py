@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from varlab.report.runs import Run, science
 from varlab.run.config_keys import ABSENT, Use, compare, compare_flat, counted, flatten, uncounted
 
 __all__ = ["Variant", "describe_differences", "group_variants", "kinds_of", "science"]
+
+
+_Value = Callable[[Run, str], float | None]
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,17 @@ class Variant:
 
     def values(self, key: str) -> list[float]:
         """A number of each seed that has it (``Run.value``). A seed that was trained twice counts once: it is no repetition."""
-        return list(self._by(key).values())
+        return list(self._by(key, Run.value).values())
 
-    def by_seed(self, key: str) -> dict[int, float]:
-        """The same numbers by seed."""
-        return {seed if isinstance(seed, int) else 0: x for seed, x in self._by(key).items()}
+    def by_seed(self, key: str, value: _Value = Run.value) -> dict[int, float]:
+        """The same numbers by seed. value: how a number is read from a run."""
+        return {seed if isinstance(seed, int) else 0: x for seed, x in self._by(key, value).items()}
 
-    def _by(self, key: str) -> dict[int | Path, float]:
+    def _by(self, key: str, value: _Value) -> dict[int | Path, float]:
         """The number of the first run of each seed that has one; runs without a seed, by their directory."""
         found: dict[int | Path, float] = {}
         for run in self.runs:
-            if (x := run.value(key)) is not None:
+            if (x := value(run, key)) is not None:
                 found.setdefault(run.path if run.seed is None else run.seed, x)
         return found
 
