@@ -115,6 +115,7 @@ FAST = [
         past="ask for more",
     ),
     Remedy("weights={weights} is unknown", f"{SAMPLE} weights=worst", r"use ('ema')", {"'ema'": "weights=ema"}),
+    Remedy("{name}={value} must be {words}", f"{SAMPLE} temperature=0", r"\((.*?) always"),
     Remedy("kept no best weights", f"{SAMPLE} weights=best"),
     Remedy(
         "has no effect beside {key}=",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,6 +27,16 @@ Watch = Callable[[int, object], None]
 
 RAMPS = {"constant": guidance.constant, "linear": guidance.linear}
 
+_ALLOWED: dict[str, tuple[Callable[[float], bool], str]] = {
+    "cfg": (lambda t: 0 <= t < math.inf, "at least 0, which is no guidance"),
+    "temperature": (
+        lambda t: 0 < t < math.inf,
+        "more than 0 (temperature=1 top_k=1 always takes the most probable token)",
+    ),
+    "top_k": (lambda k: isinstance(k, int) and k >= 0, "a whole number of at least 0, which keeps all tokens"),
+    "top_p": (lambda p: 0 < p <= 1, "more than 0 and at most 1, which keeps all tokens"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
@@ -48,15 +59,14 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.ramp not in RAMPS:
             raise VarlabError(f"Sampler ramp={self.ramp!r} is unknown: use one of {sorted(RAMPS)}.")
-        for name in ("cfg", "temperature", "top_k", "top_p"):
-            if not isinstance(value := getattr(self, name), int | float):
+        for name, (allowed, words) in _ALLOWED.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float):
                 raise VarlabError(f"{name}={value} must be a number, as {name}={getattr(Sampler, name)} is.")
+            if not allowed(value):
+                raise VarlabError(f"{name}={value} must be {words}.")
         if self.cfg_steps is not None and (not isinstance(self.cfg_steps, int) or self.cfg_steps < 0):
             raise VarlabError(f"Sampler cfg_steps={self.cfg_steps} must be a number of steps, or null for all of them.")
-        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.cfg < 0:
-            raise VarlabError(
-                f"Sampler settings {asdict(self)} need temperature > 0, 0 < top_p <= 1, top_k >= 0, cfg >= 0."
-            )
 
     def settings(self) -> Config:
         """The settings by name, as records and protocols hold them; with its ``_target_`` if the rule is another class's."""

@@ -33,7 +33,7 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-_NAMED = ("cfg", "temperature", "top_k", "top_p")  # settings that the log names
+_NAMED = ("cfg", "ramp", "cfg_steps", "temperature", "top_k", "top_p")  # settings that the log names
 _FEW_COLUMNS = 8  # of a grid; fewer classes get several columns each
 
 
@@ -73,8 +73,8 @@ def run(config: Config, directory: RunDirectory) -> Config:
     with atomic_write(directory.path / "samples.npz") as file:
         np.savez_compressed(file, arr_0=img_u8.permute(0, 2, 3, 1).numpy(), arr_1=label_N.numpy())
     settings = sampler.settings()
-    used = ", ".join(f"{key}={settings[key]:g}" for key in _NAMED if settings.get(key) is not None)
-    logger.info("%d samples with %s", len(img_u8), used)
+    used = ", ".join(f"{key}={settings[key]}" for key in _NAMED if settings.get(key) is not None)
+    logger.info("%d sample%s with %s", len(img_u8), "s" * (len(img_u8) != 1), used)
     say_next(pictures / "samples.png", shlex.join(["varlab", "evaluate", str(run.path), *run.words()]))
     return {"n": len(img_u8), "sampler": settings}
 
@@ -118,7 +118,7 @@ def _write_file(
         return {}
     write_sealed_json(writer.path.with_suffix(".json"), {"file_sha256": sha256(writer.path)} | origin)
     writer.remove_parts()
-    logger.info("%d samples: %s", len(label_N), writer.path)
+    logger.info("%d sample%s: %s", len(label_N), "s" * (len(label_N) != 1), writer.path)
     return {"n": len(label_N), "sampler": origin["sampler"]}
 
 
