@@ -18,7 +18,8 @@ _NAMED = 3  # differences that are named; where there are more, the measurements
 
 
 def read_lines(path: Path) -> list[Config]:
-    """The lines of a file. Raises VarlabError for one that is not there or holds anything else."""
+    """The lines of a file, or of a measurement's folder. VarlabError for one that is not there or holds anything else."""
+    path = path / "bench.jsonl" if path.is_dir() else path
     try:
         lines = [parse_json(line) for line in path.read_bytes().splitlines() if line.strip()]
     except (OSError, ValueError) as error:

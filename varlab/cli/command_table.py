@@ -69,7 +69,7 @@ _COMMANDS = (
         "varlab bench what=train tokenizer=var transformer=var_d16",
         recorded=False,
         check="varlab.recipe.preflight.file_checks.check_bench",
-        displaces={"run": ("tokenizer", "order", "transformer", "condition", "sampler", "image_size")},
+        displaces={"run": ("tokenizer", "order", "transformer", "condition", "sampler", "image_size", "num_classes")},
     ),
     Command(
         "train",

@@ -155,4 +155,6 @@ def device_of(setting: str) -> torch.device:
     try:
         return torch.empty(0, device=setting).device
     except (RuntimeError, AssertionError) as error:
-        raise VarlabError(f"device={setting} cannot be used here ({str(error).splitlines()[0]}).") from error
+        reason = str(error).partition("\n")[0]
+        reason = "torch knows no such device" if "Expected one of" in reason else reason
+        raise VarlabError(f"device={setting} cannot be used here ({reason}): use device=auto.") from error
