@@ -51,3 +51,19 @@ def test_it_refuses_what_a_training_refuses(here: Path, capfd: pytest.CaptureFix
         assert main(["train", *small.GENERATOR, "order=raster", "tokenizer_run=runs/nothing", dry]) == 1
         messages.append(capfd.readouterr().err)
     assert messages[0] == messages[1] and "runs/nothing" in messages[0] and files(here / "runs") == before
+
+
+@pytest.mark.parametrize("more", [(), ("init=runs/next_scale",)])
+def test_a_generator_that_does_not_fit_is_counted_from_its_shapes(
+    more: tuple[str, ...], here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is the one of a machine with room, but for the minutes."""
+    tables = []
+    for room in (True, False):
+        if not room:
+            monkeypatch.setattr("varlab.recipe.trainer.memory.host_free_bytes", lambda: 0)
+        assert main(["train", *small.GENERATOR, *small.RUNS["next_scale"], *more, "dry=true"]) == 0
+        tables.append(capfd.readouterr().err)
+    real, shapes = (re.findall(r"│ (?!minutes)(\S.*?) +│ (.*?) +│", table) for table in tables)
+    assert real == shapes and len(real) > 8
+    assert "(measured:" in tables[0] and "(not measured:" in tables[1]

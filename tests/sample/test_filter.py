@@ -105,7 +105,7 @@ def test_the_largest_are_found_without_their_places_on_a_processor() -> None:
 
 @pytest.mark.parametrize("bad", [{"temperature": 0}, {"top_p": 0}, {"top_k": -1}, {"cfg": -1}, {"ramp": "cubic"}])
 def test_bad_settings_are_a_sentence(bad: dict) -> None:
-    with pytest.raises(VarlabError, match="Sampler"):
+    with pytest.raises(VarlabError, match=f"^(Sampler )?{next(iter(bad))}="):
         Sampler(**(dict(cfg=0.0, ramp="linear", temperature=1.0, top_k=0, top_p=1.0) | bad))
 
 

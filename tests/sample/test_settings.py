@@ -45,7 +45,7 @@ def test_the_ends_of_the_ranges_are_allowed(ends: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_what_is_beyond_them_is_refused(beyond: dict[str, Any]) -> None:
-    with pytest.raises(VarlabError, match=r"^Sampler|must be a number, as "):
+    with pytest.raises(VarlabError, match=f"^(Sampler )?{next(iter(beyond))}="):
         Sampler(**(PLAIN | beyond))
 
 

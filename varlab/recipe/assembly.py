@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -61,10 +62,12 @@ def assemble(
     *,
     tokenizer: VQTokenizer | None = None,
     condition_tokenizer: VQTokenizer | None = None,
+    device: str | None = None,
 ) -> Model:
     """Put a build's parts together; their weights are initial ones, drawn from the seed.
 
-    tokenizer, condition_tokenizer: trained ones to use in place of new ones.
+    tokenizer, condition_tokenizer: trained ones to use in place of new ones. device: of the transformer; ``meta`` gives it
+    shapes alone.
     """
     tokenizer = tokenizer or build_tokenizer(build.tokenizer, rng)
     if build.transformer is None:
@@ -82,6 +85,7 @@ def assemble(
         rng=rng,
         cond_vocab=condition.vocab_size if condition else 0,
         cond_tokens=condition.num_tokens if condition else 0,
+        device=device,
     )
     return Model(
         tokenizer=tokenizer,
@@ -171,9 +175,13 @@ def build_transformer(
     rng: Rng,
     cond_vocab: int = 0,
     cond_tokens: int = 0,
+    device: str | None = None,
 ) -> Transformer:
-    """Build the transformer of ``conf/transformer``, for this tokenizer, order, number of classes and condition tokens."""
-    with rng.scope("init/transformer"):
+    """Build the transformer of ``conf/transformer``, for this tokenizer, order, number of classes and condition tokens.
+
+    device: where it is made; None: the present default.
+    """
+    with rng.scope("init/transformer"), torch.device(device) if device else nullcontext():
         transformer = make(
             config,
             vocab_size=tokenizer.vocab_size,

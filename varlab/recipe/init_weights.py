@@ -40,14 +40,15 @@ class InitWeights:
         return self.build.tokenizer | ({"scales": scales} if scales else {})
 
     def load_transformer(self, transformer: Transformer, scales: Sequence[tuple[int, int]]) -> None:
-        """Load its weights; interpolate positions and levels if the scales differ."""
+        """Load its weights; interpolate positions and levels if the scales differ. On ``meta`` they are only checked."""
         old, new = ([tuple(scale) for scale in one] for one in (self.build.tokenizer.get("scales", scales), scales))
         state = read_weights(self._weights)
         if old != new:
             logger.info("init: positions and levels interpolated from scales %s to %s", old, new)
             state = resized_state(state, old, new)
         check_state(transformer.state_dict(), state, self._weights)
-        transformer.load_state_dict(state)
+        if not next(transformer.parameters()).is_meta:
+            transformer.load_state_dict(state)
 
     def load_tokenizer(self, tokenizer: VQTokenizer) -> None:
         """Load its weights, which fit any resolution."""

@@ -47,6 +47,7 @@ def run(config: Config, directory: RunDirectory) -> Config:
     The planner that ``conf/task`` names makes the task. ``dry``: only say what the training needs.
     """
     if config.get("dry"):
+        _note_earlier(directory)
         directory = DryDirectory(directory.path, RunRecord(config=config))
     record = directory.record()
     auto = record.auto or {"precision": precision(config["trainer"]["precision"], config["trainer"]["accelerator"])}
@@ -97,6 +98,13 @@ def run(config: Config, directory: RunDirectory) -> Config:
         on_resume=lambda resumed: _note_resume(directory, config, resumed),
     )
     return _outcome(training, directory, journal if directory.rank == 0 else None)
+
+
+def _note_earlier(directory: RunDirectory) -> None:
+    """Say that a forecast is not of what is left of the run that the directory holds."""
+    if directory.record_path.exists():
+        state = directory.record().outcome.state
+        logger.info("%s holds a run (%s): the table is of its whole training", directory.path, state)
 
 
 def _note_plan(training: Plan, directory: RunDirectory, data: Config, auto: Config) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import accumulate
 
 from varlab.config import Config
@@ -20,6 +21,7 @@ from varlab.recipe.parents import Parents
 from varlab.recipe.plan import Plan, Scores, parameters
 from varlab.recipe.plans import training_pictures
 from varlab.recipe.token_shards.token_cache import TokenCache, token_cache
+from varlab.recipe.trainer.memory import has_room
 from varlab.recipe.trainer.settings import dev_batches
 from varlab.rng import Rng
 from varlab.run.directory import RunDirectory
@@ -110,7 +112,9 @@ def _generator_model(config: Config, data: BaseDataModule, rng: Rng, parents: Pa
         image_size=list(info.image_size),
         condition=condition,
     )
-    model = assemble(build, rng, tokenizer=tokenizer, condition_tokenizer=condition_tokenizer)
+    make_model = partial(assemble, build, rng, tokenizer=tokenizer, condition_tokenizer=condition_tokenizer)
+    shapes = make_model(device="meta") if config.get("dry") else None
+    model = shapes if shapes and not has_room(shapes.generator()[0], config["trainer"]) else make_model()
     if model.condition is not None:
         model.condition.check(info)
     if init is not None:

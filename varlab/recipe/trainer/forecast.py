@@ -21,6 +21,7 @@ from varlab.recipe.assembly import example_slots
 from varlab.recipe.flops import FlopCounter
 from varlab.recipe.plan import Plan, parameters
 from varlab.recipe.token_shards.token_cache import TokenCache
+from varlab.recipe.trainer.free_memory import free_bytes
 from varlab.recipe.trainer.memory import Devices, LiveBytes, Memory, tensor_bytes, training_memory
 from varlab.tasks import GeneratorTask, Task
 from varlab.types import Batch
@@ -75,7 +76,8 @@ def forecast(
 ) -> Forecast:
     """Forecast a training of so many images, or seconds.
 
-    plan: made for this alone, since a trial trains its weights. trainer: as for its ``fit``.
+    plan: made for this alone, since a trial trains its weights; there is none if they are on ``meta``. trainer: as for its
+    ``fit``.
     """
     task, ranks, cache = plan.task, trainer["devices"] * trainer["num_nodes"], plan.cache
     each = plan.cost.get("encode_flops_per_image", 0)
@@ -88,8 +90,9 @@ def forecast(
     flops, encoded = task.flops_at(images), images if cache is None else cache.images
     memory = _generator_memory(task, trainer, data.batch // ranks) if isinstance(task, GeneratorTask) else None
     update = (flops / images + each) * data.batch / rate
-    trial = next((trial for trial in _TRIALS if trial[0] * update <= _SHORT), None) if ranks == 1 else None
-    if trial is None or (memory is not None and memory.total > _free_bytes(trainer)):
+    real = ranks == 1 and not next(task.model.parameters()).is_meta
+    trial = next((trial for trial in _TRIALS if trial[0] * update <= _SHORT), None) if real else None
+    if trial is None or (memory is not None and memory.total > free_bytes(trainer)):
         seconds, measured = (flops + encoded * each) / rate / ranks, 0
     else:
         peak, (measured, warm_up) = _Peak(), trial
@@ -228,13 +231,6 @@ def _measured_memory(task: Task, peak: int) -> Memory | None:
             activations=max(peak - own, 0),
         )
     )
-
-
-def _free_bytes(trainer: Config) -> int:
-    if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
 def _size(size: int) -> str:

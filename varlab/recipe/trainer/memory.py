@@ -17,8 +17,10 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from varlab.config import Config
 from varlab.losses.token_loss import token_loss
 from varlab.recipe.flops import MethodCall
+from varlab.recipe.trainer.free_memory import free_bytes, host_free_bytes
 from varlab.rng import Rng
 from varlab.transformer import Transformer
 from varlab.types import Slots
@@ -80,6 +82,13 @@ def training_memory(transformer: Transformer, slots: Slots, devices: Devices) ->
 def tensor_bytes(tensors: Iterable[Tensor], world: int = 1) -> int:
     """The bytes of tensors, or those of rank 0's shards of them: FSDP2 cuts the first dimension, rounded up."""
     return sum(-(-len(t) // world) * t[:1].numel() * t.element_size() if t.ndim else t.element_size() for t in tensors)
+
+
+def has_room(model: nn.Module, trainer: Config) -> bool:
+    """Whether some updates of a training can be tried here: by one process, with a model of these sizes."""
+    size, ranks = tensor_bytes(model.parameters()), trainer["devices"] * trainer["num_nodes"]
+    # the device holds weights, gradients and two moments; a model and its average are made in main memory
+    return ranks == 1 and 4 * size <= free_bytes(trainer) and 2 * size <= host_free_bytes()
 
 
 def _gathered(transformer: Transformer) -> int:
