@@ -95,3 +95,16 @@ def test_only_the_terminal_prints() -> None:
         if file.name not in allowed:
             text = file.read_text()
             assert " print(" not in text and "Console(" not in text and "stderr.write" not in text, file
+
+
+def test_a_command_is_heard_after_someone_changed_the_level() -> None:
+    code = """
+import logging
+from varlab.launch import terminal
+for _ in range(2):
+    terminal.configure()
+    logging.getLogger("varlab.run").info("a run")
+    logging.getLogger().setLevel(logging.WARNING)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert said.splitlines() == ["a run", "a run"]

@@ -63,16 +63,16 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
 def configure() -> None:
     """Set up this process's logging: one handler on standard error, coloured on a terminal, plain in files.
 
-    Python's warnings go there, too. Further calls do nothing.
+    Python's warnings go there, too. Further calls only set the level again, which someone may have changed since.
     """
     root = logging.getLogger()
+    root.setLevel(logging.INFO)
     if any(getattr(handler, _MARK, False) for handler in root.handlers):
         return
     handler = _rich_handler() if sys.stderr.isatty() else _plain_handler()
     setattr(handler, _MARK, True)
     handler.addFilter(_is_for_people)
     root.addHandler(handler)
-    root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     # Hydra's launchers log every setting.
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
