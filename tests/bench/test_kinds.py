@@ -20,6 +20,7 @@ from varlab.bench.line import measured_lines
 from varlab.bench.work import REST, Works
 from varlab.cli.app import conf_dir
 from varlab.cli.main import main
+from varlab.data.read import reader as shard_reader
 from varlab.recipe.objects import make
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(kind: str, *overrides: str, shards: Path | None = None) -> dict[str, Any]:
-    data = [f"data.path={shards}", "data.cache_bytes=0"] if kind == "data" else []
+    data = [f"data.path={shards}"] if kind == "data" else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("bench", [f"what={kind}", *TINY, *data, *overrides])
     config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
@@ -74,6 +75,19 @@ def test_each_kind_measures_what_it_names(kind: str, shards: Path) -> None:
         assert line["images_per_second"] > 0 and line["peak_memory"] > 1 << 20
     after = [vars(part.owner).get(part.method) for work in works.works for part in work.parts]
     assert all(one is other for one, other in zip(before, after, strict=True)), "a method is still watched"
+
+
+def test_every_batch_is_decoded(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of a second epoch cost what those of the first do: no image is kept decoded."""
+    config = config_of("data", "pipeline=false", shards=shards)
+    assert config["data"]["cache_bytes"] > 0
+    works: Works = make(config["works"])(config=config, device=CPU)
+    decoded: list[int] = []
+    for name in ("decode", "decode_into"):
+        real = vars(shard_reader)[name]
+        monkeypatch.setattr(shard_reader, name, lambda *args, real=real: (decoded.append(1), real(*args))[1])
+    together = works.works[-1].turn
+    assert sum(together() for _ in range(9)) == len(decoded) == 18
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ _RULES = PixelRules(most_pixels=1 << 30)
 def works(config: Config, device: torch.device) -> Works:
     """The parts of reading the training split of ``data``, and all of them together."""
     cv2.setNumThreads(0)
-    data: ShardDataModule | TokenDataModule = make(config["data"] | {"batch": config["batch"], "workers": 0})
+    # images that were kept decoded would not be read and decoded a second time
+    uncached = {"cache_bytes": 0} if "cache_bytes" in config["data"] else {}
+    data: ShardDataModule | TokenDataModule = make(config["data"] | {"batch": config["batch"], "workers": 0} | uncached)
     if isinstance(data, TokenDataModule):
         turns = {"tokens, all together": _loader(data)}
     else:
