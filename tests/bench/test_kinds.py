@@ -128,3 +128,16 @@ def test_the_flops_are_those_of_a_budget() -> None:
     assert tokens.works[0].flops_per_image == tokens.facts["train_flops_per_image"] > 0
     encode = images.facts["encode_flops_per_image"]
     assert images.works[0].flops_per_image == tokens.works[0].flops_per_image + encode > 0
+
+
+def test_an_update_trains_all_scales() -> None:
+    """With stages, too: the FLOPs are those of all tokens, and so must be the time."""
+    config = config_of("train", "task.stages={_target_:varlab.tasks.ScaleStages,until:0.8,first:0,warmup:0.01}")
+    works: Works = make(config["works"])(config=config, device=CPU)
+    task = next(part.owner for part in works.works[0].parts if part.name == "loss")
+    real, tokens = task.predict, []  # type: ignore[attr-defined]
+    task.predict = lambda batch: [made := real(batch), tokens.append(made[1].shape[1])][0]  # type: ignore[attr-defined]
+    works.works[0].turn()
+    assert tokens == [works.facts["tokens_per_image"]] and tokens[0] > 1
+    whole: Works = make((plain := config_of("train"))["works"])(config=plain, device=CPU)
+    assert works.works[0].flops_per_image == whole.works[0].flops_per_image

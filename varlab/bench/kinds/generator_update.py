@@ -18,7 +18,10 @@ from varlab.tasks.base import ENDLESS
 
 
 def works(config: Config, device: torch.device) -> Works:
-    """The update of the run or of the networks that the configuration names. Raises VarlabError for a tokenizer's run."""
+    """The update of the run or of the networks that the configuration names, with the tokens of all scales.
+
+    Raises VarlabError for a tokenizer's run.
+    """
     made = model(config, device)
     transformer, order = made.generator()
     task: GeneratorTask = make(config["task"])(
@@ -29,6 +32,7 @@ def works(config: Config, device: torch.device) -> Works:
         condition=made.condition,
     )
     task.to(device).total_images = ENDLESS
+    task.stages = None  # the first stage would be all that so few updates reach
     data = _data(config, made)
     count = FlopCounter()
     cost = generator_cost(made, data.info, count)
