@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -83,26 +84,30 @@ def forecast(
     each = plan.cost.get("encode_flops_per_image", 0)
     if cache is not None:  # the trial encodes each batch
         each = FlopCounter().encode(cache.tokenizer, data.info.image_size)
+
+    def work(images: int) -> int:
+        """FLOPs of a training of so many images that encodes each batch; the images themselves if no operation counts."""
+        return task.flops_at(images) + images * each or images
+
     rate, timed = matrix_rate(trainer), images is None
     if images is None:
         assert seconds is not None
-        images = _in_batches(seconds * rate * ranks / (task.flops_at(data.batch) / data.batch + each), data.batch)
-    flops, encoded = task.flops_at(images), images if cache is None else cache.images
+        images = _images_of(work, seconds * rate * ranks, data.batch)
+    encoded = images if cache is None else cache.images
     memory = _generator_memory(task, trainer, data.batch // ranks) if isinstance(task, GeneratorTask) else None
-    update = (flops / images + each) * data.batch / rate
+    update = work(images) / images * data.batch / rate
     real = ranks == 1 and not next(task.model.parameters()).is_meta
     trial = next((trial for trial in _TRIALS if trial[0] * update <= _SHORT), None) if real else None
     if trial is None or (memory is not None and memory.total > free_bytes(trainer)):
-        seconds, measured = (flops + encoded * each) / rate / ranks, 0
+        seconds, measured = (task.flops_at(images) + encoded * each) / rate / ranks, 0
     else:
-        peak, (measured, warm_up) = _Peak(), trial
-        pace = _images_per_second(plan, data, trainer, batches=measured, warm_up=warm_up, peak=peak)
+        clock, peak, (measured, warm_up) = _Clock(work), _Peak(), trial
+        _try(plan, data, trainer, batches=measured, callbacks=[clock, peak])
+        pace = clock.pace(warm_up)
         if timed and seconds is not None:
-            images = encoded = _in_batches(seconds * pace, data.batch)
-            flops = task.flops_at(images)
-        # a tokenizer's later updates may cost more: its discriminator begins to learn
-        early = task.flops_at(measured * data.batch) / (measured * data.batch)
-        seconds = images / pace * (flops / images / early if early else 1)
+            images = encoded = _images_of(work, seconds * pace, data.batch)
+        # later updates may cost more: a discriminator begins to learn, or scales are added
+        seconds = work(images) / pace
         if cache is not None:
             seconds -= (images - encoded) * _encoding_seconds(cache, trainer)
         memory = memory or _measured_memory(task, peak.bytes)
@@ -110,7 +115,7 @@ def forecast(
         parameters=parameters(task.model),
         images=images,
         updates=-(-images // data.batch),
-        flops=flops,
+        flops=task.flops_at(images),
         memory=memory,
         seconds=seconds,
         rate=rate,
@@ -150,36 +155,39 @@ def _device(trainer: Config) -> torch.device:
     return torch.device("cpu" if trainer["accelerator"] == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
-def _in_batches(images: float, batch: int) -> int:
-    return max(math.ceil(images / batch), 1) * batch
+def _images_of(work: Callable[[int], int], amount: float, batch: int) -> int:
+    """The images of a training that is so much work, rounded up to whole batches."""
+    return bisect_left(range(1 << 62), amount, lo=1, key=lambda batches: work(batches * batch)) * batch
 
 
-def _images_per_second(
-    plan: Plan, data: BaseDataModule, trainer: Config, *, batches: int, warm_up: int, peak: _Peak
-) -> float:
-    """Measure the median pace of the first updates of a training in a folder that is deleted afterwards.
-
-    batches: of the trial; the first ``warm_up`` are not measured. Raises Stopped after a signal.
-    """
-    clock = _Clock()
+def _try(plan: Plan, data: BaseDataModule, trainer: Config, *, batches: int, callbacks: Sequence[Callback]) -> None:
+    """Make a training of a few batches in a folder that is deleted afterwards. Raises Stopped after a signal."""
     with tempfile.TemporaryDirectory() as name:
         try:
-            plan.fit(data, Path(name), images=batches * data.batch, trainer=trainer, callbacks=[clock, peak])
+            plan.fit(data, Path(name), images=batches * data.batch, trainer=trainer, callbacks=callbacks)
         except Stopped as stop:
             raise Stopped(stop.number, "before the first update") from stop
-    times = clock.times[warm_up:]
-    return data.batch / statistics.median(b - a for a, b in zip(times, times[1:], strict=False))
+    plan.task.total_images = 0  # the FLOPs of a training depend on its length, which was the trial's
 
 
 class _Clock(Callback):
-    """Notes the time after each update."""
+    """Notes the time after each update, and the work until then."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    def __init__(self, work: Callable[[int], int]) -> None:
+        self._work = work
+        self._notes: list[tuple[float, int]] = []
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: object, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
-        """Note it."""
-        self.times.append(time.perf_counter())
+        """Note them."""
+        self._notes.append((time.perf_counter(), self._work(task.images)))
+
+    def pace(self, warm_up: int) -> float:
+        """Work a second after the first updates, where updates of equal work take their median time."""
+        seconds: dict[int, list[float]] = {}
+        for (start, before), (end, after) in pairwise(self._notes[warm_up:]):
+            seconds.setdefault(after - before, []).append(end - start)
+        work = sum(each * len(times) for each, times in seconds.items())
+        return work / sum(statistics.median(times) * len(times) for times in seconds.values())
 
 
 class _Peak(Callback):
