@@ -18,6 +18,7 @@ from torch import Tensor
 from varlab.config import Config
 from varlab.data import BaseDataModule
 from varlab.errors import Stopped
+from varlab.processor import widened
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.flops import FlopCounter
 from varlab.recipe.plan import Plan, parameters
@@ -125,9 +126,12 @@ def forecast(
 
 
 def matrix_rate(trainer: Config) -> float:
-    """Measure FLOPs a second of matrix products in the precision and with the threads of a training."""
+    """Measure FLOPs a second of matrix products in the precision and with the threads of a training.
+
+    A processor that would emulate bfloat16 multiplies in float32, as it does in training.
+    """
     dtype = torch.bfloat16 if str(trainer["precision"]).startswith("bf16") else torch.float32
-    a, b = (torch.ones(_SIDE, _SIDE, dtype=dtype, device=_device(trainer)) for _ in range(2))
+    a, b = widened(*torch.ones(2, _SIDE, _SIDE, dtype=dtype, device=_device(trainer)))
     return 2 * _SIDE**3 / _fastest(lambda: (a @ b)[0, 0], trainer)
 
 
