@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,19 @@ def edges_run(folder: Path) -> Path:
         assert small.train("edges/condition", *TOKENIZER, "data.view=condition", "seed=4") == 0
         assert small.train("edges/generator", *GENERATOR, EDGES, "condition=spatial") == 0
     return folder / "runs" / "edges" / "generator"
+
+
+def test_a_forecast_counts_both_tokenizers(
+    edges_run: Path, lab: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the image and of its condition, which encode every batch."""
+    monkeypatch.setattr("varlab.recipe.trainer.forecast.matrix_rate", lambda trainer: 1e6)
+    asked = (*GENERATOR, EDGES, "condition=spatial", "encode_once=false", "trainer.devices=2", "dry=true")
+    assert main(["train", *asked]) == 0
+    cost = small.record(edges_run)["cost"]
+    flops = [cost[f"{name}_flops_per_image"] for name in ("train", "encode", "condition")]
+    minutes = float(re.search(r"minutes +│ at least ([\d.]+)", capfd.readouterr().err)[1])
+    assert min(flops) > 0 and minutes == pytest.approx(64 * sum(flops) / 1e6 / 2 / 60, rel=0.01)
 
 
 @pytest.fixture(scope="module")

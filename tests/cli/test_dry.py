@@ -82,3 +82,15 @@ def test_stages_have_the_length_of_the_training_not_of_its_trial(here: Path, cap
     counted = capfd.readouterr().err
     flops = [re.search(r"FLOPs in all +│ (\S+)", table)[1] for table in (timed, counted)]
     assert flops[0] == flops[1] and re.search(r"minutes +│ 1\.0 \(measured", timed)
+
+
+def test_the_minutes_of_a_tokenizer_on_two_devices_are_those_of_its_training(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What encoding an image costs is in its record, but no part of the training."""
+    monkeypatch.setattr("varlab.recipe.trainer.forecast.matrix_rate", lambda trainer: 1e9)
+    assert main(["train", *small.RUNS["multi"], "budget.images=32000", "trainer.devices=2", "dry=true"]) == 0
+    said = capfd.readouterr().err
+    flops = float(re.search(r"FLOPs in all +│ (\S+)", said)[1])
+    minutes = float(re.search(r"minutes +│ at least ([\d.]+)", said)[1])
+    assert minutes == pytest.approx(flops / 1e9 / 2 / 60, rel=0.01)

@@ -82,13 +82,11 @@ def forecast(
     ``fit``.
     """
     task, ranks, cache = plan.task, trainer["devices"] * trainer["num_nodes"], plan.cache
-    each = plan.cost.get("encode_flops_per_image", 0)
-    if cache is not None:  # the trial encodes each batch
-        each = FlopCounter().encode(cache.tokenizer, data.info.image_size)
+    each, cached = _frozen_flops(plan, data)
 
     def work(images: int) -> int:
         """FLOPs of a training of so many images that encodes each batch; the images themselves if no operation counts."""
-        return task.flops_at(images) + images * each or images
+        return task.flops_at(images) + images * (each + cached) or images
 
     rate, timed = matrix_rate(trainer), images is None
     if images is None:
@@ -100,7 +98,7 @@ def forecast(
     real = ranks == 1 and not next(task.model.parameters()).is_meta
     trial = next((trial for trial in _TRIALS if trial[0] * update <= _SHORT), None) if real else None
     if trial is None or (memory is not None and memory.total > free_bytes(trainer)):
-        seconds, measured = (task.flops_at(images) + encoded * each) / rate / ranks, 0
+        seconds, measured = (work(images) - (images - encoded) * cached) / rate / ranks, 0
     else:
         clock, peak, (measured, warm_up) = _Clock(work), _Peak(), trial
         _try(plan, data, trainer, batches=measured, callbacks=[clock, peak])
@@ -123,6 +121,15 @@ def forecast(
         measured=measured,
         encoded="" if cache is None else str(cache),
     )
+
+
+def _frozen_flops(plan: Plan, data: BaseDataModule) -> tuple[int, int]:
+    """FLOPs with which a generator's frozen tokenizers encode an image: in each batch, and once if there is a cache."""
+    if not isinstance(plan.task, GeneratorTask):
+        return 0, 0
+    each = sum(plan.cost.get(key, 0) for key in ("encode_flops_per_image", "condition_flops_per_image"))
+    cache = plan.cache
+    return each, 0 if cache is None else FlopCounter().encode(cache.tokenizer, data.info.image_size)
 
 
 def matrix_rate(trainer: Config) -> float:
