@@ -94,3 +94,10 @@ def test_the_minutes_of_a_tokenizer_on_two_devices_are_those_of_its_training(
     flops = float(re.search(r"FLOPs in all +│ (\S+)", said)[1])
     minutes = float(re.search(r"minutes +│ at least ([\d.]+)", said)[1])
     assert minutes == pytest.approx(flops / 1e9 / 2 / 60, rel=0.01)
+
+
+def test_a_trial_is_whole_where_the_training_is_not(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A training of two updates (fast_dev_run) on all devices there are is measured as any other."""
+    assert main(["train", *small.CLASSIFIER, "trainer.fast_dev_run=2", "trainer.devices=auto", "dry=true"]) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "updates │ 2 │" in said and re.search(r"measured: (32|8) updates", said)

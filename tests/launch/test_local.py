@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 from varlab.errors import VarlabError
 from varlab.json_file import read_json, write_sealed_json
 from varlab.launch import environment, local_rank
+from varlab.recipe.preflight.requested_ranks import requested_ranks
 from varlab.run.record import Outcome, read_record
 
 TWO = ("trainer.devices=2", "out=here")
@@ -90,7 +91,7 @@ def until(condition) -> None:
     ],
 )
 def test_how_many_are_asked_for(trainer: dict | None, asked: tuple[int, int]) -> None:
-    assert environment.requested_ranks({"trainer": trainer}) == asked
+    assert requested_ranks({"trainer": trainer}) == asked
 
 
 def test_ranks_that_others_started_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

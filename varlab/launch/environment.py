@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from varlab.config import Config
 from varlab.errors import VarlabError
+from varlab.recipe.preflight.requested_ranks import requested_ranks
 from varlab.run.provenance import cores
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "needs_ranks",
     "number_of",
     "rank_device",
-    "requested_ranks",
     "start_workers_apart",
     "started_ranks",
     "worker_count",
@@ -189,31 +189,6 @@ def _user() -> dict[str, str]:
     except (KeyError, OSError):
         new["LOGNAME"] = f"uid{os.getuid()}"
     return new
-
-
-def requested_ranks(config: Config) -> tuple[int, int]:
-    """(ranks on each machine, machines) that ``config["trainer"]`` asks for; (1, 1) without a trainer.
-
-    ``devices`` is a number, a list of device numbers, or ``auto`` (or -1): one rank for each GPU of this machine.
-    """
-    trainer = config.get("trainer") or {}
-    devices, nodes = trainer.get("devices", 1), int(trainer.get("num_nodes") or 1)
-    if isinstance(devices, list | tuple):
-        return len(devices), nodes
-    if str(devices) in ("auto", "-1"):
-        return _gpus() if str(trainer.get("accelerator")) in ("gpu", "cuda", "auto") else 1, nodes
-    try:
-        return int(devices), nodes
-    except (TypeError, ValueError):
-        raise VarlabError(
-            f"trainer.devices={devices} is neither a number, a list of numbers nor auto: use trainer.devices=1."
-        ) from None
-
-
-def _gpus() -> int:
-    import torch
-
-    return max(1, torch.cuda.device_count())
 
 
 def needs_ranks(config: Config) -> bool:

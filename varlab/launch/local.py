@@ -22,8 +22,9 @@ from typing import TypeAlias
 from varlab.config import Config
 from varlab.errors import Stopped, VarlabError, how_it_ended
 from varlab.json_file import read_json, write_sealed_json
-from varlab.launch.environment import SIGNALS, STARTER, global_rank, number_of, requested_ranks
+from varlab.launch.environment import SIGNALS, STARTER, global_rank, number_of
 from varlab.launch.exits import STOPPED
+from varlab.recipe.preflight.requested_ranks import requested_ranks
 from varlab.run.directory import RunDirectory
 
 __all__ = ["run_ranks"]

@@ -18,6 +18,7 @@ from varlab.files import require_room
 from varlab.processor import multiplies_bfloat16
 from varlab.recipe.objects import make
 from varlab.recipe.preflight.named_runs import WEIGHTS
+from varlab.recipe.preflight.requested_ranks import world_size
 from varlab.recipe.preflight.train_checks import require_kind
 from varlab.recipe.token_shards.token_cache import TokenCache
 from varlab.recipe.trainer.settings import trainer_maker
@@ -93,7 +94,7 @@ class Plan:
             callbacks=[*([] if time_budget is None else [time_budget(checkpointer=checkpointer)]), *callbacks],
             checkpointer=checkpointer,
             trainer=trainer_maker({"default_root_dir": folder} | trainer),
-            ranks=trainer["devices"] * trainer["num_nodes"],
+            ranks=world_size(trainer),
             loggers=loggers,
             profiler=profiler,
             threads=trainer.get("threads"),

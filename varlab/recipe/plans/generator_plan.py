@@ -20,6 +20,7 @@ from varlab.recipe.objects import make, metric_settings
 from varlab.recipe.parents import Parents
 from varlab.recipe.plan import Plan, Scores, parameters
 from varlab.recipe.plans import training_pictures
+from varlab.recipe.preflight.requested_ranks import world_size
 from varlab.recipe.token_shards.token_cache import TokenCache, token_cache
 from varlab.recipe.trainer.memory import has_room
 from varlab.recipe.trainer.settings import dev_batches
@@ -86,7 +87,7 @@ def _token_cache(
     """The tokens that the training encodes once; None where it does not."""
     trainer = config["trainer"]
     images = budget_images(config["budget"], task, data.batch, updates=dev_batches(trainer))
-    share = data.batch // (trainer["devices"] * trainer["num_nodes"])
+    share = data.batch // world_size(trainer)
     batch = min(share, task.micro_batch or share)
     return token_cache(config, data, model, tokenizer, run, images=images, batch=batch)
 

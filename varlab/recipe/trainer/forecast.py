@@ -22,6 +22,7 @@ from varlab.processor import widened
 from varlab.recipe.assembly import example_slots
 from varlab.recipe.flops import FlopCounter
 from varlab.recipe.plan import Plan, parameters
+from varlab.recipe.preflight.requested_ranks import world_size
 from varlab.recipe.token_shards.token_cache import TokenCache
 from varlab.recipe.trainer.free_memory import free_bytes
 from varlab.recipe.trainer.memory import Devices, LiveBytes, Memory, tensor_bytes, training_memory
@@ -81,7 +82,7 @@ def forecast(
     plan: made for this alone, since a trial trains its weights; there is none if they are on ``meta``. trainer: as for its
     ``fit``.
     """
-    task, ranks, cache = plan.task, trainer["devices"] * trainer["num_nodes"], plan.cache
+    task, ranks, cache = plan.task, world_size(trainer), plan.cache
     each, cached = _frozen_flops(plan, data)
 
     def work(images: int) -> int:
@@ -173,6 +174,7 @@ def _images_of(work: Callable[[int], int], amount: float, batch: int) -> int:
 
 def _try(plan: Plan, data: BaseDataModule, trainer: Config, *, batches: int, callbacks: Sequence[Callback]) -> None:
     """Make a training of a few batches in a folder that is deleted afterwards. Raises Stopped after a signal."""
+    trainer = {key: value for key, value in trainer.items() if key != "fast_dev_run"}  # which would make fewer
     with tempfile.TemporaryDirectory() as name:
         try:
             plan.fit(data, Path(name), images=batches * data.batch, trainer=trainer, callbacks=callbacks)
@@ -224,7 +226,7 @@ def _generator_memory(task: GeneratorTask, trainer: Config, share: int) -> Memor
     slots = example_slots(task.order, task.tokenizer, task.condition)
     micro_batch = min(task.micro_batch or share, share)
     devices = Devices(
-        world=trainer["devices"] * trainer["num_nodes"],
+        world=world_size(trainer),
         shard=trainer.get("shard", False),
         recompute=task.recompute,
         precision=str(trainer["precision"]),

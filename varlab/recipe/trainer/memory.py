@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from varlab.config import Config
 from varlab.losses.token_loss import token_loss
 from varlab.recipe.flops import MethodCall
+from varlab.recipe.preflight.requested_ranks import world_size
 from varlab.recipe.trainer.free_memory import free_bytes, host_free_bytes
 from varlab.rng import Rng
 from varlab.transformer import Transformer
@@ -86,7 +87,7 @@ def tensor_bytes(tensors: Iterable[Tensor], world: int = 1) -> int:
 
 def has_room(model: nn.Module, trainer: Config) -> bool:
     """Whether some updates of a training can be tried here: by one process, with a model of these sizes."""
-    size, ranks = tensor_bytes(model.parameters()), trainer["devices"] * trainer["num_nodes"]
+    size, ranks = tensor_bytes(model.parameters()), world_size(trainer)
     # the device holds weights, gradients and two moments; a model and its average are made in main memory
     return ranks == 1 and 4 * size <= free_bytes(trainer) and 2 * size <= host_free_bytes()
 
