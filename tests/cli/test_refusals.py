@@ -73,6 +73,23 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         "no val images to reconstruct for scores: set scores.every=null",
     ),
     "one class": ((*CLASSIFIER, "data.path={here}/alike", "val.skip=true"), "are of one class"),
+    "a batch that two cannot share": (
+        (*GENERATOR, "data.batch=33", "trainer=ddp", "trainer.accelerator=cpu"),
+        "A global batch of 33 cannot be shared by 2 ranks: make it a multiple of that.",
+    ),
+    "one image for two": ((*GENERATOR, "data.batch=1", "trainer.devices=2"), "A global batch of 1 cannot be shared"),
+    "a sharded tokenizer": (
+        (*TOKENIZER, "trainer=fsdp", "trainer.accelerator=cpu"),
+        "shards a generator's transformer over the ranks, not what task=tokenizer trains: use trainer=ddp",
+    ),
+    "no devices": ((*GENERATOR, "trainer.devices=0"), "trainer.devices=0 is neither a number above 0"),
+    "half a device": ((*CLASSIFIER, "trainer.devices=2.5"), "trainer.devices=2.5 is neither a number above 0"),
+    "numbered processors": ((*GENERATOR, "trainer.devices=[0,1]"), "is cpu: use trainer.devices=2."),
+    "all processors": ((*TOKENIZER, "trainer.devices=-1"), "is cpu: use trainer.devices=1."),
+    "no machines": ((*GENERATOR, "trainer.num_nodes=0"), "trainer.num_nodes=0 must be a whole number, at least 1"),
+    "no micro-batch": ((*GENERATOR, "trainer.micro_batch=0"), "trainer.micro_batch=0 must be a whole number, at least"),
+    "a negative micro-batch": ((*CLASSIFIER, "task.micro_batch=-1"), "task.micro_batch=-1 must be a whole number"),
+    "a word for updates": ((*GENERATOR, "trainer.fast_dev_run=few"), "must be true, false or a number of updates"),
     "an empty batch": ((*CLASSIFIER, "data.batch=0"), "data.batch is 0"),
     "no conditions": ((*TOKENIZER, "data.view=condition"), "holds no conditions to view"),
     "no tokens": ((*GENERATOR, "data.tokens={here}/none"), "holds no tokens.json"),
@@ -207,6 +224,13 @@ def write_shard(path: Path, *, classes: int, side: int, count: int = 40) -> None
 def tree(*folders: Path) -> dict[str, int]:
     """Every file and folder below, with its size."""
     return {str(path): path.lstat().st_size for folder in folders for path in [folder, *folder.rglob("*")]}
+
+
+CASES |= {
+    f"{name} (dry)": ((*words, "dry=true"), says)
+    for name, (words, says) in CASES.items()
+    if words[0] == "train" and "Could not write" not in says  # dry=true writes nothing
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -243,6 +243,7 @@ SLOW = [
         "but only one of {', '.join(group)}", f"{JUDGE} budget.flops=1e6", r"leave out (\S+)", {"images": "images="}
     ),
     Remedy("trainer.devices={devices} is neither", f"{JUDGE} trainer.devices=two"),
+    Remedy("names GPUs, but trainer.accelerator is cpu", f"{JUDGE} trainer.devices=-1"),
     Remedy("holds a run of another configuration", f"{JUDGE} seed=5 out=runs/judge", r"(out=),", {"out=": "out=made"}),
     Remedy("has trained {reached} images already", f"{JUDGE} out=runs/judge budget.images=32", r"give (\S+=\d+)"),
     Remedy(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from varlab.errors import VarlabError
 
-__all__ = ["image_size", "require_at_least", "require_share", "require_timeout"]
+__all__ = ["image_size", "require_at_least", "require_equal_shares", "require_share", "require_timeout"]
 
 
 def require_at_least(minimum: int, **values: int) -> None:
@@ -23,6 +23,12 @@ def require_share(**values: float) -> None:
     for name, value in values.items():
         if not isinstance(value, int | float) or not 0 <= value <= 1:
             raise VarlabError(f"data.{name} is {value!r:.40}, but it is a share: give 0 to 1.")
+
+
+def require_equal_shares(batch: int, world: int) -> None:
+    """Raise VarlabError if a global batch cannot be cut into equal parts for so many ranks."""
+    if batch < 1 or batch % world:
+        raise VarlabError(f"A global batch of {batch} cannot be shared by {world} ranks: make it a multiple of that.")
 
 
 def require_timeout(seconds: float) -> float:

@@ -14,6 +14,7 @@ from varlab.cli.conclusion import say_next
 from varlab.cli.progress_bar import progress_bar
 from varlab.config import Config, shell_word
 from varlab.data import BaseDataModule
+from varlab.data.limits import require_equal_shares
 from varlab.files import digest
 from varlab.launch.environment import local_rank, started_ranks
 from varlab.launch.terminal import show_table
@@ -23,6 +24,7 @@ from varlab.recipe.objects import make
 from varlab.recipe.plan import Plan, make_plan, precision
 from varlab.recipe.preflight.best_score import best_score
 from varlab.recipe.preflight.data_facts import note_leakage, require_val
+from varlab.recipe.preflight.requested_ranks import world_size
 from varlab.recipe.trainer.forecast import forecast
 from varlab.recipe.trainer.parts import make_callbacks, make_loggers, make_profiler
 from varlab.recipe.trainer.settings import check_keys, dev_batches
@@ -57,10 +59,13 @@ def run(config: Config, directory: RunDirectory) -> Config:
     data: BaseDataModule = make(config["data"])
     _check_same_data(info := data.info, record, directory)
     require_val(config, info)
+    require_equal_shares(data.batch, world_size(trainer))
     leakage = note_leakage(str(data.path), data.duplicates.leakage) if directory.rank == 0 else ""
 
     training = make_plan(config | {"trainer": trainer}, data, directory)
     task = training.task
+    if trainer.get("shard"):
+        task.shards()  # refuses a task that cannot be sharded
     data = data if config.get("dry") else _tokens_of(training, data, trainer)
     images = budget_images(
         config["budget"],

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from varlab.data.faults import FaultCounter
+from varlab.data.limits import require_equal_shares
 from varlab.data.workers import IGNORED, hide_signals, worker_results
 from varlab.errors import VarlabError
 from varlab.types import Batch
@@ -57,7 +58,7 @@ class TrainBatches(Sampler[Sequence[int]]):
     """
 
     def __init__(self, *, start: int, stop: int, batch: int, rank: int, world: int):
-        _check_share(batch, world)
+        require_equal_shares(batch, world)
         if start % batch:
             raise VarlabError(
                 f"Position {start} is inside a batch of {batch}: resume with the batch size of the start."
@@ -84,7 +85,7 @@ class EvalBatches(Sampler[Sequence[int]]):
     """
 
     def __init__(self, *, n: int, batch: int, rank: int, world: int):
-        _check_share(batch, world)
+        require_equal_shares(batch, world)
         self._total = -(-n // world) * world
         self._batch, self._rank, self._world = batch, rank, world
 
@@ -95,11 +96,6 @@ class EvalBatches(Sampler[Sequence[int]]):
         for first in range(0, self._total, self._batch):
             share = min(self._batch, self._total - first) // self._world
             yield range(first + self._rank * share, first + (self._rank + 1) * share)
-
-
-def _check_share(batch: int, world: int) -> None:
-    if batch < 1 or batch % world:
-        raise VarlabError(f"A global batch of {batch} cannot be shared by {world} ranks: make it a multiple of that.")
 
 
 class Loader(DataLoader[Batch]):

@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 
 from varlab.config import Config
+from varlab.data.limits import require_equal_shares
 from varlab.errors import VarlabError
 from varlab.info import DataInfo
 from varlab.recipe.preflight.best_score import best_score
 from varlab.recipe.preflight.budget_amount import asked_budget
-from varlab.recipe.preflight.command_numbers import require_threads
+from varlab.recipe.preflight.command_numbers import require_trainer
 from varlab.recipe.preflight.data_facts import (
     data_info,
     require_several_classes,
@@ -24,6 +25,7 @@ from varlab.recipe.preflight.named_runs import (
     require_classes_of,
     require_network,
 )
+from varlab.recipe.preflight.requested_ranks import names_all_gpus, world_size
 from varlab.recipe.preflight.size_fit import require_fitting_size, tokenizer_grid
 from varlab.recipe.run_search import no_tokenizer, tokenizers_of
 from varlab.renames import current_name, current_targets
@@ -35,21 +37,22 @@ logger = logging.getLogger(__name__)
 def check(config: Config, directory: RunDirectory) -> None:
     """Raise VarlabError for a training that cannot begin. A resumed one has parents of its own, which are not checked."""
     asked_budget(config["budget"])
-    require_threads(config["trainer"], "trainer.threads")
+    require_trainer(config)
     best_score(config)
     config = current_targets(config)
     require_kind(config)
     info = data_info(config["data"])
+    _require_shares(config)
     if info is None:
         return
     require_val(config, info)
     require_train(info, config["data"]["batch"])
-    kind = current_name(str(config["planner"].get("_target_"))).removeprefix("varlab.recipe.plans.")
     of_kind = {
         "classifier_plan.plan": _classifier,
         "tokenizer_plan.plan": _tokenizer,
         "generator_plan.plan": _generator,
     }
+    kind = _planner(config)
     if kind in of_kind and not directory.resuming:
         of_kind[kind](config, info, directory.path)
 
@@ -59,6 +62,25 @@ def require_kind(config: Config) -> None:
     if missing := [key for key in ("kind", "planner") if key not in config]:
         raise VarlabError(
             f"The file of task= sets no {missing[0]}: begin it with '# @package _global_', and see docs/extending.md."
+        )
+
+
+def _planner(config: Config) -> str:
+    return current_name(str(config["planner"].get("_target_"))).removeprefix("varlab.recipe.plans.")
+
+
+def _require_shares(config: Config) -> None:
+    """Raise VarlabError if the ranks cannot share a batch, or the weights.
+
+    How many ranks ``trainer.devices=auto`` means is known later, on the machine where they start.
+    """
+    trainer, batch = config["trainer"], config["data"].get("batch")
+    if isinstance(batch, int) and not names_all_gpus(trainer):
+        require_equal_shares(batch, world_size(trainer))
+    if trainer.get("shard") and _planner(config) in ("classifier_plan.plan", "tokenizer_plan.plan"):
+        raise VarlabError(
+            f"trainer.shard=true shards a generator's transformer over the ranks, not what task={config['kind']} trains: "
+            "use trainer=ddp, where each rank holds the whole model."
         )
 
 
