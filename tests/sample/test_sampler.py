@@ -19,6 +19,7 @@ from varlab.rng import Rng
 from varlab.sample import Sampler
 from varlab.tokenizer import VQTokenizer
 from varlab.transformer import Cache, LlamaBlock, RMSHeadNorm, SharedAdaLNBlock, Transformer, working_copy
+from varlab.transformer.blocks.mlp import FastGELU
 from varlab.transformer.cast_linear import CastLinear
 
 V, CLASSES, B = 64, 5, 3
@@ -183,8 +184,9 @@ def test_a_cast_linear_is_the_layer_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("gelu", ["tanh", "none"])
-def test_a_working_copy_shares_float32_weights_and_joins_layer_and_gelu(gelu: str) -> None:
-    layers, x = nn.Sequential(nn.Linear(24, 40), nn.GELU(approximate=gelu), nn.Linear(40, 8)), torch.randn(5, 24)
+@pytest.mark.parametrize("make", [nn.GELU, FastGELU])
+def test_a_working_copy_shares_float32_weights_and_joins_layer_and_gelu(make: type[nn.GELU], gelu: str) -> None:
+    layers, x = nn.Sequential(nn.Linear(24, 40), make(approximate=gelu), nn.Linear(40, 8)), torch.randn(5, 24)
     copy = working_copy(layers, torch.device("cpu"))
     with torch.no_grad():
         torch.testing.assert_close(copy(x), layers(x))

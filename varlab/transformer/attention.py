@@ -150,8 +150,13 @@ class Attention(nn.Module):
 
     def _project(self, x_BLD: Tensor, rotary_2B1Ld: Tensor | None) -> tuple[Tensor, ...]:
         """Queries, keys and values, (B, heads, L, d) each. Queries and keys are rotated together."""
-        cast = isinstance(self.qkv, CastLinear)
-        qkv = self.qkv(x_BLD) if cast else linear(x_BLD, self.qkv.weight, self.qkv_bias(), wide=True)
+        if type(self.qkv) is nn.Linear:
+            qkv = linear(x_BLD, self.qkv.weight, self.qkv_bias(), wide=True)
+        else:
+            bias = (
+                None if isinstance(self.qkv, CastLinear) else self.qkv_bias()
+            )  # it has the bias, a user's layer has not
+            qkv = self.qkv(x_BLD) if bias is None else self.qkv(x_BLD) + bias
         qkv_BhLd = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if rotary_2B1Ld is None:
             return tuple(qkv_BhLd.split([self.heads, self.kv_heads, self.kv_heads], 1))

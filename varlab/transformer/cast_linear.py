@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +18,13 @@ _PIECE = 512  # rows that are widened at once, so that their copies take little 
 
 _reordered = torch.ops.mkldnn._reorder_linear_weight
 _product = torch.ops.mkldnn._linear_pointwise
+_MULTIPLIED: defaultdict[torch.dtype, Callable[[], bool]] = defaultdict(  # whether oneDNN multiplies a type here
+    lambda: lambda: True,
+    {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    },
+)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
@@ -105,7 +114,7 @@ class CastLinear(nn.Module):
         super().__init__()
         self.gelu: str | None = None
         self._dtype = dtype
-        self._one_dnn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._one_dnn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and _MULTIPLIED[dtype]()
         self._weight = weight.detach().to(dtype)
         self._bias = None if bias is None else bias.detach().to(dtype)
         self._packed = self._one_dnn and self._weight.dtype != weight.dtype

@@ -2,47 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import nn
 
 from varlab.transformer.attention import Attention
-from varlab.transformer.cast_linear import CastLinear
+from varlab.transformer.blocks.mlp import FastGELU
+from varlab.transformer.cast_linear import CastLinear, Linear, WideLinear
 
 Module = TypeVar("Module", bound=nn.Module)
+
+_LINEAR, _GELU = (
+    (nn.Linear, Linear, WideLinear),
+    (nn.GELU, FastGELU),
+)  # no subclass of a user, which may compute anything
 
 
 def working_copy(module: Module, device: torch.device) -> Module:
     """A copy with ``CastLinear`` layers in autocast's type, or in float32 on a processor. All other weights are shared.
 
-    The embedding of inputs (``word``) stays as it is, since the transformer computes it in float32. If neither type applies,
-    the module itself. The copy has the weights of now: make one for each call, and write nothing to it.
+    The embedding of inputs (``word``) stays as it is, since the transformer computes it in float32, and so does a layer of
+    another class or with hooks. If neither type applies, the module itself. The copy has the weights of now: make one for
+    each call, and write nothing to it.
     """
     kind = device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return _cast(module, torch.get_autocast_dtype(kind))
+        return _cast(module, torch.get_autocast_dtype(kind), {})
     single = all(weight.dtype == torch.float32 for weight in module.parameters())
     # there, oneDNN's products are faster than those that torch takes
-    return _cast(module, torch.float32) if kind == "cpu" and single else module
+    return _cast(module, torch.float32, {}) if kind == "cpu" and single else module
 
 
-def _cast(module: Module, dtype: torch.dtype) -> Module:
+def _cast(module: Module, dtype: torch.dtype, known: dict[nn.Module, nn.Module]) -> Module:
+    """known: modules that have a copy already. One that occurs twice has one copy."""
     clone = object.__new__(type(module))  # a sharded module of FSDP2 has a way of its own to be made
     clone.__dict__ = {**module.__dict__, "_modules": {}, "_compiled_call_impl": None}
-    names, made = list(module._modules), clone._modules
+    made = clone._modules
     # the last first, the head, the largest: the memory of its cast then serves the others
-    for name, child in reversed(list(module.named_children())):
-        if name == "word":
+    for name, child in reversed(module._modules.items()):
+        if child is None or name == "word":
             made[name] = child
-        elif isinstance(child, nn.Linear):
-            bias = module.qkv_bias() if isinstance(module, Attention) and name == "qkv" else child.bias
-            made[name] = CastLinear(child.weight, bias, dtype)
+        elif isinstance(module, Attention) and name == "qkv" and _is_plain(child):
+            made[name] = CastLinear(child.weight, module.qkv_bias(), dtype)
         else:
-            made[name] = _cast(child, dtype)
-    clone._modules = {name: made.get(name) for name in names}
+            known[child] = made[name] = known.get(child) or _cast_child(child, dtype, known)
+    clone._modules = {name: made[name] for name in module._modules}
     if isinstance(clone, nn.Sequential):
-        for before, (name, after) in zip(clone, list(clone.named_children())[1:], strict=False):
-            if isinstance(after, nn.GELU) and isinstance(before, CastLinear):
-                before.gelu, clone._modules[name] = after.approximate, nn.Identity()
+        _join_gelus(clone)
     return clone
+
+
+def _cast_child(child: nn.Module, dtype: torch.dtype, known: dict[nn.Module, nn.Module]) -> nn.Module:
+    if _is_plain(child):
+        return CastLinear(child.weight, child.bias, dtype)
+    return child if isinstance(child, nn.Linear) else _cast(child, dtype, known)
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether it is a linear layer that computes nothing else."""
+    return type(module) in _LINEAR and not _hooked(module)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _join_gelus(layers: nn.Sequential) -> None:
+    """Give a GELU that follows a linear layer to that layer."""
+    for before, (name, after) in zip(layers, list(layers.named_children())[1:], strict=False):
+        if (
+            isinstance(before, CastLinear)
+            and isinstance(after, nn.GELU)
+            and type(after) in _GELU
+            and not _hooked(after)
+        ):
+            before.gelu, layers._modules[name] = after.approximate, nn.Identity()
