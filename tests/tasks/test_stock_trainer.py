@@ -177,7 +177,7 @@ def test_the_host_waits_for_one_number_of_each_step(make: Any, tmp_path: Path, m
         task.begin(batch := batch_at(list(range(8 * number, 8 * number + 8))))
         task.update(batch)
         task.finish()
-        assert 1 <= len(reads) <= len(task.optims), reads
+        assert (number == 0 or reads) and len(reads) <= len(task.optims), reads
 
 
 def test_what_a_task_cannot_follow_is_refused(tmp_path: Path) -> None:

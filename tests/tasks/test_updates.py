@@ -304,3 +304,19 @@ def test_the_update_that_ended_a_training_can_be_replayed(make: Any, tmp_path: P
     for name, value in make().model.state_dict().items():
         sound[name] = value
     assert make().replay(dump) == []
+
+
+@pytest.mark.parametrize("make", [classifier_task, generator_task])
+def test_an_update_that_raised_leaves_nothing_to_the_next(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the memory of a device does not suffice for the second micro-batch."""
+    alone, broken = make(), make()
+    for task in (alone, broken):
+        task.micro_batch, task.total_images = BATCH // 2, 1000
+    batch, loss = batch_at(list(range(BATCH))), broken.loss
+    calls = iter([loss, lambda chunk: 1 / 0])
+    monkeypatch.setattr(broken, "loss", lambda chunk: next(calls, loss)(chunk))
+    with pytest.raises(ZeroDivisionError):
+        broken.training_step(batch, 0)
+    for task in (alone, broken):
+        task.training_step(batch, 0)
+    assert same_state(alone.model.state_dict(), broken.model.state_dict())

@@ -112,6 +112,10 @@ class GeneratorTask(LossTask):
             loss = (nll_BL * weight_L.to(nll_BL)).sum(1).mean()
         return loss, {}
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._level_sums = []
+
     def observed(self) -> dict[str, Tensor]:
         """Loss and accuracy of each level."""
         means = level_means(collectives.add_by_name(self._level_sums))

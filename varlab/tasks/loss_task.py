@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,6 +16,7 @@ from varlab.tasks.distributed import collectives, fsdp
 from varlab.tasks.distributed.backward_average import BackwardAverage
 from varlab.tasks.update.counters import HostFlag, accumulate
 from varlab.tasks.update.ema import EMA
+from varlab.tasks.update.optimizer import skips_on_device
 from varlab.types import Batch, full_precision
 
 
@@ -66,7 +68,7 @@ class LossTask(Task):
     def _accumulate(self, batch: Batch) -> Tensor:
         """The loss of the last micro-batch, weighted by its share; those before it leave their gradients."""
         self.model.train()
-        self._values = {}
+        self._forget()
         *before, last = self.chunks(batch)
         fsdp.reduce_gradients(self.model, not before)
         for chunk in before:
@@ -79,6 +81,11 @@ class LossTask(Task):
             self._backward_average = self._backward_average or BackwardAverage(self.parameters())
             self._backward_average.begin()
         return loss
+
+    def _forget(self) -> None:
+        """Drop what an update that raised has left."""
+        self._values = {}
+        self.optims[0].zero_grad(set_to_none=True)
 
     def not_averaged(self, grads: Sequence[Tensor]) -> list[Tensor]:
         """None: the backward pass averages all, and ends here."""
@@ -124,10 +131,10 @@ class LossTask(Task):
         Its numbers are read when the next update has been sent to the device, or when anybody asks for the state.
         """
         self.settle()
-        if not getattr(optimizer, "_step_supports_amp_scaling", False) or self.is_sharded or self.skipped.in_doubt:
+        if not skips_on_device(optimizer) or self.is_sharded or self.skipped.in_doubt:
             return False
         finite = numbers.isfinite().all()
-        optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
+        optimizer.found_inf = finite.logical_not().to(torch.float32)  # type: ignore[attr-defined]
         self._unread = norm_name, names, numbers, HostFlag(finite)
         return True
 

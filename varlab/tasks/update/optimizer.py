@@ -55,6 +55,11 @@ def build_optimizer(factory: OptimizerFactory, module: nn.Module, no_decay: Sequ
     return optimizer
 
 
+def skips_on_device(optimizer: Optimizer) -> bool:
+    """Whether its step does nothing where its ``found_inf`` is 1, for which the host need not know the number."""
+    return isinstance(optimizer, Adam) and all(group["fused"] for group in optimizer.param_groups)
+
+
 def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Set the rate of every group to ``factor`` times its base rate."""
     for group in optimizer.param_groups:
