@@ -125,6 +125,13 @@ FAST = [
     ),
     Remedy("Give what to paint", EDIT, r"(mask=FILE)", {"FILE": "white.png"}),
     Remedy("Give what to paint", EDIT, r"(box=\S+\])", {"top": "0", "left": "0", "bottom": "1", "right": "0.5"}),
+    Remedy(
+        "task.stages makes later updates cost more",
+        f"{TRAIN['next_scale']} budget.images=null budget.seconds=3 "
+        "task.stages={_target_:varlab.tasks.ScaleStages,until:0.8,first:0,warmup:0.01}",
+        r"give (.*?)\.$",
+        {"=F": "=1e7"},
+    ),
     Remedy("must be four numbers", f"{EDIT} box=[1]", r"(\[top\S+\])", {"[top,left,bottom,right]": "box=[0,0,1,1]"}),
     Remedy("task=class paints a class", f"{EDIT} box=[0,0,1,1] task=class", r"(label=)\.", {"label=": "label=3"}),
     Remedy("label= takes one class", f"{EDIT} box=[0,0,1,1] label=[3,4]"),

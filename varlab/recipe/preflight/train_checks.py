@@ -104,6 +104,11 @@ def _tokenizer(config: Config, info: DataInfo, near: Path) -> None:
 
 def _generator(config: Config, info: DataInfo, near: Path) -> None:
     _require_null_class(config, info)
+    if config["task"].get("stages") and config["budget"]["seconds"] is not None:
+        raise VarlabError(
+            "task.stages makes later updates cost more than the first, whose pace budget.seconds measures: give "
+            "budget.flops=F budget.seconds=null."
+        )
     setting = config["tokenizer_run"]
     if config.get("init"):
         require_classes_of(config["init"], read_init(Path(config["init"]), "generator"), info)

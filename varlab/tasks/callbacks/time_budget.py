@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 import statistics
@@ -49,8 +50,23 @@ class TimeBudget(Callback):
     def _decide(self, trainer: Trainer, task: Task) -> None:
         measured = self._times[max(len(self._times) // 4, 1) - 1 :]  # the first updates allocate and compile
         pace = task.pending / statistics.median(b - a for a, b in zip(measured, measured[1:], strict=False))
-        updates = max(math.ceil((self._seconds - self._times[-1]) * pace / task.pending), 0)
+        updates = _affordable(task, pace, self._seconds - self._times[-1])
         task.total_images = task.images + updates * task.pending
         _log.info("%.0f images a second: %g seconds are %d images", pace, self._seconds, task.total_images)
         self._checkpointer.save(trainer, task)
         self._decided(task.total_images)
+
+
+def _affordable(task: Task, pace: float, seconds: float) -> int:
+    """How many more updates fill the seconds: one of more FLOPs, as when a discriminator begins, takes longer than the last.
+
+    pace: of the last updates, in images a second.
+    """
+    begin, batch = task.images, task.pending
+    most = max(math.ceil(seconds * pace / batch), 0)
+    rate = (task.flops_at(begin) - task.flops_at(begin - batch)) / batch * pace
+
+    def needed(updates: int) -> float:
+        return (task.flops_at(begin + updates * batch) - task.flops_at(begin)) / rate
+
+    return bisect.bisect_left(range(most), seconds, key=needed) if rate else most
