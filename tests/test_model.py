@@ -12,7 +12,7 @@ import varlab
 from tests import small
 from tests.bounds import SAME, float64
 from varlab.rng import Rng
-from varlab.types import VarlabError
+from varlab.types import VarlabError, to_uint8
 
 LENGTHS = {"next_scale": [1, 4, 9, 16], "raster": [16], "multi": [1, 4, 9, 16], "single": [16]}
 VOCAB = 32
@@ -36,6 +36,9 @@ def test_encode_and_decode(run: str, lab: Path) -> None:
     img_B3HW = model.decode(maps)
     assert img_B3HW.shape == (3, 3, 16, 16) and float(img_B3HW.abs().max()) <= 1
     assert torch.equal(model.decode(model.encode(images(3))), img_B3HW)
+    assert all(torch.equal(a, b) for a, b in zip(model.encode(images(3).double()), maps, strict=True))
+    with pytest.raises(VarlabError, match="floats in"):
+        model.encode(to_uint8(images(3)))
 
 
 def test_logits(name: str, lab: Path) -> None:

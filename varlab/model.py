@@ -83,7 +83,11 @@ class Model:
         if tuple(img_B3HW.shape[1:]) != (3, *self.tokenizer.image_size):
             h, w = self.tokenizer.image_size
             raise VarlabError(f"This run encodes images of shape (B, 3, {h}, {w}), not {tuple(img_B3HW.shape)}.")
-        return self.tokenizer.encode(img_B3HW.to(self.device))
+        if not img_B3HW.is_floating_point():
+            raise VarlabError(
+                f"Images are floats in [-1, 1] here, not {img_B3HW.dtype}: give varlab.types.to_float(images)."
+            )
+        return self.tokenizer.encode(img_B3HW.to(self.device, torch.float32))
 
     def decode(self, maps: Maps) -> Tensor:
         """Token maps → img_B3HW."""

@@ -1,8 +1,9 @@
-"""The processor: whether it multiplies bfloat16 numbers itself, and the precision that is fast where it does not."""
+"""The processor: whether it multiplies bfloat16 numbers itself, the precision that is fast where it does not, and compiling."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from varlab.types import full_precision
 
-__all__ = ["emulates_bfloat16", "hardware_precision", "multiplies_bfloat16", "on_processor", "widened"]
+__all__ = ["emulates_bfloat16", "hardware_precision", "many_shapes", "multiplies_bfloat16", "on_processor", "widened"]
+
+_SHAPES = 64  # that a function may be compiled for
 
 
 @cache
@@ -44,3 +47,10 @@ def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
     """
     wide = tensors[0].dtype == torch.bfloat16 and emulates_bfloat16(tensors[0])
     return tuple(x.float() for x in tensors) if wide else tensors
+
+
+@contextmanager
+def many_shapes() -> Iterator[None]:
+    """Inside, a function may be compiled for more shapes than torch allows by default."""
+    with torch._dynamo.config.patch(recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES * 16):
+        yield

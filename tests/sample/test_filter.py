@@ -116,3 +116,15 @@ def test_pick_draws_in_pieces_as_at_once(vocabulary: int) -> None:
     cdf = logits.double().softmax(-1).cumsum(-1)
     at_once = torch.searchsorted(cdf, u_Bl.double()[..., None] * cdf[..., -1:], right=True)[..., 0]
     assert torch.equal(pick(logits, u_Bl), at_once)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 5, "top_p": 1.0}, {"top_k": 0, "top_p": 0.8}])
+def test_logits_of_a_training_are_filtered_too(settings: dict) -> None:
+    """In bfloat16, and with a gradient."""
+    logits = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = filter_logits(logits.requires_grad_(), temperature=1.0, **settings)
+    assert found.dtype == torch.bfloat16 and found.requires_grad
+    if settings["top_k"]:
+        expected = filter_logits(logits.detach().float(), temperature=1.0, **settings)
+        assert torch.equal(found.isfinite(), expected.isfinite())
+    assert (found.isfinite().sum(-1) > 0).all() and not found.isfinite().all()

@@ -38,6 +38,7 @@ class Work:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The graphs made so far; each counts its replays, which compute from the recorded inputs."""
     made: list[Any] = []
+    streams: list[object] = []
 
     class Graph:
         def __init__(self) -> None:
@@ -54,6 +55,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         yield
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "stream")
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: streams.append(stream))
     monkeypatch.setattr(torch.cuda, "graph", record)
     return made
 
@@ -70,7 +73,7 @@ def test_the_second_call_records_and_later_ones_replay(graphs: list[Any]) -> Non
     assert graphs[0].replays == 4 and work.calls == 2
 
 
-@pytest.mark.parametrize("change", ["shape", "input", "weights"])
+@pytest.mark.parametrize("change", ["shape", "input", "weights", "work"])
 def test_other_shapes_and_moved_weights_are_recorded_anew(change: str, graphs: list[Any]) -> None:
     work, replay, module = Work(), Replay(), nn.Linear(2, 2)
     for _ in range(3):
@@ -79,6 +82,7 @@ def test_other_shapes_and_moved_weights_are_recorded_anew(change: str, graphs: l
     if change == "weights":
         kept = module.weight.data  # its memory stays in use, so the copy lies elsewhere
         module.weight.data = kept.clone()
+    work = Work() if change == "work" else work
     assert len(graphs) == 1
     assert replay(work, x, y, of=[module]).tolist() == (x * 2 if y is None else x * 2 + y).tolist()
     assert len(graphs) == 1  # called

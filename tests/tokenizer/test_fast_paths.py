@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from varlab.rng import Rng
-from varlab.tokenizer import VQTokenizer
+from varlab.tokenizer import VQTokenizer, inference
 from varlab.tokenizer.inference import infer
 from varlab.tokenizer.layers import Upsample, group_norm, norm_silu
 
@@ -160,3 +162,21 @@ def test_doubling_then_convolving_is_one_product_of_the_small_grid() -> None:
     assert (found_flops - kernel) * 9 == plain_flops * 4
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:, ::2], lambda x: x.transpose(2, 3), lambda x: x[:, :8, ::2]])
+def test_norm_and_silu_take_any_layout(change: Callable[[Tensor], Tensor]) -> None:
+    norm, x_BChw = group_norm(8, 4).double(), torch.randn(2, 16, 8, 8, dtype=torch.float64)
+    x_BChw = change(x_BChw if change(x_BChw).shape[1] == 8 else x_BChw[:, :8]).requires_grad_()
+    assert torch.equal(norm_silu(norm, x_BChw), F.silu(norm(x_BChw)))
+
+
+def test_a_network_may_be_compiled_for_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For more than the eight that torch allows by default."""
+    inference._compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    net = nn.Conv2d(3, 2, 3)
+    for batch in range(1, 12):
+        x_BChw = torch.randn(batch, 3, 8, 8)
+        assert torch.equal(infer(net, x_BChw, pixels=64, compile=True), net(x_BChw))
+    inference._compiled.cache_clear()

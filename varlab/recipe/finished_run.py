@@ -157,4 +157,4 @@ def device_of(setting: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         reason = "torch knows no such device" if "Expected one of" in reason else reason
-        raise VarlabError(f"device={setting} cannot be used here ({reason}): use device=auto.") from error
+        raise VarlabError(f"device={setting} cannot be used here ({reason}).") from error

@@ -69,8 +69,10 @@ def _largest(logits_BlV: Tensor, size: int) -> Tensor:
     if logits_BlV.device.type != "cpu":
         return logits_BlV.topk(size, dim=-1).values.flip(-1)
     rest = logits_BlV.shape[-1] - size  # numpy orders numbers without their indices, many times as fast as torch
-    row = logits_BlV.numpy()
-    return torch.from_numpy(np.sort(np.partition(row, rest)[..., rest:] if rest else row))
+    narrow = logits_BlV.dtype == torch.bfloat16  # which numpy does not know
+    row = (logits_BlV.float() if narrow else logits_BlV).detach().numpy()
+    largest = torch.from_numpy(np.sort(np.partition(row, rest)[..., rest:] if rest else row))
+    return largest.to(logits_BlV.dtype)
 
 
 def pick(logits_BlV: Tensor, u_Bl: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Replay:
             return work(*inputs)
         shapes = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
         places = tuple(weight.data_ptr() for module in of for weight in module.parameters())
-        key = (shapes, places, torch.is_autocast_enabled("cuda"))
+        key = (work, shapes, places, torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"))
         if key in self._refused or key not in self._seen:
             self._seen.add(key)
             return work(*inputs)
@@ -63,6 +63,7 @@ class Replay:
         """Record the work; returns whether it can be recorded and there is memory for it."""
         self._key = self._graph = self._output = None
         graph, copies = torch.cuda.CUDAGraph(), [None if x is None else x.clone() for x in inputs]
+        stream = torch.cuda.current_stream()
         torch.clear_autocast_cache()  # weights that were cast before lie where nobody keeps them
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -72,6 +73,7 @@ class Replay:
             self._refused.add(key)
             return False
         finally:
+            torch.cuda.set_stream(stream)  # a recording that fails leaves its own
             torch.clear_autocast_cache()
         self._key, self._graph, self._inputs, self._output = key, graph, copies, output
         return True

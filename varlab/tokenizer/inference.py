@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from varlab.processor import hardware_precision
+from varlab.processor import hardware_precision, many_shapes
 
 # On a CPU, larger tensors leave the caches, and the memory of each is fetched from the system again.
 _PIXELS = 2**16
@@ -22,7 +22,8 @@ def infer(net: nn.Module, x_BChw: Tensor, *, pixels: int, compile: bool = False)
     compile: the whole batch at once, by ``torch.compile``.
     """
     if compile:
-        return _compiled()(net, x_BChw)
+        with many_shapes():
+            return _compiled()(net, x_BChw)
     kind = x_BChw.device.type
     parts = x_BChw.split(max(1, _PIXELS // pixels)) if kind == "cpu" else (x_BChw,)
     kernels: dict[str, Tensor] = {}

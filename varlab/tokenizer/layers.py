@@ -23,7 +23,8 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
 def norm_silu(norm: nn.GroupNorm, x_BChw: Tensor) -> Tensor:
     """SiLU of the normalized x_BChw."""
-    if torch.is_grad_enabled() and x_BChw.device.type == "cpu" and not x_BChw.is_contiguous():
+    last = not x_BChw.is_contiguous() and x_BChw.is_contiguous(memory_format=torch.channels_last)
+    if last and torch.is_grad_enabled() and x_BChw.device.type == "cpu":
         return cast(Tensor, _NormSiLU.apply(x_BChw, norm.weight, norm.bias, norm.num_groups, norm.eps))
     return F.silu(norm(x_BChw), inplace=not torch.is_grad_enabled())
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -12,8 +11,6 @@ import torch
 from varlab.types import VarlabError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-_SHAPES = 64  # that a function may be compiled for
 
 
 @cache
@@ -38,10 +35,3 @@ def require_compilable(device: torch.device) -> None:
             "compile=true is for GPUs; on a processor it works in float32 only: leave it out, or use precision=32-true "
             "(trainer.precision=32-true in a training)."
         )
-
-
-@contextmanager
-def many_shapes() -> Iterator[None]:
-    """Inside, a function may be compiled for more shapes than torch allows by default."""
-    with torch._dynamo.config.patch(recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES * 16):
-        yield

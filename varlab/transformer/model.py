@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from varlab.processor import many_shapes
 from varlab.rng import Rng
 from varlab.transformer.attention import EVERYTHING, Visible
 from varlab.transformer.blocks.adaln import AdaLNBlock, AdaLNHeadNorm
@@ -20,7 +21,7 @@ from varlab.transformer.blocks.modulation import modulation
 from varlab.transformer.blocks.residual import BlockFactory
 from varlab.transformer.cache import Cache
 from varlab.transformer.cast_linear import WideLinear
-from varlab.transformer.compilation import many_shapes, require_compilable
+from varlab.transformer.compilation import require_compilable
 from varlab.transformer.context import SHARED, Context
 from varlab.transformer.rotary import rotary_table, turns
 from varlab.types import Slots, VarlabError, full_precision
