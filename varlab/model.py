@@ -87,7 +87,7 @@ class Model:
             raise VarlabError(
                 f"Images are floats in [-1, 1] here, not {img_B3HW.dtype}: give varlab.types.to_float(images)."
             )
-        return self.tokenizer.encode(img_B3HW.to(self.device, torch.float32))
+        return self.tokenizer.encode(img_B3HW.to(self.tokenizer.last_layer))
 
     def decode(self, maps: Maps) -> Tensor:
         """Token maps → img_B3HW."""
