@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from tests.sample.reference import reference_sample
 from tests.sample.test_sampler import Steps, parts, whom
+from varlab.transformer import working_copy
 
 
 class LoRA(nn.Linear):
@@ -73,3 +74,10 @@ def test_the_sampler_sees_the_layers_of_training(kind: str, change: Callable[[nn
         assert (logits - exact).norm() <= 1e-5 * exact.norm()
     if change is not Twice:
         assert (expected[0] - untouched[0]).norm() > 1e-2 * untouched[0].norm()
+
+
+def test_a_shared_layer_has_a_gelu_only_where_one_follows() -> None:
+    layer, x = nn.Linear(6, 6), torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Sequential(layer, nn.GELU()), nn.Sequential(layer, nn.Identity()))
+    with torch.no_grad():
+        torch.testing.assert_close(working_copy(net, torch.device("cpu"))(x), net(x))

@@ -13,10 +13,8 @@ from varlab.transformer.cast_linear import CastLinear, Linear, WideLinear
 
 Module = TypeVar("Module", bound=nn.Module)
 
-_LINEAR, _GELU = (
-    (nn.Linear, Linear, WideLinear),
-    (nn.GELU, FastGELU),
-)  # no subclass of a user, which may compute anything
+# no subclass of a user, which may compute anything
+_LINEAR, _GELU = (nn.Linear, Linear, WideLinear), (nn.GELU, FastGELU)
 
 
 def working_copy(module: Module, device: torch.device) -> Module:
@@ -28,14 +26,14 @@ def working_copy(module: Module, device: torch.device) -> Module:
     """
     kind = device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return _cast(module, torch.get_autocast_dtype(kind), {})
+        return _cast(module, torch.get_autocast_dtype(kind))
     single = all(weight.dtype == torch.float32 for weight in module.parameters())
     # there, oneDNN's products are faster than those that torch takes
-    return _cast(module, torch.float32, {}) if kind == "cpu" and single else module
+    return _cast(module, torch.float32) if kind == "cpu" and single else module
 
 
-def _cast(module: Module, dtype: torch.dtype, known: dict[nn.Module, nn.Module]) -> Module:
-    """known: modules that have a copy already. One that occurs twice has one copy."""
+def _cast(module: Module, dtype: torch.dtype) -> Module:
+    """A module that occurs twice has two copies, since a GELU may follow in one place only."""
     clone = object.__new__(type(module))  # a sharded module of FSDP2 has a way of its own to be made
     clone.__dict__ = {**module.__dict__, "_modules": {}, "_compiled_call_impl": None}
     made = clone._modules
@@ -46,17 +44,17 @@ def _cast(module: Module, dtype: torch.dtype, known: dict[nn.Module, nn.Module])
         elif isinstance(module, Attention) and name == "qkv" and _is_plain(child):
             made[name] = CastLinear(child.weight, module.qkv_bias(), dtype)
         else:
-            known[child] = made[name] = known.get(child) or _cast_child(child, dtype, known)
+            made[name] = _cast_child(child, dtype)
     clone._modules = {name: made[name] for name in module._modules}
     if isinstance(clone, nn.Sequential):
         _join_gelus(clone)
     return clone
 
 
-def _cast_child(child: nn.Module, dtype: torch.dtype, known: dict[nn.Module, nn.Module]) -> nn.Module:
+def _cast_child(child: nn.Module, dtype: torch.dtype) -> nn.Module:
     if _is_plain(child):
         return CastLinear(child.weight, child.bias, dtype)
-    return child if isinstance(child, nn.Linear) else _cast(child, dtype, known)
+    return child if isinstance(child, nn.Linear) else _cast(child, dtype)
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
